@@ -1,0 +1,40 @@
+//! The hand-over at spawn: one line of JSON on the worker's standard input, then end of file. The secret is neither in the
+//! arguments nor in the environment, where others could read it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AttemptNumber, JobId};
+
+/// The largest hand-over a worker reads, in bytes.
+pub const MAX_LAUNCH_BYTES: u64 = 64 * 1024;
+
+/// What a worker needs to dial the daemon. The rest comes with [`Start`](crate::message::Start).
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// The version of this format: 1.
+    pub v: u32,
+    /// The workers' socket.
+    pub socket: PathBuf,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptNumber,
+    /// 256 bits in hexadecimal; the daemon keeps its BLAKE3 only.
+    pub secret: String,
+    /// A folder of the attempt's own, for the result file and scratch.
+    pub attempt_dir: PathBuf,
+}
+
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("job", &self.job)
+            .field("attempt", &self.attempt)
+            .field("socket", &self.socket)
+            .field("attempt_dir", &self.attempt_dir)
+            .field("secret", &"…")
+            .finish_non_exhaustive()
+    }
+}

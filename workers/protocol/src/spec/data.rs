@@ -1,0 +1,83 @@
+//! Where rows come from and how they are divided and scaled.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A table of numbers: features, and targets to learn or to compare with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "format", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DataSource {
+    /// A CSV file with a header.
+    Csv {
+        /// The file: a path relative to the spec's folder, an absolute path or `file://`.
+        #[schemars(length(min = 1))]
+        uri: String,
+        /// The columns to learn: one of class numbers for `cross_entropy`, any numbers for `mse`. Inference needs none, but
+        /// computes metrics when the model's own are there.
+        #[serde(default)]
+        targets: Vec<String>,
+        /// The columns to learn from, in order; every other column when empty.
+        #[serde(default)]
+        features: Vec<String>,
+    },
+    /// Rows drawn from the standard normal distribution; see the RNG's specification in `docs/rng.md`.
+    Randn {
+        /// Rows.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
+        rows: u64,
+        /// Feature columns.
+        #[schemars(range(min = 1, max = 1_000_000))]
+        features: u32,
+        /// Target columns.
+        #[schemars(range(min = 1, max = 1_000_000))]
+        targets: u32,
+        /// The seed.
+        #[serde(default)]
+        seed: u64,
+    },
+}
+
+/// How rows are divided into train, validation and test parts: a seeded permutation of the row numbers, cut in that order. Training gets the rest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Split {
+    /// The share of rows to validate on after each epoch.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub validation: f64,
+    /// The share of rows to test on once, at the end.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub test: f64,
+    /// The seed of the permutation.
+    pub seed: u64,
+}
+
+impl Default for Split {
+    fn default() -> Self {
+        Self { validation: 0.0, test: 0.0, seed: 0 }
+    }
+}
+
+/// A part of a split dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitPart {
+    /// The rows trained on.
+    Train,
+    /// The rows validated on after each epoch.
+    Validation,
+    /// The rows tested on at the end.
+    Test,
+}
+
+/// How features are scaled, fitted on the train part and stored with the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scaling {
+    /// As they are.
+    #[default]
+    None,
+    /// To mean 0 and standard deviation 1 per column; a constant column becomes 0.
+    Standard,
+    /// To 0..1 per column; a constant column becomes 0.
+    MinMax,
+}

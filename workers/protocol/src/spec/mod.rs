@@ -1,0 +1,138 @@
+//! The job spec: the same struct in the TOML file, the database row and the worker. Types, defaults and units; the rules that
+//! need more than one field are in the daemon's `domain` room.
+
+mod data;
+mod infer;
+mod policy;
+mod train;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use data::{DataSource, Scaling, Split, SplitPart};
+pub use infer::{InferSpec, ModelSource, OutputFormat};
+pub use policy::{CheckpointPolicy, Resources, RetryPolicy};
+pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
+
+/// The spec version this build reads and writes.
+pub const SPEC_VERSION: u32 = 1;
+
+/// The largest spec accepted, in bytes, as TOML or JSON.
+pub const MAX_SPEC_BYTES: usize = 256 * 1024;
+
+/// A job: what to do, and how to treat it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "SpecDocument", into = "SpecDocument")]
+#[schemars(with = "SpecDocument")]
+pub struct JobSpec {
+    /// A name for people and for `mlctl show NAME`.
+    pub name: String,
+    /// 0 to 100, higher first.
+    pub priority: u8,
+    /// Free key-value pairs to find jobs by.
+    pub labels: BTreeMap<String, String>,
+    /// What the job occupies while it runs.
+    pub resources: Resources,
+    /// What happens when an attempt dies.
+    pub retry: RetryPolicy,
+    /// When checkpoints are taken and how many are kept.
+    pub checkpoint: CheckpointPolicy,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// Train a model.
+    Train(Box<TrainSpec>),
+    /// Predict a dataset with a model.
+    Infer(Box<InferSpec>),
+}
+
+impl Work {
+    /// The kind of job: `train` or `infer`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Train(_) => "train",
+            Self::Infer(_) => "infer",
+        }
+    }
+}
+
+/// The written form of a [`JobSpec`]. Exactly one of `train` and `infer` says what to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "mlctl job spec", inline)]
+pub struct SpecDocument {
+    /// The version of this format: 1.
+    #[schemars(range(min = 1, max = 1))]
+    version: u32,
+    /// A name for people and for `mlctl show NAME`: letters, digits, `.`, `_` and `-`, at most 100.
+    #[schemars(length(min = 1, max = 100))]
+    name: String,
+    /// 0 to 100, higher first.
+    #[serde(default = "default_priority")]
+    #[schemars(range(max = 100))]
+    priority: u8,
+    /// Free key-value pairs to find jobs by.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// What the job occupies while it runs.
+    #[serde(default)]
+    resources: Resources,
+    /// What happens when an attempt dies.
+    #[serde(default)]
+    retry: RetryPolicy,
+    /// When checkpoints are taken and how many are kept.
+    #[serde(default)]
+    checkpoint: CheckpointPolicy,
+    /// Train a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    train: Option<Box<TrainSpec>>,
+    /// Predict a dataset with a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    infer: Option<Box<InferSpec>>,
+}
+
+const fn default_priority() -> u8 {
+    50
+}
+
+impl TryFrom<SpecDocument> for JobSpec {
+    type Error = String;
+
+    fn try_from(document: SpecDocument) -> Result<Self, Self::Error> {
+        let SpecDocument { version, name, priority, labels, resources, retry, checkpoint, train, infer } = document;
+        if version != SPEC_VERSION {
+            return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
+        }
+        let work = match (train, infer) {
+            (Some(train), None) => Work::Train(train),
+            (None, Some(infer)) => Work::Infer(infer),
+            (None, None) => return Err("the job has nothing to do: add a [train] or an [infer] table".into()),
+            (Some(_), Some(_)) => return Err("a job either trains or infers: keep one of [train] and [infer]".into()),
+        };
+        Ok(Self { name, priority, labels, resources, retry, checkpoint, work })
+    }
+}
+
+impl From<JobSpec> for SpecDocument {
+    fn from(spec: JobSpec) -> Self {
+        let JobSpec { name, priority, labels, resources, retry, checkpoint, work } = spec;
+        let (train, infer) = match work {
+            Work::Train(train) => (Some(train), None),
+            Work::Infer(infer) => (None, Some(infer)),
+        };
+        Self { version: SPEC_VERSION, name, priority, labels, resources, retry, checkpoint, train, infer }
+    }
+}
+
+/// The JSON Schema (2020-12) of a job spec.
+#[must_use]
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(JobSpec)
+}

@@ -1,0 +1,79 @@
+//! How a job is treated: what it occupies, how often it is tried, when it is saved.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a job occupies while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// CPU cores, and threads of arithmetic. Resume is exact to the bit for the same number.
+    #[schemars(range(min = 1, max = 1024))]
+    pub cpus: u32,
+    /// GPUs.
+    #[schemars(range(max = 64))]
+    pub gpus: u32,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpus: 1, gpus: 0 }
+    }
+}
+
+/// What happens when an attempt dies. Errors of the spec or the data are never retried; being preempted uses up no retry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// Retries after the first attempt.
+    #[schemars(range(max = 100))]
+    pub limit: u32,
+    /// Seconds before the second retry; the first is at once, each later one waits twice as long as the one before.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub backoff_seconds: u32,
+    /// Seconds that a retry waits at most.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub max_backoff_seconds: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 }
+    }
+}
+
+/// When checkpoints are taken: at the end of the step at which any of the conditions holds, besides on demand, on stop and
+/// at the end. When none is given, every 60 seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointPolicy {
+    /// Optimizer steps between checkpoints.
+    #[schemars(range(min = 1))]
+    pub every_steps: Option<u64>,
+    /// Seconds between checkpoints.
+    #[schemars(range(min = 1))]
+    pub every_seconds: Option<u64>,
+    /// Epochs between checkpoints.
+    #[schemars(range(min = 1))]
+    pub every_epochs: Option<u64>,
+    /// Checkpoints kept; older ones are deleted once a newer one is verified.
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep: u32,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self { every_steps: None, every_seconds: None, every_epochs: None, keep: 3 }
+    }
+}
+
+impl CheckpointPolicy {
+    /// Seconds between checkpoints, the default of 60 applied when no condition is given.
+    #[must_use]
+    pub const fn effective_seconds(&self) -> Option<u64> {
+        match (self.every_steps, self.every_seconds, self.every_epochs) {
+            (None, None, None) => Some(60),
+            _ => self.every_seconds,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a training job does.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::data::{DataSource, Scaling, Split};
+
+/// Train a model by gradient descent: initialise, then batch, forward, loss, backward, update, until convergence or the
+/// maximum. At least one of `max_epochs` and `max_steps` bounds it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSpec {
+    /// Seeds initialisation, shuffle and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to train.
+    pub model: ModelSpec,
+    /// What to train on.
+    pub data: DataSource,
+    /// How rows are divided.
+    #[serde(default)]
+    pub split: Split,
+    /// How features are scaled.
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// What is minimised.
+    pub loss: Loss,
+    /// How weights are updated.
+    pub optimizer: OptimizerSpec,
+    /// Rows per step. The last batch of an epoch may be smaller.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub batch_size: u32,
+    /// Passes over the train part at most.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_epochs: Option<u64>,
+    /// Optimizer steps at most.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_steps: Option<u64>,
+    /// Ends training when the loss no longer improves.
+    #[serde(default)]
+    pub convergence: Option<Convergence>,
+}
+
+/// A model to train from fresh weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelSpec {
+    /// A multi-layer perceptron: linear layers with an activation and dropout between them. Tensors are named as in PyTorch: `layer1.weight`
+    /// of shape (out, in), `layer1.bias` of shape (out), and so on.
+    Mlp {
+        /// Widths from the features to the outputs, `[64, 128, 10]` for 64 features, one hidden layer of 128, and 10 outputs.
+        #[schemars(length(min = 2, max = 1000), inner(range(min = 1, max = 1_000_000)))]
+        layers: Vec<u32>,
+        /// What stands between the layers.
+        #[serde(default)]
+        activation: Activation,
+        /// The probability with which a hidden unit is dropped while training.
+        #[serde(default)]
+        #[schemars(range(min = 0.0, max = 0.99))]
+        dropout: f64,
+    },
+}
+
+/// A non-linearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// max(0, x); its derivative at 0 is 0, as in PyTorch.
+    #[default]
+    Relu,
+}
+
+/// What training minimises, averaged over a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Mean squared error over all outputs.
+    Mse,
+    /// Cross-entropy of the logits against one column of class numbers from 0.
+    CrossEntropy,
+}
+
+/// How weights are updated. Defaults are PyTorch's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OptimizerSpec {
+    /// Stochastic gradient descent.
+    Sgd {
+        /// The learning rate.
+        #[serde(default = "default_lr")]
+        learning_rate: f64,
+        /// The momentum.
+        #[serde(default)]
+        #[schemars(range(min = 0.0, max = 1.0))]
+        momentum: f64,
+        /// L2 penalty added to the gradient.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Adam, <https://arxiv.org/abs/1412.6980>.
+    Adam {
+        /// The learning rate.
+        #[serde(default = "default_lr")]
+        learning_rate: f64,
+        /// Decay of the running averages of gradient and square.
+        #[serde(default = "default_betas")]
+        betas: (f64, f64),
+        /// Added to the denominator.
+        #[serde(default = "default_eps")]
+        eps: f64,
+        /// L2 penalty added to the gradient.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Adam with decoupled weight decay, <https://arxiv.org/abs/1711.05101>.
+    #[serde(rename = "adamw")]
+    AdamW {
+        /// The learning rate.
+        #[serde(default = "default_lr")]
+        learning_rate: f64,
+        /// Decay of the running averages of gradient and square.
+        #[serde(default = "default_betas")]
+        betas: (f64, f64),
+        /// Added to the denominator.
+        #[serde(default = "default_eps")]
+        eps: f64,
+        /// Share of a weight taken away per step, times the learning rate.
+        #[serde(default = "default_adamw_decay")]
+        weight_decay: f64,
+    },
+}
+
+const fn default_lr() -> f64 {
+    1e-3
+}
+const fn default_betas() -> (f64, f64) {
+    (0.9, 0.999)
+}
+const fn default_eps() -> f64 {
+    1e-8
+}
+const fn default_adamw_decay() -> f64 {
+    0.01
+}
+
+/// Ends training when the validation loss, or the train loss where nothing is validated on, has not improved for a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Convergence {
+    /// Epochs without improvement after which training ends.
+    #[schemars(range(min = 1))]
+    pub patience: u64,
+    /// How much smaller the loss must be than the best so far to count as an improvement.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub min_improvement: f64,
+}
