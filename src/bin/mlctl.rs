@@ -1,2 +1,2 @@
-//! stub
+//! `mlctl`, the CLI.
 fn main() {}

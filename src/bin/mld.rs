@@ -1,2 +1,2 @@
-//! stub
+//! `mld`, the daemon.
 fn main() {}

@@ -1,0 +1,221 @@
+//! What can be asked of a job, and what can happen to it. Events are stored for ever and hash-chained: a change of an event type is a
+//! change of format.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mlctl_protocol::{
+    AttemptNumber, FencingToken, JobId,
+    result::{CheckpointRef, ModelRef, OutputRef},
+    spec::{Resources, RetryPolicy},
+};
+use serde::{Deserialize, Serialize};
+
+use super::job::{Exit, Intent, Uid};
+
+/// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// The scheduler starts an attempt.
+    Claim {
+        /// The token the store drew for it.
+        token: FencingToken,
+    },
+    /// The attempt's process exists.
+    Launched {
+        /// Which process, on which host.
+        process: ProcessIdentity,
+    },
+    /// The worker goes on from a checkpoint.
+    Resumed {
+        /// The step of that checkpoint.
+        step: u64,
+        /// Candidates refused, and why.
+        skipped: Vec<String>,
+    },
+    /// The worker made a checkpoint durable.
+    Checkpointed {
+        /// The checkpoint.
+        checkpoint: CheckpointRef,
+    },
+    /// The worker has something to say that a person should see.
+    Warned {
+        /// The text.
+        message: String,
+    },
+    /// The attempt is over.
+    End {
+        /// How.
+        exit: Exit,
+        /// The final model, on success.
+        model: Option<ModelRef>,
+        /// The results, on success.
+        output: Option<OutputRef>,
+        /// A number in 0..1 that spreads retries.
+        jitter: f64,
+    },
+    /// A person ends the job.
+    Cancel {
+        /// Who.
+        by: Uid,
+    },
+    /// A person wants a finished job tried again, from its last checkpoint.
+    Retry {
+        /// Who.
+        by: Uid,
+    },
+}
+
+impl Command {
+    /// Whether only the attempt that holds the job may ask it: such a command needs a matching [`Fence`](super::job::Fence).
+    #[must_use]
+    pub const fn is_fenced(&self) -> bool {
+        !matches!(self, Self::Claim { .. } | Self::Cancel { .. } | Self::Retry { .. })
+    }
+}
+
+/// A process, so that a reused pid is never taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process id, also of its process group.
+    pub pid: u32,
+    /// Start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// The host's name.
+    pub host: String,
+}
+
+/// What happened to a job. Replaying a job's events gives its row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The job was acknowledged.
+    Submitted {
+        /// Its name.
+        name: String,
+        /// `train` or `infer`.
+        kind: String,
+        /// Who submitted it.
+        user: Uid,
+        /// Its queue.
+        queue: String,
+        /// 0 to 100.
+        priority: u8,
+        /// Free key-value pairs.
+        labels: BTreeMap<String, String>,
+        /// What it occupies.
+        resources: Resources,
+        /// How often it is tried.
+        retry: RetryPolicy,
+        /// BLAKE3 of the stored spec in hexadecimal.
+        spec_digest: String,
+    },
+    /// An attempt was started.
+    Claimed {
+        /// Its number.
+        attempt: AttemptNumber,
+        /// Its token.
+        token: FencingToken,
+    },
+    /// The attempt's process exists.
+    Launched {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// Which process.
+        process: ProcessIdentity,
+    },
+    /// The attempt goes on from a checkpoint.
+    Resumed {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// The step of the checkpoint.
+        step: u64,
+        /// Candidates refused, and why.
+        skipped: Vec<String>,
+    },
+    /// A checkpoint is durable.
+    Checkpointed {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// The checkpoint.
+        checkpoint: CheckpointRef,
+    },
+    /// The worker warned.
+    Warned {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// The text.
+        message: String,
+    },
+    /// A running job was asked for something.
+    Intended {
+        /// What.
+        intent: Intent,
+        /// By whom.
+        by: Uid,
+    },
+    /// The attempt is over and the job succeeded.
+    Succeeded {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// The final model.
+        model: Option<ModelRef>,
+        /// The results.
+        output: Option<OutputRef>,
+    },
+    /// The attempt is over and the job failed for good.
+    Failed {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The attempt is over and the job will be tried again.
+    Requeued {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// How it ended.
+        exit: Exit,
+        /// Not before this time.
+        not_before: Option<Timestamp>,
+        /// Retries used up, this one included.
+        retries_used: u32,
+    },
+    /// The job was cancelled, while it waited or by ending its attempt.
+    Cancelled {
+        /// Who asked.
+        by: Option<Uid>,
+        /// How the attempt ended, if there was one.
+        exit: Option<Exit>,
+    },
+    /// A person wants a finished job tried again.
+    Retried {
+        /// Who.
+        by: Uid,
+    },
+}
+
+/// A command that does not fit the job's state: an expected outcome, not a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The job is in a state in which this makes no sense.
+    #[error("job {job} is {state} and cannot be {verb}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: &'static str,
+        /// What was asked, as a participle: "cancelled", "retried".
+        verb: &'static str,
+    },
+    /// The writer is not the attempt that holds the job.
+    #[error("attempt {attempt} no longer holds job {job}")]
+    Stale {
+        /// The job.
+        job: JobId,
+        /// The attempt that asked.
+        attempt: AttemptNumber,
+    },
+}

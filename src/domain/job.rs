@@ -1,0 +1,136 @@
+//! A job as its events made it. What changes many times a second (progress, lease, metrics) is not here but with the attempt.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mlctl_protocol::{
+    AttemptNumber, ExitClass, FencingToken, JobId,
+    result::{CheckpointRef, ModelRef, OutputRef},
+    spec::{Resources, RetryPolicy},
+};
+use serde::{Deserialize, Serialize};
+
+/// A Unix user id, read from the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Uid(pub u32);
+
+/// Names one attempt of one job. A write about a running job carries it; one that no longer matches the row comes from a
+/// worker that lost its lease and changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptNumber,
+    /// The attempt's token.
+    pub token: FencingToken,
+}
+
+/// A job: the fold of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// Its name; not unique over time, unique names are those one unfinished job bears.
+    pub name: String,
+    /// `train` or `infer`.
+    pub kind: String,
+    /// Who submitted it.
+    pub user: Uid,
+    /// The queue it stands in; `default` until there are others.
+    pub queue: String,
+    /// 0 to 100, higher first.
+    pub priority: u8,
+    /// Free key-value pairs.
+    pub labels: BTreeMap<String, String>,
+    /// What it occupies while it runs.
+    pub resources: Resources,
+    /// How often it is tried.
+    pub retry: RetryPolicy,
+    /// BLAKE3 of the stored spec in hexadecimal.
+    pub spec_digest: String,
+    /// When it was acknowledged.
+    pub submitted_at: Timestamp,
+    /// Where it stands.
+    pub state: JobState,
+    /// How often it was started; 0 before the first start.
+    pub attempt: u32,
+    /// Retries used up; preemption and daemon shutdown use none.
+    pub retries_used: u32,
+    /// When the last attempt was claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it became terminal.
+    pub finished_at: Option<Timestamp>,
+    /// How the last attempt ended.
+    pub exit: Option<Exit>,
+    /// The newest durable checkpoint: what the next attempt starts from.
+    pub checkpoint: Option<CheckpointRef>,
+    /// The final model of a training job.
+    pub model: Option<ModelRef>,
+    /// The results of an inference job.
+    pub output: Option<OutputRef>,
+}
+
+/// Where a job stands. A variant carries what only then exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its turn.
+    Queued {
+        /// Not before this time (a retry's backoff).
+        not_before: Option<Timestamp>,
+    },
+    /// An attempt is under way.
+    Running {
+        /// The attempt's token.
+        token: FencingToken,
+        /// What was asked of it.
+        intent: Option<Intent>,
+    },
+    /// Ended well. Terminal.
+    Succeeded,
+    /// Ended badly, and is not tried again by itself. Terminal.
+    Failed,
+    /// Ended by a person. Terminal.
+    Cancelled,
+}
+
+impl JobState {
+    /// The name used in rows, JSON and on the command line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Running { .. } => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing but an explicit retry changes it any more.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What was asked of a running job that it has not yet obeyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// A person cancelled it.
+    Cancel,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The class.
+    pub class: ExitClass,
+    /// What failed and why, for a person.
+    pub message: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}

@@ -1,0 +1,13 @@
+//! The pure middle: what a job is, which changes of it are legal, when it is retried, whether a spec makes sense. Called by every other
+//! room; calls none. No I/O, no tokio, no SQL, no system clock: time and chance come in as arguments.
+
+pub mod clock;
+pub mod event;
+pub mod job;
+pub mod retry;
+pub mod rules;
+pub mod state;
+
+pub use clock::Clock;
+pub use event::{Command, Event, Refusal};
+pub use job::{Exit, Fence, Intent, Job, JobState, Uid};

@@ -1,0 +1,1 @@
+//! Whether and when a dead attempt is followed by another.
