@@ -1,1 +1,18 @@
-//! stub
+//! The worker's library: what a training or inference job does, from its data to its published result. `main.rs` wires it
+//! to the daemon's socket; tests drive it through a recorded [`host::Host`].
+//!
+//! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `data` know files; `coverage`,
+//! `optim`, `loss` and `nn` know tensors; `rng`, `device`, `host` and `fault` know nothing of the others. Tensors stay in this crate.
+
+pub mod bundle;
+pub mod coverage;
+pub mod data;
+pub mod device;
+pub mod fault;
+pub mod host;
+pub mod infer;
+pub mod loss;
+pub mod nn;
+pub mod optim;
+pub mod rng;
+pub mod train;

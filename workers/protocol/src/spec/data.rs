@@ -20,7 +20,7 @@ pub enum DataSource {
         #[serde(default)]
         features: Vec<String>,
     },
-    /// Rows drawn from the standard normal distribution; see the RNG's specification in `docs/rng.md`.
+    /// Rows drawn from the standard normal distribution; see the generator's specification in `workers/candle/docs/rng.md`.
     Randn {
         /// Rows.
         #[schemars(range(min = 1, max = 1_000_000_000))]

@@ -1,0 +1,62 @@
+//! The generator against its Python twin in `docs/rng.py`: every kind of stream, bit for bit, so that the specification cannot drift from the code.
+
+use std::process::Command;
+
+use mlworker::rng::{Rng, Stream};
+use serde::Deserialize;
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Vectors {
+    words: Vec<u32>,
+    uniform: Vec<u32>,
+    normal: Vec<u32>,
+    permutation: Vec<u32>,
+    below_3_000_000_000: Vec<u32>,
+}
+
+fn vectors(seed: u64, stream: Stream) -> Vectors {
+    let draw = |fill: fn(&mut Rng, &mut [f32]), n| {
+        let mut values = vec![0.0; n];
+        fill(&mut Rng::new(seed, stream), &mut values);
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    let mut rng = Rng::new(seed, stream);
+    Vectors {
+        words: (0..9).map(|_| rng.next_u32()).collect(),
+        uniform: draw(Rng::fill_uniform, 7),
+        normal: draw(Rng::fill_normal, 501),
+        permutation: Rng::new(seed, stream).permutation(257),
+        below_3_000_000_000: (0..64).map(|_| rng.below(3_000_000_000)).collect(),
+    }
+}
+
+#[test]
+fn rust_and_python_draw_the_same_numbers() {
+    let twin = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rng.py");
+    let output = Command::new("python3").args([twin, "vectors"]).output().expect("python3 is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs: Vec<Vectors> = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = [
+        vectors(0, Stream::Init { tensor: 0 }),
+        vectors(42, Stream::Init { tensor: 3 }),
+        vectors(u64::MAX, Stream::Shuffle { epoch: (1 << 48) + 5 }),
+        vectors(7, Stream::Dropout { step: 123_456_789_012, layer: u32::MAX }),
+        vectors(7, Stream::Split),
+        vectors(1 << 40, Stream::Data { table: 1, block: 9 }),
+    ];
+    assert_eq!(theirs.len(), ours.len());
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+}
+
+#[test]
+fn published_numbers_stay_as_they_are() {
+    // From `docs/rng.md`. If this fails, every published model digest is out of date.
+    let mut rng = Rng::new(42, Stream::Init { tensor: 3 });
+    assert_eq!([rng.next_u32(), rng.next_u32(), rng.next_u32(), rng.next_u32()], KNOWN_WORDS);
+    assert_eq!(Rng::new(7, Stream::Shuffle { epoch: 0 }).permutation(8), KNOWN_ORDER);
+}
+
+const KNOWN_WORDS: [u32; 4] = [0x95d5_18e1, 0xc97d_4138, 0x0adb_dd8a, 0xe311_d104];
+const KNOWN_ORDER: [u32; 8] = [5, 6, 2, 0, 4, 7, 1, 3];
