@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mlctl_protocol::{
     message::{ReportBody, StopClass},
-    progress::Progress,
+    progress::{Metrics, Progress},
+    result::{ModelRef, OutputRef},
 };
 
 use crate::fault::Fault;
@@ -21,6 +22,17 @@ pub enum Order {
     LeaseLost,
     /// The attempt is not valid: end at once and commit nothing.
     Refused(String),
+}
+
+/// What a job that went well leaves behind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Done {
+    /// Last values of the metrics.
+    pub metrics: Metrics,
+    /// The final model of a training job.
+    pub model: Option<ModelRef>,
+    /// The results of an inference job.
+    pub output: Option<OutputRef>,
 }
 
 /// The outside of a job.

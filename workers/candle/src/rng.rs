@@ -167,7 +167,6 @@ const fn low(value: u64) -> u32 {
     value as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a u64 shifted by 32 fits")]
 const fn high(value: u64) -> u32 {
     (value >> 32) as u32
 }
@@ -203,8 +202,8 @@ mod tests {
         let stream = Stream::Dropout { step: 7, layer: 3 };
         let mut rng = Rng::new(1, stream);
         let drawn: Vec<u32> = (0..41).map(|_| rng.next_u32()).collect();
-        for at in [40, 0, 3, 4, 5, 17] {
-            rng.seek(at);
+        for at in [40, 0, 3, 4, 5, 17_u32] {
+            rng.seek(u64::from(at));
             assert_eq!(rng.next_u32(), drawn[at as usize]);
         }
     }

@@ -1,0 +1,198 @@
+//! The update formulas, as in PyTorch's `torch.optim` 2.x: scalars computed in f64 and rounded once, values in f32. Element by
+//! element, so that blocks and threads cannot change a result.
+
+use candle_core::{Result, Tensor, Var, bail};
+use mlctl_protocol::spec::OptimizerSpec;
+use rayon::prelude::*;
+
+use crate::nn::blocks::{BLOCK, PARALLEL_FROM};
+
+/// The formula of one update, its scalars filled in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rule {
+    /// Stochastic gradient descent.
+    Sgd { rate: f32, decay: f32 },
+    /// The same with momentum.
+    Momentum { rate: f32, momentum: f32, decay: f32 },
+    /// Adam and AdamW.
+    Adam(Adam),
+}
+
+/// Adam's scalars at one step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Adam {
+    /// What weights are multiplied by first: 1 less the decoupled decay.
+    keep: f32,
+    /// L2 penalty added to the gradient.
+    decay: f32,
+    /// 1 less the first beta.
+    fresh: f32,
+    /// The second beta, and 1 less it.
+    beta2: f32,
+    fresh2: f32,
+    /// The learning rate over the first bias correction.
+    step_size: f32,
+    /// The root of the second bias correction.
+    root_correction: f32,
+    eps: f32,
+}
+
+impl Rule {
+    /// The running averages an optimizer keeps for each parameter, by PyTorch's names.
+    pub(super) fn kept(spec: &OptimizerSpec) -> &'static [&'static str] {
+        match spec {
+            OptimizerSpec::Sgd { momentum, .. } if *momentum == 0.0 => &[],
+            OptimizerSpec::Sgd { .. } => &["momentum_buffer"],
+            OptimizerSpec::Adam { .. } | OptimizerSpec::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+
+    /// The formula of update number `step`, from 1.
+    #[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
+    pub(super) fn at(spec: &OptimizerSpec, step: u64) -> Self {
+        match *spec {
+            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay } => {
+                let (rate, momentum, decay) = (learning_rate as f32, momentum as f32, weight_decay as f32);
+                if momentum == 0.0 { Self::Sgd { rate, decay } } else { Self::Momentum { rate, momentum, decay } }
+            }
+            OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay } => {
+                let adam = Adam::at(step, learning_rate, betas, eps);
+                Self::Adam(Adam { decay: weight_decay as f32, ..adam })
+            }
+            OptimizerSpec::AdamW { learning_rate, betas, eps, weight_decay } => {
+                let adam = Adam::at(step, learning_rate, betas, eps);
+                Self::Adam(Adam { keep: (1.0 - learning_rate * weight_decay) as f32, ..adam })
+            }
+        }
+    }
+
+    /// Updates a tensor in place, and its averages with it. Answers whether all of them are finite.
+    ///
+    /// # Errors
+    /// When the averages are not those of [`Rule::kept`].
+    pub(super) fn apply(self, weights: &mut [f32], gradient: &[f32], averages: &mut [Vec<f32>]) -> Result<bool> {
+        let rows = match (self, averages) {
+            (Self::Sgd { rate, decay }, []) => {
+                let update = |w: &mut f32, g: f32| {
+                    *w -= rate * (g + decay * *w);
+                    blown(*w)
+                };
+                let blocks = |(w, g): (&mut [f32], &[f32])| any(w.iter_mut().zip(g).map(|(w, g)| update(w, *g)));
+                if weights.len() < PARALLEL_FROM {
+                    any(weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).map(blocks))
+                } else {
+                    weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
+                }
+            }
+            (Self::Momentum { rate, momentum, decay }, [buffer]) => {
+                let update = |w: &mut f32, g: f32, b: &mut f32| {
+                    *b = momentum * *b + (g + decay * *w);
+                    *w -= rate * *b;
+                    blown(*w) | blown(*b)
+                };
+                let blocks = |((w, g), b): ((&mut [f32], &[f32]), &mut [f32])| {
+                    any(w.iter_mut().zip(g).zip(b).map(|((w, g), b)| update(w, *g, b)))
+                };
+                if weights.len() < PARALLEL_FROM {
+                    any(weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(buffer.chunks_mut(BLOCK)).map(blocks))
+                } else {
+                    let items = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+                    items.zip(buffer.par_chunks_mut(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
+                }
+            }
+            (Self::Adam(adam), [first, second]) => adam.apply(weights, gradient, first, second),
+            _ => bail!("the optimizer's state is that of another one"),
+        };
+        Ok(rows == 0)
+    }
+
+    /// [`Rule::apply`] of candle's own operations, for devices without a fused one.
+    pub(super) fn apply_composed(self, var: &Var, gradient: &Tensor, averages: &mut [Tensor]) -> Result<bool> {
+        let old = var.as_detached_tensor();
+        let decayed = |decay: f32| if decay == 0.0 { Ok(gradient.clone()) } else { gradient + scaled(&old, decay)? };
+        let new = match (self, &mut *averages) {
+            (Self::Sgd { rate, decay }, []) => (&old - scaled(&decayed(decay)?, rate)?)?,
+            (Self::Momentum { rate, momentum, decay }, [buffer]) => {
+                *buffer = (scaled(buffer, momentum)? + decayed(decay)?)?;
+                (&old - scaled(buffer, rate)?)?
+            }
+            (Self::Adam(adam), [first, second]) => {
+                let g = decayed(adam.decay)?;
+                *first = (&*first + scaled(&(&g - &*first)?, adam.fresh)?)?;
+                *second = (scaled(second, adam.beta2)? + scaled(&g.sqr()?, adam.fresh2)?)?;
+                let root = scaled(&second.sqrt()?, 1.0 / adam.root_correction)?;
+                let step = (&*first / (root + f64::from(adam.eps))?)?;
+                (scaled(&old, adam.keep)? - scaled(&step, adam.step_size)?)?
+            }
+            _ => bail!("the optimizer's state is that of another one"),
+        };
+        var.set(&new)?;
+        let mut finite = true;
+        for tensor in averages.iter().chain([&new]) {
+            finite &= tensor.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite();
+        }
+        Ok(finite)
+    }
+}
+
+impl Adam {
+    /// The scalars of update number `step`, without any decay.
+    #[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
+    #[expect(clippy::cast_precision_loss, reason = "a power of beta is 0 long before 2^53 steps")]
+    fn at(step: u64, rate: f64, (beta1, beta2): (f64, f64), eps: f64) -> Self {
+        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        Self {
+            keep: 1.0,
+            decay: 0.0,
+            fresh: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            fresh2: (1.0 - beta2) as f32,
+            step_size: (rate / correction(beta1)) as f32,
+            root_correction: correction(beta2).sqrt() as f32,
+            eps: eps as f32,
+        }
+    }
+
+    /// Updates one weight from its gradient.
+    #[inline(always)]
+    fn one(self, weight: &mut f32, gradient: f32, first: &mut f32, second: &mut f32) -> u32 {
+        let gradient = gradient + self.decay * *weight;
+        *first += self.fresh * (gradient - *first);
+        *second = self.beta2 * *second + self.fresh2 * gradient * gradient;
+        let denominator = second.sqrt() / self.root_correction + self.eps;
+        *weight = self.keep * *weight - self.step_size * *first / denominator;
+        blown(*weight) | blown(*second)
+    }
+
+    fn apply(self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) -> u32 {
+        type Item<'a> = (((&'a mut [f32], &'a [f32]), &'a mut [f32]), &'a mut [f32]);
+        let blocks = |(((w, g), m), v): Item<'_>| {
+            let values = w.iter_mut().zip(g).zip(m).zip(v);
+            any(values.map(|(((w, g), m), v)| self.one(w, *g, m, v)))
+        };
+        if weights.len() < PARALLEL_FROM {
+            let pairs = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
+            return any(pairs.zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK)).map(blocks));
+        }
+        let pairs = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+        let items = pairs.zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
+        items.map(blocks).reduce(|| 0, |a, b| a | b)
+    }
+}
+
+/// Not 0 when a value is infinite or not a number. Without a branch, so that loops over it stay vectors.
+#[inline(always)]
+const fn blown(value: f32) -> u32 {
+    const EXPONENT: u32 = 0x7f80_0000;
+    (value.to_bits() & EXPONENT == EXPONENT) as u32
+}
+
+/// Not 0 when any is not.
+#[inline(always)]
+fn any(flags: impl Iterator<Item = u32>) -> u32 {
+    flags.fold(0, |a, b| a | b)
+}
+
+fn scaled(tensor: &Tensor, factor: f32) -> Result<Tensor> {
+    tensor.affine(f64::from(factor), 0.0)
+}
