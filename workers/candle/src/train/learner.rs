@@ -1,0 +1,84 @@
+//! What learns: the model's tensors, the optimizer over them and where the run stands. Made fresh or from a checkpoint, and
+//! turned into a checkpoint's content; the loop in `session` moves it forward.
+
+use candle_core::{Device, Tensor, Var};
+use mlctl_protocol::spec::TrainSpec;
+use serde::Serialize;
+
+use super::state::{self, Content, Identity, Refusal, Restored, RunState, Snapshot};
+use crate::{
+    fault::Fault,
+    nn::{self, Mlp, Tensors},
+    optim::{Optimizer, Parameter},
+};
+
+/// A model and all that its next step depends on.
+#[derive(Debug)]
+pub struct Learner {
+    /// The model over variables, to train.
+    pub(super) model: Mlp,
+    /// The same memory outside any graph, to measure.
+    pub(super) frozen: Mlp,
+    /// The optimizer, which owns the variables.
+    pub(super) optimizer: Optimizer,
+    /// Where the run stands.
+    pub(super) run: RunState,
+}
+
+impl Learner {
+    /// The beginning of a run.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn fresh(spec: &TrainSpec, device: &Device) -> Result<Self, Fault> {
+        Self::over(spec, nn::initial(&spec.model, spec.seed, device)?, device)
+    }
+
+    /// A run as of a checkpoint.
+    ///
+    /// # Errors
+    /// Corrupt when the optimizer's state does not fit the model's tensors; foreign for faults of the device.
+    pub fn resumed(spec: &TrainSpec, restored: Restored, device: &Device) -> Result<Self, Refusal> {
+        let Restored { run, model, optimizer, .. } = restored;
+        let mut learner = Self::over(spec, model, device).map_err(Refusal::Foreign)?;
+        learner.optimizer.restore(optimizer).map_err(|problems| Refusal::Corrupt(problems.join("; ")))?;
+        learner.run = run;
+        Ok(learner)
+    }
+
+    fn over(spec: &TrainSpec, weights: Tensors, device: &Device) -> Result<Self, Fault> {
+        let var = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor.to_device(device)?)?));
+        let parameters = weights.into_iter().map(var).collect::<candle_core::Result<Vec<Parameter>>>()?;
+        let tensors = |of: fn(&Var) -> Tensor| parameters.iter().map(|(name, var)| (name.clone(), of(var))).collect();
+        let model = Mlp::new(&spec.model, &tensors(|var| var.as_tensor().clone()))?;
+        let frozen = Mlp::new(&spec.model, &tensors(Var::as_detached_tensor))?;
+        let optimizer = Optimizer::new(&spec.optimizer, parameters)?;
+        Ok(Self { model, frozen, optimizer, run: RunState::default() })
+    }
+
+    /// Where the run stands.
+    #[must_use]
+    pub const fn run(&self) -> &RunState {
+        &self.run
+    }
+
+    /// A copy of the weights on the CPU, which stays as it is while training goes on.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn weights(&self) -> Result<Tensors, Fault> {
+        let copy =
+            |(name, var): &Parameter| Ok((name.clone(), var.as_detached_tensor().copy()?.to_device(&Device::Cpu)?));
+        Ok(self.optimizer.parameters().iter().map(copy).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// The content of a checkpoint of this moment.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn content(&self, identity: &Identity, threads: u32, config: &impl Serialize) -> Result<Content, Fault> {
+        let (model, optimizer) = (self.weights()?, self.optimizer.state()?);
+        let run = &self.run;
+        state::encode(&Snapshot { run, identity, threads, config, model: &model, optimizer: &optimizer })
+    }
+}

@@ -1,0 +1,346 @@
+//! The training loop. It reads no file and no clock: rows come in as `Examples`, checkpoints go out through a `Vault`, orders and time
+//! come from the `Host`. Whatever the next step depends on is in `RunState`, the weights or the optimizer, so that a run stopped
+//! after any step and resumed ends with the same bits.
+
+use candle_core::{Device, Tensor, backprop::GradStore};
+use mlctl_protocol::{
+    message::ReportBody,
+    progress::{Metrics, Progress},
+    spec::TrainSpec,
+};
+use serde::Serialize;
+
+use super::{
+    curve::{Curve, Rate},
+    evaluate::{Evaluation, Measure, Score, put},
+    examples::{Batch, Examples},
+    learner::Learner,
+    orders::Orders,
+    plan::Plan,
+    saver::Saver,
+    state::{Content, Identity, RunState, Sums},
+};
+use crate::{
+    coverage,
+    fault::Fault,
+    host::Host,
+    loss::{loss, predicted_classes},
+    nn::{self, Dropping, Mlp, Tensors},
+    rng::{Rng, Stream},
+};
+
+/// What a session works on, fixed for its length.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    /// What to do.
+    pub spec: &'a TrainSpec,
+    /// How long, and when to save.
+    pub plan: &'a Plan,
+    /// The rows.
+    pub examples: &'a Examples,
+    /// What the run is made of, for its checkpoints.
+    pub identity: &'a Identity,
+    /// Threads of arithmetic, for its checkpoints.
+    pub threads: u32,
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// The outside.
+    pub host: &'a dyn Host,
+}
+
+impl std::fmt::Debug for Work<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("spec", self.spec).field("plan", self.plan).finish_non_exhaustive()
+    }
+}
+
+/// The model's config as of a step and its metrics, in the form that goes into `state.json`.
+pub type ConfigOf<'a, C> = &'a dyn Fn(u64, &Metrics) -> C;
+
+/// What a finished run leaves to publish.
+#[derive(Debug)]
+pub struct Trained {
+    /// The last step's weights by name.
+    pub model: Tensors,
+    /// Where the run ended; its metrics are the job's.
+    pub run: RunState,
+    /// How the model did on the test part, if there is one.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// A run in progress.
+pub struct Session<'a, C> {
+    work: Work<'a>,
+    config: ConfigOf<'a, C>,
+    saver: Saver<'a>,
+    learner: Learner,
+    /// The rows of the epoch in their order, and which epoch's it is.
+    order: Option<(u64, Vec<u32>)>,
+    covered: bool,
+    orders: Orders,
+    curve: Curve,
+    rate: Rate,
+    epoch_rate: Rate,
+}
+
+impl<C> std::fmt::Debug for Session<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("learner", &self.learner).finish_non_exhaustive()
+    }
+}
+
+impl<'a, C: Serialize> Session<'a, C> {
+    /// A run from where its learner stands.
+    pub fn new(work: Work<'a>, config: ConfigOf<'a, C>, saver: Saver<'a>, learner: Learner) -> Self {
+        Self {
+            work,
+            config,
+            saver,
+            learner,
+            order: None,
+            covered: false,
+            orders: Orders::default(),
+            curve: Curve::default(),
+            rate: Rate::default(),
+            epoch_rate: Rate::default(),
+        }
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// `spec` when the model cannot learn or has diverged, `preempted`, `cancelled` or `lost` when ordered to end, and what storage
+    /// and the device fail with. A checkpoint of the last good state is durable before an ordered end.
+    pub fn train(mut self) -> Result<Trained, Fault> {
+        let work = self.work;
+        loop {
+            if work.plan.epoch_is_full(&self.learner.run) {
+                self.close_epoch()?;
+            }
+            self.obey()?;
+            if work.plan.is_over(&self.learner.run) {
+                return self.finish();
+            }
+            let batch = self.next_batch()?;
+            let dropping = Dropping { seed: work.spec.seed, step: self.learner.run.step };
+            let outputs = self.learner.model.forward(&batch.features, Some(dropping))?;
+            let loss = loss(work.spec.loss, &outputs, &batch.targets)?;
+            let value = self.finite(&loss)?;
+            let gradients = loss.backward()?;
+            self.check_coverage(&gradients)?;
+            self.update(&gradients)?;
+            self.log(value, &batch, &outputs)?;
+        }
+    }
+
+    /// The rows of the next batch: a permutation of the train part for each epoch, cut in its order.
+    fn next_batch(&mut self) -> Result<Batch, Fault> {
+        let Work { spec, plan, examples, device, .. } = self.work;
+        let epoch = self.learner.run.epoch;
+        let order = match self.order.take() {
+            Some((of, order)) if of == epoch => order,
+            _ => {
+                let rows = u32::try_from(examples.train.len())
+                    .map_err(|_| Fault::spec("more than 2^32 rows cannot be shuffled", "split the dataset"))?;
+                Rng::new(spec.seed, Stream::Shuffle { epoch }).permutation(rows)
+            }
+        };
+        let (_, order) = self.order.insert((epoch, order));
+        let places = &order[plan.batch(self.learner.run.batch)];
+        Ok(examples.batch(places.iter().map(|place| examples.train[*place as usize]), device)?)
+    }
+
+    /// The loss as a number, unless training has diverged. The weights are still those of the step before.
+    fn finite(&self, loss: &Tensor) -> Result<f64, Fault> {
+        let value = loss.to_scalar::<f32>()?;
+        if value.is_finite() { Ok(f64::from(value)) } else { Err(self.diverged(&format!("the loss is {value}"))) }
+    }
+
+    fn diverged(&self, what: &str) -> Fault {
+        let rate = self.learner.optimizer.learning_rate();
+        Fault::spec(
+            format!("training diverged at step {}: {what}", self.learner.run.step + 1),
+            format!(
+                "the likely cause is the learning rate of {rate}: lower it, or set scaling; the last checkpoint is kept"
+            ),
+        )
+    }
+
+    /// Looks once per session, before its first update, whether every tensor can learn.
+    fn check_coverage(&mut self, gradients: &GradStore) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.covered, true) {
+            return Ok(());
+        }
+        match coverage::check(self.learner.optimizer.parameters(), gradients)? {
+            Some(message) if self.learner.run.step == 0 => self.work.host.report(ReportBody::Warning { message }),
+            _ => Ok(()),
+        }
+    }
+
+    fn update(&mut self, gradients: &GradStore) -> Result<(), Fault> {
+        match self.learner.optimizer.update(gradients)? {
+            Some(name) => Err(self.diverged(&format!("{name:?} is no longer finite"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts the step just done and tells of it.
+    fn log(&mut self, loss: f64, batch: &Batch, outputs: &Tensor) -> Result<(), Fault> {
+        let Work { plan, host, .. } = self.work;
+        let rows = batch.features.dim(0)? as u64;
+        #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+        let sum = loss * rows as f64;
+        self.learner.run.step += 1;
+        self.learner.run.batch += 1;
+        self.learner.run.sums.rows += rows;
+        self.learner.run.sums.loss += sum;
+        if !batch.classes.is_empty() {
+            let predicted = predicted_classes(outputs)?;
+            let correct = batch.classes.iter().zip(predicted).filter(|(class, predicted)| *class == predicted);
+            self.learner.run.sums.correct += correct.count() as u64;
+        }
+        let now = host.elapsed();
+        self.rate.count(now, rows);
+        self.epoch_rate.count(now, rows);
+        if plan.is_point(self.learner.run.step) {
+            self.curve.add(host, (self.learner.run.step, self.learner.run.epoch), &[("loss", loss)])?;
+        }
+        host.progress(self.progress(Some(loss)));
+        Ok(())
+    }
+
+    fn progress(&self, loss: Option<f64>) -> Progress {
+        let plan = self.work.plan;
+        Progress {
+            step: Some(self.learner.run.step),
+            steps: Some(plan.steps()),
+            epoch: Some(self.learner.run.epoch),
+            epochs: plan.epochs(),
+            rows_per_second: self.rate.per_second(),
+            loss,
+            ..Progress::default()
+        }
+    }
+
+    /// Validates and reports the epoch, and begins the next. Changes nothing when an order came in between.
+    fn close_epoch(&mut self) -> Result<(), Fault> {
+        let Some((metrics, judged)) = self.measure_epoch()? else { return Ok(()) };
+        self.learner.run.epoch += 1;
+        self.learner.run.batch = 0;
+        self.learner.run.sums = Sums::default();
+        self.learner.run.stopping.observe(judged, self.work.plan.min_improvement());
+        self.report_epoch(metrics)?;
+        self.work.host.progress(self.progress(None));
+        Ok(())
+    }
+
+    /// The metrics of the epoch so far, and the loss that convergence looks at. `None` when an order came in between.
+    fn measure_epoch(&mut self) -> Result<Option<(Metrics, f64)>, Fault> {
+        let (sums, examples) = (&self.learner.run.sums, self.work.examples);
+        let correct = examples.has_classes().then_some(sums.correct);
+        let trained = Score { rows: sums.rows, loss: sums.loss, correct };
+        let mut metrics = Metrics::new();
+        trained.name("train", &mut metrics);
+        let mut judged = trained.mean_loss();
+        if !examples.validation.is_empty() {
+            let (measure, orders, host) = (measure(self.work, &self.learner.frozen), &mut self.orders, self.work.host);
+            let Some(score) = measure.rows(&examples.validation, || interrupts(orders, host), |_, _| {})? else {
+                return Ok(None);
+            };
+            score.name("val", &mut metrics);
+            judged = score.mean_loss();
+        }
+        Ok(Some((metrics, judged)))
+    }
+
+    /// Keeps and reports the metrics of an epoch. The rate is reported only: it is not a property of the model.
+    fn report_epoch(&mut self, mut metrics: Metrics) -> Result<(), Fault> {
+        self.learner.run.metrics.extend(metrics.clone());
+        put(&mut metrics, "learning_rate", self.learner.optimizer.learning_rate());
+        if let Some(rate) = std::mem::take(&mut self.epoch_rate).per_second() {
+            put(&mut metrics, "rows_per_second", rate);
+        }
+        let values: Vec<_> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.curve.add(self.work.host, (self.learner.run.step, self.learner.run.epoch), &values)
+    }
+
+    /// Does what the daemon and the policy ask for between two steps.
+    fn obey(&mut self) -> Result<(), Fault> {
+        let Work { plan, host, .. } = self.work;
+        self.orders.poll(host);
+        if let Some(ending) = self.orders.ending().cloned() {
+            self.curve.flush(host)?;
+            return Err(if ending.may_save { self.save_for(ending.fault) } else { ending.fault });
+        }
+        let wished = self.orders.take_checkpoint();
+        if !(wished || self.saver.is_due(plan, &self.learner.run, host.elapsed())) {
+            return Ok(());
+        }
+        self.curve.flush(host)?;
+        let Self { work, config, learner, saver, .. } = self;
+        saver.try_save(host, &learner.run, || content(*work, *config, learner))
+    }
+
+    /// Saves before an ordered end. A failure is told, but does not change why the run ended.
+    fn save_for(&mut self, end: Fault) -> Fault {
+        let Self { work, config, learner, saver, .. } = self;
+        let step = learner.run.step;
+        match saver.save(work.host, &learner.run, || content(*work, *config, learner)) {
+            Ok(()) => end,
+            Err(fault) => {
+                let message = format!("{}; the checkpoint at step {step} failed: {}", end.message, fault.message);
+                Fault { message, ..end }
+            }
+        }
+    }
+
+    /// Saves the last state, measures the model for good and hands it over.
+    fn finish(mut self) -> Result<Trained, Fault> {
+        let Work { host, examples, .. } = self.work;
+        self.saver.save(host, &self.learner.run, || content(self.work, self.config, &self.learner))?;
+        if self.learner.run.batch > 0 {
+            let measured = self.measure_epoch()?;
+            self.ended()?;
+            if let Some((metrics, _)) = measured {
+                self.report_epoch(metrics)?;
+            }
+        }
+        let mut evaluation = None;
+        if !examples.test.is_empty() {
+            let outputs =
+                nn::layout(&self.work.spec.model).last().and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
+            let (measure, orders) = (measure(self.work, &self.learner.frozen), &mut self.orders);
+            let measured = measure.in_full("test", &examples.test, outputs, || interrupts(orders, host))?;
+            self.ended()?;
+            if let Some((score, full)) = measured {
+                let mut metrics = Metrics::new();
+                score.name("test", &mut metrics);
+                self.report_epoch(metrics)?;
+                evaluation = Some(full);
+            }
+        }
+        self.curve.flush(host)?;
+        Ok(Trained { model: self.learner.weights()?, run: self.learner.run, evaluation })
+    }
+
+    /// An order to end that came while the model was measured. The last state is saved already.
+    fn ended(&self) -> Result<(), Fault> {
+        self.orders.ending().map_or(Ok(()), |ending| Err(ending.fault.clone()))
+    }
+}
+
+/// Whether a measurement should stop for an order.
+fn interrupts(orders: &mut Orders, host: &dyn Host) -> bool {
+    orders.poll(host);
+    orders.ending().is_some()
+}
+
+fn measure<'a>(work: Work<'a>, model: &'a Mlp) -> Measure<'a> {
+    Measure { model, loss: work.spec.loss, examples: work.examples, device: work.device }
+}
+
+/// The bytes of a checkpoint.
+fn content<C: Serialize>(work: Work<'_>, config: ConfigOf<'_, C>, learner: &Learner) -> Result<Content, Fault> {
+    let run = learner.run();
+    learner.content(work.identity, work.threads, &config(run.step, &run.metrics))
+}

@@ -1,0 +1,328 @@
+//! What a checkpoint holds, and how it becomes bytes and back: weights, optimizer, and `state.json` with the position, the running sums
+//! and what the run was started with. Equal states give equal bytes. Whether bytes are whole is for `artifacts` to check;
+//! whether they belong to this job is checked here, before a tensor is used.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use candle_core::{DType, Device};
+use mlctl_protocol::{ExitClass, progress::Metrics, spec::TrainSpec};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{fault::Fault, nn::Tensors};
+
+/// The version of `state.json` this build reads and writes.
+pub const STATE_FORMAT: u32 = 1;
+
+/// The largest `state.json` read.
+const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The largest safetensors header read: parsing takes ten times its size in memory.
+const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Where a run stands. With the weights and the optimizer's state, all that the next step depends on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Epochs completed and closed.
+    pub epoch: u64,
+    /// Batches of the current epoch done. All of them are when a run was stopped while the epoch was validated.
+    pub batch: u64,
+    /// Sums over the current epoch.
+    pub sums: Sums,
+    /// Early stopping.
+    pub stopping: Stopping,
+    /// Last values of the metrics.
+    #[serde(with = "exact_map")]
+    pub metrics: Metrics,
+}
+
+/// Sums over the batches of an epoch so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sums {
+    /// Rows trained on.
+    pub rows: u64,
+    /// Their losses.
+    #[serde(with = "exact")]
+    pub loss: f64,
+    /// Rows of which the class was predicted.
+    pub correct: u64,
+}
+
+/// The memory of early stopping.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stopping {
+    /// The best loss of an epoch.
+    #[serde(with = "exact_option")]
+    pub best: Option<f64>,
+    /// Epochs since.
+    pub stale: u64,
+}
+
+impl Stopping {
+    /// Takes in the loss of an epoch. One that is not a number is no improvement.
+    pub fn observe(&mut self, loss: f64, min_improvement: f64) {
+        let improved = self.best.map_or(!loss.is_nan(), |best| loss < best - min_improvement);
+        if improved {
+            *self = Self { best: Some(loss), stale: 0 };
+        } else {
+            self.stale += 1;
+        }
+    }
+}
+
+/// What a run is made of and must not change between its attempts, as JSON texts by field of the spec. Texts, because a float
+/// that is parsed and written again may differ in its last digit.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Identity(BTreeMap<String, Box<RawValue>>);
+
+impl Identity {
+    /// The identity of a job on a dataset.
+    ///
+    /// # Errors
+    /// When the spec holds a number that JSON cannot.
+    pub fn new(spec: &TrainSpec, dataset_digest: &str) -> Result<Self, Fault> {
+        let raw = |text: serde_json::Result<String>| text.and_then(RawValue::from_string);
+        let fields = [
+            ("batch_size", raw(serde_json::to_string(&spec.batch_size))),
+            ("dataset", raw(serde_json::to_string(dataset_digest))),
+            ("loss", raw(serde_json::to_string(&spec.loss))),
+            ("model", raw(serde_json::to_string(&spec.model))),
+            ("optimizer", raw(serde_json::to_string(&spec.optimizer))),
+            ("scaling", raw(serde_json::to_string(&spec.scaling))),
+            ("seed", raw(serde_json::to_string(&spec.seed))),
+            ("split", raw(serde_json::to_string(&spec.split))),
+        ];
+        let fields = fields.into_iter().map(|(name, text)| text.map(|text| (name.to_owned(), text)));
+        fields.collect::<Result<_, _>>().map(Self).map_err(|e| {
+            Fault::spec(
+                format!("the spec cannot be written as JSON: {e}"),
+                "look for a number that is infinite or not a number",
+            )
+        })
+    }
+
+    /// A sentence for each field in which a checkpoint differs from this job.
+    fn differences(&self, saved: &Self) -> Vec<String> {
+        let differs = |(name, ours): (&String, &str)| match saved.0.get(name).map(|theirs| theirs.get()) {
+            Some(theirs) if theirs == ours => None,
+            Some(theirs) => Some(format!("{name} was {theirs} and is {ours}")),
+            None => Some(format!("{name} is not recorded")),
+        };
+        self.0.iter().map(|(name, ours)| (name, ours.get())).filter_map(differs).collect()
+    }
+}
+
+/// The bytes of a checkpoint, before they are objects and after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Weights as safetensors.
+    pub model: Bytes,
+    /// The optimizer's state as safetensors.
+    pub optimizer: Bytes,
+    /// `state.json`.
+    pub state: Bytes,
+}
+
+/// `state.json` as written. `config` is the model's, for inference from a checkpoint.
+#[derive(Serialize)]
+struct StateOut<'a, C> {
+    format: u32,
+    threads: u32,
+    run: &'a RunState,
+    identity: &'a Identity,
+    config: &'a C,
+}
+
+/// `state.json` as read. The model's config is worked out again from the spec and the data.
+#[derive(Deserialize)]
+struct StateIn {
+    threads: u32,
+    run: RunState,
+    identity: Identity,
+}
+
+/// What goes into a checkpoint.
+#[derive(Debug)]
+pub struct Snapshot<'a, C> {
+    /// Where the run stands.
+    pub run: &'a RunState,
+    /// What it is made of.
+    pub identity: &'a Identity,
+    /// Threads of arithmetic.
+    pub threads: u32,
+    /// The model's config.
+    pub config: &'a C,
+    /// Weights by name.
+    pub model: &'a Tensors,
+    /// The optimizer's state by name.
+    pub optimizer: &'a Tensors,
+}
+
+/// What comes out of one that belongs to this job.
+#[derive(Debug)]
+pub struct Restored {
+    /// Where the run stands.
+    pub run: RunState,
+    /// Threads of arithmetic it was taken with.
+    pub threads: u32,
+    /// Weights by name, on the CPU, checked against the model.
+    pub model: Tensors,
+    /// The optimizer's state by name, on the CPU, not yet checked.
+    pub optimizer: Tensors,
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its content is not what was written: another may be whole.
+    Corrupt(String),
+    /// It is not of this job as it is now: no other will be either.
+    Foreign(Fault),
+}
+
+/// Writes a checkpoint's content.
+///
+/// # Errors
+/// When something in it cannot be written; a bug, or a device's failure.
+pub fn encode<C: Serialize>(snapshot: &Snapshot<'_, C>) -> Result<Content, Fault> {
+    let Snapshot { run, identity, threads, config, model, optimizer } = *snapshot;
+    let cannot =
+        |what: &str, e: &dyn std::fmt::Display| Fault::new(ExitClass::Crash, format!("{what} cannot be written: {e}"));
+    let tensors = |what: &str, tensors: &Tensors| {
+        safetensors::serialize(tensors, None).map(Bytes::from).map_err(|e| cannot(what, &e))
+    };
+    let state = StateOut { format: STATE_FORMAT, threads, run, identity, config };
+    Ok(Content {
+        model: tensors("the model", model)?,
+        optimizer: tensors("the optimizer's state", optimizer)?,
+        state: serde_json::to_vec_pretty(&state).map_err(|e| cannot("state.json", &e))?.into(),
+    })
+}
+
+/// Reads a checkpoint's content for a job of this identity and a model of this layout.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usize>)]) -> Result<Restored, Refusal> {
+    if content.state.len() > MAX_STATE_BYTES {
+        return Err(Refusal::Corrupt(format!("state.json has {} bytes", content.state.len())));
+    }
+    let corrupt = |e: serde_json::Error| Refusal::Corrupt(format!("state.json cannot be read: {e}"));
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let version: Version = serde_json::from_slice(&content.state).map_err(corrupt)?;
+    if version.format != STATE_FORMAT {
+        let found = version.format;
+        return Err(Refusal::Foreign(Fault::spec(
+            format!("the checkpoint is of format {found}, and this worker reads {STATE_FORMAT}"),
+            "run the worker that wrote it, or submit the job anew",
+        )));
+    }
+    let StateIn { threads, run, identity: saved } = serde_json::from_slice(&content.state).map_err(corrupt)?;
+    let differences = identity.differences(&saved);
+    if !differences.is_empty() {
+        return Err(Refusal::Foreign(Fault::spec(
+            format!("the checkpoint is of another run: {}", differences.join("; ")),
+            "put the spec and the data back as they were, or submit a new job",
+        )));
+    }
+    let model = read_tensors("the model", &content.model)?;
+    let problems = mismatches(layout, &model);
+    if !problems.is_empty() {
+        return Err(Refusal::Corrupt(problems.join("; ")));
+    }
+    Ok(Restored { run, threads, model, optimizer: read_tensors("the optimizer's state", &content.optimizer)? })
+}
+
+fn read_tensors(what: &str, bytes: &[u8]) -> Result<Tensors, Refusal> {
+    let corrupt = |e: &dyn std::fmt::Display| Refusal::Corrupt(format!("{what} cannot be read: {e}"));
+    let header = bytes.first_chunk().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
+    if header > MAX_HEADER_BYTES {
+        return Err(corrupt(&"its header has no sane length"));
+    }
+    let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(&e))?;
+    let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        use candle_core::safetensors::Load;
+        view.load(&Device::Cpu).map(|tensor| (name, tensor))
+    };
+    file.tensors().into_iter().map(load).collect::<Result<_, _>>().map_err(|e| corrupt(&e))
+}
+
+/// A sentence for each tensor that is missing, unexpected, or of another shape or type than the model's.
+fn mismatches(layout: &[(String, Vec<usize>)], tensors: &Tensors) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, shape) in layout {
+        match tensors.get(name) {
+            None => problems.push(format!("tensor {name:?} is missing")),
+            Some(tensor) if tensor.dims() != shape || tensor.dtype() != DType::F32 => {
+                let (found, dims) = (tensor.dtype(), tensor.dims());
+                problems.push(format!(
+                    "tensor {name:?} is {found:?} of shape {dims:?} where f32 of shape {shape:?} is needed"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let unexpected = tensors.keys().filter(|name| layout.iter().all(|(known, _)| known != *name));
+    problems.extend(unexpected.map(|name| format!("tensor {name:?} is not one of the model's")));
+    problems
+}
+
+/// An f64 as the text of its shortest exact form: numbers in JSON may be read back one digit off.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The same for a value that may be absent.
+mod exact_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[expect(clippy::ref_option, reason = "the signature serde calls")]
+    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|value| value.to_string()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+/// The same for values by name.
+mod exact_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(values.iter().map(|(name, value)| (name, value.to_string())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let parsed = texts.into_iter().map(|(name, text)| text.parse().map(|value| (name, value)));
+        parsed.collect::<Result<_, _>>().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

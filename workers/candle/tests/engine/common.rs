@@ -1,0 +1,200 @@
+//! What the tests of the training loop share: a host that records and orders, a vault in memory, a small problem.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use candle_core::Device;
+use mlctl_protocol::{
+    ExitClass,
+    message::ReportBody,
+    progress::{MetricPoint, Metrics, Progress},
+    result::CheckpointRef,
+    spec::{
+        Activation, CheckpointPolicy, Convergence, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split,
+        TrainSpec,
+    },
+};
+use mlworker::{
+    fault::Fault,
+    host::{Host, Order},
+    nn,
+    rng::{Rng, Stream},
+    train::{
+        examples::{Answers, Examples},
+        learner::Learner,
+        plan::Plan,
+        saver::{Saver, Vault},
+        session::{Session, Trained, Work},
+        state::{self, Content, Identity, Refusal, RunState},
+    },
+};
+
+/// A host whose time is counted in looks at the clock, and which gives one order at a given poll.
+#[derive(Default)]
+pub struct Recorder {
+    pub at: Option<(u64, Order)>,
+    polls: AtomicU64,
+    looks: AtomicU64,
+    pub last: Mutex<Progress>,
+    pub reports: Mutex<Vec<ReportBody>>,
+}
+
+impl Host for Recorder {
+    fn progress(&self, progress: Progress) {
+        *self.last.lock().unwrap() = progress;
+    }
+
+    fn report(&self, body: ReportBody) -> Result<(), Fault> {
+        self.reports.lock().unwrap().push(body);
+        Ok(())
+    }
+
+    fn order(&self) -> Option<Order> {
+        let poll = self.polls.fetch_add(1, Ordering::Relaxed);
+        let (at, order) = self.at.as_ref()?;
+        let due = if matches!(order, Order::Checkpoint) { poll == *at } else { poll >= *at };
+        due.then(|| order.clone())
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(10) * u32::try_from(self.looks.fetch_add(1, Ordering::Relaxed)).unwrap()
+    }
+
+    fn now_rfc3339(&self) -> String {
+        "2026-01-01T00:00:00Z".into()
+    }
+}
+
+impl Recorder {
+    pub fn ordering(at: u64, order: Order) -> Self {
+        Self { at: Some((at, order)), ..Self::default() }
+    }
+
+    pub fn points(&self) -> Vec<MetricPoint> {
+        let reports = self.reports.lock().unwrap();
+        let points = reports.iter().filter_map(|body| match body {
+            ReportBody::Metrics { points } => Some(points.clone()),
+            _ => None,
+        });
+        points.flatten().collect()
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        let reports = self.reports.lock().unwrap();
+        let warnings = reports.iter().filter_map(|body| match body {
+            ReportBody::Warning { message } => Some(message.clone()),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+/// Checkpoints in memory; the first `failing` writes fail.
+#[derive(Default)]
+pub struct Memory {
+    pub kept: BTreeMap<u64, Content>,
+    pub failing: u32,
+    pub class: Option<ExitClass>,
+}
+
+impl Vault for Memory {
+    fn write(&mut self, run: &RunState, content: Content) -> Result<CheckpointRef, Fault> {
+        if self.failing > 0 {
+            self.failing -= 1;
+            return Err(Fault::new(self.class.unwrap_or(ExitClass::Storage), "the store is down"));
+        }
+        let size_bytes = (content.model.len() + content.optimizer.len() + content.state.len()) as u64;
+        assert!(self.kept.insert(run.step, content).is_none(), "a second checkpoint at step {}", run.step);
+        Ok(CheckpointRef {
+            step: run.step,
+            epoch: run.epoch,
+            uri: format!("memory:///{}", run.step),
+            size_bytes,
+            manifest_digest: String::new(),
+            metrics: Metrics::new(),
+        })
+    }
+}
+
+/// A job: three classes from six features, remainder batches, dropout, Adam, validation, test and early stopping.
+pub struct Problem {
+    pub spec: TrainSpec,
+    pub policy: CheckpointPolicy,
+    pub examples: Examples,
+}
+
+impl Problem {
+    pub fn classes() -> Self {
+        let (rows, width) = (64_u32, 6);
+        let mut features = vec![0.0; rows as usize * width];
+        Rng::new(3, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
+        let class = |row: &[f32]| if row[0] > 0.4 { 2 } else { u32::from(row[1] > row[2]) };
+        let classes = features.chunks(width).map(class).collect();
+        let spec = TrainSpec {
+            seed: 11,
+            model: ModelSpec::Mlp { layers: vec![6, 12, 8, 3], activation: Activation::Relu, dropout: 0.25 },
+            data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+            split: Split::default(),
+            scaling: Scaling::None,
+            loss: Loss::CrossEntropy,
+            optimizer: OptimizerSpec::Adam { learning_rate: 0.02, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 },
+            batch_size: 9,
+            max_epochs: Some(12),
+            max_steps: None,
+            convergence: Some(Convergence { patience: 3, min_improvement: 1e-4 }),
+        };
+        let examples = Examples {
+            features,
+            width,
+            answers: Answers::Classes(classes),
+            train: (0..40).collect(),
+            validation: (40..52).collect(),
+            test: (52..rows).collect(),
+        };
+        let policy = CheckpointPolicy { every_steps: Some(4), every_seconds: None, every_epochs: None, keep: 3 };
+        Self { spec, policy, examples }
+    }
+
+    /// One attempt, from the latest checkpoint in the vault if there is one.
+    pub fn attempt(&self, host: &Recorder, vault: &mut Memory) -> Result<Trained, Fault> {
+        let device = Device::Cpu;
+        let plan = Plan::new(&self.spec, &self.policy, self.examples.train.len())?;
+        let identity = Identity::new(&self.spec, "dataset")?;
+        let layout = nn::layout(&self.spec.model);
+        let latest = vault.kept.last_key_value().map(|(step, content)| (*step, content.clone()));
+        let learner = match &latest {
+            Some((_, content)) => state::decode(content, &identity, &layout)
+                .and_then(|restored| Learner::resumed(&self.spec, restored, &device))
+                .map_err(|refusal| match refusal {
+                    Refusal::Corrupt(why) => Fault::new(ExitClass::Crash, why),
+                    Refusal::Foreign(fault) => fault,
+                })?,
+            None => Learner::fresh(&self.spec, &device)?,
+        };
+        let saver = Saver::new(vault, latest.map(|(step, _)| step), host.elapsed());
+        let work = Work {
+            spec: &self.spec,
+            plan: &plan,
+            examples: &self.examples,
+            identity: &identity,
+            threads: 1,
+            device: &device,
+            host,
+        };
+        Session::new(work, &|step, _| step, saver, learner).train()
+    }
+}
+
+/// The bytes of every tensor by name.
+pub fn bits(trained: &Trained) -> BTreeMap<String, Vec<u32>> {
+    let bits = |tensor: &candle_core::Tensor| {
+        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    trained.model.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+}

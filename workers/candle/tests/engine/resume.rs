@@ -1,0 +1,123 @@
+//! The promise of resume: a run that is stopped, killed or interrupted anywhere, any number of times, ends with the same bits, the
+//! same metrics and the same evaluation as one that was never touched.
+
+use super::common::{Memory, Problem, Recorder, bits};
+use mlctl_protocol::{
+    ExitClass,
+    message::StopClass,
+    spec::{CheckpointPolicy, OptimizerSpec},
+};
+use mlworker::{
+    host::Order,
+    rng::{Rng, Stream},
+    train::session::Trained,
+};
+
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_103);
+    println!("SEED={seed}");
+    seed
+}
+
+fn undisturbed(problem: &Problem) -> Trained {
+    problem.attempt(&Recorder::default(), &mut Memory::default()).unwrap()
+}
+
+fn assert_same(disturbed: &Trained, whole: &Trained, how: &str) {
+    assert_eq!(bits(disturbed), bits(whole), "{how}");
+    assert_eq!(disturbed.run, whole.run, "{how}");
+    assert_eq!(disturbed.evaluation, whole.evaluation, "{how}");
+}
+
+#[test]
+fn stopping_at_every_single_poll_changes_nothing() {
+    let problem = Problem::classes();
+    let whole = undisturbed(&problem);
+    assert!(whole.run.step > 20, "the problem is too short to interrupt: {:?}", whole.run);
+    let mut polls = 0;
+    for at in 0.. {
+        let (host, mut vault) = (Recorder::ordering(at, Order::Stop(StopClass::Preempted)), Memory::default());
+        match problem.attempt(&host, &mut vault) {
+            Ok(trained) => {
+                // The order came after the end: every earlier place has been tried.
+                assert_same(&trained, &whole, "never stopped");
+                break;
+            }
+            Err(fault) => assert_eq!(fault.class, ExitClass::Preempted, "{}", fault.message),
+        }
+        let resumed = problem.attempt(&Recorder::default(), &mut vault).unwrap();
+        assert_same(&resumed, &whole, &format!("stopped at poll {at}"));
+        polls = at;
+    }
+    assert!(polls > whole.run.step, "validation and test must have been interrupted as well");
+}
+
+#[test]
+fn random_kills_and_stops_in_a_row_change_nothing() {
+    let mut rng = Rng::new(seed(), Stream::Data { table: 9, block: 0 });
+    let sgd = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.001 };
+    let adamw = OptimizerSpec::AdamW { learning_rate: 0.01, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
+    for round in 0..60 {
+        let mut problem = Problem::classes();
+        match round % 3 {
+            0 => {}
+            1 => problem.spec.optimizer = sgd.clone(),
+            _ => problem.spec.optimizer = adamw.clone(),
+        }
+        problem.spec.batch_size = 1 + rng.below(45);
+        problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
+        problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));
+        let whole = undisturbed(&problem);
+        let mut vault = Memory::default();
+        let mut attempts = 0;
+        let resumed = loop {
+            attempts += 1;
+            // Refused is what a kill -9 looks like from here: the attempt ends at once and saves nothing.
+            let order = match rng.below(3) {
+                0 => Order::Stop(StopClass::Cancelled),
+                1 => Order::LeaseLost,
+                _ => Order::Refused("stale".into()),
+            };
+            let host = Recorder::ordering(u64::from(rng.below(30)) + attempts / 8, order);
+            match problem.attempt(&host, &mut vault) {
+                Ok(trained) => break trained,
+                Err(fault) => assert!(
+                    matches!(fault.class, ExitClass::Cancelled | ExitClass::Preempted | ExitClass::Lost),
+                    "{}",
+                    fault.message
+                ),
+            }
+            assert!(attempts < 10_000, "the run makes no progress");
+        };
+        assert_same(&resumed, &whole, &format!("round {round}, {attempts} attempts"));
+    }
+}
+
+#[test]
+fn taking_checkpoints_changes_nothing() {
+    let mut problem = Problem::classes();
+    let whole = undisturbed(&problem);
+    for policy in [
+        CheckpointPolicy { every_steps: Some(1), every_seconds: None, every_epochs: None, keep: 1 },
+        CheckpointPolicy { every_steps: None, every_seconds: None, every_epochs: Some(1), keep: 1 },
+        CheckpointPolicy { every_steps: None, every_seconds: Some(1), every_epochs: None, keep: 1 },
+        CheckpointPolicy::default(),
+    ] {
+        problem.policy = policy;
+        assert_same(&undisturbed(&problem), &whole, &format!("{:?}", problem.policy));
+    }
+    let (host, mut vault) = (Recorder::ordering(7, Order::Checkpoint), Memory::default());
+    problem.policy = CheckpointPolicy { every_steps: Some(1000), ..CheckpointPolicy::default() };
+    assert_same(&problem.attempt(&host, &mut vault).unwrap(), &whole, "a checkpoint on demand");
+    assert_eq!(vault.kept.len(), 2, "the one wished for and the last: {:?}", vault.kept.keys());
+}
+
+#[test]
+fn equal_states_are_equal_bytes_in_the_store() {
+    let problem = Problem::classes();
+    let (mut one, mut two) = (Memory::default(), Memory::default());
+    problem.attempt(&Recorder::default(), &mut one).unwrap();
+    let _ = problem.attempt(&Recorder::ordering(13, Order::Refused(String::new())), &mut two).unwrap_err();
+    problem.attempt(&Recorder::default(), &mut two).unwrap();
+    assert_eq!(one.kept, two.kept);
+}
