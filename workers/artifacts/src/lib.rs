@@ -1,1 +1,20 @@
-//! stub
+//! Object storage as the workers and the daemon see it: bounded reads, durable writes, checkpoints that are whole or invisible,
+//! results that are never seen half. Workers write through it; the daemon lists, verifies and collects.
+//!
+//! It knows no SQL and no tensors, reads no clock, and never returns a byte of a checkpoint that it has not verified.
+
+pub mod checkpoint;
+mod digest;
+mod error;
+pub mod keys;
+mod local;
+mod location;
+pub mod manifest;
+pub mod publish;
+mod stores;
+pub mod uri;
+
+pub use digest::blake3_hex;
+pub use error::ArtifactError;
+pub use location::{Entry, Location};
+pub use stores::Stores;

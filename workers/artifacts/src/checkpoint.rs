@@ -1,0 +1,334 @@
+//! Checkpoints: objects first, the manifest last by a conditional create, so that a checkpoint is whole or invisible; everything is checked
+//! before a byte of it is used. Written by workers; read by workers, listed, verified and deleted by the daemon.
+
+use bytes::Bytes;
+use mlctl_protocol::{AttemptNumber, FencingToken, JobId, progress::Metrics, result::CheckpointRef};
+
+use crate::{
+    ArtifactError, Location, Stores, blake3_hex, digest, keys,
+    manifest::{FORMAT, MAX_MANIFEST_BYTES, Manifest, Object, Role},
+    uri::bad_uri,
+};
+
+/// What a checkpoint is, without its content.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that writes it.
+    pub attempt: AttemptNumber,
+    /// The attempt's token.
+    pub token: FencingToken,
+    /// Optimizer steps done in this state.
+    pub step: u64,
+    /// Epochs completed in this state.
+    pub epoch: u64,
+    /// Now, RFC 3339 in UTC.
+    pub created_at: String,
+    /// BLAKE3 of the job's spec.
+    pub spec_digest: String,
+    /// BLAKE3 of the training data.
+    pub dataset_digest: String,
+    /// The folder of the checkpoint this attempt started from.
+    pub parent: Option<String>,
+    /// The metrics known now. Values that are not finite are left out: JSON has no form for them.
+    pub metrics: Metrics,
+}
+
+/// An object of a checkpoint, with its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name, unique in the checkpoint; see [`keys`].
+    pub name: String,
+    /// What it holds.
+    pub role: Role,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// A checkpoint that has been read and verified.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// What it is.
+    pub manifest: Manifest,
+    /// Its reference, as [`write`] returned it.
+    pub reference: CheckpointRef,
+    /// Its objects in the manifest's order.
+    pub parts: Vec<Part>,
+}
+
+impl Checkpoint {
+    /// The bytes of an object.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<&Bytes> {
+        self.parts.iter().find(|part| part.name == name).map(|part| &part.bytes)
+    }
+}
+
+/// Which checkpoint is meant: its folder, and its manifest's digest where the caller knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Which<'a> {
+    uri: &'a str,
+    manifest_digest: Option<&'a str>,
+}
+
+impl<'a> From<&'a CheckpointRef> for Which<'a> {
+    fn from(reference: &'a CheckpointRef) -> Self {
+        Self { uri: &reference.uri, manifest_digest: Some(&reference.manifest_digest) }
+    }
+}
+
+impl<'a> From<&'a str> for Which<'a> {
+    fn from(uri: &'a str) -> Self {
+        Self { uri, manifest_digest: None }
+    }
+}
+
+/// The findings of [`verify`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What the checkpoint says it is.
+    pub manifest: Manifest,
+    /// Its reference.
+    pub reference: CheckpointRef,
+    /// What is wrong with its objects, a line each; empty when it can be used.
+    pub problems: Vec<String>,
+}
+
+/// The checkpoints of an attempt, found by [`list`].
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those with a readable manifest, the latest step first. Their objects have not been looked at.
+    pub found: Vec<CheckpointRef>,
+    /// Those whose manifest is damaged.
+    pub damaged: Vec<ArtifactError>,
+}
+
+/// Writes a checkpoint into an attempt's folder. On return it is durable; after an error or a crash at any point it is either
+/// not there or whole. Writing the same state at the same step again returns the checkpoint that is there.
+///
+/// # Errors
+/// [`ArtifactError::AlreadyExists`] when the folder holds another checkpoint of that step, which stays as it was;
+/// [`ArtifactError::Corrupt`] when a part's name is no name; else as [`Location::put`].
+pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Result<CheckpointRef, ArtifactError> {
+    let folder = attempt.join(&keys::checkpoint(header.step))?;
+    let at = folder.join(keys::MANIFEST)?;
+    let manifest = describe(&at, header, &parts).await?;
+    let json: Bytes = manifest.to_json().map_err(|what| ArtifactError::corrupt(at.uri(), what))?.into();
+    // Before any object is touched: overwriting those of a committed checkpoint would destroy it.
+    if let Some(existing) = at.get_optional(MAX_MANIFEST_BYTES).await? {
+        return same_state(&at, &folder, &existing, &manifest).await;
+    }
+    for part in parts {
+        folder.join(&part.name)?.put(part.bytes).await?;
+    }
+    match at.create(json.clone()).await {
+        Ok(()) => Ok(reference(&folder, &manifest, &json)),
+        Err(ArtifactError::AlreadyExists { .. }) => {
+            let existing = at.get(MAX_MANIFEST_BYTES).await?;
+            same_writer(&at, &folder, &existing, &manifest).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn describe(at: &Location, header: Header, parts: &[Part]) -> Result<Manifest, ArtifactError> {
+    let mut objects = Vec::with_capacity(parts.len());
+    for Part { name, role, bytes } in parts {
+        let blake3 = digest::of(bytes).await;
+        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.len() as u64, blake3 });
+    }
+    let writer_id = digest::nonce()
+        .map_err(|error| ArtifactError::Unavailable { uri: at.uri().to_owned(), source: error.into() })?;
+    let Header { job, attempt, token, step, epoch, created_at, spec_digest, dataset_digest, parent, metrics } = header;
+    let metrics = metrics.into_iter().filter(|(_, value)| value.is_finite()).collect();
+    Ok(Manifest {
+        format: FORMAT,
+        job,
+        attempt,
+        token,
+        writer_id,
+        step,
+        epoch,
+        created_at,
+        spec_digest,
+        dataset_digest,
+        parent,
+        metrics,
+        objects,
+    })
+}
+
+/// The checkpoint was there before: it stands for ours when it holds the same state of the same attempt.
+async fn same_state(
+    at: &Location,
+    folder: &Location,
+    existing: &[u8],
+    ours: &Manifest,
+) -> Result<CheckpointRef, ArtifactError> {
+    let theirs = Manifest::from_json(existing).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    let same = (theirs.job, theirs.attempt, theirs.token) == (ours.job, ours.attempt, ours.token)
+        && theirs.objects == ours.objects;
+    adopt(at, folder, existing, same.then_some(theirs)).await
+}
+
+/// A create met an object: it is ours when its answer was lost and the library tried again.
+async fn same_writer(
+    at: &Location,
+    folder: &Location,
+    existing: &[u8],
+    ours: &Manifest,
+) -> Result<CheckpointRef, ArtifactError> {
+    let theirs = Manifest::from_json(existing).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    let same = theirs.writer_id == ours.writer_id;
+    adopt(at, folder, existing, same.then_some(theirs)).await
+}
+
+async fn adopt(
+    at: &Location,
+    folder: &Location,
+    existing: &[u8],
+    manifest: Option<Manifest>,
+) -> Result<CheckpointRef, ArtifactError> {
+    let Some(manifest) = manifest else { return Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() }) };
+    // Seen is not yet durable: whoever wrote it may not have come to the sync.
+    at.sync().await?;
+    Ok(reference(folder, &manifest, existing))
+}
+
+fn reference(folder: &Location, manifest: &Manifest, json: &[u8]) -> CheckpointRef {
+    CheckpointRef {
+        step: manifest.step,
+        epoch: manifest.epoch,
+        uri: folder.uri().to_owned(),
+        size_bytes: manifest.size_bytes(),
+        manifest_digest: blake3_hex(json),
+        metrics: manifest.metrics.clone(),
+    }
+}
+
+/// Reads a checkpoint of at most `max_bytes` in all. Nothing is returned before the manifest's digest (where known), every
+/// name, size and checksum has been found right.
+///
+/// # Errors
+/// [`ArtifactError::NotFound`] when there is no checkpoint; [`ArtifactError::Corrupt`] when anything in it is missing, cut or changed: take
+/// an older one; [`ArtifactError::TooLarge`]; else as [`Location::get`].
+pub async fn read<'a>(
+    stores: &Stores,
+    which: impl Into<Which<'a>>,
+    max_bytes: u64,
+) -> Result<Checkpoint, ArtifactError> {
+    let (folder, manifest, reference) = open(stores, which.into()).await?;
+    if manifest.size_bytes() > max_bytes {
+        let size = manifest.size_bytes();
+        return Err(ArtifactError::TooLarge { uri: folder.uri().to_owned(), size, limit: max_bytes });
+    }
+    let mut parts = Vec::with_capacity(manifest.objects.len());
+    for object in &manifest.objects {
+        let at = folder.join(&object.name)?;
+        let bytes = match at.get(object.size_bytes).await {
+            Err(ArtifactError::NotFound { .. }) => return Err(ArtifactError::corrupt(at.uri(), MISSING)),
+            Err(ArtifactError::TooLarge { size, .. }) => {
+                return Err(ArtifactError::corrupt(at.uri(), wrong_size(size, object)));
+            }
+            other => other?,
+        };
+        let found = (bytes.len() as u64, digest::of(&bytes).await);
+        compare(object, &found).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+        parts.push(Part { name: object.name.clone(), role: object.role, bytes });
+    }
+    Ok(Checkpoint { manifest, reference, parts })
+}
+
+/// Reads all of a checkpoint and keeps nothing: whether it could be used, and everything that is wrong with it.
+///
+/// # Errors
+/// Those of reading its manifest, as [`read`]; and those of a store that does not answer. A damaged object is no error but a finding.
+pub async fn verify<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<Report, ArtifactError> {
+    let (folder, manifest, reference) = open(stores, which.into()).await?;
+    let mut problems = Vec::new();
+    for object in &manifest.objects {
+        let at = folder.join(&object.name)?;
+        let problem = match at.digest().await {
+            Ok(found) => compare(object, &found).err(),
+            Err(ArtifactError::NotFound { .. }) => Some(MISSING.to_owned()),
+            Err(ArtifactError::Corrupt { what, .. }) => Some(what),
+            Err(error) => return Err(error),
+        };
+        problems.extend(problem.map(|what| format!("{}: {what}", object.name)));
+    }
+    Ok(Report { manifest, reference, problems })
+}
+
+const MISSING: &str = "it is listed in the manifest and not there";
+
+fn compare(object: &Object, (size, blake3): &(u64, String)) -> Result<(), String> {
+    if *size != object.size_bytes {
+        return Err(wrong_size(*size, object));
+    }
+    if *blake3 != object.blake3 {
+        return Err(format!("its checksum is {blake3:.12}…, the manifest says {:.12}…", object.blake3));
+    }
+    Ok(())
+}
+
+fn wrong_size(size: u64, object: &Object) -> String {
+    format!("it has {size} bytes, the manifest says {}", object.size_bytes)
+}
+
+async fn open(stores: &Stores, which: Which<'_>) -> Result<(Location, Manifest, CheckpointRef), ArtifactError> {
+    let folder = stores.open(which.uri)?;
+    let at = folder.join(keys::MANIFEST)?;
+    let json = at.get(MAX_MANIFEST_BYTES).await?;
+    if which.manifest_digest.is_some_and(|known| known != blake3_hex(&json)) {
+        return Err(ArtifactError::corrupt(at.uri(), "it is not the manifest that was recorded when it was written"));
+    }
+    let manifest = Manifest::from_json(&json).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    let reference = reference(&folder, &manifest, &json);
+    Ok((folder, manifest, reference))
+}
+
+/// The checkpoints under an attempt's folder. Folders without a manifest are not checkpoints and are left out.
+///
+/// # Errors
+/// [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+pub async fn list(attempt: &Location) -> Result<Listing, ArtifactError> {
+    let checkpoints = attempt.join(keys::CHECKPOINTS)?;
+    let mut listing = Listing::default();
+    for name in checkpoints.folders().await?.iter().rev() {
+        let Some(step) = keys::checkpoint_step(name) else { continue };
+        let folder = checkpoints.join(name)?;
+        let at = folder.join(keys::MANIFEST)?;
+        let json = match at.get_optional(MAX_MANIFEST_BYTES).await {
+            Ok(Some(json)) => json,
+            Ok(None) => continue,
+            Err(error @ (ArtifactError::TooLarge { .. } | ArtifactError::Corrupt { .. })) => {
+                listing.damaged.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match Manifest::from_json(&json) {
+            Ok(manifest) if manifest.step == step => listing.found.push(reference(&folder, &manifest, &json)),
+            Ok(manifest) => {
+                let what = format!("it is of step {}, its folder of step {step}", manifest.step);
+                listing.damaged.push(ArtifactError::corrupt(at.uri(), what));
+            }
+            Err(what) => listing.damaged.push(ArtifactError::corrupt(at.uri(), what)),
+        }
+    }
+    Ok(listing)
+}
+
+/// Deletes a checkpoint: its manifest first, so that no reader meets half of it. One that is not there, or half deleted, is no error.
+///
+/// # Errors
+/// [`ArtifactError::BadUri`] for a folder that is not named like a checkpoint's; else as [`Location::delete`].
+pub async fn delete(stores: &Stores, uri: &str) -> Result<(), ArtifactError> {
+    let folder = stores.open(uri)?;
+    if keys::checkpoint_step(folder.name()).is_none() {
+        return Err(bad_uri(uri, "it is not the folder of a checkpoint"));
+    }
+    folder.join(keys::MANIFEST)?.delete().await?;
+    folder.delete_prefix().await
+}

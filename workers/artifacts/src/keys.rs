@@ -1,0 +1,96 @@
+//! The only place that knows how objects are named.
+//!
+//! ```text
+//! <prefix>/jobs/<job>-<instance>/<attempt>/checkpoints/<step, 12 digits>/manifest.json    written last
+//! <prefix>/jobs/<job>-<instance>/model/{model.safetensors, config.json}                   config.json written last
+//! <prefix>/jobs/<job>-<instance>/output/…
+//! ```
+//! The instance is made with a database, so that a new or restored database never meets old keys.
+
+use mlctl_protocol::{AttemptNumber, JobId, message::Storage};
+
+/// Lists a checkpoint's objects; a checkpoint without it does not exist.
+pub const MANIFEST: &str = "manifest.json";
+/// The weights in a checkpoint.
+pub const CHECKPOINT_MODEL: &str = "model-00001-of-00001.safetensors";
+/// The optimizer's tensors in a checkpoint.
+pub const CHECKPOINT_OPTIMIZER: &str = "optimizer-00001-of-00001.safetensors";
+/// Everything else in a checkpoint.
+pub const CHECKPOINT_STATE: &str = "state.json";
+/// What a published model is; a model without it does not exist.
+pub const MODEL_CONFIG: &str = "config.json";
+/// The weights of a published model.
+pub const MODEL: &str = "model.safetensors";
+/// The folder of an attempt that holds its checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of a job. `prefix` is a URI without a slash at its end; one that is there is dropped.
+#[must_use]
+pub fn job_uri(prefix: &str, instance: &str, job: JobId) -> String {
+    format!("{}/jobs/{job}-{instance}", prefix.trim_end_matches('/'))
+}
+
+/// The folder of an attempt, to which nobody else writes.
+#[must_use]
+pub fn attempt_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> String {
+    format!("{}/{attempt}", job_uri(prefix, instance, job))
+}
+
+/// The folder of a training job's final model.
+#[must_use]
+pub fn model_uri(prefix: &str, instance: &str, job: JobId) -> String {
+    format!("{}/model", job_uri(prefix, instance, job))
+}
+
+/// The folder of an inference job's results.
+#[must_use]
+pub fn output_uri(prefix: &str, instance: &str, job: JobId) -> String {
+    format!("{}/output", job_uri(prefix, instance, job))
+}
+
+/// All folders an attempt may write to.
+#[must_use]
+pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> Storage {
+    Storage {
+        attempt_uri: attempt_uri(prefix, instance, job, attempt),
+        model_uri: model_uri(prefix, instance, job),
+        output_uri: output_uri(prefix, instance, job),
+    }
+}
+
+/// The folder of a checkpoint inside its attempt's.
+#[must_use]
+pub fn checkpoint(step: u64) -> String {
+    format!("{CHECKPOINTS}/{step:012}")
+}
+
+/// The step of a checkpoint's folder name; `None` for a name that is not one of ours.
+#[must_use]
+pub fn checkpoint_step(folder: &str) -> Option<u64> {
+    let step = folder.parse().ok()?;
+    (format!("{step:012}") == folder).then_some(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let (job, attempt) = (JobId(42), AttemptNumber(3));
+        assert_eq!(attempt_uri("file:///o/", "k3f9", job, attempt), "file:///o/jobs/42-k3f9/3");
+        assert_eq!(storage("file:///o", "k3f9", job, attempt).model_uri, "file:///o/jobs/42-k3f9/model");
+        assert_eq!(checkpoint(12), "checkpoints/000000000012");
+    }
+
+    #[test]
+    fn steps_come_back_from_folder_names() {
+        for step in [0, 12, 999_999_999_999, u64::MAX] {
+            let folder = checkpoint(step);
+            assert_eq!(checkpoint_step(folder.strip_prefix("checkpoints/").unwrap()), Some(step));
+        }
+        for folder in ["", "12", "+00000000012", "00000000001x", "000000000012 ", "0000000000012"] {
+            assert_eq!(checkpoint_step(folder), None, "{folder:?}");
+        }
+    }
+}

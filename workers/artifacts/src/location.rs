@@ -1,0 +1,303 @@
+//! A place in a store: an object or a folder, with bounded reads and durable writes. Made by `Stores::open` and `join`; everything in this
+//! crate reads and writes through it, so that a store's peculiarities are met here and in `local` only.
+
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+
+use crate::{
+    ArtifactError,
+    local::{self, LocalFiles},
+    stores::is_staging_name,
+    uri::{MAX_URI_BYTES, bad_uri, normalise},
+};
+
+/// The most names a listing gives; a folder with more is an error, not a loss of memory.
+const MAX_ENTRIES: usize = 100_000;
+
+/// How much of an object is read at once where it is not kept.
+const PIECE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// An object or a folder of a store, whether it exists or not. Cheap to clone.
+#[derive(Clone)]
+pub struct Location {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    uri: String,
+    /// Present for local files, absent for stores that are durable by themselves.
+    files: Option<LocalFiles>,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Location").field(&self.uri).finish()
+    }
+}
+
+/// An object found by [`Location::list`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its path under the folder listed, without a slash at its start.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Location {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, path: Path, uri: String, files: Option<LocalFiles>) -> Self {
+        Self { store, path, uri, files }
+    }
+
+    /// The URI, without a slash at its end.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The last name of the URI.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.filename().unwrap_or_default()
+    }
+
+    /// A place under this one. `relative` is one name or several between slashes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::BadUri`] when it is empty, or holds `..` or control characters.
+    pub fn join(&self, relative: &str) -> Result<Self, ArtifactError> {
+        let bad = |why: &str| bad_uri(&format!("{}/{relative}", self.uri), why);
+        let clean = normalise(relative).map_err(|why| bad(&why))?;
+        let uri = format!("{}/{clean}", self.uri);
+        if clean.is_empty() || uri.len() > MAX_URI_BYTES {
+            return Err(bad("the name under the folder is empty or too long"));
+        }
+        let path = Path::parse(format!("{}/{clean}", self.path)).map_err(|error| bad(&error.to_string()))?;
+        Ok(Self { store: Arc::clone(&self.store), path, uri, files: self.files.clone() })
+    }
+
+    /// The place with another last name: `config.json` beside `model.safetensors`.
+    ///
+    /// # Errors
+    /// [`ArtifactError::BadUri`] as [`Self::join`], and when there is no folder above.
+    pub fn sibling(&self, name: &str) -> Result<Self, ArtifactError> {
+        let (Some(path), Some((uri, _))) = (self.path.parent(), self.uri.rsplit_once('/')) else {
+            return Err(bad_uri(&self.uri, "there is no folder above it"));
+        };
+        Self { store: Arc::clone(&self.store), path, uri: uri.to_owned(), files: self.files.clone() }.join(name)
+    }
+
+    /// Reads an object of at most `max_bytes`. Its size is checked before anything is read.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], [`ArtifactError::TooLarge`], [`ArtifactError::Refused`], [`ArtifactError::Unavailable`];
+    /// [`ArtifactError::Corrupt`] when fewer or more bytes came than the store had announced.
+    pub async fn get(&self, max_bytes: u64) -> Result<Bytes, ArtifactError> {
+        self.require_readable().await?;
+        let found = self.store.get(&self.path).await.map_err(|error| self.sort(error))?;
+        let size = found.meta.size;
+        if size > max_bytes {
+            return Err(ArtifactError::TooLarge { uri: self.uri.clone(), size, limit: max_bytes });
+        }
+        let bytes = found.bytes().await.map_err(|error| self.sort(error))?;
+        if bytes.len() as u64 != size {
+            return Err(ArtifactError::corrupt(&self.uri, format!("{} of {size} bytes were read", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// [`Self::get`], with `None` for an object that is not there.
+    ///
+    /// # Errors
+    /// As [`Self::get`], without [`ArtifactError::NotFound`].
+    pub async fn get_optional(&self, max_bytes: u64) -> Result<Option<Bytes>, ArtifactError> {
+        match self.get(max_bytes).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ArtifactError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The size of an object in bytes; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+    pub async fn size(&self) -> Result<Option<u64>, ArtifactError> {
+        self.refuse_staging_name()?;
+        match self.store.head(&self.path).await.map_err(|error| self.sort(error)) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(ArtifactError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The size in bytes and the BLAKE3 of an object of any size, read in pieces and not kept.
+    ///
+    /// # Errors
+    /// As [`Self::get`], without [`ArtifactError::TooLarge`].
+    pub async fn digest(&self) -> Result<(u64, String), ArtifactError> {
+        self.require_readable().await?;
+        let meta = self.store.head(&self.path).await.map_err(|error| self.sort(error))?;
+        let mut hasher = blake3::Hasher::new();
+        let mut start = 0;
+        while start < meta.size {
+            let end = meta.size.min(start + PIECE_BYTES);
+            let piece = self.piece(start..end).await?;
+            let hashed = tokio::task::spawn_blocking(move || {
+                hasher.update(&piece);
+                hasher
+            });
+            hasher = hashed
+                .await
+                .map_err(|error| ArtifactError::Unavailable { uri: self.uri.clone(), source: error.into() })?;
+            start = end;
+        }
+        Ok((meta.size, hasher.finalize().to_hex().to_string()))
+    }
+
+    async fn piece(&self, range: Range<u64>) -> Result<Bytes, ArtifactError> {
+        let expected = range.end - range.start;
+        let piece = self.store.get_range(&self.path, range).await.map_err(|error| self.sort(error))?;
+        if piece.len() as u64 != expected {
+            return Err(ArtifactError::corrupt(&self.uri, "it changed while it was read"));
+        }
+        Ok(piece)
+    }
+
+    /// Writes an object, over an older one if there is one. Readers see the old or the new one whole; on return it is durable.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Full`], [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+    pub async fn put(&self, bytes: Bytes) -> Result<(), ArtifactError> {
+        self.write(bytes, PutMode::Overwrite).await
+    }
+
+    /// Writes an object only if there is none: of several writers exactly one succeeds. On return it is durable.
+    ///
+    /// # Errors
+    /// [`ArtifactError::AlreadyExists`], also when it was our own try that took effect and its answer was lost: compare what is
+    /// there. Else as [`Self::put`].
+    pub async fn create(&self, bytes: Bytes) -> Result<(), ArtifactError> {
+        self.write(bytes, PutMode::Create).await
+    }
+
+    async fn write(&self, bytes: Bytes, mode: PutMode) -> Result<(), ArtifactError> {
+        self.refuse_staging_name()?;
+        if let Some((files, file)) = self.local() {
+            files.make_folder_of(file).await.map_err(|error| self.sort_io(error))?;
+        }
+        let written = self.store.put_opts(&self.path, bytes.into(), PutOptions::from(mode)).await;
+        written.map(|_| ()).map_err(|error| self.sort(error))
+    }
+
+    /// Makes sure that an object somebody wrote survives a power cut.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], [`ArtifactError::Unavailable`].
+    pub(crate) async fn sync(&self) -> Result<(), ArtifactError> {
+        match self.local() {
+            Some((_, file)) => local::sync_existing(file).await.map_err(|error| self.sort_io(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// All objects under this folder at any depth, sorted by name. A folder that is not there is empty.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] for more than 100,000 objects, [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+    pub async fn list(&self) -> Result<Vec<Entry>, ArtifactError> {
+        let listed = self.store.list(Some(&self.path)).map_err(|error| self.sort(error));
+        let entries = listed.try_fold(Vec::new(), |mut entries, meta| async move {
+            if entries.len() >= MAX_ENTRIES {
+                return Err(self.too_many());
+            }
+            entries.extend(self.relative(&meta.location).map(|name| Entry { name, size: meta.size }));
+            Ok(entries)
+        });
+        let mut entries = entries.await?;
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    /// The names of the folders directly under this one, sorted.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn folders(&self) -> Result<Vec<String>, ArtifactError> {
+        let listed = self.store.list_with_delimiter(Some(&self.path)).await.map_err(|error| self.sort(error))?;
+        if listed.common_prefixes.len() > MAX_ENTRIES {
+            return Err(self.too_many());
+        }
+        let mut folders: Vec<_> = listed.common_prefixes.iter().filter_map(|path| self.relative(path)).collect();
+        folders.sort_unstable();
+        Ok(folders)
+    }
+
+    /// Deletes an object; on return that is durable. An object that is not there is no error.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+    pub async fn delete(&self) -> Result<(), ArtifactError> {
+        if let Some((_, file)) = self.local() {
+            return local::delete_file(file).await.map_err(|error| self.sort_io(error));
+        }
+        match self.store.delete(&self.path).await.map_err(|error| self.sort(error)) {
+            Ok(()) | Err(ArtifactError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes everything under this folder, and the folder; on return that is durable. A folder that is not there is no error.
+    ///
+    /// # Errors
+    /// [`ArtifactError::BadUri`] for a folder directly under the root, which nobody means; else as [`Self::delete`].
+    pub async fn delete_prefix(&self) -> Result<(), ArtifactError> {
+        if self.path.parts_count() < 2 {
+            return Err(bad_uri(&self.uri, "a folder directly under the root is not deleted"));
+        }
+        if let Some((_, folder)) = self.local() {
+            return local::delete_folder(folder).await.map_err(|error| self.sort_io(error));
+        }
+        for entry in self.list().await? {
+            self.join(&entry.name)?.delete().await?;
+        }
+        Ok(())
+    }
+
+    fn local(&self) -> Option<(&LocalFiles, PathBuf)> {
+        self.files.as_ref().map(|files| (files, PathBuf::from(format!("/{}", self.path))))
+    }
+
+    async fn require_readable(&self) -> Result<(), ArtifactError> {
+        self.refuse_staging_name()?;
+        match self.local() {
+            Some((_, file)) => local::require_regular_file(file).await.map_err(|error| self.sort_io(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The storage library takes names that end in `#` and digits for files that are still being written.
+    fn refuse_staging_name(&self) -> Result<(), ArtifactError> {
+        match is_staging_name(self.path.as_ref()) {
+            true => Err(bad_uri(&self.uri, "the name of an object cannot end in `#` and digits")),
+            false => Ok(()),
+        }
+    }
+
+    fn relative(&self, path: &Path) -> Option<String> {
+        path.as_ref().strip_prefix(self.path.as_ref())?.strip_prefix('/').map(str::to_owned)
+    }
+
+    fn too_many(&self) -> ArtifactError {
+        ArtifactError::Corrupt { uri: self.uri.clone(), what: format!("it holds more than {MAX_ENTRIES} objects") }
+    }
+
+    fn sort(&self, error: object_store::Error) -> ArtifactError {
+        ArtifactError::from_store(&self.uri, error)
+    }
+
+    fn sort_io(&self, error: std::io::Error) -> ArtifactError {
+        ArtifactError::from_io(&self.uri, error)
+    }
+}
