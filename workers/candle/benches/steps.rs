@@ -1,0 +1,116 @@
+//! Training steps per second of the loop itself, data in memory: `cargo bench --package mlworker --bench steps`. Set RAYON_NUM_THREADS,
+//! CANDLE_NUM_THREADS and the MALLOC_ thresholds as the daemon does, or the numbers mean little.
+#![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
+
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use mlctl_protocol::{
+    message::ReportBody,
+    progress::{Metrics, Progress},
+    result::CheckpointRef,
+    spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
+};
+use mlworker::{
+    fault::Fault,
+    host::{Host, Order},
+    rng::{Rng, Stream},
+    train::{
+        examples::{Answers, Examples},
+        learner::Learner,
+        plan::Plan,
+        saver::{Saver, Vault},
+        session::{Session, Work},
+        state::{Content, Identity, RunState},
+    },
+};
+
+struct Deaf(Instant);
+
+impl Host for Deaf {
+    fn progress(&self, _: Progress) {}
+    fn report(&self, _: ReportBody) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn order(&self) -> Option<Order> {
+        None
+    }
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+    fn now_rfc3339(&self) -> String {
+        String::new()
+    }
+}
+
+struct Nowhere;
+
+impl Vault for Nowhere {
+    fn write(&mut self, run: &RunState, _: Content) -> Result<CheckpointRef, Fault> {
+        let (step, epoch, uri, manifest_digest) = (run.step, run.epoch, String::new(), String::new());
+        Ok(CheckpointRef { step, epoch, uri, size_bytes: 0, manifest_digest, metrics: Metrics::new() })
+    }
+}
+
+fn measure(name: &str, layers: &[u32], rows: u32, batch_size: u32, loss: Loss) -> Result<(), Fault> {
+    let (width, outputs) = (layers[0] as usize, layers[layers.len() - 1]);
+    let mut features = vec![0.0; rows as usize * width];
+    Rng::new(0, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
+    let answers = match loss {
+        Loss::CrossEntropy => Answers::Classes((0..rows).map(|row| row % outputs).collect()),
+        Loss::Mse => {
+            let mut values = vec![0.0; (rows * outputs) as usize];
+            Rng::new(0, Stream::Data { table: 1, block: 0 }).fill_normal(&mut values);
+            Answers::Values { values, width: outputs as usize }
+        }
+    };
+    let train = (0..rows).collect();
+    let examples = Examples { features, width, answers, train, validation: vec![], test: vec![] };
+    let spec = |steps| TrainSpec {
+        seed: 0,
+        model: ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout: 0.0 },
+        data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+        split: Split::default(),
+        scaling: Scaling::None,
+        loss,
+        optimizer: OptimizerSpec::Adam { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 },
+        batch_size,
+        max_epochs: None,
+        max_steps: Some(steps),
+        convergence: None,
+    };
+    let run = |steps: u64| -> Result<Duration, Fault> {
+        let (spec, device, host) = (spec(steps), Device::Cpu, Deaf(Instant::now()));
+        let plan = Plan::new(&spec, &CheckpointPolicy::default(), rows as usize)?;
+        let identity = Identity::new(&spec, "")?;
+        let work = Work {
+            spec: &spec,
+            plan: &plan,
+            examples: &examples,
+            identity: &identity,
+            threads: 1,
+            device: &device,
+            host: &host,
+        };
+        let learner = Learner::fresh(&spec, &device)?;
+        let start = Instant::now();
+        Session::new(work, &|_, _| (), Saver::new(&mut Nowhere, None, host.elapsed()), learner).train()?;
+        Ok(start.elapsed())
+    };
+    // As many steps as take about a second, three times; the middle one counts.
+    let one = run(20)?.max(Duration::from_micros(20)) / 20;
+    let steps = u64::try_from(Duration::from_secs(1).as_nanos() / one.as_nanos().max(1)).unwrap_or(1).max(20);
+    let mut rounds = [run(steps)?, run(steps)?, run(steps)?];
+    rounds.sort_unstable();
+    #[expect(clippy::cast_precision_loss, reason = "for display")]
+    let rate = steps as f64 / rounds[1].as_secs_f64();
+    println!("{name:<28} batch {batch_size:>5}  {rate:>9.1} steps/s  {:>8.3} ms/step", 1000.0 / rate);
+    Ok(())
+}
+
+fn main() -> Result<(), Fault> {
+    for batch in [1000, 128, 32] {
+        measure("1000-500-100-10, mse, adam", &[1000, 500, 100, 10], 10_000, batch, Loss::Mse)?;
+    }
+    measure("64-128-10, ce, adam", &[64, 128, 10], 1437, 64, Loss::CrossEntropy)
+}
