@@ -11,6 +11,7 @@ pub mod device;
 pub mod fault;
 pub mod host;
 pub mod infer;
+pub mod job;
 pub mod loss;
 pub mod nn;
 pub mod optim;

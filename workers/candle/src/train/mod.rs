@@ -7,6 +7,8 @@ pub mod examples;
 pub mod learner;
 pub mod orders;
 pub mod plan;
+pub mod resume;
 pub mod saver;
 pub mod session;
 pub mod state;
+pub mod vault;

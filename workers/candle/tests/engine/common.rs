@@ -23,15 +23,14 @@ use mlctl_protocol::{
 use mlworker::{
     fault::Fault,
     host::{Host, Order},
-    nn,
     rng::{Rng, Stream},
     train::{
         examples::{Answers, Examples},
-        learner::Learner,
         plan::Plan,
+        resume::{Resume, Unreadable},
         saver::{Saver, Vault},
         session::{Session, Trained, Work},
-        state::{self, Content, Identity, Refusal, RunState},
+        state::{Content, Identity, RunState},
     },
 };
 
@@ -109,16 +108,8 @@ impl Vault for Memory {
             self.failing -= 1;
             return Err(Fault::new(self.class.unwrap_or(ExitClass::Storage), "the store is down"));
         }
-        let size_bytes = (content.model.len() + content.optimizer.len() + content.state.len()) as u64;
         assert!(self.kept.insert(run.step, content).is_none(), "a second checkpoint at step {}", run.step);
-        Ok(CheckpointRef {
-            step: run.step,
-            epoch: run.epoch,
-            uri: format!("memory:///{}", run.step),
-            size_bytes,
-            manifest_digest: String::new(),
-            metrics: Metrics::new(),
-        })
+        Ok(CheckpointRef { epoch: run.epoch, ..reference(run.step) })
     }
 }
 
@@ -163,31 +154,41 @@ impl Problem {
 
     /// One attempt, from the latest checkpoint in the vault if there is one.
     pub fn attempt(&self, host: &Recorder, vault: &mut Memory) -> Result<Trained, Fault> {
-        let device = Device::Cpu;
-        let plan = Plan::new(&self.spec, &self.policy, self.examples.train.len())?;
-        let identity = Identity::new(&self.spec, "dataset")?;
-        let layout = nn::layout(&self.spec.model);
         let latest = vault.kept.last_key_value().map(|(step, content)| (*step, content.clone()));
-        let learner = match &latest {
-            Some((_, content)) => state::decode(content, &identity, &layout)
-                .and_then(|restored| Learner::resumed(&self.spec, restored, &device))
-                .map_err(|refusal| match refusal {
-                    Refusal::Corrupt(why) => Fault::new(ExitClass::Crash, why),
-                    Refusal::Foreign(fault) => fault,
-                })?,
-            None => Learner::fresh(&self.spec, &device)?,
-        };
-        let saver = Saver::new(vault, latest.map(|(step, _)| step), host.elapsed());
-        let work = Work {
-            spec: &self.spec,
-            plan: &plan,
-            examples: &self.examples,
-            identity: &identity,
-            threads: 1,
-            device: &device,
-            host,
-        };
+        let candidates: Vec<_> = latest.iter().map(|(step, _)| reference(*step)).collect();
+        self.attempt_from(host, vault, &candidates, |_| {
+            latest.clone().map(|(_, content)| content).ok_or_else(|| Unreadable::This("gone".into()))
+        })
+    }
+
+    /// One attempt, from the first usable candidate.
+    pub fn attempt_from(
+        &self,
+        host: &Recorder,
+        vault: &mut dyn Vault,
+        candidates: &[CheckpointRef],
+        read: impl FnMut(&CheckpointRef) -> Result<Content, Unreadable>,
+    ) -> Result<Trained, Fault> {
+        let (spec, device) = (&self.spec, &Device::Cpu);
+        let plan = Plan::new(spec, &self.policy, self.examples.train.len())?;
+        let identity = &Identity::new(spec, "dataset")?;
+        let resume = Resume { spec, identity, threads: 1, device };
+        let (learner, from) = resume.first_of(candidates, host, read)?;
+        let saver = Saver::new(vault, from.map(|from| from.step), host.elapsed());
+        let work = Work { spec, plan: &plan, examples: &self.examples, identity, threads: 1, device, host };
         Session::new(work, &|step, _| step, saver, learner).train()
+    }
+}
+
+/// A checkpoint's reference in memory.
+fn reference(step: u64) -> CheckpointRef {
+    CheckpointRef {
+        step,
+        epoch: 0,
+        uri: format!("memory:///{step}"),
+        size_bytes: 0,
+        manifest_digest: String::new(),
+        metrics: Metrics::new(),
     }
 }
 

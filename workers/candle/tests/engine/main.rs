@@ -5,4 +5,6 @@ mod common;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod storage;
+#[cfg(test)]
 mod training;
