@@ -4,6 +4,7 @@
 pub mod curve;
 pub mod evaluate;
 pub mod examples;
+pub mod fit;
 pub mod learner;
 pub mod orders;
 pub mod plan;

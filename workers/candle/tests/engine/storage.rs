@@ -13,8 +13,8 @@ use mlworker::{
     host::Order,
     job::Job,
     train::{
+        fit::{Prepared, fit},
         session::Trained,
-        vault::{self, ObjectVault},
     },
 };
 use tempfile::TempDir;
@@ -43,9 +43,11 @@ impl Store {
         (number, resume): (u32, &[CheckpointRef]),
     ) -> Result<Trained, Fault> {
         let uri = |name: &str| format!("file://{}/jobs/1/{name}", self.dir.path().display());
+        let mut spec: JobSpec = serde_json::from_str(SPEC).unwrap();
+        spec.checkpoint = problem.policy.clone();
         let start = Start {
             token: FencingToken(u64::from(number)),
-            spec: serde_json::from_str::<JobSpec>(SPEC).unwrap(),
+            spec,
             spec_digest: "0".repeat(64),
             resume: resume.to_vec(),
             storage: Storage {
@@ -59,10 +61,8 @@ impl Store {
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(number), self.runtime.handle());
         let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime };
-        let parent = resume.first().map(|from| from.uri.clone());
-        let dataset = "d".repeat(64);
-        let mut vault = ObjectVault::new(job, &dataset, parent)?;
-        problem.attempt_from(host, &mut vault, resume, |candidate| vault::read(job, candidate, 1000))
+        let (examples, dataset_digest) = (&problem.examples, &"d".repeat(64));
+        fit(job, &problem.spec, &Prepared { examples, dataset_digest, config: &|step, _| step })
     }
 
     /// Stops a first attempt; answers with its checkpoints, the latest first.

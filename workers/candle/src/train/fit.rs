@@ -1,0 +1,55 @@
+//! Training from prepared rows to final weights: opens the device, takes the best checkpoint, runs the session. What comes before
+//! (reading data) and after (publishing) is in `mod.rs`.
+
+use mlctl_protocol::spec::TrainSpec;
+use serde::Serialize;
+
+use super::{
+    examples::Examples,
+    plan::Plan,
+    resume::Resume,
+    saver::Saver,
+    session::{ConfigOf, Session, Trained, Work},
+    state::Identity,
+    vault::{self, ObjectVault},
+};
+use crate::{device, fault::Fault, job::Job, nn};
+
+/// A job's data, ready to train on.
+pub struct Prepared<'a, C> {
+    /// The rows.
+    pub examples: &'a Examples,
+    /// BLAKE3 of the dataset, 64 hexadecimal digits.
+    pub dataset_digest: &'a str,
+    /// The model's config as of a step and its metrics.
+    pub config: ConfigOf<'a, C>,
+}
+
+impl<C> std::fmt::Debug for Prepared<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("dataset_digest", &self.dataset_digest).finish_non_exhaustive()
+    }
+}
+
+/// Trains to the end, from the best checkpoint the daemon knows of.
+///
+/// # Errors
+/// As [`Session::train`], and when the spec asks for what cannot be: no rows, no end, a device that is not there, a checkpoint
+/// of another run.
+pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_, C>) -> Result<Trained, Fault> {
+    let Prepared { examples, dataset_digest, config } = *prepared;
+    let Job { start, host, .. } = job;
+    let device = &device::open(&start.spec.resources)?;
+    let plan = &Plan::new(spec, &start.spec.checkpoint, examples.train.len())?;
+    let identity = &Identity::new(spec, dataset_digest)?;
+    let values =
+        nn::layout(&spec.model).iter().map(|(_, shape)| shape.iter().map(|n| *n as u64).product::<u64>()).sum();
+    let threads = start.threads;
+    let (learner, from) = Resume { spec, identity, threads, device }
+        .first_of(&start.resume, host, |candidate| vault::read(job, candidate, values))?;
+    let saved = from.as_ref().map(|from| from.step);
+    let mut vault = ObjectVault::new(job, dataset_digest, from.map(|from| from.uri))?;
+    let saver = Saver::new(&mut vault, saved, host.elapsed());
+    let work = Work { spec, plan, examples, identity, threads, device, host };
+    Session::new(work, config, saver, learner).train()
+}
