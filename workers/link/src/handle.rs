@@ -1,0 +1,160 @@
+//! What the worker's computing thread holds of the link: report, progress, orders. Shared state behind one mutex that is never held
+//! across a wait; a condition variable wakes the thread, a notification wakes the connection's task.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use mlctl_protocol::{
+    message::{Heartbeat, Report, ReportBody},
+    progress::Progress,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    LinkError,
+    memory::resident_bytes,
+    orders::{Order, Orders},
+    outbox::{Outbox, Room},
+};
+
+/// The worker's side of a running attempt. Cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Replaces what the next heartbeat says. `device` is `cpu`, or the accelerator in use.
+    pub fn progress(&self, progress: Progress, device: &str) {
+        let mut state = self.shared.lock();
+        state.progress = progress;
+        if state.device != device {
+            device.clone_into(&mut state.device);
+        }
+    }
+
+    /// Hands over a report, which is kept until the daemon has it. Waits while a thousand are kept already, so it is not to be called from
+    /// a thread that runs async tasks. Values that are not finite are left out.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] when the attempt is not valid any more; [`LinkError::OutboxFull`] when the worker has been told to end, goes on
+    /// reporting and nobody takes it; [`LinkError::ReportTooLarge`]; [`LinkError::Closed`].
+    pub fn report(&self, body: ReportBody) -> Result<(), LinkError> {
+        let mut state = self.shared.lock();
+        while !state.outbox.has_room(Room::Usual) {
+            if state.closed {
+                return Err(LinkError::Closed);
+            }
+            if state.orders.ending().is_some() {
+                break;
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.closed {
+            return Err(LinkError::Closed);
+        }
+        if let Some(Order::Refused(reason)) = state.orders.ending() {
+            return Err(LinkError::Refused(reason.clone()));
+        }
+        if !state.outbox.has_room(Room::Ending) {
+            return Err(LinkError::OutboxFull);
+        }
+        state.outbox.push(body)?;
+        drop(state);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// The next order, without waiting. Asked at the end of every step.
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        self.shared.lock().orders.next()
+    }
+}
+
+/// What the computing thread and the connection's task share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Something changed that a thread in [`Handle::report`] or the link's end may wait for.
+    changed: Condvar,
+    /// There is something to send.
+    wake: Notify,
+    /// Something was acknowledged, or an order that ends the worker came.
+    pub(crate) settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    outbox: Outbox,
+    orders: Orders,
+    progress: Progress,
+    device: String,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn give(&self, order: Order) {
+        self.lock().orders.give(order);
+        self.changed.notify_all();
+        self.settled.notify_one();
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.lock().orders.ending(), Some(Order::Refused(_)))
+    }
+
+    pub(crate) fn acked(&self, seq: u64) {
+        self.lock().outbox.acked(seq);
+        self.changed.notify_all();
+        self.settled.notify_one();
+    }
+
+    pub(crate) fn is_acked(&self, seq: u64) -> bool {
+        self.lock().outbox.is_acked(seq)
+    }
+
+    pub(crate) fn reconnected(&self, acked: u64) {
+        self.lock().outbox.reconnected(acked);
+        self.changed.notify_all();
+        self.settled.notify_one();
+    }
+
+    /// Takes in the last report, whatever the outbox holds.
+    pub(crate) fn push_last(&self, body: ReportBody) -> Result<u64, LinkError> {
+        let seq = self.lock().outbox.push(body)?;
+        self.wake.notify_one();
+        Ok(seq)
+    }
+
+    /// The next report to send on this connection, when there is one. Cancel safe: a report is taken in the poll that returns it.
+    pub(crate) async fn next_report(&self) -> Report {
+        loop {
+            let notified = self.wake.notified();
+            if let Some(report) = self.lock().outbox.next() {
+                return report;
+            }
+            notified.await;
+        }
+    }
+
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        let (rss_bytes, peak_rss_bytes) = resident_bytes();
+        let state = self.lock();
+        let device = if state.device.is_empty() { "cpu" } else { &state.device };
+        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, device: device.to_owned() }
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+}

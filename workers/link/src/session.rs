@@ -1,0 +1,246 @@
+//! The connection's task: speaks and listens at once, redials when the connection is lost, and says when the lease is. It moves what the
+//! shared state holds and decides nothing about the job.
+
+use std::{io, sync::Arc, time::Duration};
+
+use mlctl_protocol::{
+    launch::Launch,
+    message::{FromWorker, Hello, Start, ToWorker},
+};
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    net::UnixStream,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    LinkError, Order, Timing,
+    frame::{FrameError, FrameReader, FrameWriter, WorkerStream},
+    handle::Shared,
+};
+
+type Stream = WorkerStream<UnixStream>;
+
+/// Why a dial gave no conversation.
+enum Unanswered {
+    /// The daemon does not want this attempt.
+    Refused(String),
+    /// Nobody there, or nobody who makes sense; a later try may do.
+    Failed(FrameError),
+}
+
+impl From<FrameError> for Unanswered {
+    fn from(error: FrameError) -> Self {
+        match error {
+            // A daemon of another major version; it cannot be asked again in words that both know.
+            FrameError::Version { .. } => Self::Refused(error.to_string()),
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl From<io::Error> for Unanswered {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Connects and says hello.
+#[derive(Debug)]
+pub(crate) struct Dialler {
+    launch: Launch,
+    worker: String,
+    timing: Timing,
+}
+
+impl Dialler {
+    pub(crate) fn new(launch: Launch, worker: String, timing: Timing) -> Self {
+        Self { launch, worker, timing }
+    }
+
+    /// Dials until the daemon gives the work, refuses, or the time is over.
+    pub(crate) async fn first_dial(&self) -> Result<(Stream, Start), LinkError> {
+        let deadline = Instant::now() + self.timing.dial;
+        let mut pause = self.timing.first_pause;
+        loop {
+            let source = match self.hello(false).await {
+                Ok((stream, ToWorker::Start(start))) => return Ok((stream, *start)),
+                Ok(_) => unexpected(),
+                Err(Unanswered::Refused(reason)) => return Err(LinkError::Refused(reason)),
+                Err(Unanswered::Failed(error)) => error,
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(LinkError::Unreachable { socket: self.launch.socket.clone(), source });
+            }
+            sleep(pause).await;
+            pause = self.timing.longest_pause.min(pause * 2);
+        }
+    }
+
+    /// Dials until the daemon welcomes this attempt back, with the number it has acknowledged, or refuses it.
+    async fn redial(&self, pause: &mut Duration) -> Result<(Stream, u64), String> {
+        loop {
+            sleep(*pause).await;
+            *pause = self.timing.longest_pause.min(*pause * 2);
+            let error = match self.hello(true).await {
+                Ok((stream, ToWorker::Welcome { acked })) => return Ok((stream, acked)),
+                Ok(_) => unexpected(),
+                Err(Unanswered::Refused(reason)) => return Err(reason),
+                Err(Unanswered::Failed(error)) => error,
+            };
+            tracing::debug!(error = %error, "no daemon yet");
+        }
+    }
+
+    async fn hello(&self, started: bool) -> Result<(Stream, ToWorker), Unanswered> {
+        let mut stream = WorkerStream::new(UnixStream::connect(&self.launch.socket).await?);
+        let hello = Hello {
+            job: self.launch.job,
+            attempt: self.launch.attempt,
+            secret: self.launch.secret.clone(),
+            pid: std::process::id(),
+            worker: self.worker.clone(),
+            started,
+        };
+        stream.send(FromWorker::Hello(hello)).await?;
+        let answer = timeout(self.timing.answer, answer(&mut stream)).await;
+        match answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))? {
+            ToWorker::Refused { reason } => Err(Unanswered::Refused(reason)),
+            answer => Ok((stream, answer)),
+        }
+    }
+}
+
+/// The first message of a known type.
+async fn answer(stream: &mut Stream) -> Result<ToWorker, FrameError> {
+    loop {
+        match stream.recv().await? {
+            Some(ToWorker::Unknown) => {}
+            Some(answer) => return Ok(answer),
+            None => return Err(closed()),
+        }
+    }
+}
+
+fn closed() -> FrameError {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon closed the connection").into()
+}
+
+fn unexpected() -> FrameError {
+    io::Error::new(io::ErrorKind::InvalidData, "the daemon did not answer the hello").into()
+}
+
+/// How a conversation ended.
+enum Ended {
+    /// The daemon says that the attempt is not valid any more.
+    Refused(String),
+    /// The connection is lost.
+    Lost(FrameError),
+}
+
+impl From<FrameError> for Ended {
+    fn from(error: FrameError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// The life of the connection after the first dial.
+#[derive(Debug)]
+pub(crate) struct Session {
+    dialler: Dialler,
+    heartbeat: Duration,
+    lease: Duration,
+    shared: Arc<Shared>,
+}
+
+impl Session {
+    pub(crate) fn new(dialler: Dialler, start: &Start, shared: Arc<Shared>) -> Self {
+        let seconds = |count: u32| Duration::from_secs(count.max(1).into());
+        Self { dialler, heartbeat: seconds(start.heartbeat_seconds), lease: seconds(start.lease_seconds), shared }
+    }
+
+    /// Runs until the daemon refuses the attempt or the link is dropped.
+    pub(crate) async fn run(self, mut stream: Stream) {
+        let mut pause = self.dialler.timing.first_pause;
+        let reason = loop {
+            let began = Instant::now();
+            let mut contact = began;
+            match self.converse(stream, &mut contact).await {
+                Ended::Refused(reason) => break reason,
+                Ended::Lost(error) => tracing::warn!(error = %error, "lost the daemon; dialling again"),
+            }
+            // A daemon that hangs up at once is not dialled faster than one that is not there.
+            if began.elapsed() >= self.dialler.timing.longest_pause {
+                pause = self.dialler.timing.first_pause;
+            }
+            match self.reconnect(contact, &mut pause).await {
+                Ok((again, acked)) => {
+                    tracing::info!(acked, "the daemon is back");
+                    self.shared.reconnected(acked);
+                    stream = again;
+                }
+                Err(reason) => break reason,
+            }
+        };
+        tracing::warn!(reason, "the daemon refused this attempt");
+        self.shared.give(Order::Refused(reason));
+    }
+
+    /// Redials; gives up the lease, once, when its time since the last contact is over, and goes on.
+    async fn reconnect(&self, contact: Instant, pause: &mut Duration) -> Result<(Stream, u64), String> {
+        let redial = self.dialler.redial(pause);
+        tokio::pin!(redial);
+        tokio::select! {
+            biased;
+            answered = &mut redial => return answered,
+            () = sleep_until(contact + self.lease) => {}
+        }
+        tracing::warn!(lease_seconds = self.lease.as_secs(), "no daemon for the time of the lease");
+        self.shared.give(Order::LeaseLost);
+        redial.await
+    }
+
+    /// Speaks and listens at once: if one waited for the other, two full socket buffers would stop both ends.
+    async fn converse(&self, stream: Stream, contact: &mut Instant) -> Ended {
+        let (reader, writer) = stream.split();
+        tokio::select! {
+            ended = self.listen(reader) => ended,
+            error = self.speak(writer, contact) => error.into(),
+        }
+    }
+
+    async fn speak(
+        &self,
+        mut writer: FrameWriter<WriteHalf<UnixStream>, FromWorker>,
+        contact: &mut Instant,
+    ) -> FrameError {
+        let mut heartbeat = interval(self.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                biased;
+                _ = heartbeat.tick() => FromWorker::Heartbeat(self.shared.heartbeat()),
+                report = self.shared.next_report() => FromWorker::Report(report),
+            };
+            if let Err(error) = writer.send(message).await {
+                return error;
+            }
+            *contact = Instant::now();
+        }
+    }
+
+    async fn listen(&self, mut reader: FrameReader<ReadHalf<UnixStream>, ToWorker>) -> Ended {
+        loop {
+            match reader.recv().await {
+                Ok(Some(ToWorker::Ack { seq })) => self.shared.acked(seq),
+                Ok(Some(ToWorker::Checkpoint)) => self.shared.give(Order::Checkpoint),
+                Ok(Some(ToWorker::Stop { class })) => self.shared.give(Order::Stop(class)),
+                Ok(Some(ToWorker::Refused { reason })) => return Ended::Refused(reason),
+                // Answers to a hello out of place, and types of a later version.
+                Ok(Some(ToWorker::Start(_) | ToWorker::Welcome { .. } | ToWorker::Unknown)) => {}
+                Ok(None) => return closed().into(),
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}
