@@ -2,6 +2,8 @@
 //! come from the `Host`. Whatever the next step depends on is in `RunState`, the weights or the optimizer, so that a run stopped
 //! after any step and resumed ends with the same bits.
 
+use std::time::Duration;
+
 use candle_core::{Device, Tensor, backprop::GradStore};
 use mlctl_protocol::{
     message::ReportBody,
@@ -68,6 +70,15 @@ pub struct Trained {
     pub evaluation: Option<Evaluation>,
 }
 
+/// How an epoch went.
+struct Epoch {
+    metrics: Metrics,
+    /// The loss that convergence looks at.
+    judged: f64,
+    /// Rows trained on per second.
+    rate: f64,
+}
+
 /// A run in progress.
 pub struct Session<'a, C> {
     work: Work<'a>,
@@ -80,7 +91,9 @@ pub struct Session<'a, C> {
     orders: Orders,
     curve: Curve,
     rate: Rate,
-    epoch_rate: Rate,
+    last_loss: Option<f64>,
+    /// Since when this session works on the epoch, and the rows it has done of it.
+    epoch_work: (Duration, u64),
 }
 
 impl<C> std::fmt::Debug for Session<'_, C> {
@@ -102,7 +115,8 @@ impl<'a, C: Serialize> Session<'a, C> {
             orders: Orders::default(),
             curve: Curve::default(),
             rate: Rate::default(),
-            epoch_rate: Rate::default(),
+            last_loss: None,
+            epoch_work: (work.host.elapsed(), 0),
         }
     }
 
@@ -201,15 +215,16 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
         let now = host.elapsed();
         self.rate.count(now, rows);
-        self.epoch_rate.count(now, rows);
+        self.epoch_work.1 += rows;
         if plan.is_point(self.learner.run.step) {
             self.curve.add(host, (self.learner.run.step, self.learner.run.epoch), &[("loss", loss)])?;
         }
-        host.progress(self.progress(Some(loss)));
+        self.last_loss = Some(loss);
+        host.progress(self.progress());
         Ok(())
     }
 
-    fn progress(&self, loss: Option<f64>) -> Progress {
+    fn progress(&self) -> Progress {
         let plan = self.work.plan;
         Progress {
             step: Some(self.learner.run.step),
@@ -217,25 +232,30 @@ impl<'a, C: Serialize> Session<'a, C> {
             epoch: Some(self.learner.run.epoch),
             epochs: plan.epochs(),
             rows_per_second: self.rate.per_second(),
-            loss,
+            loss: self.last_loss,
             ..Progress::default()
         }
     }
 
     /// Validates and reports the epoch, and begins the next. Changes nothing when an order came in between.
     fn close_epoch(&mut self) -> Result<(), Fault> {
-        let Some((metrics, judged)) = self.measure_epoch()? else { return Ok(()) };
+        let Some(Epoch { metrics, judged, rate }) = self.measure_epoch()? else { return Ok(()) };
         self.learner.run.epoch += 1;
         self.learner.run.batch = 0;
         self.learner.run.sums = Sums::default();
         self.learner.run.stopping.observe(judged, self.work.plan.min_improvement());
-        self.report_epoch(metrics)?;
-        self.work.host.progress(self.progress(None));
+        self.report_epoch(metrics, Some(rate))?;
+        self.epoch_work = (self.work.host.elapsed(), 0);
+        self.work.host.progress(self.progress());
         Ok(())
     }
 
-    /// The metrics of the epoch so far, and the loss that convergence looks at. `None` when an order came in between.
-    fn measure_epoch(&mut self) -> Result<Option<(Metrics, f64)>, Fault> {
+    /// Measures the epoch so far. `None` when an order came in between.
+    fn measure_epoch(&mut self) -> Result<Option<Epoch>, Fault> {
+        let (since, rows) = self.epoch_work;
+        let seconds = self.work.host.elapsed().saturating_sub(since).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
+        let rate = rows as f64 / seconds;
         let (sums, examples) = (&self.learner.run.sums, self.work.examples);
         let correct = examples.has_classes().then_some(sums.correct);
         let trained = Score { rows: sums.rows, loss: sums.loss, correct };
@@ -250,14 +270,14 @@ impl<'a, C: Serialize> Session<'a, C> {
             score.name("val", &mut metrics);
             judged = score.mean_loss();
         }
-        Ok(Some((metrics, judged)))
+        Ok(Some(Epoch { metrics, judged, rate }))
     }
 
-    /// Keeps and reports the metrics of an epoch. The rate is reported only: it is not a property of the model.
-    fn report_epoch(&mut self, mut metrics: Metrics) -> Result<(), Fault> {
+    /// Keeps and reports metrics. The rate is reported only: it is no property of the model.
+    fn report_epoch(&mut self, mut metrics: Metrics, rate: Option<f64>) -> Result<(), Fault> {
         self.learner.run.metrics.extend(metrics.clone());
         put(&mut metrics, "learning_rate", self.learner.optimizer.learning_rate());
-        if let Some(rate) = std::mem::take(&mut self.epoch_rate).per_second() {
+        if let Some(rate) = rate {
             put(&mut metrics, "rows_per_second", rate);
         }
         let values: Vec<_> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
@@ -269,8 +289,11 @@ impl<'a, C: Serialize> Session<'a, C> {
         let Work { plan, host, .. } = self.work;
         self.orders.poll(host);
         if let Some(ending) = self.orders.ending().cloned() {
+            if !ending.may_save {
+                return Err(ending.fault);
+            }
             self.curve.flush(host)?;
-            return Err(if ending.may_save { self.save_for(ending.fault) } else { ending.fault });
+            return Err(self.save_for(ending.fault));
         }
         let wished = self.orders.take_checkpoint();
         if !(wished || self.saver.is_due(plan, &self.learner.run, host.elapsed())) {
@@ -301,8 +324,8 @@ impl<'a, C: Serialize> Session<'a, C> {
         if self.learner.run.batch > 0 {
             let measured = self.measure_epoch()?;
             self.ended()?;
-            if let Some((metrics, _)) = measured {
-                self.report_epoch(metrics)?;
+            if let Some(Epoch { metrics, rate, .. }) = measured {
+                self.report_epoch(metrics, Some(rate))?;
             }
         }
         let mut evaluation = None;
@@ -315,7 +338,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             if let Some((score, full)) = measured {
                 let mut metrics = Metrics::new();
                 score.name("test", &mut metrics);
-                self.report_epoch(metrics)?;
+                self.report_epoch(metrics, None)?;
                 evaluation = Some(full);
             }
         }

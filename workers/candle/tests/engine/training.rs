@@ -24,6 +24,7 @@ fn a_run_learns_and_reports_its_curve() {
     let epochs: Vec<_> = points.iter().filter(|point| point.values.contains_key("val_loss")).collect();
     assert_eq!(epochs.len(), 80);
     assert!(epochs.iter().all(|point| point.values.contains_key("learning_rate") && point.step == 5 * point.epoch));
+    assert!(epochs.iter().all(|point| point.values["rows_per_second"] > 0.0));
     let evaluation = trained.evaluation.unwrap();
     assert_eq!((evaluation.rows, evaluation.confusion.len()), (12, 3));
     assert_eq!(evaluation.accuracy, trained.run.metrics.get("test_accuracy").copied());
