@@ -3,26 +3,14 @@
 
 use std::time::Duration;
 
+pub use mlctl_link::Order;
 use mlctl_protocol::{
-    message::{ReportBody, StopClass},
+    message::ReportBody,
     progress::{Metrics, Progress},
     result::{ModelRef, OutputRef},
 };
 
 use crate::fault::Fault;
-
-/// What the daemon wants of a running job. All but [`Order::Checkpoint`] are sticky: returned again by every later call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// Take a checkpoint at the end of the current step and go on.
-    Checkpoint,
-    /// Take a checkpoint at the end of the current step and end with this class.
-    Stop(StopClass),
-    /// No daemon for the length of a lease: take a checkpoint and end.
-    LeaseLost,
-    /// The attempt is not valid: end at once and commit nothing.
-    Refused(String),
-}
 
 /// What a job that went well leaves behind.
 #[derive(Debug, Clone, Default, PartialEq)]

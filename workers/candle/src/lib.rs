@@ -1,8 +1,8 @@
 //! The worker's library: what a training or inference job does, from its data to its published result. `main.rs` wires it
 //! to the daemon's socket; tests drive it through a recorded [`host::Host`].
 //!
-//! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `data` know files; `coverage`,
-//! `optim`, `loss` and `nn` know tensors; `rng`, `device`, `host` and `fault` know nothing of the others. Tensors stay in this crate.
+//! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `data` know files; `coverage`, `optim`,
+//! `loss` and `nn` know tensors; `rng`, `device`, `job`, `host` and `fault` know nothing of these. Tensors stay in this crate.
 
 pub mod bundle;
 pub mod coverage;
