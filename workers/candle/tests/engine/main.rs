@@ -7,4 +7,6 @@ mod resume;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
+mod threads;
+#[cfg(test)]
 mod training;

@@ -1,0 +1,61 @@
+//! The number of threads changes how long a run takes and nothing else. Thread counts are read once per process, so each is tried in a
+//! process of its own: this test binary again.
+
+use std::process::Command;
+
+use mlctl_protocol::spec::ModelSpec;
+use mlworker::{
+    rng::{Rng, Stream},
+    train::examples::Answers,
+};
+
+use super::common::{Memory, Problem, Recorder, bits};
+
+/// A run whose tensors are large enough to be worked on in parallel.
+fn wide() -> Problem {
+    let mut problem = Problem::classes();
+    let (rows, width) = (1500_u32, 120);
+    let mut features = vec![0.0; rows as usize * width];
+    Rng::new(5, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
+    problem.examples.answers = Answers::Classes((0..rows).map(|row| row % 70).collect());
+    (problem.examples.features, problem.examples.width) = (features, width);
+    (problem.examples.train, problem.examples.validation) = ((0..1200).collect(), (1200..rows).collect());
+    let ModelSpec::Mlp { layers, .. } = &mut problem.spec.model;
+    *layers = vec![120, 600, 70];
+    problem.spec.batch_size = 1100;
+    problem.spec.max_epochs = Some(2);
+    problem
+}
+
+#[test]
+#[ignore = "run by the test below, in a process for each number of threads"]
+fn child() {
+    let trained = wide().attempt(&Recorder::default(), &mut Memory::default()).unwrap();
+    let mut hasher = blake3::Hasher::new();
+    for (name, bits) in bits(&trained) {
+        hasher.update(name.as_bytes());
+        for value in bits {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    println!("digest={} {:?}", hasher.finalize().to_hex(), trained.run.metrics);
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let digest = |threads: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "threads::child", "--ignored", "--nocapture"])
+            .env("RAYON_NUM_THREADS", threads)
+            .env("CANDLE_NUM_THREADS", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find_map(|line| line.split_once("digest=")).map(|(_, digest)| digest.to_owned());
+        line.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let one = digest("1");
+    assert!(one.len() > 64 && one.contains("val_loss"), "{one}");
+    assert_eq!(digest("2"), one);
+    assert_eq!(digest("3"), one);
+}
