@@ -1,1 +1,363 @@
-//! (being built)
+//! Attempts as processes: started, listened to, bounded, ended, and taken over after a restart of the daemon. The daemon's lifecycle makes a [`Supervisor`];
+//! everybody else holds its [`Handle`]. It never decides which job is next, and nothing above the executor seam knows a pid.
+
+mod adopt;
+mod attempt;
+mod end;
+pub mod executor;
+mod kill;
+mod link;
+mod live;
+mod logs;
+pub mod process;
+mod readiness;
+mod retention;
+mod secret;
+mod watchdog;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use mlctl_artifacts::{Stores, keys};
+use mlctl_protocol::{
+    AttemptNumber, JobId, JobSpec,
+    message::{Start, Storage, ToWorker},
+    progress::Progress,
+    result::CheckpointRef,
+    spec::Resources,
+};
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+pub use adopt::Adoption;
+pub use logs::{Bounds as LogBounds, Stream};
+pub use secret::Secret;
+pub use watchdog::Limits;
+
+use self::{executor::Executor, kill::Reason, live::Live, logs::LogKeeper};
+use crate::{
+    domain::{Clock, Command, Fence, Intent, Job, JobState, Uid},
+    store::{Claimed, Store, StoreError},
+};
+
+/// How long a checkpoint on demand may take.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long tasks may take to let go of what they hold when the daemon stops.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the supervisor needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder under which each attempt has its own.
+    pub attempts_dir: PathBuf,
+    /// The socket that workers dial.
+    pub workers_socket: PathBuf,
+    /// The prefix of all objects, without a slash at its end.
+    pub storage_url: String,
+    /// The worker's program, for messages.
+    pub command: PathBuf,
+    /// What there is to give to jobs.
+    pub machine: Resources,
+    /// Seconds between heartbeats.
+    pub heartbeat_seconds: u32,
+    /// From the first word to a worker to SIGKILL.
+    pub grace: Duration,
+    /// How long a worker may be silent or idle.
+    pub limits: Limits,
+    /// How much of what workers print is kept.
+    pub logs: LogBounds,
+    /// Fills bytes at random.
+    pub entropy: fn(&mut [u8]),
+}
+
+/// What the supervisor works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Object storage.
+    pub artifacts: Stores,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Where workers run.
+    pub executor: Arc<dyn Executor>,
+}
+
+/// The attempts of this daemon.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+}
+
+/// Asks the supervisor for something. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    config: Config,
+    store: Store,
+    artifacts: Stores,
+    clock: Arc<dyn Clock>,
+    executor: Arc<dyn Executor>,
+    logs: LogKeeper,
+    attempts: Mutex<BTreeMap<JobId, Arc<Live>>>,
+    /// Counts attempts whose resources came back.
+    freed: watch::Sender<u64>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Makes a supervisor without attempts. `stop` ends it; it never ends a worker.
+    ///
+    /// # Errors
+    /// When the user's inotify instances are used up.
+    pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> io::Result<Self> {
+        let Parts { store, artifacts, clock, executor } = parts;
+        let logs = LogKeeper::new(config.logs)?;
+        let shared = Shared {
+            config,
+            store,
+            artifacts,
+            clock,
+            executor,
+            logs,
+            attempts: Mutex::default(),
+            freed: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+            stop,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Its handle.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: self.shared.clone() }
+    }
+
+    /// Takes over the attempts that an earlier daemon had under way. Before [`run`](Self::run) and before any job is started.
+    ///
+    /// # Errors
+    /// Those of reading the database.
+    pub async fn adopt(&self) -> Result<Adoption, StoreError> {
+        adopt::all(&self.shared).await
+    }
+
+    /// Serves the workers' socket and keeps logs bounded until the stop, then waits for the attempts' tasks to let go.
+    pub async fn run(self, listener: UnixListener) {
+        let Self { shared } = self;
+        shared.tasks.spawn(shared.logs.clone().run(shared.stop.clone()));
+        link::serve(shared.clone(), listener, shared.stop.clone()).await;
+        shared.tasks.close();
+        if timeout(STOP_LIMIT, shared.tasks.wait()).await.is_err() {
+            warn!(tasks = shared.tasks.len(), "some attempts' tasks did not let go in time");
+        }
+    }
+}
+
+/// Why there is no checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The job has no attempt under way.
+    #[error("job {0} is not running")]
+    NotRunning(JobId),
+    /// Its worker cannot be reached at the moment.
+    #[error("the worker of job {0} is not connected")]
+    NotConnected(JobId),
+    /// The attempt ended before a checkpoint was durable.
+    #[error("job {0} ended before a checkpoint was durable")]
+    Ended(JobId),
+    /// None became durable in time.
+    #[error("no checkpoint of job {job} was durable after {seconds} seconds")]
+    Timeout {
+        /// The job.
+        job: JobId,
+        /// The time given.
+        seconds: u64,
+    },
+}
+
+impl Handle {
+    /// Starts a claimed attempt. Returns at once; what happens to the attempt is in the store.
+    pub fn start(&self, claimed: Claimed, secret: Secret) {
+        let birth = live::Birth {
+            fence: claimed.fence,
+            kind: claimed.job.kind.clone(),
+            resources: claimed.job.resources.clone(),
+            storage: self.shared.storage(claimed.fence),
+            keep: claimed.spec.checkpoint.keep,
+            secret: secret.hash(),
+            acked: 0,
+            result: None,
+            progress: Progress::default(),
+        };
+        let live = Arc::new(Live::new(birth, Instant::now()));
+        self.shared.insert(live.clone());
+        self.shared.tasks.spawn(attempt::launch(self.shared.clone(), live, claimed, secret));
+    }
+
+    /// Cancels a job. One that waits is cancelled at once; a running one is asked to stop, and killed after the grace time.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] when it is over already.
+    pub async fn cancel(&self, job: JobId, by: Uid) -> Result<Job, StoreError> {
+        let after = self.shared.store.command(job, None, Command::Cancel { by }).await?;
+        if let JobState::Running { intent: Some(Intent::Cancel), .. } = after.state
+            && let Some(live) = self.shared.live(job)
+        {
+            live.end(Reason::Cancelled);
+        }
+        Ok(after)
+    }
+
+    /// Has a running job take a checkpoint now, and waits until one is durable: a minute at most.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub async fn checkpoint(&self, job: JobId) -> Result<CheckpointRef, CheckpointError> {
+        let live = self.shared.live(job).ok_or(CheckpointError::NotRunning(job))?;
+        let mut durable = live.durable();
+        let mut freed = self.shared.freed.subscribe();
+        if !live.order(ToWorker::Checkpoint) {
+            return Err(CheckpointError::NotConnected(job));
+        }
+        let wait = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = durable.changed() => {
+                        if let Some(checkpoint) = durable.borrow_and_update().clone() {
+                            return Ok(checkpoint);
+                        }
+                    }
+                    _ = freed.changed() => {
+                        if !self.shared.live(job).is_some_and(|current| Arc::ptr_eq(&current, &live)) {
+                            return Err(CheckpointError::Ended(job));
+                        }
+                    }
+                }
+            }
+        };
+        let seconds = CHECKPOINT_LIMIT.as_secs();
+        timeout(CHECKPOINT_LIMIT, wait).await.unwrap_or(Err(CheckpointError::Timeout { job, seconds }))
+    }
+
+    /// The file that an attempt's stream is written to. What was cut off it has `.1` (the newest), `.2` … at the end of its name.
+    #[must_use]
+    pub fn log_path(&self, job: JobId, attempt: AttemptNumber, stream: Stream) -> PathBuf {
+        stream.path(&self.shared.attempt_dir(job, attempt))
+    }
+
+    /// What there is to give to jobs.
+    #[must_use]
+    pub fn machine(&self) -> Resources {
+        self.shared.config.machine.clone()
+    }
+
+    /// What attempts occupy.
+    #[must_use]
+    pub fn used(&self) -> Resources {
+        let none = Resources { cpus: 0, gpus: 0 };
+        self.shared.lock().values().fold(none, |used, live| Resources {
+            cpus: used.cpus.saturating_add(live.resources.cpus),
+            gpus: used.gpus.saturating_add(live.resources.gpus),
+        })
+    }
+
+    /// What is left for further attempts.
+    #[must_use]
+    pub fn free(&self) -> Resources {
+        let (machine, used) = (&self.shared.config.machine, self.used());
+        Resources { cpus: machine.cpus.saturating_sub(used.cpus), gpus: machine.gpus.saturating_sub(used.gpus) }
+    }
+
+    /// Changes whenever resources come back.
+    #[must_use]
+    pub fn freed(&self) -> watch::Receiver<u64> {
+        self.shared.freed.subscribe()
+    }
+
+    /// A secret for an attempt about to be claimed.
+    #[must_use]
+    pub fn draw_secret(&self) -> Secret {
+        Secret::draw(self.shared.config.entropy)
+    }
+
+    /// The end of a lease that begins now.
+    #[must_use]
+    pub fn lease_until(&self) -> Timestamp {
+        self.shared.lease_until()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Live>>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, live: Arc<Live>) {
+        self.lock().insert(live.fence.job, live);
+    }
+
+    /// Gives an attempt's resources back. A later attempt of the same job, which may be there already, stays.
+    fn remove(&self, live: &Live) {
+        {
+            let mut attempts = self.lock();
+            if attempts.get(&live.fence.job).is_some_and(|current| current.fence == live.fence) {
+                attempts.remove(&live.fence.job);
+            }
+        }
+        self.freed.send_modify(|count| *count += 1);
+    }
+
+    fn live(&self, job: JobId) -> Option<Arc<Live>> {
+        self.lock().get(&job).cloned()
+    }
+
+    fn attempt_dir(&self, job: JobId, attempt: AttemptNumber) -> PathBuf {
+        attempt::dir(&self.config.attempts_dir, job, attempt)
+    }
+
+    fn storage(&self, fence: Fence) -> Storage {
+        keys::storage(&self.config.storage_url, &self.store.instance().id, fence.job, fence.attempt)
+    }
+
+    fn start_message(&self, live: &Live, spec: JobSpec, spec_digest: String, resume: Vec<CheckpointRef>) -> Start {
+        Start {
+            token: live.fence.token,
+            threads: spec.resources.cpus,
+            spec,
+            spec_digest,
+            resume,
+            storage: live.storage.clone(),
+            heartbeat_seconds: self.config.heartbeat_seconds,
+            lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn lease_until(&self) -> Timestamp {
+        let now = self.clock.now();
+        now.checked_add(self.config.limits.lease).unwrap_or(now)
+    }
+
+    /// A number in 0..1.
+    fn chance(&self) -> f64 {
+        let mut bytes = [0; 4];
+        (self.config.entropy)(&mut bytes);
+        f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+    }
+}

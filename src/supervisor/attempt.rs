@@ -1,0 +1,339 @@
+//! One task per attempt: launch, watch, end. It alone ends the attempt, in the store and as a process, in this order: nothing of the worker lives any more, all it
+//! said was heard, then the row. Called by the handle (a new attempt) and by `adopt` (one that an earlier daemon started).
+
+use std::{
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use mlctl_artifacts::{ArtifactError, checkpoint, keys};
+use mlctl_protocol::{
+    ExitClass,
+    launch::Launch,
+    message::ToWorker,
+    result::{MAX_RESULT_BYTES, RESULT_FILE, WorkerResult},
+};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Shared,
+    end::{self, Facts, Testimony, Verdict},
+    executor::{Ended, Signal, StartError, Worker},
+    kill::{Ending, Reason},
+    link::report,
+    live::Live,
+    retention,
+    secret::Secret,
+    watchdog::{self, Seen},
+};
+use crate::{
+    domain::{Command, Exit, Intent, Job, JobState},
+    store::{Claimed, StoreError},
+};
+
+/// How long to listen to what a dead worker had still said.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long storage may take to say whether a result is there.
+const STORAGE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Pauses between tries to put an end on record.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Launches a claimed attempt and stays with it to its end.
+pub(super) async fn launch(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, secret: Secret) {
+    match begin(&shared, &live, claimed, &secret).await {
+        Ok(worker) => watch(shared, live, worker).await,
+        Err(Some(exit)) => finish(&shared, &live, Verdict { exit, model: None, output: None }).await,
+        Err(None) => shared.remove(&live),
+    }
+}
+
+/// Starts the process and puts it on record; only then may it be told what to do. An attempt without a process on record can be given up without proof that
+/// there is none: one that slipped through was never told anything and is refused when it dials.
+async fn begin(
+    shared: &Shared,
+    live: &Live,
+    claimed: Claimed,
+    secret: &Secret,
+) -> Result<Box<dyn Worker>, Option<Exit>> {
+    let fence = live.fence;
+    let launch = Launch {
+        v: 1,
+        socket: shared.config.workers_socket.clone(),
+        job: fence.job,
+        attempt: fence.attempt,
+        secret: secret.reveal().to_owned(),
+        attempt_dir: shared.attempt_dir(fence.job, fence.attempt),
+    };
+    let started = shared.executor.start(&launch, live.resources.cpus).await;
+    let mut worker = started.map_err(|error| Some(not_started(shared, live, &error)))?;
+    let process = worker.identity().clone();
+    let pid = process.pid;
+    match shared.store.command(fence.job, Some(fence), Command::Launched { process }).await {
+        Ok(job) => {
+            info!(job_id = %fence.job, attempt = %fence.attempt, pid, "job {} started, attempt {}", fence.job, fence.attempt);
+            obey(live, &job);
+            live.release(shared.start_message(live, claimed.spec, claimed.job.spec_digest, claimed.resume));
+            Ok(worker)
+        }
+        Err(error) => {
+            warn!(job_id = %fence.job, error = report(&error), "a worker cannot be put on record and is ended");
+            worker.signal(Signal::Kill);
+            worker.exited().await;
+            worker.reap().await;
+            Err(match error {
+                StoreError::Refused(_) | StoreError::NotFound(_) | StoreError::Stopping => None,
+                error => Some(Exit {
+                    class: ExitClass::Disk,
+                    message: Some(format!("the start could not be put on record: {error}")),
+                    hint: None,
+                }),
+            })
+        }
+    }
+}
+
+/// What was asked of the job before anybody could hand it to the attempt.
+pub(super) fn obey(live: &Live, job: &Job) {
+    if let JobState::Running { intent: Some(Intent::Cancel), .. } = job.state {
+        live.end(Reason::Cancelled);
+    }
+}
+
+fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
+    error!(job_id = %live.fence.job, error = report(error), "a worker cannot be started");
+    let hint = match error {
+        StartError::Command { .. } => {
+            format!("check workers.command in mld.toml: {} must be an executable file", shared.config.command.display())
+        }
+        _ => format!("check the disk that holds {}", shared.config.attempts_dir.display()),
+    };
+    let class = if matches!(error, StartError::Folder { .. }) { ExitClass::Disk } else { ExitClass::Crash };
+    Exit { class, message: Some(format!("the worker could not be started: {}", report(error))), hint: Some(hint) }
+}
+
+/// Stays with a worker to its end. When the daemon stops first, the worker is left alone: the next daemon adopts it.
+pub(super) async fn watch(shared: Arc<Shared>, live: Arc<Live>, mut worker: Box<dyn Worker>) {
+    let log_bounds = shared.logs.watch(&shared.attempt_dir(live.fence.job, live.fence.attempt));
+    let followed = tokio::select! {
+        () = retention::follow(shared.clone(), live.clone()) => None,
+        reason = attend(&shared, &live, worker.as_ref()) => Some(reason),
+    };
+    let Some(Some(reason)) = followed else { return };
+    let ended = worker.reap().await;
+    drop(log_bounds);
+    conclude(&shared, &live, ended, reason.as_ref()).await;
+}
+
+/// Waits for the end of the process and brings it about when it is due. `None` when the daemon stops; else why the attempt was ended, if it was.
+async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Option<Reason>> {
+    let mut changes = live.ending();
+    changes.mark_changed();
+    let mut ending: Option<Ending> = None;
+    loop {
+        let alarm = match &ending {
+            Some(ending) => ending.next(shared.config.grace).map(|(at, _)| at),
+            // A reason found here comes back as a change.
+            None => {
+                watchdog::look(seen(live), shared.config.limits, Instant::now()).map_err(|late| live.end(late)).ok()
+            }
+        };
+        tokio::select! {
+            biased;
+            () = worker.exited() => return Some(live.ending().borrow().clone()),
+            () = shared.stop.cancelled() => return None,
+            _ = changes.changed() => {
+                let reason = changes.borrow_and_update().clone();
+                ending = match (ending, reason) {
+                    (Some(ending), Some(reason)) => Some(ending.escalate(&reason)),
+                    (None, Some(reason)) => Some(ask(live, &reason)),
+                    (ending, None) => ending,
+                };
+            }
+            () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
+                if let Some(ending) = &mut ending && let Some((_, signal)) = ending.next(shared.config.grace) {
+                    info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?signal, "a worker is signalled");
+                    worker.signal(signal);
+                    ending.sent(signal);
+                }
+            }
+        }
+    }
+}
+
+/// Begins the attempt's end, with a word to the worker where there is one to say.
+fn ask(live: &Live, reason: &Reason) -> Ending {
+    info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?reason, "an attempt is being ended");
+    let asked = reason.order().is_some_and(|class| live.order(ToWorker::Stop { class }));
+    Ending::begin(reason, asked, Instant::now())
+}
+
+fn seen(live: &Live) -> Seen {
+    let linked = live.is_linked();
+    let vitals = live.vitals();
+    Seen { heard_at: vitals.heard_at, moved_at: vitals.moved_at, step: vitals.progress.step, linked }
+}
+
+/// Ends an attempt of which nothing lives any more.
+pub(super) async fn conclude(shared: &Shared, live: &Live, ended: Ended, reason: Option<&Reason>) {
+    if timeout(LAST_WORDS_LIMIT, live.silent()).await.is_err() {
+        warn!(job_id = %live.fence.job, "a dead worker's connection does not end: someone else holds it");
+        live.hang_up();
+    }
+    let testimony = testimony(shared, live).await;
+    let progressed = live.vitals().progressed;
+    let verdict = end::judge(Facts { ended, testimony, reason, progressed });
+    if verdict.exit.class != ExitClass::Ok {
+        salvage(shared, live).await;
+    }
+    finish(shared, live, verdict).await;
+}
+
+/// Puts the end on record, however long that takes, and gives the resources back.
+pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
+    let fence = live.fence;
+    let Verdict { exit, model, output } = verdict;
+    let (class, message) = (exit.class, exit.message.clone().unwrap_or_default());
+    let command = Command::End { exit, model, output, jitter: shared.chance() };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match shared.store.command(fence.job, Some(fence), command.clone()).await {
+            Ok(job) => {
+                let state = job.state.name();
+                info!(job_id = %fence.job, attempt = %fence.attempt, %class, state, "attempt {} of job {} ended: {class} {message}", fence.attempt, fence.job);
+                break;
+            }
+            // Someone else has ended it: this attempt had lost the job.
+            Err(error @ (StoreError::Refused(_) | StoreError::NotFound(_))) => {
+                info!(job_id = %fence.job, attempt = %fence.attempt, error = report(&error), "an end came too late");
+                break;
+            }
+            // The next daemon finds the worker dead and ends the attempt.
+            Err(StoreError::Stopping) => return,
+            Err(error) => {
+                error!(job_id = %fence.job, error = report(&error), "an end cannot be put on record yet");
+                if shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    shared.remove(live);
+    if live.has_saved() {
+        retention::tidy(shared, fence.job, live.keep).await;
+    }
+}
+
+/// What the worker left behind: the file, which it writes first, else the report.
+async fn testimony(shared: &Shared, live: &Live) -> Testimony {
+    let path = shared.attempt_dir(live.fence.job, live.fence.attempt).join(RESULT_FILE);
+    let read =
+        tokio::task::spawn_blocking(move || read_result(&path)).await.unwrap_or_else(|error| Err(error.to_string()));
+    let result = match read {
+        Ok(Some(result)) => result,
+        Ok(None) => match live.vitals().result.clone() {
+            Some(result) => result,
+            None => return Testimony::None,
+        },
+        Err(problem) => return Testimony::Lie(format!("its result file is not understood: {problem}")),
+    };
+    match end::examine(result, live.fence, &live.kind, &live.storage) {
+        Testimony::Result(result) if result.class == ExitClass::Ok => match is_published(shared, &result).await {
+            Ok(true) => Testimony::Result(result),
+            Ok(false) => Testimony::Lie("it reported success, and what it reported is not in storage".into()),
+            Err(error) => {
+                warn!(job_id = %live.fence.job, error, "a result is taken on the worker's word: storage does not answer");
+                Testimony::Result(result)
+            }
+        },
+        testimony => testimony,
+    }
+}
+
+/// The file is the worker's: it is read with a limit, and only if it is a file.
+fn read_result(path: &Path) -> Result<Option<WorkerResult>, String> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(|error| error.to_string())?;
+    let file = match std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+        return Err("it is not a file".into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_RESULT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_RESULT_BYTES {
+        return Err(format!("it is larger than {MAX_RESULT_BYTES} bytes"));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string())
+}
+
+/// Whether what a successful worker claims is in storage.
+async fn is_published(shared: &Shared, result: &WorkerResult) -> Result<bool, String> {
+    let look = async {
+        let mut sizes = Vec::new();
+        if let Some(model) = &result.model {
+            sizes.push(shared.artifacts.open(&model.uri)?.join(keys::MODEL_CONFIG)?.size().await?);
+        }
+        if let Some(output) = &result.output {
+            sizes.push(shared.artifacts.open(&output.uri)?.size().await?);
+        }
+        Ok::<_, ArtifactError>(sizes.iter().all(Option::is_some))
+    };
+    match timeout(STORAGE_LIMIT, look).await {
+        Ok(found) => found.map_err(|error| report(&error)),
+        Err(_) => Err("no answer in time".into()),
+    }
+}
+
+/// Puts checkpoints on record that became durable while no daemon heard of it: their steps would be lost.
+async fn salvage(shared: &Shared, live: &Live) {
+    let fence = live.fence;
+    let found = async {
+        let attempt = shared.artifacts.open(&live.storage.attempt_uri)?;
+        checkpoint::list(&attempt).await
+    };
+    let found = match timeout(STORAGE_LIMIT, found).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return warn!(job_id = %fence.job, error = report(&error), "checkpoints cannot be looked for"),
+        Err(_) => return warn!(job_id = %fence.job, "checkpoints cannot be looked for: storage does not answer"),
+    };
+    let known = match shared.store.checkpoints(fence.job).await {
+        Ok(known) => known,
+        Err(error) => return warn!(job_id = %fence.job, error = report(&error), "checkpoints cannot be looked for"),
+    };
+    let newest = known.iter().filter(|(attempt, _)| *attempt == fence.attempt).map(|(_, known)| known.step).max();
+    for damage in &found.damaged {
+        warn!(job_id = %fence.job, error = report(damage), "a checkpoint nobody had reported is damaged");
+    }
+    let mut missed = found.found;
+    missed.retain(|checkpoint| newest.is_none_or(|newest| checkpoint.step > newest));
+    missed.sort_by_key(|checkpoint| checkpoint.step);
+    for checkpoint in missed {
+        let step = checkpoint.step;
+        let command = Command::Checkpointed { checkpoint: checkpoint.clone() };
+        match shared.store.command(fence.job, Some(fence), command).await {
+            Ok(_) => {
+                info!(job_id = %fence.job, step, "a checkpoint nobody had reported is put on record");
+                live.saved(checkpoint);
+            }
+            Err(error) => {
+                return debug!(job_id = %fence.job, error = report(&error), "a checkpoint is not put on record");
+            }
+        }
+    }
+}
+
+/// The folder of an attempt.
+pub(super) fn dir(attempts_dir: &Path, job: mlctl_protocol::JobId, attempt: mlctl_protocol::AttemptNumber) -> PathBuf {
+    attempts_dir.join(job.to_string()).join(attempt.to_string())
+}

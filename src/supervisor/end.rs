@@ -1,0 +1,393 @@
+//! How an attempt ended, from all that is known of it: what its process did, what the worker said, what the daemon did to it. Facts in, verdict out: no I/O
+//! here. Called by the attempt's task once nothing of the worker is left alive.
+
+use mlctl_protocol::{
+    ExitClass,
+    message::{ReportBody, Storage},
+    result::{ModelRef, OutputRef, WorkerResult},
+};
+
+use super::{executor::Ended, kill::Reason};
+use crate::domain::{Exit, Fence};
+
+/// The longest text of a worker that is kept, in bytes.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
+
+/// What the worker left behind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Testimony {
+    /// Nothing.
+    None,
+    /// Its result, from the file or from its last report.
+    Result(Box<WorkerResult>),
+    /// A result that cannot be true, and why.
+    Lie(String),
+}
+
+/// Everything that decides.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// How the process ended.
+    pub ended: Ended,
+    /// What the worker said.
+    pub testimony: Testimony,
+    /// Why the daemon ended the attempt, if it did.
+    pub reason: Option<&'a Reason>,
+    /// Whether the attempt was seen to make progress.
+    pub progressed: bool,
+}
+
+/// How the attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// How.
+    pub exit: Exit,
+    /// The final model.
+    pub model: Option<ModelRef>,
+    /// The results.
+    pub output: Option<OutputRef>,
+}
+
+/// Checks what can be checked without looking into storage: that the result is this attempt's, and that what it claims to have published lies where this job
+/// publishes.
+#[must_use]
+pub fn examine(result: WorkerResult, fence: Fence, kind: &str, storage: &Storage) -> Testimony {
+    if (result.job, result.attempt, result.token) != (fence.job, fence.attempt, fence.token) {
+        return Testimony::Lie(format!(
+            "its result is of job {}, attempt {}, token {}, not its own",
+            result.job, result.attempt, result.token
+        ));
+    }
+    if result.class != ExitClass::Ok {
+        return Testimony::Result(Box::new(result));
+    }
+    let lie = match kind {
+        "train" => match &result.model {
+            None => Some("it reported success without a model".to_owned()),
+            Some(model) if model.uri != storage.model_uri => Some(format!("its model is not at {}", storage.model_uri)),
+            Some(model) if !is_digest(&model.digest) => Some("its model's digest is no digest".to_owned()),
+            Some(_) => None,
+        },
+        _ => match &result.output {
+            None => Some("it reported success without results".to_owned()),
+            Some(output) if !is_inside(&output.uri, &storage.output_uri) => {
+                Some(format!("its results are not in {}", storage.output_uri))
+            }
+            Some(_) => None,
+        },
+    };
+    lie.map_or_else(|| Testimony::Result(Box::new(result)), Testimony::Lie)
+}
+
+/// What is wrong with a report, whatever the attempt's state.
+#[must_use]
+pub fn violation(body: &ReportBody, fence: Fence, kind: &str, storage: &Storage) -> Option<String> {
+    match body {
+        ReportBody::Checkpoint { checkpoint } if !is_inside(&checkpoint.uri, &storage.attempt_uri) => {
+            Some(format!("it reported a checkpoint outside its own folder: {}", shorten(&checkpoint.uri)))
+        }
+        ReportBody::Checkpoint { checkpoint } if !is_digest(&checkpoint.manifest_digest) => {
+            Some("it reported a checkpoint without its manifest's digest".into())
+        }
+        ReportBody::Finished { result } => match examine(result.as_ref().clone(), fence, kind, storage) {
+            Testimony::Lie(lie) => Some(lie),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Judges.
+#[must_use]
+pub fn judge(facts: Facts<'_>) -> Verdict {
+    let Facts { ended, testimony, reason, progressed } = facts;
+    let (exit, model, output) = match testimony {
+        Testimony::Lie(lie) => (liar(&lie), None, None),
+        Testimony::Result(result) if result.class == ExitClass::Ok => {
+            (Exit { class: ExitClass::Ok, message: None, hint: None }, result.model, result.output)
+        }
+        Testimony::Result(result) => (said(&result, reason, progressed), None, None),
+        Testimony::None => (reason.and_then(done_to_it).unwrap_or_else(|| died(ended)), None, None),
+    };
+    Verdict { exit, model, output }
+}
+
+/// The worker had a last word other than success. What the daemon did outweighs what the worker could not know.
+fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exit {
+    match (result.class, reason) {
+        (_, Some(Reason::Stale | Reason::LeaseLost { .. } | Reason::Lied(_)))
+        | (
+            ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled,
+            Some(Reason::Hang { .. } | Reason::Cancelled),
+        ) => reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown)),
+        // Being preempted uses up no retry: a worker that stops on its own, again and again, at its first step would never be done.
+        (ExitClass::Preempted, _) if !progressed => Exit {
+            class: ExitClass::Crash,
+            message: Some("the worker stopped before its first step though nobody had asked it to".into()),
+            hint: Some("something on this machine sends SIGTERM to it, or it is broken: see `mlctl logs`".into()),
+        },
+        (ExitClass::Cancelled, _) => liar("it reported `cancelled` though nobody had cancelled it"),
+        (class, _) => Exit {
+            class,
+            message: result.message.as_deref().map(shorten).or_else(|| Some(format!("the worker ended as {class}"))),
+            hint: result.hint.as_deref().map(shorten),
+        },
+    }
+}
+
+/// The worker had no last word, and the daemon had ended it.
+fn done_to_it(reason: &Reason) -> Option<Exit> {
+    let (class, message, hint) = match reason {
+        Reason::Finished => return None,
+        Reason::Cancelled => (ExitClass::Cancelled, "ended on request".to_owned(), None),
+        Reason::Hang { seconds, step } => {
+            let at = step.map_or_else(|| "before its first step".to_owned(), |step| format!("after step {step}"));
+            (
+                ExitClass::Hang,
+                format!("no progress for {seconds} seconds {at}; ended"),
+                Some("if a step may take that long, raise workers.hang_seconds in mld.toml"),
+            )
+        }
+        Reason::LeaseLost { seconds } => {
+            (ExitClass::Lost, format!("no heartbeat for {seconds} seconds, as long as its lease; ended"), None)
+        }
+        Reason::Stale => (ExitClass::Lost, "the attempt no longer held the job; ended".to_owned(), None),
+        Reason::Lied(lie) => return Some(liar(lie)),
+    };
+    Some(Exit { class, message: Some(message), hint: hint.map(str::to_owned) })
+}
+
+/// The worker had no last word, and nobody had touched it.
+fn died(ended: Ended) -> Exit {
+    const SEE: &str = "see its last words with `mlctl logs --stream stderr`";
+    let (class, message, hint) = match ended {
+        Ended::Code(code) => {
+            (ExitClass::Crash, format!("the worker exited with code {code} and left no result"), Some(SEE))
+        }
+        Ended::Signal { number, out_of_memory: true } if number == KILL => (
+            ExitClass::OomHost,
+            "killed by the kernel, which had run out of memory".to_owned(),
+            Some("run fewer jobs at once, or make the batch or the model smaller"),
+        ),
+        Ended::Signal { number, .. } => {
+            let name = signal_name(number).map(|name| format!(" ({name})")).unwrap_or_default();
+            (ExitClass::Crash, format!("killed by signal {number}{name}"), Some(SEE))
+        }
+        Ended::Unknown => {
+            (ExitClass::Lost, "the worker ended while no daemon watched, and left no result".to_owned(), Some(SEE))
+        }
+    };
+    Exit { class, message: Some(message), hint: hint.map(str::to_owned) }
+}
+
+fn liar(lie: &str) -> Exit {
+    Exit {
+        class: ExitClass::Crash,
+        message: Some(format!("the worker's word cannot be true: {}", shorten(lie))),
+        hint: Some("the worker's program is broken or of another version: see `mlctl doctor`".into()),
+    }
+}
+
+const KILL: i32 = 9;
+
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        KILL => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Whether a URI lies under a folder. Storage refuses `..` itself; here it is refused once more.
+fn is_inside(uri: &str, folder: &str) -> bool {
+    uri.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| {
+        !rest.is_empty() && rest.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains(['%', '\\']))
+    })
+}
+
+/// A worker's text, at most [`MAX_TEXT_BYTES`] of it.
+#[must_use]
+pub fn shorten(text: &str) -> String {
+    if text.len() <= MAX_TEXT_BYTES {
+        return text.to_owned();
+    }
+    let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_TEXT_BYTES).last().unwrap_or(0);
+    format!("{}…", &text[..cut])
+}
+
+#[cfg(test)]
+mod tests {
+    use mlctl_protocol::{AttemptNumber, FencingToken, JobId, result::CheckpointRef};
+
+    use super::*;
+
+    const FENCE: Fence = Fence { job: JobId(7), attempt: AttemptNumber(2), token: FencingToken(40) };
+
+    fn storage() -> Storage {
+        Storage {
+            attempt_uri: "file:///o/jobs/7-x/2".into(),
+            model_uri: "file:///o/jobs/7-x/model".into(),
+            output_uri: "file:///o/jobs/7-x/output".into(),
+        }
+    }
+
+    fn result(class: ExitClass) -> WorkerResult {
+        WorkerResult {
+            v: 1,
+            job: FENCE.job,
+            attempt: FENCE.attempt,
+            token: FENCE.token,
+            class,
+            message: Some("its words".into()),
+            hint: None,
+            metrics: Default::default(),
+            model: Some(ModelRef { uri: storage().model_uri, digest: "a".repeat(64) }),
+            output: None,
+        }
+    }
+
+    fn predicted(uri: &str) -> WorkerResult {
+        let output = Some(OutputRef { uri: uri.into(), records: 1, errors: 0 });
+        WorkerResult { model: None, output, ..result(ExitClass::Ok) }
+    }
+
+    fn checkpoint(uri: &str) -> ReportBody {
+        let checkpoint = CheckpointRef {
+            step: 1,
+            epoch: 0,
+            uri: uri.into(),
+            size_bytes: 1,
+            manifest_digest: "0".repeat(64),
+            metrics: Default::default(),
+        };
+        ReportBody::Checkpoint { checkpoint }
+    }
+
+    #[test]
+    fn a_result_is_believed_only_when_it_can_be_true() {
+        let model = |uri: &str, digest: &str| WorkerResult {
+            model: Some(ModelRef { uri: uri.into(), digest: digest.into() }),
+            ..result(ExitClass::Ok)
+        };
+        let own = storage().model_uri;
+        let digest = "0".repeat(64);
+        let cases = [
+            (result(ExitClass::Ok), "train", true),
+            (WorkerResult { job: JobId(8), ..result(ExitClass::Ok) }, "train", false),
+            (WorkerResult { attempt: AttemptNumber(1), ..result(ExitClass::Ok) }, "train", false),
+            (WorkerResult { token: FencingToken(39), ..result(ExitClass::Spec) }, "train", false),
+            (WorkerResult { model: None, ..result(ExitClass::Ok) }, "train", false),
+            (WorkerResult { model: None, ..result(ExitClass::Spec) }, "train", true),
+            (model("file:///o/jobs/6-x/model", &digest), "train", false),
+            (model(&own, "xyz"), "train", false),
+            (model(&own, &digest), "infer", false),
+            (predicted("file:///o/jobs/7-x/output/part.jsonl"), "infer", true),
+            (predicted("file:///o/jobs/7-x/output"), "infer", false),
+            (predicted("file:///o/jobs/7-x/output/../../6-x/output/p"), "infer", false),
+            (predicted("file:///o/jobs/7-x/output/%2e%2e/p"), "infer", false),
+            (predicted("file:///o/jobs/7-x/outputs/p"), "infer", false),
+        ];
+        for (result, kind, believed) in cases {
+            let label = format!("{kind} {result:?}");
+            let testimony = examine(result, FENCE, kind, &storage());
+            assert_eq!(matches!(testimony, Testimony::Result(_)), believed, "{label}: {testimony:?}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_must_be_the_attempts_own() {
+        let reported = |uri: &str| violation(&checkpoint(uri), FENCE, "train", &storage()).is_none();
+        assert!(reported("file:///o/jobs/7-x/2/checkpoints/000000000001"));
+        for uri in [
+            "file:///o/jobs/7-x/1/checkpoints/000000000001",
+            "file:///o/jobs/7-x/2",
+            "file:///o/jobs/7-x/2/",
+            "file:///o/jobs/7-x/21/checkpoints/000000000001",
+            "file:///o/jobs/7-x/2/../1/checkpoints/000000000001",
+        ] {
+            assert!(!reported(uri), "{uri}");
+        }
+        let stale =
+            ReportBody::Finished { result: Box::new(WorkerResult { token: FencingToken(1), ..result(ExitClass::Ok) }) };
+        assert!(violation(&stale, FENCE, "train", &storage()).is_some());
+    }
+
+    #[test]
+    fn every_end_has_its_class() {
+        use ExitClass as C;
+        let hang = Reason::Hang { seconds: 600, step: Some(12) };
+        let lease = Reason::LeaseLost { seconds: 600 };
+        let lied = Reason::Lied("black is white".into());
+        let killed = Ended::Signal { number: 9, out_of_memory: false };
+        let oom = Ended::Signal { number: 9, out_of_memory: true };
+        let segv_oom = Ended::Signal { number: 11, out_of_memory: true };
+        let none = || Testimony::None;
+        let said = |class| Testimony::Result(Box::new(result(class)));
+        let cases: Vec<(Ended, Testimony, Option<&Reason>, C, &str)> = vec![
+            (Ended::Code(0), said(C::Ok), None, C::Ok, ""),
+            (killed, said(C::Ok), Some(&hang), C::Ok, ""),
+            (killed, said(C::Ok), Some(&Reason::Cancelled), C::Ok, ""),
+            (killed, said(C::Ok), Some(&Reason::Finished), C::Ok, ""),
+            (Ended::Code(1), said(C::Spec), None, C::Spec, "its words"),
+            (Ended::Code(1), said(C::OomDevice), Some(&Reason::Cancelled), C::OomDevice, "its words"),
+            (Ended::Code(0), said(C::Cancelled), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
+            (Ended::Code(0), said(C::Preempted), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
+            (Ended::Code(0), said(C::Preempted), Some(&hang), C::Hang, "no progress for 600 seconds after step 12"),
+            (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
+            (Ended::Code(0), said(C::Cancelled), None, C::Crash, "nobody had cancelled"),
+            (Ended::Code(0), said(C::Spec), Some(&Reason::Stale), C::Lost, "no longer held"),
+            (Ended::Code(0), Testimony::Lie("2+2=5".into()), None, C::Crash, "2+2=5"),
+            (killed, none(), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
+            (oom, none(), Some(&hang), C::Hang, "no progress"),
+            (killed, none(), Some(&lease), C::Lost, "no heartbeat for 600 seconds"),
+            (killed, none(), Some(&lied), C::Crash, "black is white"),
+            (killed, none(), None, C::Crash, "killed by signal 9 (SIGKILL)"),
+            (oom, none(), None, C::OomHost, "run out of memory"),
+            (segv_oom, none(), None, C::Crash, "killed by signal 11 (SIGSEGV)"),
+            (Ended::Signal { number: 40, out_of_memory: false }, none(), None, C::Crash, "killed by signal 40"),
+            (Ended::Code(0), none(), None, C::Crash, "exited with code 0 and left no result"),
+            (Ended::Code(101), none(), None, C::Crash, "exited with code 101"),
+            (Ended::Unknown, none(), None, C::Lost, "while no daemon watched"),
+        ];
+        for (ended, testimony, reason, class, words) in cases {
+            let label = format!("{ended:?} {testimony:?} {reason:?}");
+            let verdict = judge(Facts { ended, testimony, reason, progressed: true });
+            assert_eq!(verdict.exit.class, class, "{label}");
+            assert!(verdict.exit.message.unwrap_or_default().contains(words), "{label}");
+            assert_eq!(verdict.model.is_some(), class == C::Ok, "{label}");
+        }
+    }
+
+    #[test]
+    fn stopping_unasked_before_the_first_step_is_no_free_retry() {
+        let testimony = Testimony::Result(Box::new(result(ExitClass::Preempted)));
+        let verdict = judge(Facts { ended: Ended::Code(0), testimony, reason: None, progressed: false });
+        assert_eq!(verdict.exit.class, ExitClass::Crash);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(shorten("short"), "short");
+        let long = "é".repeat(MAX_TEXT_BYTES);
+        let cut = shorten(&long);
+        assert!(cut.len() <= MAX_TEXT_BYTES + '…'.len_utf8() && cut.ends_with('…'));
+    }
+}

@@ -1,0 +1,101 @@
+//! The seam under which a worker is a process: start one, find one again, wait for its end, signal it. Called by the attempts; implemented by
+//! `process` (this machine). Nothing above it may hold a pid, open `/proc` or assume that the worker runs on this host.
+
+use std::{io, path::PathBuf};
+
+use async_trait::async_trait;
+use mlctl_protocol::launch::Launch;
+
+use crate::domain::event::ProcessIdentity;
+
+/// Starts workers, and finds those that an earlier daemon started.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Starts a worker with `threads` threads of arithmetic in `launch.attempt_dir`, which exists, and hands `launch` over to it.
+    /// The worker does no work before it gets its `Start` over the workers' socket.
+    ///
+    /// # Errors
+    /// [`StartError`]: no process is left behind.
+    async fn start(&self, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
+
+    /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
+    async fn find(&self, identity: &ProcessIdentity, launch_dir: &std::path::Path) -> Found;
+}
+
+/// What became of a worker that an earlier daemon started.
+pub enum Found {
+    /// It lives.
+    Alive(Box<dyn Worker>),
+    /// It is proven dead, and nothing of its process group is left.
+    Dead,
+    /// It was started on another host: nothing can be proven from here, only waited for.
+    Elsewhere,
+}
+
+/// A worker that is, or was, alive. Dropping it neither ends nor harms it.
+#[async_trait]
+pub trait Worker: Send + Sync {
+    /// What proves which process it is.
+    fn identity(&self) -> &ProcessIdentity;
+
+    /// Waits until its main process has ended. May be dropped and called again.
+    async fn exited(&self);
+
+    /// Signals its whole process group; nothing happens when it is gone.
+    fn signal(&self, signal: Signal);
+
+    /// To be called after [`exited`](Self::exited): ends what is left of its process group and says how the main process ended. Afterwards nothing
+    /// of the worker is left, no zombie either.
+    async fn reap(&mut self) -> Ended;
+}
+
+/// A signal to a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Please end (SIGTERM).
+    Term,
+    /// End (SIGKILL).
+    Kill,
+}
+
+/// How a worker's main process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// Which.
+        number: i32,
+        /// Whether the kernel's out-of-memory killer struck while it ran.
+        out_of_memory: bool,
+    },
+    /// Nobody could see: it was another daemon's child.
+    Unknown,
+}
+
+/// Why no worker was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The attempt's folder or its log files could not be made.
+    #[error("make {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The worker's program could not be executed.
+    #[error("execute {command}")]
+    Command {
+        /// The program.
+        command: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process died before it could be identified and told what to do.
+    #[error("hand the launch over to the worker")]
+    HandOver(#[source] io::Error),
+}

@@ -1,0 +1,154 @@
+//! How an attempt is ended: asked over its link, then SIGTERM, then SIGKILL to the whole group, all within the grace time. Decisions only: the present
+//! moment comes in, the next signal and its time go out. Called by the attempt's task.
+
+use std::time::Duration;
+
+use mlctl_protocol::message::StopClass;
+use tokio::time::Instant;
+
+use super::executor::Signal;
+
+/// Why the daemon ends an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// It reported its end and its process lives on.
+    Finished,
+    /// A person cancelled the job.
+    Cancelled,
+    /// It made no progress.
+    Hang {
+        /// For how long, in seconds.
+        seconds: u64,
+        /// The last step it reported.
+        step: Option<u64>,
+    },
+    /// No heartbeat came for as long as its lease.
+    LeaseLost {
+        /// How long that is, in seconds.
+        seconds: u64,
+    },
+    /// It no longer holds the job: whatever it does is in vain.
+    Stale,
+    /// It said what cannot be true.
+    Lied(String),
+}
+
+impl Reason {
+    /// What the worker is asked first, when it can be asked.
+    #[must_use]
+    pub const fn order(&self) -> Option<StopClass> {
+        match self {
+            Self::Cancelled => Some(StopClass::Cancelled),
+            Self::Hang { .. } => Some(StopClass::Preempted),
+            _ => None,
+        }
+    }
+
+    /// Whether it is given the time to save its work.
+    #[must_use]
+    const fn is_polite(&self) -> bool {
+        matches!(self, Self::Finished | Self::Cancelled | Self::Hang { .. })
+    }
+
+    /// A graver reason replaces a lighter one, never the other way round.
+    #[must_use]
+    pub const fn weight(&self) -> u8 {
+        match self {
+            Self::Finished => 0,
+            Self::Cancelled => 1,
+            Self::Hang { .. } => 2,
+            Self::LeaseLost { .. } => 3,
+            Self::Lied(_) => 4,
+            Self::Stale => 5,
+        }
+    }
+}
+
+/// An attempt that is being ended.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// When it began.
+    since: Instant,
+    /// Whether the worker was asked over its link, and so may be left alone for half the grace time.
+    asked: bool,
+    /// Whether time is given at all.
+    polite: bool,
+    /// The last signal sent.
+    sent: Option<Signal>,
+}
+
+impl Ending {
+    /// Begins.
+    #[must_use]
+    pub const fn begin(reason: &Reason, asked: bool, now: Instant) -> Self {
+        Self { since: now, asked: asked || matches!(reason, Reason::Finished), polite: reason.is_polite(), sent: None }
+    }
+
+    /// A graver reason came.
+    #[must_use]
+    pub fn escalate(self, reason: &Reason) -> Self {
+        Self { polite: self.polite && reason.is_polite(), ..self }
+    }
+
+    /// The next signal and when it is due; `None` once SIGKILL was sent, which nothing follows but death.
+    #[must_use]
+    pub fn next(&self, grace: Duration) -> Option<(Instant, Signal)> {
+        match self.sent {
+            Some(Signal::Kill) => None,
+            _ if !self.polite => Some((self.since, Signal::Kill)),
+            Some(Signal::Term) => Some((self.since + grace, Signal::Kill)),
+            None if self.asked => Some((self.since + grace / 2, Signal::Term)),
+            None => Some((self.since, Signal::Term)),
+        }
+    }
+
+    /// A signal was sent.
+    pub const fn sent(&mut self, signal: Signal) {
+        self.sent = Some(signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(20);
+
+    fn timeline(reason: &Reason, asked: bool) -> Vec<(u64, Signal)> {
+        let now = Instant::now();
+        let mut ending = Ending::begin(reason, asked, now);
+        let mut signals = Vec::new();
+        while let Some((at, signal)) = ending.next(GRACE) {
+            signals.push((at.duration_since(now).as_secs(), signal));
+            ending.sent(signal);
+        }
+        signals
+    }
+
+    #[test]
+    fn every_reason_ends_in_a_kill_within_the_grace_time() {
+        let hang = Reason::Hang { seconds: 600, step: Some(3) };
+        let lease = Reason::LeaseLost { seconds: 600 };
+        let cases = [
+            (&Reason::Cancelled, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
+            (&Reason::Cancelled, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
+            (&hang, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
+            (&Reason::Finished, false, vec![(10, Signal::Term), (20, Signal::Kill)]),
+            (&lease, true, vec![(0, Signal::Kill)]),
+            (&Reason::Stale, false, vec![(0, Signal::Kill)]),
+            (&Reason::Lied(String::new()), true, vec![(0, Signal::Kill)]),
+        ];
+        for (reason, asked, expected) in cases {
+            assert_eq!(timeline(reason, asked), expected, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_graver_reason_takes_the_time_away() {
+        let now = Instant::now();
+        let mut ending = Ending::begin(&Reason::Cancelled, true, now);
+        ending.sent(Signal::Term);
+        let ending = ending.escalate(&Reason::Stale);
+        assert_eq!(ending.next(GRACE), Some((now, Signal::Kill)));
+    }
+}

@@ -1,0 +1,133 @@
+//! A worker that an earlier daemon started: not our child, so it can be neither waited for by number nor kept from being reaped by another. Every signal goes
+//! through a pidfd opened first and checked afterwards.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    process::{self, pidfd_send_signal},
+};
+use tokio::io::unix::AsyncFd;
+use tracing::warn;
+
+use super::{
+    open_pidfd,
+    procfs::{self, Member},
+};
+use crate::{
+    domain::event::ProcessIdentity,
+    supervisor::{
+        executor::{Ended, Signal, Worker},
+        readiness,
+    },
+};
+
+/// Rounds of looking for and killing what is left of a group, and the pause between them: a second at most.
+const ROUNDS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) struct Adopted {
+    identity: ProcessIdentity,
+    dir: PathBuf,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Adopted {
+    /// The process, when it is still the one that was recorded and has not ended. Its boot id is checked by the caller.
+    pub(super) fn open(identity: &ProcessIdentity, dir: &Path) -> Option<Self> {
+        let pidfd = open_if(identity.pid, identity.start_ticks)?;
+        let pidfd =
+            readiness::readable(pidfd).inspect_err(|error| warn!(%error, "cannot watch an adopted worker")).ok()?;
+        Some(Self { identity: identity.clone(), dir: dir.to_owned(), pidfd })
+    }
+
+    fn lives(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+}
+
+#[async_trait]
+impl Worker for Adopted {
+    fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    async fn exited(&self) {
+        if self.pidfd.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let signal = match signal {
+            Signal::Term => process::Signal::TERM,
+            Signal::Kill => process::Signal::KILL,
+        };
+        let others = scan(&self.identity);
+        // While the leader lives nobody else can have its group's number, so whoever was found is one of its own.
+        let proven = self.lives();
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
+        for member in others {
+            if proven || procfs::is_marked(member.pid, &self.dir) {
+                send(&member, signal);
+            }
+        }
+    }
+
+    async fn reap(&mut self) -> Ended {
+        end_remnants(&self.identity, &self.dir).await;
+        Ended::Unknown
+    }
+}
+
+/// Kills what is left of the group of a dead leader. The group's number alone proves nothing then, so a process must also carry the attempt's mark in its
+/// environment and be no older than the leader.
+pub(super) async fn end_remnants(identity: &ProcessIdentity, dir: &Path) {
+    for _ in 0..ROUNDS {
+        let left: Vec<Member> =
+            scan(identity).into_iter().filter(|member| procfs::is_marked(member.pid, dir)).collect();
+        if left.is_empty() {
+            return;
+        }
+        for member in left {
+            send(&member, process::Signal::KILL);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    warn!(pid = identity.pid, "killed members of a worker's process group have not vanished yet");
+}
+
+/// The members of the group besides its leader.
+fn scan(identity: &ProcessIdentity) -> Vec<Member> {
+    let members = procfs::members(identity.pid).unwrap_or_else(|error| {
+        warn!(pid = identity.pid, %error, "cannot look for the members of a worker's process group");
+        Vec::new()
+    });
+    members
+        .into_iter()
+        .filter(|member| member.pid != identity.pid && member.stat.start_ticks >= identity.start_ticks)
+        .collect()
+}
+
+fn send(member: &Member, signal: process::Signal) {
+    if let Some(pidfd) = open_if(member.pid, member.stat.start_ticks)
+        && let Err(error) = pidfd_send_signal(&pidfd, signal)
+        && error != rustix::io::Errno::SRCH
+    {
+        warn!(pid = member.pid, error = %io::Error::from(error), "cannot signal a member of a worker's process group");
+    }
+}
+
+/// A pidfd of the process with this pid, if it started then and has not ended. The check follows the opening: what is open is what was checked.
+fn open_if(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
+    let pidfd = open_pidfd(pid).ok()?;
+    let stat = procfs::stat(pid).ok()?;
+    (stat.start_ticks == start_ticks && !stat.ended).then_some(pidfd)
+}

@@ -1,0 +1,114 @@
+//! A worker that this daemon started: its own child, which it reaps itself, and only here. Until then the kernel keeps the pid, and so the number of the
+//! group, for it: the group can be signalled by number without meeting a stranger.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::{fd::OwnedFd, process};
+use tokio::io::unix::AsyncFd;
+use tracing::warn;
+
+use super::{procfs, rustix_pid};
+use crate::{
+    domain::event::ProcessIdentity,
+    supervisor::executor::{Ended, Signal, Worker},
+};
+
+/// How long to wait for killed members of a group to vanish. They cannot refuse; only a device or file system that hangs delays them.
+const VANISH_LIMIT: Duration = Duration::from_secs(1);
+const VANISH_STEP: Duration = Duration::from_millis(2);
+
+pub(super) struct Child {
+    identity: ProcessIdentity,
+    pidfd: AsyncFd<OwnedFd>,
+    child: tokio::process::Child,
+    reaped: bool,
+    /// The kernel's count of out-of-memory kills when it started.
+    memory_kills: Option<u64>,
+}
+
+impl Child {
+    pub(super) fn new(
+        identity: ProcessIdentity,
+        pidfd: AsyncFd<OwnedFd>,
+        child: tokio::process::Child,
+        memory_kills: Option<u64>,
+    ) -> Self {
+        Self { identity, pidfd, child, reaped: false, memory_kills }
+    }
+
+    fn signal_group(&self, signal: process::Signal) {
+        if self.reaped {
+            return;
+        }
+        let sent = rustix_pid(self.identity.pid).and_then(|pid| Ok(process::kill_process_group(pid, signal)?));
+        if let Err(error) = sent
+            && error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error())
+        {
+            warn!(pid = self.identity.pid, %error, "cannot signal a worker's process group");
+        }
+    }
+
+    /// Waits until the killed members of the group have ended; to reap them is up to whoever inherited them. Signal 0 only asks: should the number have a new
+    /// owner by now, nothing happens to it.
+    async fn group_vanished(&self) {
+        let Ok(pid) = rustix_pid(self.identity.pid) else { return };
+        let is_left = || {
+            process::test_kill_process_group(pid).is_ok()
+                && procfs::members(self.identity.pid).is_ok_and(|members| !members.is_empty())
+        };
+        let gone = async {
+            while is_left() {
+                tokio::time::sleep(VANISH_STEP).await;
+            }
+        };
+        if tokio::time::timeout(VANISH_LIMIT, gone).await.is_err() {
+            warn!(pid = self.identity.pid, "killed members of a worker's process group have not vanished yet");
+        }
+    }
+
+    fn ended(&self, status: std::process::ExitStatus) -> Ended {
+        use std::os::unix::process::ExitStatusExt as _;
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Code(code),
+            (None, Some(number)) => {
+                let out_of_memory = match (self.memory_kills, procfs::memory_kills()) {
+                    (Some(before), Some(after)) => after > before,
+                    _ => false,
+                };
+                Ended::Signal { number, out_of_memory }
+            }
+            (None, None) => Ended::Unknown,
+        }
+    }
+}
+
+#[async_trait]
+impl Worker for Child {
+    fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    async fn exited(&self) {
+        // An error means that the runtime is shutting down: nobody waits for the answer any more.
+        if self.pidfd.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.signal_group(match signal {
+            Signal::Term => process::Signal::TERM,
+            Signal::Kill => process::Signal::KILL,
+        });
+    }
+
+    async fn reap(&mut self) -> Ended {
+        // Before the zombie is reaped: after that the group's number may be anyone's.
+        self.signal_group(process::Signal::KILL);
+        let status = self.child.wait().await;
+        self.reaped = true;
+        self.group_vanished().await;
+        status.map_or(Ended::Unknown, |status| self.ended(status))
+    }
+}

@@ -1,0 +1,186 @@
+//! Workers as processes of this machine: the only place that knows a pid. Called through the executor seam. A signal goes to a process only while it
+//! is proven to be the one meant: by a pidfd whose start time was checked, or to a group whose leader is our own child and not yet reaped, so
+//! that the kernel cannot have given its number away.
+
+mod adopted;
+mod child;
+mod procfs;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use async_trait::async_trait;
+use mlctl_protocol::launch::Launch;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
+
+use super::{
+    executor::{Executor, Found, StartError, Worker},
+    logs::Stream,
+    readiness,
+};
+use crate::domain::event::ProcessIdentity;
+
+/// What a worker may see of the daemon's environment. Whatever else the daemon was started with, credentials included, stays with it.
+const PASSED_ON: [&str; 12] = [
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "RUST_BACKTRACE",
+];
+
+/// What a worker may see besides, by the beginning of the name.
+const PASSED_ON_PREFIXES: [&str; 3] = ["CUDA_", "NVIDIA_", "MLWORKER_"];
+
+/// Freed memory stays with the worker: handing every tensor's pages back to the kernel and faulting them in again costs three quarters of a small
+/// model's training time.
+const KEEP_MEMORY_BYTES: &str = "4294967296";
+
+/// Workers on this machine.
+pub struct LocalProcesses {
+    command: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+    host: String,
+    boot_id: String,
+}
+
+impl LocalProcesses {
+    /// Workers that run `command`, and see of `environment`, the daemon's own, what the list above allows.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn new(command: PathBuf, environment: impl IntoIterator<Item = (OsString, OsString)>) -> io::Result<Self> {
+        let environment = environment.into_iter().filter(|(name, _)| is_passed_on(name)).collect();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Self { command, environment, host, boot_id: procfs::boot_id()? })
+    }
+
+    fn spawn(&self, launch: &Launch, threads: u32) -> Result<tokio::process::Child, StartError> {
+        let dir = &launch.attempt_dir;
+        let folder = |path: &Path| {
+            let path = path.to_owned();
+            |source| StartError::Folder { path, source }
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(folder(dir))?;
+        let log = |stream: Stream| {
+            let path = stream.path(dir);
+            open_log(&path).map_err(folder(&path))
+        };
+        let threads = threads.to_string();
+        tokio::process::Command::new(&self.command)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env(procfs::MARK, dir)
+            .env("ML_JOB_ID", launch.job.to_string())
+            .env("ML_ATTEMPT", launch.attempt.to_string())
+            .env("RAYON_NUM_THREADS", &threads)
+            .env("CANDLE_NUM_THREADS", &threads)
+            .env("MALLOC_MMAP_THRESHOLD_", KEEP_MEMORY_BYTES)
+            .env("MALLOC_TRIM_THRESHOLD_", KEEP_MEMORY_BYTES)
+            .current_dir(dir)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(log(Stream::Stdout)?)
+            .stderr(log(Stream::Stderr)?)
+            .spawn()
+            .map_err(|source| StartError::Command { command: self.command.clone(), source })
+    }
+
+    /// Who a child of ours is. It is not reaped yet, so its pid cannot be anyone else's.
+    fn identify(&self, child: &tokio::process::Child) -> io::Result<(ProcessIdentity, AsyncFd<rustix::fd::OwnedFd>)> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "the process is gone");
+        let pid = child.id().ok_or_else(gone)?;
+        let pidfd = readiness::readable(open_pidfd(pid)?)?;
+        let start_ticks = procfs::stat(pid)?.start_ticks;
+        Ok((ProcessIdentity { pid, start_ticks, boot_id: self.boot_id.clone(), host: self.host.clone() }, pidfd))
+    }
+}
+
+#[async_trait]
+impl Executor for LocalProcesses {
+    async fn start(&self, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError> {
+        let memory_kills = procfs::memory_kills();
+        let mut child = self.spawn(launch, threads)?;
+        let stdin = child.stdin.take();
+        let (identity, pidfd) = match self.identify(&child) {
+            Ok(known) => known,
+            Err(source) => {
+                // Without its hand-over the worker ends by itself; killing it is only quicker.
+                let _ = child.kill().await;
+                return Err(StartError::HandOver(source));
+            }
+        };
+        let mut worker = child::Child::new(identity, pidfd, child, memory_kills);
+        if let Some(stdin) = stdin
+            && let Err(source) = hand_over(stdin, launch).await
+        {
+            // A broken pipe: it has ended by itself already, and the way it ended says more than the pipe does.
+            if source.kind() != io::ErrorKind::BrokenPipe {
+                worker.signal(super::executor::Signal::Kill);
+                worker.exited().await;
+                worker.reap().await;
+                return Err(StartError::HandOver(source));
+            }
+        }
+        Ok(Box::new(worker))
+    }
+
+    async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found {
+        if identity.boot_id != self.boot_id {
+            return if identity.host == self.host { Found::Dead } else { Found::Elsewhere };
+        }
+        match adopted::Adopted::open(identity, launch_dir) {
+            Some(worker) => Found::Alive(Box::new(worker)),
+            None => {
+                adopted::end_remnants(identity, launch_dir).await;
+                Found::Dead
+            }
+        }
+    }
+}
+
+/// The worker reads one line and then the end of the file; a worker that reads the end at once knows that its daemon died, and ends.
+async fn hand_over(mut stdin: tokio::process::ChildStdin, launch: &Launch) -> io::Result<()> {
+    let mut line = serde_json::to_vec(launch)?;
+    line.push(b'\n');
+    stdin.write_all(&line).await?;
+    stdin.shutdown().await
+}
+
+/// Appending, so that the daemon can cut the file while the worker writes it.
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn is_passed_on(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        PASSED_ON.contains(&name) || PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
+
+fn open_pidfd(pid: u32) -> io::Result<rustix::fd::OwnedFd> {
+    Ok(pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?)
+}
+
+fn rustix_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no pid")))
+}
