@@ -1,0 +1,134 @@
+//! The loop around the plan. It wakes when jobs changed, when resources came back, and when the next waiting retry is due; it never polls. Called once by the
+//! daemon's lifecycle.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use mlctl_protocol::JobId;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::plan::plan;
+use crate::{
+    domain::Clock,
+    store::{Store, StoreError},
+    supervisor::Handle,
+};
+
+/// How long the store is left alone after it failed.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// The longest sleep towards a moment of the wall clock, which may jump meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// How many ready jobs are read at most, when all of those before are too large for the machine.
+const MOST_READ: u32 = 16_384;
+
+/// What the loop works with.
+#[derive(Clone)]
+pub struct Scheduler {
+    /// The database.
+    pub store: Store,
+    /// Who starts attempts.
+    pub supervisor: Handle,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Starts jobs until `stop`; a job that is being claimed then is still handed over.
+pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
+    let mut changes = scheduler.store.changes();
+    let mut freed = scheduler.supervisor.freed();
+    while !stop.is_cancelled() {
+        // Before reading: what changes from here on wakes the wait below.
+        changes.mark_unchanged();
+        freed.mark_unchanged();
+        let wait = scheduler.round().await.unwrap_or_else(|error| {
+            warn!(error = describe(&error), "jobs cannot be dispatched for the moment");
+            Wait::Pause
+        });
+        let waited = async {
+            match wait {
+                // The senders live in the store and the supervisor, which this loop holds.
+                Wait::Resources => drop(freed.changed().await),
+                Wait::Anything(until) => {
+                    let sleep = until.map(|until| scheduler.until(until));
+                    tokio::select! {
+                        _ = changes.changed() => {}
+                        _ = freed.changed() => {}
+                        () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
+                    }
+                }
+                Wait::Pause => tokio::time::sleep(PAUSE_AFTER_ERROR).await,
+            }
+        };
+        stop.run_until_cancelled(waited).await;
+    }
+}
+
+/// What the next round is worth waiting for.
+enum Wait {
+    /// Nothing is free: whatever comes into the queue cannot start.
+    Resources,
+    /// A change, resources, or the moment at which a job becomes ready.
+    Anything(Option<Timestamp>),
+    /// The store failed.
+    Pause,
+}
+
+impl Scheduler {
+    /// Starts what fits.
+    async fn round(&self) -> Result<Wait, StoreError> {
+        let (free, machine) = (self.supervisor.free(), self.supervisor.machine());
+        // Every job takes a core.
+        if free.cpus == 0 {
+            return Ok(Wait::Resources);
+        }
+        let now = self.clock.now();
+        let mut limit = free.cpus.saturating_add(1);
+        let plan = loop {
+            let ready = self.store.ready(now, limit).await?;
+            let plan = plan(&ready, free.clone(), &machine);
+            let all_read = ready.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+            let only_too_large = plan.start.is_empty() && !plan.full;
+            if all_read || !only_too_large || limit >= MOST_READ {
+                break plan;
+            }
+            limit = limit.saturating_mul(4).min(MOST_READ);
+        };
+        if !plan.too_large.is_empty() {
+            debug!(jobs = plan.too_large.len(), "some jobs need more than this machine has");
+        }
+        let claims = join_all(plan.start.iter().map(|job| self.start(*job))).await;
+        claims.into_iter().collect::<Result<Vec<()>, _>>()?;
+        if self.supervisor.free().cpus == 0 {
+            return Ok(Wait::Resources);
+        }
+        Ok(Wait::Anything(self.store.next_ready_at(now).await?))
+    }
+
+    async fn start(&self, job: JobId) -> Result<(), StoreError> {
+        let secret = self.supervisor.draw_secret();
+        match self.store.claim(job, *secret.hash().as_bytes(), self.supervisor.lease_until()).await {
+            Ok(claimed) => {
+                self.supervisor.start(claimed, secret);
+                Ok(())
+            }
+            // It was cancelled a moment ago.
+            Err(StoreError::Refused(_) | StoreError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn until(&self, moment: Timestamp) -> Duration {
+        let left = moment.duration_since(self.clock.now());
+        // A millisecond more, since what is not yet due when looked at would be waited for again at once.
+        Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_millis(1)).min(LONGEST_SLEEP)
+    }
+}
+
+fn describe(error: &StoreError) -> String {
+    use std::error::Error as _;
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
