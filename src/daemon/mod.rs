@@ -1,1 +1,8 @@
-//! (being built)
+//! The daemon: wires the rooms together and sees to their beginning and end. Called by `mld`'s main function. No logic of its own: what is decided here is the order
+//! in which things start and stop.
+
+pub mod clock;
+pub mod entropy;
+pub mod lock;
+pub mod logging;
+pub mod signals;

@@ -1,0 +1,27 @@
+//! The daemon's own log: structured lines on standard error, for a service manager to keep. Called once by `mld`'s main function.
+
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// Starts logging. `level` is a level (`info`) or a filter (`info,mlctl::store=debug`).
+///
+/// # Errors
+/// When `level` is neither.
+pub fn start(level: &str, format: Format) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(level)?;
+    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error means that a test has started logging already: its lines go there.
+    let _ = match format {
+        Format::Text => lines.with_ansi(false).try_init(),
+        Format::Json => lines.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
