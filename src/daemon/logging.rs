@@ -2,26 +2,19 @@
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
-/// How a line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
-}
+use crate::config::LogFormat;
 
 /// Starts logging. `level` is a level (`info`) or a filter (`info,mlctl::store=debug`).
 ///
 /// # Errors
 /// When `level` is neither.
-pub fn start(level: &str, format: Format) -> Result<(), ParseError> {
+pub fn start(level: &str, format: LogFormat) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(level)?;
     let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that a test has started logging already: its lines go there.
     let _ = match format {
-        Format::Text => lines.with_ansi(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     Ok(())
 }

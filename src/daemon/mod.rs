@@ -5,4 +5,8 @@ pub mod clock;
 pub mod entropy;
 pub mod lock;
 pub mod logging;
+pub mod run;
 pub mod signals;
+pub mod socket;
+
+pub use run::{DaemonError, Surroundings, run};

@@ -17,6 +17,7 @@ use mlctl_protocol::{
     result::{MAX_RESULT_BYTES, RESULT_FILE, WorkerResult},
 };
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// How long to listen to what a dead worker had still said.
-const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long storage may take to say whether a result is there.
 const STORAGE_LIMIT: Duration = Duration::from_secs(20);
@@ -120,14 +121,13 @@ fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
 
 /// Stays with a worker to its end. When the daemon stops first, the worker is left alone: the next daemon adopts it.
 pub(super) async fn watch(shared: Arc<Shared>, live: Arc<Live>, mut worker: Box<dyn Worker>) {
-    let log_bounds = shared.logs.watch(&shared.attempt_dir(live.fence.job, live.fence.attempt));
-    let followed = tokio::select! {
-        () = retention::follow(shared.clone(), live.clone()) => None,
-        reason = attend(&shared, &live, worker.as_ref()) => Some(reason),
-    };
-    let Some(Some(reason)) = followed else { return };
+    let logs = shared.logs.watch(&shared.attempt_dir(live.fence.job, live.fence.attempt));
+    // Beside this task: reading a checkpoint back takes long, and a kill must not wait for it.
+    let retention = AbortOnDropHandle::new(shared.tasks.spawn(retention::follow(shared.clone(), live.clone())));
+    let Some(reason) = attend(&shared, &live, worker.as_ref()).await else { return };
     let ended = worker.reap().await;
-    drop(log_bounds);
+    drop(retention);
+    logs.finish().await;
     conclude(&shared, &live, ended, reason.as_ref()).await;
 }
 
@@ -169,7 +169,9 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
 
 /// Begins the attempt's end, with a word to the worker where there is one to say.
 fn ask(live: &Live, reason: &Reason) -> Ending {
-    info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?reason, "an attempt is being ended");
+    if *reason != Reason::Finished {
+        info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?reason, "an attempt is being ended");
+    }
     let asked = reason.order().is_some_and(|class| live.order(ToWorker::Stop { class }));
     Ending::begin(reason, asked, Instant::now())
 }

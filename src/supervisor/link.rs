@@ -154,7 +154,9 @@ async fn converse(
     let (answers, answering) = mpsc::channel(1);
     let (beats, mut beating) = watch::channel(None);
     let conversation = async {
-        answer(live, hello, &mut writer).await?;
+        if !answer(live, hello, &mut writer).await? {
+            return Ok(());
+        }
         tokio::select! {
             heard = listen(shared, live, &mut reader, (&answers, &beats)) => heard,
             told = tell(&mut writer, &mut connected.orders, answering) => told,
@@ -175,8 +177,8 @@ async fn converse(
     result
 }
 
-/// Tells the worker what to do, or where it stands.
-async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<(), LinkError> {
+/// Tells the worker what to do, or where it stands. Whether there is more to say to it.
+async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<bool, LinkError> {
     if hello.started {
         let ending = live.ending().borrow().clone();
         let acked = live.vitals().acked;
@@ -185,7 +187,7 @@ async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<(), L
         if let Some(class) = ending.as_ref().and_then(Reason::order) {
             writer.send(ToWorker::Stop { class }).await?;
         }
-        return Ok(());
+        return Ok(true);
     }
     let mut ending = live.ending();
     let first = timeout(START_LIMIT, async {
@@ -195,7 +197,10 @@ async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<(), L
             start = live.start() => ToWorker::Start(Box::new(start.as_ref().clone())),
         }
     });
-    Ok(writer.send(first.await.map_err(|_| LinkError::Slow)?).await?)
+    let first = first.await.map_err(|_| LinkError::Slow)?;
+    let goes_on = matches!(first, ToWorker::Start(_));
+    writer.send(first).await?;
+    Ok(goes_on)
 }
 
 /// Sends orders and acknowledgements as long as the connection lasts. A worker that has hung up may have said things that are still to be heard, so that

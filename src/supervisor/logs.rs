@@ -85,7 +85,23 @@ struct Shared {
 /// Ends the watch over an attempt's files when dropped.
 pub(crate) struct Watched {
     shared: Arc<Shared>,
+    paths: [PathBuf; 2],
     descriptors: Vec<i32>,
+}
+
+impl Watched {
+    /// Cuts what the worker wrote last and ends the watch.
+    pub(crate) async fn finish(self) {
+        let bounds = self.shared.bounds;
+        let is_large = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() >= bounds.max_bytes);
+        let large: Vec<PathBuf> = self.paths.iter().filter(|path| is_large(path)).cloned().collect();
+        drop(self);
+        if !large.is_empty() {
+            let cut = move || large.iter().for_each(|path| cut_or_warn(path, bounds));
+            // It does not panic, and is not aborted but with the runtime.
+            let _ = tokio::task::spawn_blocking(cut).await;
+        }
+    }
 }
 
 impl Drop for Watched {
@@ -113,9 +129,9 @@ impl LogKeeper {
     /// Keeps an attempt's files within bounds from now on, until the answer is dropped.
     pub(crate) fn watch(&self, attempt_dir: &Path) -> Watched {
         let mut descriptors = Vec::new();
-        for stream in Stream::ALL {
-            let path = stream.path(attempt_dir);
-            match inotify::add_watch(self.shared.inotify.get_ref(), &path, WatchFlags::MODIFY) {
+        let paths = Stream::ALL.map(|stream| stream.path(attempt_dir));
+        for path in &paths {
+            match inotify::add_watch(self.shared.inotify.get_ref(), path, WatchFlags::MODIFY) {
                 Ok(descriptor) => {
                     self.lock().insert(descriptor, path.clone());
                     descriptors.push(descriptor);
@@ -126,9 +142,9 @@ impl LogKeeper {
                 }
             }
             // What was written while nobody looked.
-            cut_or_warn(&path, self.shared.bounds);
+            cut_or_warn(path, self.shared.bounds);
         }
-        Watched { shared: self.shared.clone(), descriptors }
+        Watched { shared: self.shared.clone(), paths, descriptors }
     }
 
     /// Looks at files that grow, until `stop`.

@@ -1,0 +1,118 @@
+//! The checked settings and their defaults. Every path is absolute, every value within its limits: whoever holds a [`Settings`] has nothing left to check.
+
+use std::path::{Path, PathBuf};
+
+/// What a daemon does where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Everything that must survive.
+    pub state_dir: PathBuf,
+    /// The socket clients talk to.
+    pub socket: PathBuf,
+    /// The socket workers dial.
+    pub workers_socket: PathBuf,
+    /// The database.
+    pub database: PathBuf,
+    /// The folder under which each attempt has its own.
+    pub attempts_dir: PathBuf,
+    /// Object storage and data.
+    pub storage: StorageSettings,
+    /// Workers and what they may use.
+    pub workers: WorkerSettings,
+    /// What is refused for being too much.
+    pub limits: LimitSettings,
+    /// The daemon's own log.
+    pub log: LogSettings,
+}
+
+/// Object storage and data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// The prefix of all objects, without a slash at its end.
+    pub url: String,
+    /// Folders that `file://` URIs of a spec may name. Empty: whatever the daemon's user may read.
+    pub data_roots: Vec<PathBuf>,
+}
+
+/// Workers and what they may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerSettings {
+    /// The worker's program.
+    pub command: PathBuf,
+    /// Cores there are to give to jobs.
+    pub cpus: u32,
+    /// GPUs there are to give to jobs.
+    pub gpus: u32,
+    /// Seconds between a worker's heartbeats.
+    pub heartbeat_seconds: u32,
+    /// Seconds without a heartbeat after which a worker is ended, and without a daemon after which it ends itself.
+    pub lease_seconds: u32,
+    /// Seconds from the order to stop to SIGKILL.
+    pub grace_seconds: u32,
+    /// Seconds without a step after which a worker is ended; 0 for never.
+    pub hang_seconds: u32,
+    /// The size of a log file, in bytes.
+    pub log_max_bytes: u64,
+    /// Log files of each of a worker's two streams, the one being written included; at least 1.
+    pub log_files: u32,
+}
+
+/// What is refused for being too much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Jobs that wait.
+    pub max_queued: u32,
+    /// The size of a job spec, in bytes.
+    pub max_spec_bytes: usize,
+}
+
+/// The daemon's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A level (`info`) or a filter (`info,mlctl::store=debug`).
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the daemon's own log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl Settings {
+    /// The defaults for a daemon that keeps everything under `state_dir`, an absolute path, and whose worker's program is `command`.
+    #[must_use]
+    pub fn under(state_dir: &Path, command: PathBuf) -> Self {
+        let cores =
+            std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        Self {
+            state_dir: state_dir.to_owned(),
+            socket: state_dir.join("mld.sock"),
+            workers_socket: state_dir.join("workers.sock"),
+            database: state_dir.join("mld.db"),
+            attempts_dir: state_dir.join("attempts"),
+            storage: StorageSettings {
+                url: format!("file://{}", state_dir.join("objects").display()),
+                data_roots: Vec::new(),
+            },
+            workers: WorkerSettings {
+                command,
+                cpus: cores,
+                gpus: 0,
+                heartbeat_seconds: 2,
+                lease_seconds: 600,
+                grace_seconds: 20,
+                hang_seconds: 600,
+                log_max_bytes: 16 * 1024 * 1024,
+                log_files: 4,
+            },
+            limits: LimitSettings { max_queued: 1_000_000, max_spec_bytes: mlctl_protocol::spec::MAX_SPEC_BYTES },
+            log: LogSettings { level: "info".into(), format: LogFormat::Text },
+        }
+    }
+}

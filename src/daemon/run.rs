@@ -1,0 +1,217 @@
+//! From nothing to serving and back. The order is the point: the lock before the database, the database before the sockets, adoption before dispatch; and at the end
+//! the other way round. Workers are neither waited for nor told: they go on, and the next daemon adopts them.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use mlctl_artifacts::Stores;
+use mlctl_protocol::spec::Resources;
+use rustix::fs::Mode;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    entropy,
+    lock::{LockError, StateLock},
+    signals::Stop,
+    socket::{self, SocketError},
+};
+use crate::{
+    config::Settings,
+    domain::Clock,
+    scheduler::{self, Scheduler},
+    store::{Store, StoreError},
+    supervisor::{self, LogBounds, Supervisor, executor::Executor, process::LocalProcesses},
+};
+
+/// How long the parts may take to end, each.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a daemon has around it.
+pub struct Surroundings {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The environment it was started with, of which workers see a part.
+    pub environment: Vec<(OsString, OsString)>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// Why the daemon did not start, or ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A folder could not be made.
+    #[error("make the folder {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory is another daemon's, or cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The database cannot be used.
+    #[error("use the database {}", path.display())]
+    Store {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// There is nothing to listen on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Workers cannot be supervised.
+    #[error("supervise workers")]
+    Supervise(#[source] io::Error),
+    /// Signals cannot be received.
+    #[error("receive signals")]
+    Signals(#[source] io::Error),
+    /// A part of the daemon died.
+    #[error("the daemon's {0} ended unexpectedly")]
+    Part(&'static str),
+}
+
+impl DaemonError {
+    /// The exit code of `mld`: 5 when another daemon has the state directory or the socket, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Lock(LockError::Held { .. }) | Self::Socket(SocketError::InUse(_)) => 5,
+            _ => 1,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } | Self::Lock(LockError::Failed { .. }) => {
+                "check the owner and the permissions of the folder, or choose another with --state-dir"
+            }
+            Self::Lock(LockError::Held { .. }) => {
+                "talk to it with `mlctl daemon status`, stop it with `mlctl daemon stop`, or choose another --state-dir"
+            }
+            Self::Store { .. } => "nothing was changed in it; `mlctl doctor` says more",
+            Self::Socket(SocketError::InUse(_)) => "another daemon listens there: stop it, or choose another socket",
+            Self::Socket(SocketError::NotASocket(_)) => "move that file away, or choose another path for the socket",
+            Self::Socket(SocketError::TooLong(_)) => "choose a shorter state directory, or set the path of the socket",
+            Self::Socket(SocketError::Failed { .. }) => "check the owner and the permissions of the socket's folder",
+            Self::Supervise(_) => "raise fs.inotify.max_user_instances, and check that /proc is mounted",
+            Self::Signals(_) => "check the limits on open files",
+            Self::Part(_) => "this is a bug: the log has what led to it; a new start is safe",
+        }
+    }
+}
+
+/// Runs the daemon until it is asked to stop.
+///
+/// # Errors
+/// [`DaemonError`]: before serving, nothing was left behind; afterwards, workers go on.
+pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), DaemonError> {
+    // Before anything is made: no file or socket is ever open to others, not even for a moment.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    make_folder(&settings.state_dir)?;
+    let _lock = StateLock::take(&settings.state_dir)?;
+    make_folder(&settings.attempts_dir)?;
+    let Surroundings { clock, environment, stop } = surroundings;
+    let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
+    let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
+    let executor =
+        LocalProcesses::new(settings.workers.command.clone(), environment).map_err(DaemonError::Supervise)?;
+    let parts = supervisor::Parts {
+        store: store.clone(),
+        artifacts: Stores::new(),
+        clock: clock.clone(),
+        executor: Arc::new(executor) as Arc<dyn Executor>,
+    };
+    let part_stop = CancellationToken::new();
+    let supervisor =
+        Supervisor::new(supervision(&settings), parts, part_stop.clone()).map_err(DaemonError::Supervise)?;
+    let handle = supervisor.handle();
+    let adoption = supervisor.adopt().await.map_err(of_store)?;
+    let (workers, _workers_bound) = socket::listen(&settings.workers_socket)?;
+    let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock };
+    let running = vec![
+        Part::spawn("supervisor", supervisor.run(workers)),
+        Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
+    ];
+    info!(
+        socket = %settings.socket.display(), pid = std::process::id(), adopted = adoption.adopted, ended = adoption.ended,
+        "mld {} is ready", env!("CARGO_PKG_VERSION")
+    );
+    let outcome = serve(running, &stop, &part_stop).await;
+    if timeout(STOP_LIMIT, stop.hard.run_until_cancelled(store.close())).await.is_err() {
+        warn!("the database did not close in time");
+    }
+    info!("mld has stopped; workers go on");
+    outcome
+}
+
+/// A task that lives as long as the daemon.
+struct Part {
+    name: &'static str,
+    task: JoinHandle<()>,
+}
+
+impl Part {
+    fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { name, task: tokio::spawn(work) }
+    }
+}
+
+/// Waits for the stop, or for a part to die, and ends all parts.
+async fn serve(mut parts: Vec<Part>, stop: &Stop, part_stop: &CancellationToken) -> Result<(), DaemonError> {
+    let first = futures_util::future::select_all(parts.iter_mut().map(|part| &mut part.task));
+    let died = tokio::select! {
+        () = stop.soft.cancelled() => None,
+        (_, index, _) = first => Some(index),
+    };
+    let outcome = died.map_or(Ok(()), |index| Err(DaemonError::Part(parts.swap_remove(index).name)));
+    if let Err(error) = &outcome {
+        error!(%error, "stopping");
+    }
+    part_stop.cancel();
+    for Part { name, task } in parts {
+        let ended = timeout(STOP_LIMIT, stop.hard.run_until_cancelled(task)).await;
+        if !matches!(ended, Ok(Some(Ok(())))) {
+            warn!(part = name, "a part of the daemon did not end by itself");
+        }
+    }
+    outcome
+}
+
+fn make_folder(path: &Path) -> Result<(), DaemonError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| DaemonError::Folder { path: path.to_owned(), source })
+}
+
+fn supervision(settings: &Settings) -> supervisor::Config {
+    let workers = &settings.workers;
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    supervisor::Config {
+        attempts_dir: settings.attempts_dir.clone(),
+        workers_socket: settings.workers_socket.clone(),
+        storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
+        command: workers.command.clone(),
+        machine: Resources { cpus: workers.cpus, gpus: workers.gpus },
+        heartbeat_seconds: workers.heartbeat_seconds,
+        grace: seconds(workers.grace_seconds),
+        limits: supervisor::Limits {
+            lease: seconds(workers.lease_seconds),
+            hang: (workers.hang_seconds > 0).then(|| seconds(workers.hang_seconds)),
+        },
+        logs: LogBounds { max_bytes: workers.log_max_bytes, files: workers.log_files },
+        entropy: entropy::fill,
+    }
+}

@@ -1,0 +1,101 @@
+//! Unix sockets to listen on. Called under the state directory's lock, with the umask set, so that there is no moment at which a stranger could connect.
+
+use std::{
+    io,
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::UnixListener;
+
+/// The longest path of a socket, in bytes: the kernel's limit less the zero at its end.
+const MAX_PATH_BYTES: usize = 107;
+
+/// Why there is nothing to listen on.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Someone listens there.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// Something else than a socket is there.
+    #[error("{} exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The kernel takes no path as long as this.
+    #[error("the path of the socket {} is longer than {MAX_PATH_BYTES} bytes", .0.display())]
+    TooLong(PathBuf),
+    /// The folder or the socket could not be made.
+    #[error("listen on {}", path.display())]
+    Failed {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A socket that is removed from its folder when dropped.
+#[derive(Debug)]
+pub struct Bound {
+    path: PathBuf,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // It may be gone with its folder; nobody is left to care.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at `path`. A socket that a dead daemon left there is removed first.
+///
+/// # Errors
+/// [`SocketError`].
+pub fn listen(path: &Path) -> Result<(UnixListener, Bound), SocketError> {
+    if path.as_os_str().len() > MAX_PATH_BYTES {
+        return Err(SocketError::TooLong(path.to_owned()));
+    }
+    let failed = |source| SocketError::Failed { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(SocketError::InUse(path.to_owned()));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    Ok((listener, Bound { path: path.to_owned() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_gives_way_and_a_live_one_or_a_file_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/mld.sock");
+        let (listener, bound) = listen(&path).unwrap();
+        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+        drop(listener);
+        let (_second, second_bound) = listen(&path).expect("nobody listens at it any more");
+        std::mem::forget(bound);
+        drop(second_bound);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path), Err(SocketError::NotASocket(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        assert!(matches!(listen(&dir.path().join("x".repeat(108))), Err(SocketError::TooLong(_))));
+        assert!(matches!(listen(Path::new("/proc/none/mld.sock")), Err(SocketError::Failed { .. })));
+    }
+}
