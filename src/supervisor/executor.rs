@@ -1,7 +1,10 @@
 //! The seam under which a worker is a process: start one, find one again, wait for its end, signal it. Called by the attempts; implemented by
 //! `process` (this machine). Nothing above it may hold a pid, open `/proc` or assume that the worker runs on this host.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use mlctl_protocol::launch::Launch;
@@ -11,7 +14,7 @@ use crate::domain::event::ProcessIdentity;
 /// Starts workers, and finds those that an earlier daemon started.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Starts a worker with `threads` threads of arithmetic in `launch.attempt_dir`, which exists, and hands `launch` over to it.
+    /// Starts a worker with `threads` threads of arithmetic in `launch.attempt_dir`, which is made anew, and hands `launch` over to it.
     /// The worker does no work before it gets its `Start` over the workers' socket.
     ///
     /// # Errors
@@ -19,7 +22,7 @@ pub trait Executor: Send + Sync + 'static {
     async fn start(&self, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
 
     /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
-    async fn find(&self, identity: &ProcessIdentity, launch_dir: &std::path::Path) -> Found;
+    async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found;
 }
 
 /// What became of a worker that an earlier daemon started.

@@ -77,7 +77,7 @@ impl LocalProcesses {
             let path = path.to_owned();
             |source| StartError::Folder { path, source }
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(folder(dir))?;
+        make_fresh(dir).map_err(folder(dir))?;
         let log = |stream: Stream| {
             let path = stream.path(dir);
             open_log(&path).map_err(folder(&path))
@@ -161,6 +161,15 @@ async fn hand_over(mut stdin: tokio::process::ChildStdin, launch: &Launch) -> io
     line.push(b'\n');
     stdin.write_all(&line).await?;
     stdin.shutdown().await
+}
+
+/// An attempt's number is never used twice, so what is there was left by another database: a result that must not be taken for this attempt's.
+fn make_fresh(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Appending, so that the daemon can cut the file while the worker writes it.

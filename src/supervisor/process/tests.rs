@@ -125,6 +125,17 @@ async fn a_worker_gets_its_launch_and_nothing_it_should_not_see() {
 }
 
 #[tokio::test]
+async fn an_attempt_begins_with_an_empty_folder() {
+    let scene = Scene::new("ls > listing; exit 0");
+    fs::create_dir_all(scene.attempt_dir()).unwrap();
+    fs::write(scene.attempt_dir().join("result.json"), "of another database").unwrap();
+    let mut worker = scene.start().await;
+    exited(worker.as_ref()).await;
+    worker.reap().await;
+    assert_eq!(scene.file("listing").await, "listing\nstderr.log\nstdout.log\n");
+}
+
+#[tokio::test]
 async fn codes_and_signals_are_told_apart() {
     let cases = [
         ("exit 0", Ended::Code(0)),
