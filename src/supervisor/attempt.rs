@@ -90,8 +90,9 @@ async fn begin(
             worker.reap().await;
             Err(match error {
                 StoreError::Refused(_) | StoreError::NotFound(_) | StoreError::Stopping => None,
+                // Not the job's fault: it never began.
                 error => Some(Exit {
-                    class: ExitClass::Disk,
+                    class: ExitClass::Preempted,
                     message: Some(format!("the start could not be put on record: {error}")),
                     hint: None,
                 }),

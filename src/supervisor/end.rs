@@ -114,12 +114,14 @@ pub fn judge(facts: Facts<'_>) -> Verdict {
 
 /// The worker had a last word other than success. What the daemon did outweighs what the worker could not know.
 fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exit {
+    let gave_up = matches!(result.class, ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled);
     match (result.class, reason) {
-        (_, Some(Reason::Stale | Reason::LeaseLost { .. } | Reason::Lied(_)))
-        | (
-            ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled,
-            Some(Reason::Hang { .. } | Reason::Cancelled),
-        ) => reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown)),
+        (_, Some(Reason::Stale | Reason::Lied(_))) => {
+            reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
+        }
+        (_, Some(Reason::Hang { .. } | Reason::LeaseLost { .. } | Reason::Cancelled)) if gave_up => {
+            reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
+        }
         // Being preempted uses up no retry: a worker that stops on its own, again and again, at its first step would never be done.
         (ExitClass::Preempted, _) if !progressed => Exit {
             class: ExitClass::Crash,
@@ -352,6 +354,8 @@ mod tests {
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Preempted), Some(&hang), C::Hang, "no progress for 600 seconds after step 12"),
             (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
+            (Ended::Code(1), said(C::Spec), Some(&lease), C::Spec, "its words"),
+            (Ended::Code(1), said(C::Lost), Some(&lease), C::Lost, "no heartbeat"),
             (Ended::Code(0), said(C::Cancelled), None, C::Crash, "nobody had cancelled"),
             (Ended::Code(0), said(C::Spec), Some(&Reason::Stale), C::Lost, "no longer held"),
             (Ended::Code(0), Testimony::Lie("2+2=5".into()), None, C::Crash, "2+2=5"),

@@ -203,22 +203,25 @@ async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<bool,
     Ok(goes_on)
 }
 
-/// Sends orders and acknowledgements as long as the connection lasts. A worker that has hung up may have said things that are still to be heard, so that
-/// is for [`listen`] to find.
+/// Sends orders and acknowledgements. A worker that has hung up may have said things that are still to be heard: what cannot be sent any more is dropped, and the
+/// end of the connection is for [`listen`] to find.
 async fn tell(
     writer: &mut Writer,
     orders: &mut mpsc::Receiver<ToWorker>,
     mut answers: mpsc::Receiver<ToWorker>,
 ) -> Result<(), LinkError> {
+    let mut broken = false;
     loop {
         let message = tokio::select! {
             Some(message) = answers.recv() => message,
             Some(message) = orders.recv() => message,
             else => std::future::pending().await,
         };
-        match writer.send(message).await {
-            Err(FrameError::Io(error)) if error.kind() != io::ErrorKind::TimedOut => std::future::pending().await,
-            sent => sent?,
+        if !broken {
+            match writer.send(message).await {
+                Err(FrameError::Io(error)) if error.kind() != io::ErrorKind::TimedOut => broken = true,
+                sent => sent?,
+            }
         }
     }
 }
