@@ -1,18 +1,59 @@
 //! The state machine: [`decide`] turns a command into events or refuses it, [`apply`] folds an event into the job. Every legal transition is in these two
 //! matches; the store runs them on the current row inside its transaction.
 
-use jiff::Timestamp;
-use mlctl_protocol::JobId;
+use jiff::{SignedDuration, Timestamp};
+use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
-use super::{Command, Event, Fence, Job, Refusal};
+use super::{Command, Event, Exit, Fence, Intent, Job, JobState, Refusal, retry};
 
-/// What a command does to a job at this moment. A fenced command needs `fence` to name the attempt that holds the job.
+/// What a command does to a job at this moment. A fenced command needs `fence` to name the attempt that holds the job; a fence given with any other command
+/// must hold too. No events mean that there is nothing left to do: the command was obeyed before.
 ///
 /// # Errors
 /// [`Refusal::Stale`] when the fence does not match, [`Refusal::WrongState`] when the state does not allow it.
 pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
-    let _ = (job, fence, command, now);
-    todo!()
+    if (command.is_fenced() || fence.is_some()) && !fence.is_some_and(|fence| holds(job, fence)) {
+        let attempt = fence.map_or(AttemptNumber(job.attempt), |fence| fence.attempt);
+        return Err(Refusal::Stale { job: job.id, attempt });
+    }
+    let attempt = AttemptNumber(job.attempt);
+    let event = match (&job.state, command) {
+        (JobState::Queued { not_before }, Command::Claim { token }) if not_before.is_none_or(|time| time <= now) => {
+            let Some(attempt) = job.attempt.checked_add(1) else { return Err(wrong_state(job, command)) };
+            Event::Claimed { attempt: AttemptNumber(attempt), token: *token }
+        }
+        (JobState::Running { .. }, Command::Launched { process }) => {
+            Event::Launched { attempt, process: process.clone() }
+        }
+        (JobState::Running { .. }, Command::Resumed { step, skipped }) => {
+            Event::Resumed { attempt, step: *step, skipped: skipped.clone() }
+        }
+        // Reported by the worker, and found once more in storage when it died.
+        (JobState::Running { .. }, Command::Checkpointed { checkpoint })
+            if job.checkpoint.as_ref() == Some(checkpoint) =>
+        {
+            return Ok(Vec::new());
+        }
+        (JobState::Running { .. }, Command::Checkpointed { checkpoint }) => {
+            Event::Checkpointed { attempt, checkpoint: checkpoint.clone() }
+        }
+        (JobState::Running { .. }, Command::Warned { message }) => Event::Warned { attempt, message: message.clone() },
+        // Work that is done counts, whatever was asked meanwhile.
+        (JobState::Running { .. }, Command::End { exit, model, output, .. }) if exit.class == ExitClass::Ok => {
+            Event::Succeeded { attempt, model: model.clone(), output: output.clone() }
+        }
+        (JobState::Running { intent, .. }, Command::End { exit, jitter, .. }) => {
+            ended(job, *intent, exit, *jitter, now)
+        }
+        (JobState::Queued { .. }, Command::Cancel { by }) => Event::Cancelled { by: Some(*by), exit: None },
+        (JobState::Running { intent: Some(Intent::Cancel), .. }, Command::Cancel { .. }) => return Ok(Vec::new()),
+        (JobState::Running { intent: None, .. }, Command::Cancel { by }) => {
+            Event::Intended { intent: Intent::Cancel, by: *by }
+        }
+        (JobState::Failed | JobState::Cancelled, Command::Retry { by }) => Event::Retried { by: *by },
+        _ => return Err(wrong_state(job, command)),
+    };
+    Ok(vec![event])
 }
 
 /// The job after an event. `job` is `None` before the first one.
@@ -20,8 +61,61 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
 /// # Errors
 /// [`IllegalEvent`] for an event that no `decide` gives in this state: a damaged log or a bug.
 pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Result<Job, IllegalEvent> {
-    let _ = (id, job, event, at);
-    todo!()
+    let illegal = |state| IllegalEvent { job: id, event: name(event), state };
+    let Some(mut job) = job else { return submitted(id, event, at).ok_or_else(|| illegal("absent")) };
+    let attempt = job.attempt;
+    let fits = |named: &AttemptNumber| named.0 == attempt;
+    match (&job.state, event) {
+        (JobState::Queued { not_before }, Event::Claimed { attempt: new, token })
+            if not_before.is_none_or(|time| time <= at) && attempt.checked_add(1) == Some(new.0) =>
+        {
+            job.attempt = new.0;
+            job.started_at = Some(at);
+            job.exit = None;
+            job.state = JobState::Running { token: *token, intent: None };
+        }
+        (
+            JobState::Running { .. },
+            Event::Launched { attempt, .. } | Event::Resumed { attempt, .. } | Event::Warned { attempt, .. },
+        ) if fits(attempt) => {}
+        (JobState::Running { .. }, Event::Checkpointed { attempt, checkpoint }) if fits(attempt) => {
+            job.checkpoint = Some(checkpoint.clone());
+        }
+        (JobState::Running { token, intent: None }, Event::Intended { intent, .. }) => {
+            job.state = JobState::Running { token: *token, intent: Some(*intent) };
+        }
+        (JobState::Running { .. }, Event::Succeeded { attempt, model, output }) if fits(attempt) => {
+            job.model.clone_from(model);
+            job.output.clone_from(output);
+            job.exit = Some(Exit { class: ExitClass::Ok, message: None, hint: None });
+            finish(&mut job, JobState::Succeeded, at);
+        }
+        (JobState::Running { .. }, Event::Failed { attempt, exit }) if fits(attempt) => {
+            job.exit = Some(exit.clone());
+            finish(&mut job, JobState::Failed, at);
+        }
+        (JobState::Running { .. }, Event::Requeued { attempt, exit, not_before, retries_used })
+            if fits(attempt) && retries_fit(&job, exit.class, *retries_used) =>
+        {
+            job.exit = Some(exit.clone());
+            job.retries_used = *retries_used;
+            job.state = JobState::Queued { not_before: *not_before };
+        }
+        (JobState::Queued { .. }, Event::Cancelled { exit: None, .. }) => {
+            finish(&mut job, JobState::Cancelled, at);
+        }
+        (JobState::Running { .. }, Event::Cancelled { exit: Some(exit), .. }) => {
+            job.exit = Some(exit.clone());
+            finish(&mut job, JobState::Cancelled, at);
+        }
+        (JobState::Failed | JobState::Cancelled, Event::Retried { .. }) => {
+            job.retries_used = 0;
+            job.finished_at = None;
+            job.state = JobState::Queued { not_before: None };
+        }
+        (state, _) => return Err(illegal(state.name())),
+    }
+    Ok(job)
 }
 
 /// An event that cannot follow the events before it.
@@ -35,3 +129,104 @@ pub struct IllegalEvent {
     /// The state's name, or `absent`.
     pub state: &'static str,
 }
+
+/// Whether this attempt holds the job: it is running, and under this token.
+#[must_use]
+pub fn holds(job: &Job, fence: Fence) -> bool {
+    let running = matches!(job.state, JobState::Running { token, .. } if token == fence.token);
+    running && fence.job == job.id && fence.attempt.0 == job.attempt
+}
+
+/// What follows an end that was not a success.
+fn ended(job: &Job, intent: Option<Intent>, exit: &Exit, jitter: f64, now: Timestamp) -> Event {
+    let (attempt, exit) = (AttemptNumber(job.attempt), exit.clone());
+    match exit.class {
+        ExitClass::Cancelled => Event::Cancelled { by: None, exit: Some(exit) },
+        _ if intent == Some(Intent::Cancel) => Event::Cancelled { by: None, exit: Some(exit) },
+        ExitClass::Spec => Event::Failed { attempt, exit },
+        ExitClass::Preempted => Event::Requeued { attempt, exit, not_before: None, retries_used: job.retries_used },
+        _ => match retry::backoff(&job.retry, job.retries_used, jitter) {
+            None => Event::Failed { attempt, exit },
+            Some(wait) => {
+                let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+                let not_before = (!wait.is_zero()).then(|| now.saturating_add(wait).unwrap_or(Timestamp::MAX));
+                Event::Requeued { attempt, exit, not_before, retries_used: job.retries_used.saturating_add(1) }
+            }
+        },
+    }
+}
+
+/// A preemption uses up no retry; anything else uses up one, within the limit.
+fn retries_fit(job: &Job, class: ExitClass, retries_used: u32) -> bool {
+    if class == ExitClass::Preempted {
+        return retries_used == job.retries_used;
+    }
+    job.retries_used.checked_add(1) == Some(retries_used) && retries_used <= job.retry.limit
+}
+
+fn finish(job: &mut Job, state: JobState, at: Timestamp) {
+    job.state = state;
+    job.finished_at = Some(at);
+}
+
+fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
+    let Event::Submitted { name, kind, user, queue, priority, labels, resources, retry, spec_digest } = event else {
+        return None;
+    };
+    Some(Job {
+        id,
+        name: name.clone(),
+        kind: kind.clone(),
+        user: *user,
+        queue: queue.clone(),
+        priority: *priority,
+        labels: labels.clone(),
+        resources: resources.clone(),
+        retry: retry.clone(),
+        spec_digest: spec_digest.clone(),
+        submitted_at: at,
+        state: JobState::Queued { not_before: None },
+        attempt: 0,
+        retries_used: 0,
+        started_at: None,
+        finished_at: None,
+        exit: None,
+        checkpoint: None,
+        model: None,
+        output: None,
+    })
+}
+
+fn wrong_state(job: &Job, command: &Command) -> Refusal {
+    let verb = match command {
+        Command::Claim { .. } | Command::Launched { .. } => "started",
+        Command::Resumed { .. } => "resumed",
+        Command::Checkpointed { .. } => "checkpointed",
+        Command::Warned { .. } => "warned about",
+        Command::End { .. } => "ended",
+        Command::Cancel { .. } => "cancelled",
+        Command::Retry { .. } => "retried",
+    };
+    Refusal::WrongState { job: job.id, state: job.state.name(), verb }
+}
+
+const fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Submitted { .. } => "submitted",
+        Event::Claimed { .. } => "claimed",
+        Event::Launched { .. } => "launched",
+        Event::Resumed { .. } => "resumed",
+        Event::Checkpointed { .. } => "checkpointed",
+        Event::Warned { .. } => "warned",
+        Event::Intended { .. } => "intended",
+        Event::Succeeded { .. } => "succeeded",
+        Event::Failed { .. } => "failed",
+        Event::Requeued { .. } => "requeued",
+        Event::Cancelled { .. } => "cancelled",
+        Event::Retried { .. } => "retried",
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,143 @@
+//! What the room's surface asks of the writer, and the way back. An answer is staged while its group is in the transaction and sent once it is committed.
+
+use jiff::Timestamp;
+use mlctl_protocol::{AttemptNumber, FencingToken, JobId, message::ReportBody};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::{
+    StoreError,
+    error::Fault,
+    rows::{RowError, integer},
+    types::{Beat, Claimed, NewJob, Submitted},
+};
+use crate::domain::{Command, Event, Fence, Job, Uid};
+
+/// The queue of a job that names none; there are no others yet.
+const DEFAULT_QUEUE: &str = "default";
+
+/// A job ready to be kept: everything that can be made of it without the database is made by who submits, not by the writer.
+pub(super) struct Prepared {
+    pub(super) user: Uid,
+    pub(super) key: String,
+    pub(super) spec: String,
+    pub(super) digest: String,
+    pub(super) event: Event,
+    pub(super) body: String,
+}
+
+impl Prepared {
+    /// # Errors
+    /// When the spec cannot be written as JSON.
+    pub(super) fn new(new: NewJob) -> Result<Self, Fault> {
+        let NewJob { spec, user, key } = new;
+        let json = serde_json::to_string(&spec)?;
+        let digest = blake3::hash(json.as_bytes()).to_hex().to_string();
+        let event = Event::Submitted {
+            name: spec.name,
+            kind: spec.work.kind().to_owned(),
+            user,
+            queue: DEFAULT_QUEUE.to_owned(),
+            priority: spec.priority,
+            labels: spec.labels,
+            resources: spec.resources,
+            retry: spec.retry,
+            spec_digest: digest.clone(),
+        };
+        let body = serde_json::to_string(&event)?;
+        Ok(Self { user, key, spec: json, digest, event, body })
+    }
+}
+
+/// A claim as the writer answers it: what is still JSON is parsed by who claims.
+pub(super) struct Claim {
+    pub(super) job: Job,
+    pub(super) token: FencingToken,
+    pub(super) spec: String,
+    /// Newest first.
+    pub(super) checkpoints: Vec<String>,
+}
+
+impl Claim {
+    /// Parses what the writer only passed on.
+    pub(super) fn read(self) -> Result<Claimed, Fault> {
+        let Self { job, token, spec, checkpoints } = self;
+        let fence = Fence { job: job.id, attempt: AttemptNumber(job.attempt), token };
+        let spec = parse(&spec, "job_specs", job.id, "spec")?;
+        let parsed = checkpoints.iter().map(|checkpoint| parse(checkpoint, "checkpoints", job.id, "checkpoint"));
+        let resume = parsed.collect::<Result<_, _>>()?;
+        Ok(Claimed { job, fence, spec, resume })
+    }
+}
+
+fn parse<T: DeserializeOwned>(
+    json: &str,
+    table: &'static str,
+    job: JobId,
+    column: &'static str,
+) -> Result<T, RowError> {
+    serde_json::from_str(json).map_err(|error| RowError::new(table, integer(job.0), column, error))
+}
+
+/// The way back for one answer.
+pub(super) struct Reply<T> {
+    to: oneshot::Sender<Result<T, StoreError>>,
+    staged: Option<Result<T, StoreError>>,
+}
+
+impl<T> Reply<T> {
+    pub(super) fn new() -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (to, from) = oneshot::channel();
+        (Self { to, staged: None }, from)
+    }
+
+    pub(super) fn stage(&mut self, answer: Result<T, StoreError>) {
+        self.staged = Some(answer);
+    }
+
+    /// Who asked may have gone away: the write stands all the same.
+    fn send(self) {
+        if let Some(answer) = self.staged {
+            let _ = self.to.send(answer);
+        }
+    }
+
+    fn fail(self, error: StoreError) {
+        let _ = self.to.send(Err(error));
+    }
+}
+
+/// One thing asked of the writer.
+pub(super) enum Ask {
+    Submit { job: Box<Prepared>, reply: Reply<Submitted> },
+    Claim { job: JobId, secret_hash: [u8; 32], lease_until: Timestamp, reply: Reply<Box<Claim>> },
+    Command { job: JobId, fence: Option<Fence>, command: Box<Command>, reply: Reply<Box<Job>> },
+    Report { fence: Fence, seq: u64, body: Box<ReportBody>, reply: Reply<u64> },
+    Beat { beat: Box<Beat>, reply: Reply<()> },
+    Promote { now: Timestamp, reply: Reply<()> },
+    Forget { job: JobId, uris: Vec<String>, reply: Reply<()> },
+}
+
+impl Ask {
+    /// Sends the staged answer.
+    pub(super) fn send(self) {
+        match self {
+            Self::Submit { reply, .. } => reply.send(),
+            Self::Claim { reply, .. } => reply.send(),
+            Self::Command { reply, .. } => reply.send(),
+            Self::Report { reply, .. } => reply.send(),
+            Self::Beat { reply, .. } | Self::Promote { reply, .. } | Self::Forget { reply, .. } => reply.send(),
+        }
+    }
+
+    /// Forgets the staged answer and sends an error.
+    pub(super) fn fail(self, error: StoreError) {
+        match self {
+            Self::Submit { reply, .. } => reply.fail(error),
+            Self::Claim { reply, .. } => reply.fail(error),
+            Self::Command { reply, .. } => reply.fail(error),
+            Self::Report { reply, .. } => reply.fail(error),
+            Self::Beat { reply, .. } | Self::Promote { reply, .. } | Self::Forget { reply, .. } => reply.fail(error),
+        }
+    }
+}

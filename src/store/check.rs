@@ -1,0 +1,201 @@
+//! The full check: every event against the hash chain, every row against its replayed events, counters and references, and SQLite's own integrity check. Reads only,
+//! in one snapshot, with bounded memory; says what is wrong, and repairs nothing.
+
+use std::collections::BTreeMap;
+
+use mlctl_protocol::JobId;
+use sqlx::{Row, SqliteConnection, SqlitePool};
+
+use super::{
+    StoreError, chain,
+    error::Fault,
+    ledger::Ledger,
+    rows::{self, Fields, RowError, job_columns},
+    types::StoredEvent,
+};
+use crate::domain::{Job, state};
+
+/// Rows read at a time.
+const PAGE: i64 = 500;
+
+/// Problems listed at most: a damaged page can hold thousands.
+const MOST: usize = 100;
+
+type Problems = Vec<String>;
+
+/// Everything that is wrong; empty when all is well.
+pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
+    let mut snapshot = pool.begin().await?;
+    let mut problems = Problems::new();
+    // What cannot be read is a find, and keeps nobody from looking at the rest.
+    let done = integrity(&mut snapshot, &mut problems).await;
+    note(&mut problems, "the file", done);
+    let done = log(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table events", done);
+    let done = jobs(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table jobs", done);
+    let done = counts(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table counters", done);
+    let done = attempts(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table attempts", done);
+    // A damaged file may not even let go of the snapshot; the connection ends it then.
+    let _ = snapshot.rollback().await;
+    problems.truncate(MOST);
+    Ok(problems)
+}
+
+fn note(problems: &mut Problems, what: &str, done: Result<(), Fault>) {
+    if let Err(fault) = done {
+        problems.push(format!("{what} cannot be read to the end: {fault}"));
+    }
+}
+
+async fn integrity(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(100)").fetch_all(&mut *conn).await?;
+    problems.extend(found.into_iter().filter(|line| line != "ok"));
+    for row in sqlx::query("PRAGMA foreign_key_check").fetch_all(conn).await? {
+        let (table, id, parent): (String, Option<i64>, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        problems.push(format!("table {table}, row {}: its row in table {parent} is missing", id.unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// The chain, from the first event to the head on record.
+async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let (instance, ledger) = Ledger::read(conn).await?;
+    problems.extend(ledger.compare_head(conn, &instance.id).await?);
+    let (mut last, mut hash) = (0_i64, chain::genesis(&instance.id));
+    loop {
+        let sql = "SELECT id, at_us, job_id, body, hash FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
+        for row in &page {
+            let fields = Fields::new(row, "events", "id")?;
+            if fields.id != last + 1 {
+                problems.push(format!("events {} to {} are missing", last + 1, fields.id - 1));
+            }
+            last = fields.id;
+            hash = chain::next(&hash, last, fields.get("at_us")?, fields.get("job_id")?, fields.get("body")?);
+            let stored: &[u8] = fields.get("hash")?;
+            if stored != hash.as_slice() {
+                problems.push(format!("event {last} does not fit its hash: it or one before it was changed"));
+                // Everything behind it is chained to what is stored.
+                hash = stored.try_into().map_err(|error| fields.error("hash", error))?;
+            }
+        }
+        if page.is_empty() || problems.len() > MOST {
+            return Ok(());
+        }
+    }
+}
+
+/// Every job's row against its events, and its spec against its digest.
+async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let mut last = 0_i64;
+    loop {
+        let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE jobs.id > ?1 ORDER BY jobs.id LIMIT ?2");
+        let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
+        let Some(newest) = page.last() else { return Ok(()) };
+        let newest: i64 = newest.try_get("id")?;
+        let mut replayed = replay(conn, last, newest, problems).await?;
+        let specs = digests(conn, last, newest).await?;
+        for row in &page {
+            let job = match rows::job(row) {
+                Ok(job) => job,
+                Err(error) => {
+                    problems.push(error.to_string());
+                    continue;
+                }
+            };
+            match replayed.remove(&job.id) {
+                None => problems.push(format!("job {} has no events that make it", job.id)),
+                Some(replayed) if replayed == job => {}
+                Some(replayed) => problems.push(differences(&job, &replayed)?),
+            }
+            if specs.get(&job.id) != Some(&job.spec_digest) {
+                problems.push(format!("table job_specs, row {}: the spec does not fit its digest", job.id));
+            }
+        }
+        problems.extend(replayed.keys().map(|id| format!("job {id} has events and no row")));
+        last = newest;
+        if problems.len() > MOST {
+            return Ok(());
+        }
+    }
+}
+
+/// The jobs with ids above `after` up to `last`, as their events make them.
+async fn replay(
+    conn: &mut SqliteConnection,
+    after: i64,
+    last: i64,
+    problems: &mut Problems,
+) -> Result<BTreeMap<JobId, Job>, Fault> {
+    let sql = "SELECT id, at_us, job_id, body FROM events WHERE job_id > ?1 AND job_id <= ?2 ORDER BY job_id, id";
+    let found = sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?;
+    let mut jobs = BTreeMap::new();
+    for row in &found {
+        let StoredEvent { id, at, job, event } = match rows::event(row) {
+            Ok(event) => event,
+            Err(error) => {
+                problems.push(error.to_string());
+                continue;
+            }
+        };
+        match state::apply(job, jobs.remove(&job), &event, at) {
+            Ok(after) => drop(jobs.insert(job, after)),
+            Err(error) => problems.push(format!("event {id}: {error}")),
+        }
+    }
+    Ok(jobs)
+}
+
+async fn digests(conn: &mut SqliteConnection, after: i64, last: i64) -> Result<BTreeMap<JobId, String>, Fault> {
+    let sql = "SELECT job_id, spec FROM job_specs WHERE job_id > ?1 AND job_id <= ?2";
+    let found = sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?;
+    let digests = found.iter().map(|row| {
+        let fields = Fields::new(row, "job_specs", "job_id")?;
+        let spec: &str = fields.get("spec")?;
+        Ok((JobId(fields.number("job_id")?), blake3::hash(spec.as_bytes()).to_hex().to_string()))
+    });
+    Ok(digests.collect::<Result<_, RowError>>()?)
+}
+
+fn differences(row: &Job, replayed: &Job) -> Result<String, serde_json::Error> {
+    let (left, right) = (serde_json::to_value(row)?, serde_json::to_value(replayed)?);
+    let fields: Vec<&str> = match (left.as_object(), right.as_object()) {
+        (Some(left), Some(right)) => left
+            .keys()
+            .chain(right.keys())
+            .filter(|key| left.get(*key) != right.get(*key))
+            .map(String::as_str)
+            .collect(),
+        _ => Vec::new(),
+    };
+    Ok(format!("table jobs, row {}: its events give another {}", row.id, fields.join(", ")))
+}
+
+async fn counts(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let sql = "SELECT counters.state, counters.jobs, count(jobs.id) FROM counters LEFT JOIN jobs ON jobs.state = counters.state GROUP BY counters.state";
+    for (state, counted, there) in sqlx::query_as::<_, (String, i64, i64)>(sql).fetch_all(conn).await? {
+        if counted != there {
+            problems.push(format!("table counters: {counted} jobs {state} on record, and {there} are there"));
+        }
+    }
+    Ok(())
+}
+
+/// A running job has its attempt open, and no other attempt is open.
+async fn attempts(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let without = "SELECT jobs.id FROM jobs LEFT JOIN attempts ON attempts.token = jobs.token AND attempts.job_id = jobs.id \
+                   AND attempts.attempt = jobs.attempt AND attempts.ended_us IS NULL \
+                   WHERE jobs.state = 'running' AND attempts.token IS NULL LIMIT 100";
+    let jobs: Vec<i64> = sqlx::query_scalar(without).fetch_all(&mut *conn).await?;
+    problems.extend(jobs.iter().map(|job| format!("job {job} is running without an open attempt")));
+    let stray = "SELECT attempts.token FROM attempts LEFT JOIN jobs ON jobs.id = attempts.job_id AND jobs.token = attempts.token \
+                 WHERE attempts.ended_us IS NULL AND jobs.id IS NULL LIMIT 100";
+    let tokens: Vec<i64> = sqlx::query_scalar(stray).fetch_all(conn).await?;
+    problems.extend(
+        tokens.iter().map(|token| format!("the attempt with token {token} is open, and its job is not running it")),
+    );
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What can go wrong, by what the caller can do about it, and how SQLite's result codes become that. Nothing else looks at a result code.
+
+use std::{error::Error, sync::Arc};
+
+use mlctl_protocol::JobId;
+
+use super::rows::RowError;
+use crate::domain::{Refusal, state::IllegalEvent};
+
+/// Why the database refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such job.
+    #[error("no job {0}")]
+    NotFound(String),
+    /// The name fits more than one job.
+    #[error("the name {name:?} fits jobs {first} and {second}: use an id")]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// One of them.
+        first: JobId,
+        /// Another.
+        second: JobId,
+    },
+    /// The job's state does not allow it, or the writer is stale.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The idempotency key stands for another job.
+    #[error("key {key:?} was used for job {job} with a different spec")]
+    KeyConflict {
+        /// The key.
+        key: String,
+        /// The job it stands for.
+        job: JobId,
+    },
+    /// The disk is full: nothing new is taken, what was acknowledged is safe.
+    #[error("the disk that holds the database is full")]
+    Full,
+    /// The database cannot be used: newer schema, too old SQLite, damage, no permission.
+    #[error("{what}")]
+    Unusable {
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// The database failed; after a failed fsync nothing is acknowledged any more.
+    #[error("the database failed")]
+    Failed(#[source] Arc<dyn Error + Send + Sync>),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// What goes wrong inside the room, before it is known whom it concerns.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// SQLite or sqlx.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// A row that cannot be understood.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// The log and the state machine disagree.
+    #[error(transparent)]
+    Illegal(#[from] IllegalEvent),
+    /// A value cannot be written as JSON.
+    #[error("a value cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+    /// A guarded write found other rows than the ones just read.
+    #[error("{statement}: {expected} rows should have changed, and {changed} did")]
+    Guard {
+        /// Which write.
+        statement: &'static str,
+        /// Rows meant.
+        expected: u64,
+        /// Rows changed.
+        changed: u64,
+    },
+}
+
+/// What a fault means for those who wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// One of the commands does not fit the schema or the rows: the others can go on without it.
+    Guilty,
+    /// No space.
+    Full,
+    /// The kernel could not read, write or sync.
+    Io,
+    /// The file is damaged or not ours.
+    Damaged,
+    /// Anything else.
+    Other,
+}
+
+impl Fault {
+    pub(super) fn meaning(&self) -> Meaning {
+        match self {
+            Self::Sql(error) => meaning(error),
+            Self::Guard { .. } | Self::Illegal(_) | Self::Json(_) => Meaning::Guilty,
+            Self::Row(_) => Meaning::Damaged,
+        }
+    }
+}
+
+/// What SQLite's result code means.
+pub(super) fn meaning(error: &sqlx::Error) -> Meaning {
+    use libsqlite3_sys as codes;
+    match primary_code(error) {
+        Some(codes::SQLITE_CONSTRAINT | codes::SQLITE_TOOBIG | codes::SQLITE_MISMATCH) => Meaning::Guilty,
+        Some(codes::SQLITE_FULL) => Meaning::Full,
+        Some(codes::SQLITE_IOERR) => Meaning::Io,
+        Some(codes::SQLITE_CORRUPT | codes::SQLITE_NOTADB) => Meaning::Damaged,
+        _ => Meaning::Other,
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault.meaning() {
+            Meaning::Full => Self::Full,
+            Meaning::Damaged => Self::Unusable {
+                what: format!(
+                    "the database is damaged: {fault}; stop the daemon, keep a copy of the file, and restore a backup"
+                ),
+            },
+            _ => Self::Failed(Arc::new(fault)),
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Fault::Sql(error).into()
+    }
+}
+
+/// SQLite's result code without its extension.
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}

@@ -1,0 +1,87 @@
+//! The ends of the database's counters, in memory with the writer: the next job id, the next token, the event to chain to. A group works on a copy, which becomes
+//! the truth when the group is committed.
+
+use mlctl_protocol::{FencingToken, JobId};
+use sqlx::{Row, SqliteConnection};
+
+use super::{
+    chain::{self, Hash},
+    error::Fault,
+    rows::{Fields, integer},
+    types::Instance,
+};
+
+/// The row of table `instance`.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    pub(super) epoch: u32,
+    pub(super) tokens_drawn: i64,
+    pub(super) last_job: i64,
+    pub(super) last_event: i64,
+    pub(super) last_hash: Hash,
+}
+
+/// A token is the epoch and, in this many low bits, a count.
+const TOKEN_BITS: u32 = 40;
+
+impl Ledger {
+    pub(super) async fn read(conn: &mut SqliteConnection) -> Result<(Instance, Self), Fault> {
+        let row = sqlx::query(
+            "SELECT id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash FROM instance WHERE id = 1",
+        )
+        .fetch_one(conn)
+        .await?;
+        let fields = Fields::new(&row, "instance", "id")?;
+        let hash: &[u8] = fields.get("last_hash")?;
+        let ledger = Self {
+            epoch: fields.number("epoch")?,
+            tokens_drawn: fields.get("tokens_drawn")?,
+            last_job: fields.get("last_job_id")?,
+            last_event: fields.get("last_event_id")?,
+            last_hash: hash.try_into().map_err(|error| fields.error("last_hash", error))?,
+        };
+        Ok((Instance { id: fields.get("name")?, epoch: ledger.epoch }, ledger))
+    }
+
+    /// Whether the log ends where the ledger says. `None` when it does, else what is wrong.
+    pub(super) async fn compare_head(
+        &self,
+        conn: &mut SqliteConnection,
+        instance: &str,
+    ) -> Result<Option<String>, Fault> {
+        let row = sqlx::query("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1").fetch_optional(conn).await?;
+        let (id, hash) = match &row {
+            None => (0, chain::genesis(instance).to_vec()),
+            Some(row) => (row.try_get("id")?, row.try_get::<Vec<u8>, _>("hash")?),
+        };
+        if (id, hash.as_slice()) == (self.last_event, self.last_hash.as_slice()) {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "table events ends with event {id}, and the newest on record is {} (another hash counts as another event)",
+            self.last_event
+        )))
+    }
+
+    pub(super) fn next_job(&mut self) -> JobId {
+        self.last_job = self.last_job.saturating_add(1);
+        JobId(self.last_job.unsigned_abs())
+    }
+
+    pub(super) fn next_token(&mut self) -> FencingToken {
+        self.tokens_drawn = self.tokens_drawn.saturating_add(1);
+        FencingToken((u64::from(self.epoch) << TOKEN_BITS) + self.tokens_drawn.unsigned_abs())
+    }
+
+    /// Undoes the last [`Self::next_token`]: nobody has seen the token.
+    pub(super) fn put_back_token(&mut self) {
+        self.tokens_drawn = self.tokens_drawn.saturating_sub(1);
+    }
+
+    /// Chains an event. Returns its id and hash.
+    pub(super) fn append(&mut self, at_us: i64, job: JobId, body: &str) -> (i64, Hash) {
+        self.last_event = self.last_event.saturating_add(1);
+        self.last_hash = chain::next(&self.last_hash, self.last_event, at_us, integer(job.0), body);
+        (self.last_event, self.last_hash)
+    }
+}

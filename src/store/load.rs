@@ -1,0 +1,108 @@
+//! What a group of commands needs to read, one statement a table. Called by `unit` inside the writer's transaction.
+
+use std::collections::{BTreeSet, HashMap};
+
+use mlctl_protocol::{FencingToken, JobId};
+use sqlx::SqliteConnection;
+
+use super::{
+    error::Fault,
+    rows::{self, Fields, Rows, job_columns},
+};
+use crate::domain::{Job, Uid};
+
+/// The jobs that exist among these.
+pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<Vec<Job>, Fault> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))");
+    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    Ok(found.iter().map(rows::job).collect::<Result<_, _>>()?)
+}
+
+/// The jobs, with their spec's digest, for which idempotency keys stand.
+pub(super) async fn keys(
+    conn: &mut SqliteConnection,
+    keys: &[(Uid, &str)],
+) -> Result<HashMap<(Uid, String), (JobId, String)>, Fault> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut wanted = Rows::default();
+    for (user, key) in keys {
+        wanted.push(&[user.0.into(), (*key).into()])?;
+    }
+    let sql = "SELECT i.job_id, i.user_id, i.key, jobs.spec_digest FROM jsonb_each(?1) AS wanted \
+               CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1 \
+               CROSS JOIN jobs ON jobs.id = i.job_id";
+    let found = sqlx::query(sql).bind(wanted.finish()).fetch_all(conn).await?;
+    let mut known = HashMap::with_capacity(keys.len());
+    for row in &found {
+        let fields = Fields::new(row, "idempotency", "job_id")?;
+        let key = (Uid(fields.number("user_id")?), fields.get("key")?);
+        known.insert(key, (JobId(fields.number("job_id")?), fields.get("spec_digest")?));
+    }
+    Ok(known)
+}
+
+/// The last report taken of each attempt.
+pub(super) async fn taken(
+    conn: &mut SqliteConnection,
+    tokens: &BTreeSet<FencingToken>,
+) -> Result<HashMap<FencingToken, u64>, Fault> {
+    if tokens.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT token, last_seq FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+    let found = sqlx::query(sql).bind(list(tokens)?).fetch_all(conn).await?;
+    let mut taken = HashMap::with_capacity(tokens.len());
+    for row in &found {
+        let fields = Fields::new(row, "attempts", "token")?;
+        taken.insert(FencingToken(fields.number("token")?), fields.number("last_seq")?);
+    }
+    Ok(taken)
+}
+
+/// The specs of jobs, as JSON.
+pub(super) async fn specs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<HashMap<JobId, String>, Fault> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT job_id, spec FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    let mut specs = HashMap::with_capacity(ids.len());
+    for row in &found {
+        let fields = Fields::new(row, "job_specs", "job_id")?;
+        specs.insert(JobId(fields.number("job_id")?), fields.get("spec")?);
+    }
+    Ok(specs)
+}
+
+/// The durable checkpoints of jobs, as JSON, newest first.
+pub(super) async fn checkpoints(
+    conn: &mut SqliteConnection,
+    ids: &BTreeSet<JobId>,
+) -> Result<HashMap<JobId, Vec<String>>, Fault> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT id, job_id, checkpoint FROM checkpoints \
+               WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY id DESC";
+    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    let mut checkpoints: HashMap<JobId, Vec<_>> = HashMap::new();
+    for row in &found {
+        let fields = Fields::new(row, "checkpoints", "id")?;
+        let of_job = checkpoints.entry(JobId(fields.number("job_id")?)).or_default();
+        of_job.push(fields.get("checkpoint")?);
+    }
+    Ok(checkpoints)
+}
+
+fn list<'a, T: Copy + Into<rows::Cell<'a>> + 'a>(ids: &'a BTreeSet<T>) -> Result<String, serde_json::Error> {
+    let mut list = Rows::default();
+    for id in ids {
+        list.push(&[(*id).into()])?;
+    }
+    Ok(list.finish())
+}

@@ -1,0 +1,179 @@
+//! What is read about one job, an attempt, a log: one function, one statement. On the pool of read-only connections.
+
+use jiff::Timestamp;
+use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::MetricPoint, result::CheckpointRef};
+use sqlx::SqlitePool;
+
+use super::{
+    StoreError,
+    error::Fault,
+    rows::{self, Fields, RowError, attempt_columns, integer, job_columns},
+    types::{Attempt, JobDetail, Ready, StoredEvent},
+};
+use crate::domain::Job;
+
+/// A job with its current or last attempt, from a row of [`job_columns`] and [`attempt_columns`].
+pub(super) fn detail(row: &sqlx::sqlite::SqliteRow) -> Result<JobDetail, RowError> {
+    let attempt = rows::maybe_attempt(row)?;
+    let metrics = match &attempt {
+        None => Default::default(),
+        Some(attempt) => Fields { row, table: "attempts", id: integer(attempt.fence.token.0) }.json("a_metrics")?,
+    };
+    Ok(JobDetail { job: rows::job(row)?, attempt, metrics })
+}
+
+pub(super) async fn job(pool: &SqlitePool, id: JobId) -> Result<JobDetail, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        job_columns!(),
+        ", ",
+        attempt_columns!(),
+        " FROM jobs LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt WHERE jobs.id = ?1"
+    );
+    let row = sqlx::query(sql).bind(integer(id.0)).fetch_optional(pool).await?;
+    let row = row.ok_or_else(|| StoreError::NotFound(id.to_string()))?;
+    Ok(detail(&row).map_err(Fault::from)?)
+}
+
+pub(super) async fn spec(pool: &SqlitePool, id: JobId) -> Result<JobSpec, StoreError> {
+    let found = sqlx::query("SELECT job_id, spec FROM job_specs WHERE job_id = ?1").bind(integer(id.0));
+    let row = found.fetch_optional(pool).await?.ok_or_else(|| StoreError::NotFound(id.to_string()))?;
+    let spec = Fields::new(&row, "job_specs", "job_id").and_then(|fields| fields.json("spec"));
+    Ok(spec.map_err(Fault::from)?)
+}
+
+/// An id, `@last`, or a name: of the one unfinished job that bears it, or else of the newest finished one.
+pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<JobId, StoreError> {
+    let not_found = || StoreError::NotFound(reference.to_owned());
+    if reference == "@last" {
+        let id: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM jobs").fetch_one(pool).await?;
+        return id.map(job_id).ok_or_else(not_found);
+    }
+    if !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_digit()) {
+        let id: i64 = reference.parse().map_err(|_| not_found())?;
+        let id: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM jobs WHERE id = ?1").bind(id).fetch_optional(pool).await?;
+        return id.map(job_id).ok_or_else(not_found);
+    }
+    let open = "SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2";
+    let open: Vec<i64> = sqlx::query_scalar(open).bind(reference).fetch_all(pool).await?;
+    match open.as_slice() {
+        [] => {}
+        [one] => return Ok(job_id(*one)),
+        [first, second, ..] => {
+            let (first, second) = (job_id(*first), job_id(*second));
+            return Err(StoreError::Ambiguous { name: reference.to_owned(), first, second });
+        }
+    }
+    let newest = "SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1";
+    let newest: Option<i64> = sqlx::query_scalar(newest).bind(reference).fetch_optional(pool).await?;
+    newest.map(job_id).ok_or_else(not_found)
+}
+
+fn job_id(id: i64) -> JobId {
+    JobId(id.unsigned_abs())
+}
+
+pub(super) async fn counts(pool: &SqlitePool) -> Result<Vec<(String, u64)>, StoreError> {
+    let found = sqlx::query_as::<_, (String, i64)>("SELECT state, jobs FROM counters").fetch_all(pool).await?;
+    Ok(found.into_iter().map(|(state, jobs)| (state, jobs.unsigned_abs())).collect())
+}
+
+/// Whether a queued job's time has come without its having been put among the ready ones.
+pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1)";
+    Ok(sqlx::query_scalar(sql).bind(now.as_microsecond()).fetch_one(pool).await?)
+}
+
+/// From the index alone. The start time is looked at again because a clock may have been set back.
+pub(super) const READY: &str = "SELECT id, priority, cpus, gpus FROM jobs INDEXED BY jobs_ready \
+     WHERE state = 'queued' AND due = 1 AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY priority DESC, id LIMIT ?2";
+
+pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
+    let found = sqlx::query(READY).bind(now.as_microsecond()).bind(limit).fetch_all(pool).await?;
+    let ready = found.iter().map(|row| {
+        let fields = Fields::new(row, "jobs", "id")?;
+        Ok(Ready {
+            id: job_id(fields.id),
+            priority: fields.number("priority")?,
+            cpus: fields.number("cpus")?,
+            gpus: fields.number("gpus")?,
+        })
+    });
+    Ok(ready.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+/// Of those not yet due, and of those that a clock set back has made undue again.
+pub(super) const NEXT_READY: &str = "SELECT min(at) FROM ( \
+     SELECT min(not_before_us) AS at FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us IS NOT NULL \
+     UNION ALL \
+     SELECT min(not_before_us) FROM jobs WHERE state = 'queued' AND due = 1 AND not_before_us > ?1)";
+
+pub(super) async fn next_ready_at(pool: &SqlitePool, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    let at: Option<i64> = sqlx::query_scalar(NEXT_READY).bind(now.as_microsecond()).fetch_one(pool).await?;
+    Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
+}
+
+pub(super) async fn running(pool: &SqlitePool) -> Result<Vec<(Job, Attempt)>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        job_columns!(),
+        ", ",
+        attempt_columns!(),
+        " FROM jobs JOIN attempts ON attempts.token = jobs.token WHERE jobs.state = 'running' ORDER BY jobs.id"
+    );
+    let found = sqlx::query(sql).fetch_all(pool).await?;
+    let running = found.iter().map(|row| Ok((rows::job(row)?, rows::attempt(row)?)));
+    Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+pub(super) async fn attempts(pool: &SqlitePool, id: JobId) -> Result<Vec<Attempt>, StoreError> {
+    let sql = concat!("SELECT ", attempt_columns!(), " FROM attempts WHERE job_id = ?1 ORDER BY attempt");
+    let found = sqlx::query(sql).bind(integer(id.0)).fetch_all(pool).await?;
+    Ok(found.iter().map(rows::attempt).collect::<Result<_, _>>().map_err(Fault::from)?)
+}
+
+pub(super) async fn checkpoints(
+    pool: &SqlitePool,
+    id: JobId,
+) -> Result<Vec<(AttemptNumber, CheckpointRef)>, StoreError> {
+    let sql = "SELECT id, attempt, checkpoint FROM checkpoints WHERE job_id = ?1 ORDER BY id DESC";
+    let found = sqlx::query(sql).bind(integer(id.0)).fetch_all(pool).await?;
+    let checkpoints = found.iter().map(|row| {
+        let fields = Fields::new(row, "checkpoints", "id")?;
+        Ok((AttemptNumber(fields.number("attempt")?), fields.json("checkpoint")?))
+    });
+    Ok(checkpoints.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+pub(super) async fn metrics(
+    pool: &SqlitePool,
+    id: JobId,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<(i64, MetricPoint)>, StoreError> {
+    let sql = "SELECT id, point FROM metrics WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+    let found = sqlx::query(sql).bind(integer(id.0)).bind(after).bind(limit).fetch_all(pool).await?;
+    let points = found.iter().map(|row| {
+        let fields = Fields::new(row, "metrics", "id")?;
+        Ok((fields.id, fields.json("point")?))
+    });
+    Ok(points.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+pub(super) async fn events(
+    pool: &SqlitePool,
+    job: Option<JobId>,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let of_all = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let of_one = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 ORDER BY id LIMIT ?2";
+    let query = sqlx::query(if job.is_some() { of_one } else { of_all }).bind(after).bind(limit);
+    let query = match job {
+        Some(job) => query.bind(integer(job.0)),
+        None => query,
+    };
+    let found = query.fetch_all(pool).await?;
+    Ok(found.iter().map(rows::event).collect::<Result<_, _>>().map_err(Fault::from)?)
+}

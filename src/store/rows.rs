@@ -1,0 +1,296 @@
+//! Rows to domain types and back. What cannot be understood is an error that names the table, the column and the row: a database is input too.
+
+use jiff::Timestamp;
+use mlctl_protocol::{
+    AttemptNumber, FencingToken, JobId,
+    spec::{Resources, RetryPolicy},
+};
+use serde::de::DeserializeOwned;
+use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
+
+use super::types::{Attempt, StoredEvent};
+use crate::domain::{Fence, Intent, Job, JobState, Uid};
+
+/// A value that no version of this program wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("table {table}, row {row}, column {column}: {why}")]
+pub(super) struct RowError {
+    table: &'static str,
+    row: i64,
+    column: &'static str,
+    why: String,
+}
+
+impl RowError {
+    pub(super) fn new(table: &'static str, row: i64, column: &'static str, why: impl ToString) -> Self {
+        Self { table, row, column, why: why.to_string() }
+    }
+}
+
+/// The columns that make a [`Job`].
+macro_rules! job_columns {
+    () => {
+        "jobs.id, jobs.name, jobs.kind, jobs.user_id, jobs.queue, jobs.priority, jobs.labels, jobs.cpus, jobs.gpus, jobs.retry_limit, \
+         jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
+         jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output"
+    };
+}
+
+/// The columns that make an [`Attempt`], and the attempt's metrics.
+macro_rules! attempt_columns {
+    () => {
+        "attempts.token AS a_token, attempts.job_id AS a_job_id, attempts.attempt AS a_attempt, attempts.started_us AS a_started_us, \
+         attempts.ended_us AS a_ended_us, attempts.exit AS a_exit, attempts.process AS a_process, attempts.secret_hash AS a_secret_hash, \
+         attempts.device AS a_device, attempts.progress AS a_progress, attempts.metrics AS a_metrics, attempts.heartbeat_us AS a_heartbeat_us, \
+         attempts.lease_until_us AS a_lease_until_us, attempts.peak_rss_bytes AS a_peak_rss_bytes, attempts.last_seq AS a_last_seq, \
+         attempts.result AS a_result"
+    };
+}
+
+pub(super) use {attempt_columns, job_columns};
+
+/// A row with the names its errors need.
+pub(super) struct Fields<'r> {
+    pub(super) row: &'r SqliteRow,
+    pub(super) table: &'static str,
+    pub(super) id: i64,
+}
+
+impl<'r> Fields<'r> {
+    /// A row of `table`, named in errors by its column `id_column`.
+    pub(super) fn new(row: &'r SqliteRow, table: &'static str, id_column: &'static str) -> Result<Self, RowError> {
+        let mut fields = Self { row, table, id: 0 };
+        fields.id = fields.get(id_column)?;
+        Ok(fields)
+    }
+
+    pub(super) fn error(&self, column: &'static str, why: impl ToString) -> RowError {
+        RowError::new(self.table, self.id, column, why)
+    }
+
+    pub(super) fn get<T: Decode<'r, Sqlite> + Type<Sqlite>>(&self, column: &'static str) -> Result<T, RowError> {
+        self.row.try_get(column).map_err(|error| self.error(column, error))
+    }
+
+    /// A number that must fit its type.
+    pub(super) fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T, RowError> {
+        let value: i64 = self.get(column)?;
+        T::try_from(value).map_err(|_| self.error(column, format_args!("{value} is out of range")))
+    }
+
+    pub(super) fn maybe_number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<Option<T>, RowError> {
+        let Some(value) = self.get::<Option<i64>>(column)? else { return Ok(None) };
+        T::try_from(value).map(Some).map_err(|_| self.error(column, format_args!("{value} is out of range")))
+    }
+
+    pub(super) fn time(&self, column: &'static str) -> Result<Timestamp, RowError> {
+        Timestamp::from_microsecond(self.get(column)?).map_err(|error| self.error(column, error))
+    }
+
+    pub(super) fn maybe_time(&self, column: &'static str) -> Result<Option<Timestamp>, RowError> {
+        let Some(value) = self.get::<Option<i64>>(column)? else { return Ok(None) };
+        Timestamp::from_microsecond(value).map(Some).map_err(|error| self.error(column, error))
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, RowError> {
+        serde_json::from_str(self.get(column)?).map_err(|error| self.error(column, error))
+    }
+
+    pub(super) fn maybe_json<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, RowError> {
+        let Some(text) = self.get::<Option<&str>>(column)? else { return Ok(None) };
+        serde_json::from_str(text).map(Some).map_err(|error| self.error(column, error))
+    }
+}
+
+/// A job from [`job_columns`].
+pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
+    let fields = Fields::new(row, "jobs", "id")?;
+    Ok(Job {
+        id: JobId(fields.number("id")?),
+        name: fields.get("name")?,
+        kind: fields.get("kind")?,
+        user: Uid(fields.number("user_id")?),
+        queue: fields.get("queue")?,
+        priority: fields.number("priority")?,
+        labels: fields.json("labels")?,
+        resources: Resources { cpus: fields.number("cpus")?, gpus: fields.number("gpus")? },
+        retry: RetryPolicy {
+            limit: fields.number("retry_limit")?,
+            backoff_seconds: fields.number("retry_backoff_seconds")?,
+            max_backoff_seconds: fields.number("retry_max_seconds")?,
+        },
+        spec_digest: fields.get("spec_digest")?,
+        submitted_at: fields.time("submitted_us")?,
+        state: state(&fields)?,
+        attempt: fields.number("attempt")?,
+        retries_used: fields.number("retries_used")?,
+        started_at: fields.maybe_time("started_us")?,
+        finished_at: fields.maybe_time("finished_us")?,
+        exit: fields.maybe_json("exit")?,
+        checkpoint: fields.maybe_json("checkpoint")?,
+        model: fields.maybe_json("model")?,
+        output: fields.maybe_json("output")?,
+    })
+}
+
+fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {
+    Ok(match fields.get("state")? {
+        "queued" => JobState::Queued { not_before: fields.maybe_time("not_before_us")? },
+        "running" => JobState::Running {
+            token: FencingToken(fields.number("token")?),
+            intent: match fields.get::<Option<&str>>("intent")? {
+                None => None,
+                Some("cancel") => Some(Intent::Cancel),
+                Some(other) => return Err(fields.error("intent", format_args!("unknown intent {other:?}"))),
+            },
+        },
+        "succeeded" => JobState::Succeeded,
+        "failed" => JobState::Failed,
+        "cancelled" => JobState::Cancelled,
+        other => return Err(fields.error("state", format_args!("unknown state {other:?}"))),
+    })
+}
+
+/// An attempt from [`attempt_columns`]; `None` where a left join found none.
+pub(super) fn maybe_attempt(row: &SqliteRow) -> Result<Option<Attempt>, RowError> {
+    let fields = Fields { row, table: "attempts", id: 0 };
+    if fields.get::<Option<i64>>("a_token")?.is_none() { Ok(None) } else { attempt(row).map(Some) }
+}
+
+/// An attempt from [`attempt_columns`].
+pub(super) fn attempt(row: &SqliteRow) -> Result<Attempt, RowError> {
+    let fields = Fields::new(row, "attempts", "a_token")?;
+    let secret_hash: &[u8] = fields.get("a_secret_hash")?;
+    Ok(Attempt {
+        fence: Fence {
+            job: JobId(fields.number("a_job_id")?),
+            attempt: AttemptNumber(fields.number("a_attempt")?),
+            token: FencingToken(fields.number("a_token")?),
+        },
+        started_at: fields.time("a_started_us")?,
+        ended_at: fields.maybe_time("a_ended_us")?,
+        exit: fields.maybe_json("a_exit")?,
+        process: fields.maybe_json("a_process")?,
+        secret_hash: secret_hash.try_into().map_err(|error| fields.error("a_secret_hash", error))?,
+        device: fields.get("a_device")?,
+        progress: fields.json("a_progress")?,
+        heartbeat_at: fields.maybe_time("a_heartbeat_us")?,
+        lease_until: fields.time("a_lease_until_us")?,
+        peak_rss_bytes: fields.maybe_number("a_peak_rss_bytes")?,
+        last_seq: fields.number("a_last_seq")?,
+        result: fields.maybe_json("a_result")?,
+    })
+}
+
+/// An event from `id, at_us, job_id, body`.
+pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent, RowError> {
+    let fields = Fields::new(row, "events", "id")?;
+    Ok(StoredEvent {
+        id: fields.id,
+        at: fields.time("at_us")?,
+        job: JobId(fields.number("job_id")?),
+        event: fields.json("body")?,
+    })
+}
+
+/// A number as SQLite keeps it. What is larger than SQLite's largest (a worker may claim any step) becomes that.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Rows for one statement: a JSON array of arrays, read by `jsonb_each(?1)` as `value ->> 0`, `value ->> 1` and so on. One statement for many rows is what makes
+/// a group of commands cheap.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    json: Vec<u8>,
+    count: u64,
+}
+
+/// One value of a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cell<'a> {
+    Null,
+    Int(i64),
+    Text(&'a str),
+}
+
+impl From<i64> for Cell<'_> {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u32> for Cell<'_> {
+    fn from(value: u32) -> Self {
+        Self::Int(value.into())
+    }
+}
+
+impl From<JobId> for Cell<'_> {
+    fn from(value: JobId) -> Self {
+        Self::Int(integer(value.0))
+    }
+}
+
+impl From<FencingToken> for Cell<'_> {
+    fn from(value: FencingToken) -> Self {
+        Self::Int(integer(value.0))
+    }
+}
+
+impl From<Timestamp> for Cell<'_> {
+    fn from(value: Timestamp) -> Self {
+        Self::Int(value.as_microsecond())
+    }
+}
+
+impl<'a> From<&'a str> for Cell<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<'a> From<&'a String> for Cell<'a> {
+    fn from(value: &'a String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<'a, T: Into<Cell<'a>>> From<Option<T>> for Cell<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl Rows {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn push(&mut self, cells: &[Cell<'_>]) -> Result<(), serde_json::Error> {
+        self.json.extend_from_slice(if self.count == 0 { b"[[" } else { b",[" });
+        for (index, cell) in cells.iter().enumerate() {
+            if index > 0 {
+                self.json.push(b',');
+            }
+            match cell {
+                Cell::Null => self.json.extend_from_slice(b"null"),
+                Cell::Int(value) => serde_json::to_writer(&mut self.json, value)?,
+                Cell::Text(text) => serde_json::to_writer(&mut self.json, text)?,
+            }
+        }
+        self.json.push(b']');
+        self.count += 1;
+        Ok(())
+    }
+
+    /// The array, to be bound.
+    pub(super) fn finish(mut self) -> String {
+        self.json.extend_from_slice(if self.count == 0 { b"[]" } else { b"]" });
+        String::from_utf8(self.json).expect("serde_json writes UTF-8")
+    }
+}

@@ -1,0 +1,150 @@
+//! What goes into the store and comes out of it. Plain data: made and read by every room that calls the store; no SQL, no behaviour.
+
+use jiff::Timestamp;
+use mlctl_protocol::{
+    JobId, JobSpec,
+    progress::{Metrics, Progress},
+    result::{CheckpointRef, WorkerResult},
+};
+
+use crate::domain::{Event, Exit, Fence, Job, Uid, event::ProcessIdentity};
+
+/// A job to keep.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The checked spec.
+    pub spec: JobSpec,
+    /// Who submits it.
+    pub user: Uid,
+    /// The idempotency key: unique per user.
+    pub key: String,
+}
+
+/// The answer to a submit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The job.
+    pub id: JobId,
+    /// Whether the key had been used before for the same spec, and `id` is that job.
+    pub existed: bool,
+}
+
+/// A claimed attempt: everything the supervisor needs to start it.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The job after the claim.
+    pub job: Job,
+    /// Its attempt and token.
+    pub fence: Fence,
+    /// Its spec.
+    pub spec: JobSpec,
+    /// Durable checkpoints of earlier attempts, newest first.
+    pub resume: Vec<CheckpointRef>,
+}
+
+/// A job the planner may start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// The job.
+    pub id: JobId,
+    /// 0 to 100.
+    pub priority: u8,
+    /// Cores.
+    pub cpus: u32,
+    /// GPUs.
+    pub gpus: u32,
+}
+
+/// An attempt and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Its identity.
+    pub fence: Fence,
+    /// When it was claimed.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Its process, once launched.
+    pub process: Option<ProcessIdentity>,
+    /// BLAKE3 of its secret.
+    pub secret_hash: [u8; 32],
+    /// `cpu`, or the accelerator in use, as the worker said.
+    pub device: Option<String>,
+    /// How far it has come.
+    pub progress: Progress,
+    /// When a heartbeat last came.
+    pub heartbeat_at: Option<Timestamp>,
+    /// The lease's end, exclusive.
+    pub lease_until: Timestamp,
+    /// Peak resident memory.
+    pub peak_rss_bytes: Option<u64>,
+    /// The last report taken.
+    pub last_seq: u64,
+    /// The result the worker reported, not yet acted on.
+    pub result: Option<WorkerResult>,
+}
+
+/// A heartbeat to keep: not an event, overwritten by the next.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// From which attempt.
+    pub fence: Fence,
+    /// The lease's new end.
+    pub lease_until: Timestamp,
+    /// How far it has come.
+    pub progress: Progress,
+    /// Peak resident memory.
+    pub peak_rss_bytes: u64,
+    /// The device in use.
+    pub device: String,
+}
+
+/// An event as stored.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its place in the log, from 1.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// About which job.
+    pub job: JobId,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only these states; when empty, unfinished jobs and the last `finished` finished ones.
+    pub states: Vec<String>,
+    /// Finished jobs shown besides the unfinished ones when no state is named.
+    pub finished: u32,
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Only this user.
+    pub user: Option<Uid>,
+    /// Rows at most.
+    pub limit: u32,
+}
+
+/// A job with what changes too often to be an event.
+#[derive(Debug, Clone)]
+pub struct JobDetail {
+    /// The job.
+    pub job: Job,
+    /// Its current or last attempt.
+    pub attempt: Option<Attempt>,
+    /// The last value of each metric.
+    pub metrics: Metrics,
+}
+
+/// Identity of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Random, made with the database; part of every object key, so that a new database never meets old objects.
+    pub id: String,
+    /// Grows with every restore; the high part of every token.
+    pub epoch: u32,
+}

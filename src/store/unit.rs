@@ -1,0 +1,251 @@
+//! A group of commands as one unit of work: read the rows they are about, decide in memory through `domain::state`, write what changed with one statement a table.
+//! Called by the writer inside its transaction. The number of statements does not depend on the number of commands.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use mlctl_protocol::{AttemptNumber, FencingToken, JobId, message::ReportBody};
+use sqlx::SqliteConnection;
+
+use super::{
+    StoreError,
+    ask::{Ask, Claim, Prepared},
+    error::Fault,
+    flush::Writes,
+    ledger::Ledger,
+    load,
+    rows::integer,
+    types::{Beat, Submitted},
+};
+use crate::domain::{Command, Fence, Job, Refusal, Uid, state};
+
+/// The rows a group of commands is about, and what it makes of them.
+pub(super) struct Unit {
+    now: Timestamp,
+    ledger: Ledger,
+    jobs: BTreeMap<JobId, Held>,
+    keys: HashMap<(Uid, String), (JobId, String)>,
+    taken: HashMap<FencingToken, u64>,
+    specs: HashMap<JobId, String>,
+    checkpoints: HashMap<JobId, Vec<String>>,
+    writes: Writes,
+}
+
+/// A job as read and as it has become.
+pub(super) struct Held {
+    pub(super) stored: Job,
+    pub(super) job: Job,
+}
+
+/// Which rows to read.
+#[derive(Default)]
+struct Needs<'a> {
+    jobs: BTreeSet<JobId>,
+    claimed: BTreeSet<JobId>,
+    reporting: BTreeSet<FencingToken>,
+    keys: Vec<(Uid, &'a str)>,
+}
+
+impl<'a> Needs<'a> {
+    fn of(asks: &'a [Ask]) -> Self {
+        let mut needs = Self::default();
+        for ask in asks {
+            match ask {
+                Ask::Submit { job, .. } => needs.keys.push((job.user, &job.key)),
+                Ask::Claim { job, .. } => {
+                    needs.jobs.insert(*job);
+                    needs.claimed.insert(*job);
+                }
+                Ask::Command { job, .. } | Ask::Forget { job, .. } => {
+                    needs.jobs.insert(*job);
+                }
+                Ask::Report { fence, .. } => {
+                    needs.jobs.insert(fence.job);
+                    needs.reporting.insert(fence.token);
+                }
+                Ask::Beat { beat, .. } => {
+                    needs.jobs.insert(beat.fence.job);
+                }
+                Ask::Promote { .. } => {}
+            }
+        }
+        needs
+    }
+}
+
+impl Unit {
+    /// Reads what the commands are about.
+    pub(super) async fn load(
+        conn: &mut SqliteConnection,
+        asks: &[Ask],
+        ledger: Ledger,
+        now: Timestamp,
+    ) -> Result<Self, Fault> {
+        let needs = Needs::of(asks);
+        let jobs = load::jobs(conn, &needs.jobs).await?;
+        Ok(Self {
+            now,
+            ledger,
+            jobs: jobs.into_iter().map(|job| (job.id, Held { stored: job.clone(), job })).collect(),
+            keys: load::keys(conn, &needs.keys).await?,
+            taken: load::taken(conn, &needs.reporting).await?,
+            specs: load::specs(conn, &needs.claimed).await?,
+            checkpoints: load::checkpoints(conn, &needs.claimed).await?,
+            writes: Writes::default(),
+        })
+    }
+
+    /// Decides one command in memory and stages its answer.
+    ///
+    /// # Errors
+    /// Only for what would make the whole group wrong: a log that does not fit the rows.
+    pub(super) fn take(&mut self, ask: &mut Ask) -> Result<(), Fault> {
+        match ask {
+            Ask::Submit { job, reply } => reply.stage(self.submit(job)?),
+            Ask::Claim { job, secret_hash, lease_until, reply } => {
+                reply.stage(self.claim(*job, secret_hash, *lease_until)?);
+            }
+            Ask::Command { job, fence, command, reply } => {
+                reply.stage(self.command(*job, *fence, command)?.map(Box::new))
+            }
+            Ask::Report { fence, seq, body, reply } => reply.stage(self.report(*fence, *seq, body)?),
+            Ask::Beat { beat, reply } => reply.stage(self.beat(beat)?),
+            Ask::Promote { now, reply } => {
+                self.writes.promote_until = self.writes.promote_until.max(Some(*now));
+                reply.stage(Ok(()));
+            }
+            Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
+        }
+        Ok(())
+    }
+
+    /// Writes what changed. Returns the ledger that holds once the transaction is committed.
+    pub(super) async fn flush(mut self, conn: &mut SqliteConnection) -> Result<Ledger, Fault> {
+        for held in self.jobs.values() {
+            if held.job != held.stored {
+                self.writes.job(held, self.now)?;
+            }
+        }
+        self.writes.flush(conn, &self.ledger, self.now).await?;
+        Ok(self.ledger)
+    }
+
+    fn submit(&mut self, new: &Prepared) -> Result<Result<Submitted, StoreError>, Fault> {
+        let key = (new.user, new.key.clone());
+        if let Some((job, digest)) = self.keys.get(&key) {
+            return Ok(if *digest == new.digest {
+                Ok(Submitted { id: *job, existed: true })
+            } else {
+                Err(StoreError::KeyConflict { key: new.key.clone(), job: *job })
+            });
+        }
+        let id = self.ledger.next_job();
+        let job = state::apply(id, None, &new.event, self.now)?;
+        self.writes.event(&mut self.ledger, self.now, id, &new.body)?;
+        self.writes.new_job(&job, new)?;
+        self.keys.insert(key, (id, new.digest.clone()));
+        Ok(Ok(Submitted { id, existed: false }))
+    }
+
+    fn claim(
+        &mut self,
+        id: JobId,
+        secret_hash: &[u8; 32],
+        lease_until: Timestamp,
+    ) -> Result<Result<Box<Claim>, StoreError>, Fault> {
+        let token = self.ledger.next_token();
+        let job = match self.decide(id, None, &Command::Claim { token })? {
+            Ok(job) => job,
+            Err(error) => {
+                self.ledger.put_back_token();
+                return Ok(Err(error));
+            }
+        };
+        let fence = Fence { job: id, attempt: AttemptNumber(job.attempt), token };
+        self.writes.new_attempt(fence, self.now, secret_hash, lease_until)?;
+        let spec = self.specs.get(&id).cloned().unwrap_or_default();
+        let checkpoints = self.checkpoints.get(&id).cloned().unwrap_or_default();
+        Ok(Ok(Box::new(Claim { job, token, spec, checkpoints })))
+    }
+
+    fn command(
+        &mut self,
+        id: JobId,
+        fence: Option<Fence>,
+        command: &Command,
+    ) -> Result<Result<Job, StoreError>, Fault> {
+        // A claim needs a token of ours, a secret and a lease: there is a way of its own.
+        if matches!(command, Command::Claim { .. }) {
+            let Some(held) = self.jobs.get(&id) else { return Ok(Err(StoreError::NotFound(id.to_string()))) };
+            let state = held.job.state.name();
+            return Ok(Err(Refusal::WrongState { job: id, state, verb: "claimed without a lease" }.into()));
+        }
+        self.decide(id, fence, command)
+    }
+
+    /// The heart: what the state machine says, on the row as the commands before this one left it.
+    fn decide(&mut self, id: JobId, fence: Option<Fence>, command: &Command) -> Result<Result<Job, StoreError>, Fault> {
+        let Some(held) = self.jobs.get_mut(&id) else { return Ok(Err(StoreError::NotFound(id.to_string()))) };
+        let events = match state::decide(&held.job, fence, command, self.now) {
+            Ok(events) => events,
+            Err(refusal) => return Ok(Err(refusal.into())),
+        };
+        for event in &events {
+            let after = state::apply(id, Some(held.job.clone()), event, self.now)?;
+            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?)?;
+            self.writes.effect(&held.job, event, self.now)?;
+            held.job = after;
+        }
+        Ok(Ok(held.job.clone()))
+    }
+
+    fn report(&mut self, fence: Fence, seq: u64, body: &ReportBody) -> Result<Result<u64, StoreError>, Fault> {
+        if let Err(error) = self.hold(fence) {
+            return Ok(Err(error));
+        }
+        let taken = self.taken.get(&fence.token).copied().unwrap_or(0);
+        if seq <= taken {
+            return Ok(Ok(taken));
+        }
+        let command = match body {
+            ReportBody::Metrics { .. } | ReportBody::Finished { .. } | ReportBody::Unknown => None,
+            ReportBody::Resumed { from, skipped } => {
+                Some(Command::Resumed { step: from.step, skipped: skipped.clone() })
+            }
+            ReportBody::Checkpoint { checkpoint } => Some(Command::Checkpointed { checkpoint: checkpoint.clone() }),
+            ReportBody::Warning { message } => Some(Command::Warned { message: message.clone() }),
+        };
+        if let Some(command) = command
+            && let Err(error) = self.decide(fence.job, Some(fence), &command)?
+        {
+            return Ok(Err(error));
+        }
+        self.taken.insert(fence.token, seq);
+        self.writes.report(fence, integer(seq), body)?;
+        Ok(Ok(seq))
+    }
+
+    fn beat(&mut self, beat: &Beat) -> Result<Result<(), StoreError>, Fault> {
+        if let Err(error) = self.hold(beat.fence) {
+            return Ok(Err(error));
+        }
+        self.writes.beats.insert(beat.fence.token, beat.clone());
+        Ok(Ok(()))
+    }
+
+    fn forget(&mut self, id: JobId, uris: &[String]) -> Result<Result<(), StoreError>, Fault> {
+        let Some(held) = self.jobs.get(&id) else { return Ok(Err(StoreError::NotFound(id.to_string()))) };
+        // The newest is what the next attempt starts from: the row would point at nothing.
+        let newest = held.job.checkpoint.as_ref().map(|checkpoint| &checkpoint.uri);
+        for uri in uris.iter().filter(|uri| Some(*uri) != newest) {
+            self.writes.forgotten.push(&[id.into(), uri.into()])?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether an attempt still holds its job.
+    fn hold(&self, fence: Fence) -> Result<(), StoreError> {
+        let held = self.jobs.get(&fence.job).is_some_and(|held| state::holds(&held.job, fence));
+        if held { Ok(()) } else { Err(Refusal::Stale { job: fence.job, attempt: fence.attempt }.into()) }
+    }
+}

@@ -1,0 +1,157 @@
+//! The one task that writes. It owns the only connection that does, drains what waits into one transaction, commits with an fsync, and only then answers. No write is
+//! ever given up half-way: nothing here selects around one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{
+    StoreError,
+    ask::Ask,
+    error::{Fault, Meaning, primary_code},
+    ledger::Ledger,
+    unit::Unit,
+    wal::Log,
+};
+use crate::domain::Clock;
+
+/// Commands in one transaction at most. Beyond this the gain is small and the first of them waits for the last.
+const MAX_GROUP: usize = 512;
+
+/// The writer, before it runs.
+pub(super) struct Writer {
+    pub(super) conn: SqliteConnection,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) changes: watch::Sender<i64>,
+    pub(super) log: Arc<Log>,
+    /// Why nothing is acknowledged any more.
+    pub(super) broken: Option<StoreError>,
+}
+
+impl Writer {
+    /// Serves until every sender is gone or `stop`, and then what still waits.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut group = Vec::with_capacity(MAX_GROUP);
+        loop {
+            // Receiving may be given up, carrying out may not.
+            let received = stop.run_until_cancelled(self.asks.recv_many(&mut group, MAX_GROUP)).await;
+            let received = match received {
+                Some(received) => received,
+                None => {
+                    self.asks.close();
+                    self.asks.recv_many(&mut group, MAX_GROUP).await
+                }
+            };
+            if received == 0 {
+                break;
+            }
+            self.serve(std::mem::take(&mut group)).await;
+            let newest = self.ledger.last_event;
+            self.changes.send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+            self.log.written(&mut self.conn).await;
+        }
+        self.finish().await;
+    }
+
+    /// All pages into the database file, unless the disk cannot be trusted.
+    async fn finish(mut self) {
+        if self.broken.is_none()
+            && let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.conn).await
+        {
+            warn!(%error, "the write-ahead log could not be emptied; nothing is lost");
+        }
+        if let Err(error) = self.conn.close().await {
+            warn!(%error, "the database could not be closed; nothing is lost");
+        }
+    }
+
+    async fn serve(&mut self, mut group: Vec<Ask>) {
+        match self.commit(&mut group).await {
+            Ok(()) => group.into_iter().for_each(Ask::send),
+            // One of them does not fit: on their own, only that one fails.
+            Err(fault) if fault.meaning() == Meaning::Guilty && group.len() > 1 && self.broken.is_none() => {
+                warn!(error = %fault, commands = group.len(), "a group of commands is carried out one by one");
+                for mut ask in group {
+                    match self.commit(std::slice::from_mut(&mut ask)).await {
+                        Ok(()) => ask.send(),
+                        Err(fault) => self.refuse(vec![ask], fault),
+                    }
+                }
+            }
+            Err(fault) => self.refuse(group, fault),
+        }
+    }
+
+    fn refuse(&self, group: Vec<Ask>, fault: Fault) {
+        let failure = self.broken.clone().unwrap_or_else(|| {
+            error!(error = %fault, commands = group.len(), "commands could not be carried out");
+            fault.into()
+        });
+        for ask in group {
+            ask.fail(failure.clone());
+        }
+    }
+
+    /// Carries out a group in one transaction.
+    async fn commit(&mut self, group: &mut [Ask]) -> Result<(), Fault> {
+        if self.broken.is_some() {
+            return Err(Fault::Sql(sqlx::Error::WorkerCrashed));
+        }
+        let ledger = match self.work(group).await {
+            Ok(ledger) => ledger,
+            Err(fault) => {
+                self.roll_back().await;
+                return Err(fault);
+            }
+        };
+        if let Err(error) = sqlx::query("COMMIT").execute(&mut self.conn).await {
+            let fault = Fault::Sql(error);
+            // The kernel may have dropped what it could not write, and say that all is well the next time: only a restart, which reads the file
+            // again, shows what is there.
+            if fault.meaning() == Meaning::Io {
+                self.breaks(&fault);
+            }
+            self.roll_back().await;
+            return Err(fault);
+        }
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    async fn work(&mut self, group: &mut [Ask]) -> Result<Ledger, Fault> {
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
+        let now = microseconds(self.clock.now());
+        let mut unit = Unit::load(&mut self.conn, group, self.ledger.clone(), now).await?;
+        for ask in group {
+            unit.take(ask)?;
+        }
+        unit.flush(&mut self.conn).await
+    }
+
+    /// Some errors have ended the transaction already: then there is nothing to roll back, and SQLite says so. A transaction that stays open would swallow
+    /// the next group's commit.
+    async fn roll_back(&mut self) {
+        if let Err(error) = sqlx::query("ROLLBACK").execute(&mut self.conn).await
+            && primary_code(&error) != Some(libsqlite3_sys::SQLITE_ERROR)
+        {
+            self.breaks(&Fault::Sql(error));
+        }
+    }
+
+    fn breaks(&mut self, fault: &Fault) {
+        error!(error = %fault, "the database cannot be written any more: nothing is acknowledged until the daemon is restarted");
+        let what = format!("{fault}; check the disk, then restart the daemon");
+        self.broken.get_or_insert_with(|| StoreError::Failed(Arc::new(std::io::Error::other(what))));
+    }
+}
+
+/// Times are kept in microseconds: what is decided on must be what is stored.
+pub(super) fn microseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}

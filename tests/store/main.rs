@@ -1,0 +1,5 @@
+//! The store on its real file, from outside.
+
+mod rig;
+
+mod basics;
