@@ -3,6 +3,8 @@
 
 mod plan;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use plan::{Plan, plan};
 pub use run::{Scheduler, run};

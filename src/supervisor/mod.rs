@@ -13,6 +13,8 @@ pub mod process;
 mod readiness;
 mod retention;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 use std::{

@@ -1,0 +1,224 @@
+//! The loop over a real database and a real supervisor, with workers that end as soon as they are started.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use mlctl_artifacts::Stores;
+use mlctl_protocol::{JobId, JobSpec, launch::Launch, spec::Resources};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Scheduler, run};
+use crate::{
+    domain::{Clock, Uid, event::ProcessIdentity},
+    store::{NewJob, Store},
+    supervisor::{
+        Config, Limits, LogBounds, Parts, Supervisor,
+        executor::{Ended, Executor, Found, Signal, StartError, Worker},
+    },
+};
+
+const CEILING: Duration = Duration::from_secs(30);
+
+struct TestClock;
+
+impl Clock for TestClock {
+    #[expect(clippy::disallowed_methods, reason = "a test's clock")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Workers that end at once, or when the test says so.
+struct Mayflies {
+    started: Mutex<Vec<(JobId, u32)>>,
+    may_end: watch::Sender<bool>,
+    pids: AtomicU64,
+}
+
+struct Mayfly {
+    identity: ProcessIdentity,
+    may_end: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Worker for Mayfly {
+    fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    async fn exited(&self) {
+        let _ = self.may_end.clone().wait_for(|may| *may).await;
+    }
+
+    fn signal(&self, _: Signal) {}
+
+    async fn reap(&mut self) -> Ended {
+        Ended::Code(1)
+    }
+}
+
+#[async_trait]
+impl Executor for Mayflies {
+    async fn start(&self, launch: &Launch, _: u32) -> Result<Box<dyn Worker>, StartError> {
+        self.started.lock().unwrap().push((launch.job, launch.attempt.0));
+        let start_ticks = self.pids.fetch_add(1, Ordering::Relaxed);
+        let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into() };
+        Ok(Box::new(Mayfly { identity, may_end: self.may_end.subscribe() }))
+    }
+
+    async fn find(&self, _: &ProcessIdentity, _: &Path) -> Found {
+        Found::Dead
+    }
+}
+
+struct Room {
+    store: Store,
+    mayflies: Arc<Mayflies>,
+    stop: CancellationToken,
+    running: Vec<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Room {
+    async fn new(cpus: u32, may_end: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("mld.db"), Arc::new(TestClock), |bytes| bytes.fill(3)).await.unwrap();
+        let mayflies = Arc::new(Mayflies {
+            started: Mutex::default(),
+            may_end: watch::Sender::new(may_end),
+            pids: AtomicU64::new(1),
+        });
+        let config = Config {
+            attempts_dir: dir.path().join("attempts"),
+            workers_socket: dir.path().join("workers.sock"),
+            storage_url: format!("file://{}", dir.path().join("objects").display()),
+            command: "mayfly".into(),
+            machine: Resources { cpus, gpus: 0 },
+            heartbeat_seconds: 1,
+            grace: Duration::from_secs(1),
+            limits: Limits { lease: Duration::from_secs(600), hang: None },
+            logs: LogBounds { max_bytes: 1024, files: 2 },
+            entropy: |bytes| bytes.fill(9),
+        };
+        let executor: Arc<dyn Executor> = mayflies.clone();
+        let parts = Parts { store: store.clone(), artifacts: Stores::new(), clock: Arc::new(TestClock), executor };
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap();
+        let scheduler = Scheduler { store: store.clone(), supervisor: supervisor.handle(), clock: Arc::new(TestClock) };
+        let listener = UnixListener::bind(dir.path().join("workers.sock")).unwrap();
+        let running = vec![tokio::spawn(supervisor.run(listener)), tokio::spawn(run(scheduler, stop.clone()))];
+        Self { store, mayflies, stop, running, _dir: dir }
+    }
+
+    async fn submit(&self, cpus: u32, priority: u8, retries: u32) -> JobId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let spec = serde_json::json!({
+            "version": 1, "name": "mayfly", "priority": priority, "resources": {"cpus": cpus},
+            "retry": {"limit": retries, "backoff_seconds": 1, "max_backoff_seconds": 1},
+            "train": {
+                "model": {"type": "mlp", "layers": [2, 1]},
+                "data": {"format": "randn", "rows": 4, "features": 2, "targets": 1},
+                "loss": "mse", "optimizer": {"type": "sgd"}, "batch_size": 2, "max_steps": 10
+            }
+        });
+        let spec: JobSpec = serde_json::from_value(spec).unwrap();
+        let key = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        self.store.submit(NewJob { spec, user: Uid(1), key }).await.unwrap().id
+    }
+
+    fn started(&self) -> Vec<(JobId, u32)> {
+        self.mayflies.started.lock().unwrap().clone()
+    }
+
+    async fn until(&self, mut is_so: impl FnMut(&[(JobId, u32)]) -> bool) {
+        let met = async {
+            while !is_so(&self.started()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(CEILING, met).await.expect("it happens in time");
+    }
+
+    async fn all_over(&self, jobs: &[JobId]) {
+        let mut changes = self.store.changes();
+        let over = async {
+            for job in jobs {
+                loop {
+                    changes.mark_unchanged();
+                    if self.store.job(*job).await.unwrap().job.state.is_terminal() {
+                        break;
+                    }
+                    changes.changed().await.unwrap();
+                }
+            }
+        };
+        tokio::time::timeout(CEILING, over).await.expect("the queue drains");
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        for task in self.running {
+            tokio::time::timeout(CEILING, task).await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_queue_drains_and_every_job_is_started_once() {
+    let room = Room::new(2, true).await;
+    let mut jobs = Vec::new();
+    for _ in 0..100 {
+        jobs.push(room.submit(1, 50, 0).await);
+    }
+    room.all_over(&jobs).await;
+    let mut started = room.started();
+    started.sort_unstable();
+    assert_eq!(started, jobs.iter().map(|job| (*job, 1)).collect::<Vec<_>>());
+    room.end().await;
+}
+
+#[tokio::test]
+async fn the_machine_is_never_over_full_and_a_large_job_holds_back_those_behind_it() {
+    let room = Room::new(3, false).await;
+    let first = room.submit(2, 50, 0).await;
+    room.until(|started| started == [(first, 1)]).await;
+    let large = room.submit(3, 50, 0).await;
+    let small = room.submit(1, 50, 0).await;
+    let urgent = room.submit(1, 90, 0).await;
+    room.until(|started| started == [(first, 1), (urgent, 1)]).await;
+    room.mayflies.may_end.send_replace(true);
+    room.until(|started| started.len() == 4).await;
+    assert_eq!(room.started()[2..], [(large, 1), (small, 1)]);
+    room.all_over(&[first, large, small, urgent]).await;
+    room.end().await;
+}
+
+#[tokio::test]
+async fn a_job_larger_than_the_machine_waits_without_holding_anybody_back() {
+    let room = Room::new(1, true).await;
+    for _ in 0..10 {
+        room.submit(64, 90, 0).await;
+    }
+    let job = room.submit(1, 10, 0).await;
+    room.all_over(&[job]).await;
+    assert_eq!(room.started(), [(job, 1)]);
+    room.end().await;
+}
+
+#[tokio::test]
+async fn retries_come_when_they_are_due_without_anything_else_happening() {
+    let room = Room::new(1, true).await;
+    let job = room.submit(1, 50, 2).await;
+    room.all_over(&[job]).await;
+    assert_eq!(room.started(), [(job, 1), (job, 2), (job, 3)]);
+    room.end().await;
+}
