@@ -127,6 +127,7 @@ pub(super) async fn watch(shared: Arc<Shared>, live: Arc<Live>, mut worker: Box<
     let retention = AbortOnDropHandle::new(shared.tasks.spawn(retention::follow(shared.clone(), live.clone())));
     let Some(reason) = attend(&shared, &live, worker.as_ref()).await else { return };
     let ended = worker.reap().await;
+    shared.vacate(&live);
     drop(retention);
     logs.finish().await;
     conclude(&shared, &live, ended, reason.as_ref()).await;
@@ -198,7 +199,7 @@ pub(super) async fn conclude(shared: &Shared, live: &Live, ended: Ended, reason:
     finish(shared, live, verdict).await;
 }
 
-/// Puts the end on record, however long that takes, and gives the resources back.
+/// Puts the end on record, however long that takes, and forgets the attempt.
 pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
     let fence = live.fence;
     let Verdict { exit, model, output } = verdict;

@@ -85,6 +85,8 @@ pub(super) struct Vitals {
     pub(super) progressed: bool,
     /// Warnings taken from it.
     pub(super) warnings: u32,
+    /// Whether its resources are free again, though its end is not yet on record.
+    pub(super) vacated: bool,
     /// Connections counted.
     lines: u64,
 }
@@ -93,8 +95,17 @@ impl Live {
     pub(super) fn new(birth: Birth, now: Instant) -> Self {
         let Birth { fence, kind, resources, storage, keep, secret, acked, result, progress } = birth;
         let progressed = mark(&progress) != mark(&Progress::default());
-        let vitals =
-            Vitals { acked, result, heard_at: now, moved_at: now, progress, progressed, warnings: 0, lines: 0 };
+        let vitals = Vitals {
+            acked,
+            result,
+            heard_at: now,
+            moved_at: now,
+            progress,
+            progressed,
+            warnings: 0,
+            vacated: false,
+            lines: 0,
+        };
         Self {
             fence,
             kind,

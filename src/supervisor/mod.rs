@@ -274,7 +274,8 @@ impl Handle {
     #[must_use]
     pub fn used(&self) -> Resources {
         let none = Resources { cpus: 0, gpus: 0 };
-        self.shared.lock().values().fold(none, |used, live| Resources {
+        let attempts = self.shared.lock();
+        attempts.values().filter(|live| !live.vitals().vacated).fold(none, |used, live| Resources {
             cpus: used.cpus.saturating_add(live.resources.cpus),
             gpus: used.gpus.saturating_add(live.resources.gpus),
         })
@@ -315,7 +316,14 @@ impl Shared {
         self.lock().insert(live.fence.job, live);
     }
 
-    /// Gives an attempt's resources back. A later attempt of the same job, which may be there already, stays.
+    /// Gives an attempt's resources back: nothing of it lives any more. The next job is claimed while the end of this one is put on record, in the same commit
+    /// if it happens so.
+    fn vacate(&self, live: &Live) {
+        live.vitals().vacated = true;
+        self.freed.send_modify(|count| *count += 1);
+    }
+
+    /// Forgets an attempt. A later attempt of the same job, which may be there already, stays.
     fn remove(&self, live: &Live) {
         {
             let mut attempts = self.lock();

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use mlctl_protocol::{
     launch::Launch,
-    message::{FromWorker, Hello, Start, ToWorker},
+    message::{FromWorker, Hello, Report, ReportBody, Start, ToWorker},
 };
 use tokio::{
     io::{ReadHalf, WriteHalf},
@@ -222,6 +222,12 @@ impl Session {
                 _ = heartbeat.tick() => FromWorker::Heartbeat(self.shared.heartbeat()),
                 report = self.shared.next_report() => FromWorker::Report(report),
             };
+            // How far the attempt came at last: without it, a finished job would show the progress of seconds ago.
+            if let FromWorker::Report(Report { body: ReportBody::Finished { .. }, .. }) = &message
+                && let Err(error) = writer.send(FromWorker::Heartbeat(self.shared.heartbeat())).await
+            {
+                return error;
+            }
             if let Err(error) = writer.send(message).await {
                 return error;
             }
