@@ -5,20 +5,18 @@ use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 
 use crate::{
     ArtifactError,
     local::{self, LocalFiles},
+    pieces::Pieces,
     stores::is_staging_name,
     uri::{MAX_URI_BYTES, bad_uri, normalise},
 };
 
 /// The most names a listing gives; a folder with more is an error, not a loss of memory.
 const MAX_ENTRIES: usize = 100_000;
-
-/// How much of an object is read at once where it is not kept.
-const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// An object or a folder of a store, whether it exists or not. Cheap to clone.
 #[derive(Clone)]
@@ -132,18 +130,27 @@ impl Location {
         }
     }
 
+    /// Opens an object of at most `max_bytes` to be read in pieces. Its size is checked before anything is read.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn pieces(&self, max_bytes: u64) -> Result<Pieces, ArtifactError> {
+        self.require_readable().await?;
+        let meta = self.store.head(&self.path).await.map_err(|error| self.sort(error))?;
+        if meta.size > max_bytes {
+            return Err(ArtifactError::TooLarge { uri: self.uri.clone(), size: meta.size, limit: max_bytes });
+        }
+        Ok(Pieces::new(self.clone(), meta.size, meta.e_tag))
+    }
+
     /// The size in bytes and the BLAKE3 of an object of any size, read in pieces and not kept.
     ///
     /// # Errors
     /// As [`Self::get`], without [`ArtifactError::TooLarge`].
     pub async fn digest(&self) -> Result<(u64, String), ArtifactError> {
-        self.require_readable().await?;
-        let meta = self.store.head(&self.path).await.map_err(|error| self.sort(error))?;
+        let mut pieces = self.pieces(u64::MAX).await?;
         let mut hasher = blake3::Hasher::new();
-        let mut start = 0;
-        while start < meta.size {
-            let end = meta.size.min(start + PIECE_BYTES);
-            let piece = self.piece(start..end).await?;
+        while let Some(piece) = pieces.next().await? {
             let hashed = tokio::task::spawn_blocking(move || {
                 hasher.update(&piece);
                 hasher
@@ -151,18 +158,21 @@ impl Location {
             hasher = hashed
                 .await
                 .map_err(|error| ArtifactError::Unavailable { uri: self.uri.clone(), source: error.into() })?;
-            start = end;
         }
-        Ok((meta.size, hasher.finalize().to_hex().to_string()))
+        Ok((pieces.size(), hasher.finalize().to_hex().to_string()))
     }
 
-    async fn piece(&self, range: Range<u64>) -> Result<Bytes, ArtifactError> {
+    /// Reads a range of the version of an object that was opened, or fails.
+    pub(crate) async fn piece(&self, range: Range<u64>, version: Option<String>) -> Result<Bytes, ArtifactError> {
+        let changed = || ArtifactError::corrupt(&self.uri, "it changed while it was read");
         let expected = range.end - range.start;
-        let piece = self.store.get_range(&self.path, range).await.map_err(|error| self.sort(error))?;
-        if piece.len() as u64 != expected {
-            return Err(ArtifactError::corrupt(&self.uri, "it changed while it was read"));
-        }
-        Ok(piece)
+        let options = GetOptions { range: Some(range.into()), if_match: version, ..GetOptions::default() };
+        let found = match self.store.get_opts(&self.path, options).await {
+            Err(object_store::Error::Precondition { .. }) => return Err(changed()),
+            found => found.map_err(|error| self.sort(error))?,
+        };
+        let piece = found.bytes().await.map_err(|error| self.sort(error))?;
+        if piece.len() as u64 == expected { Ok(piece) } else { Err(changed()) }
     }
 
     /// Writes an object, over an older one if there is one. Readers see the old or the new one whole; on return it is durable.

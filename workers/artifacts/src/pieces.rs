@@ -1,0 +1,105 @@
+//! An object of any size read in order and in pieces, one of which is fetched ahead while the caller works on the last. Used for data sets
+//! and for checksums; it keeps two pieces at most, and never mixes two versions of an object.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use crate::{ArtifactError, Location};
+
+/// How much of an object is read at once.
+const PIECE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What is left to read of an object. Made by [`Location::pieces`].
+#[derive(Debug)]
+pub struct Pieces {
+    at: Location,
+    size: u64,
+    /// What names this version of the object, where the store has such a thing.
+    version: Option<String>,
+    asked: u64,
+    ahead: Option<JoinHandle<Result<Bytes, ArtifactError>>>,
+}
+
+impl Pieces {
+    pub(crate) const fn new(at: Location, size: u64, version: Option<String>) -> Self {
+        Self { at, size, version, asked: 0, ahead: None }
+    }
+
+    /// The size of the whole object in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next piece, at most 8 MiB and never empty; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Corrupt`] when the object was changed since it was opened; else as [`Location::get`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
+        let Some(piece) = self.ahead.take().or_else(|| self.fetch()) else { return Ok(None) };
+        self.ahead = self.fetch();
+        let joined = piece.await;
+        joined
+            .map_err(|error| ArtifactError::Unavailable { uri: self.at.uri().to_owned(), source: error.into() })?
+            .map(Some)
+    }
+
+    fn fetch(&mut self) -> Option<JoinHandle<Result<Bytes, ArtifactError>>> {
+        let range: Range<u64> = self.asked..self.size.min(self.asked + PIECE_BYTES);
+        if range.is_empty() {
+            return None;
+        }
+        self.asked = range.end;
+        let (at, version) = (self.at.clone(), self.version.clone());
+        Some(tokio::spawn(async move { at.piece(range, version).await }))
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stores;
+
+    #[tokio::test]
+    async fn pieces_put_together_are_the_object() {
+        let dir = tempfile::tempdir().unwrap();
+        for size in [0_u64, 1, PIECE_BYTES, 2 * PIECE_BYTES + 5] {
+            let at = Stores::new().open(&format!("file://{}/x-{size}", dir.path().display())).unwrap();
+            let content: Bytes = (0..size).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
+            at.put(content.clone()).await.unwrap();
+            let mut pieces = at.pieces(size).await.unwrap();
+            assert_eq!(pieces.size(), size);
+            let mut read = Vec::new();
+            while let Some(piece) = pieces.next().await.unwrap() {
+                read.extend_from_slice(&piece);
+            }
+            assert!(read == content, "{size}");
+            assert!(pieces.next().await.unwrap().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_missing_or_replaced_meanwhile_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = Stores::new();
+        let open = |name: &str| stores.open(&format!("file://{}/{name}", dir.path().display())).unwrap();
+        assert!(matches!(open("gone").pieces(9).await, Err(ArtifactError::NotFound { .. })));
+        let at = open("x");
+        at.put(vec![1; 10].into()).await.unwrap();
+        assert!(matches!(at.pieces(9).await, Err(ArtifactError::TooLarge { size: 10, limit: 9, .. })));
+        let mut pieces = at.pieces(10).await.unwrap();
+        at.put(vec![2; 10].into()).await.unwrap();
+        let error = pieces.next().await.unwrap_err();
+        assert!(matches!(error, ArtifactError::Corrupt { .. }), "{error}");
+    }
+}
