@@ -7,10 +7,10 @@ use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use mlctl::{
-    config::Settings,
+    config::{self, ConfigError, Environment, Overrides, Settings},
     daemon::{
         self, DaemonError, Surroundings,
-        clock::{OFFSET_VARIABLE, SystemClock},
+        clock::SystemClock,
         logging,
         signals::{self, Stop},
     },
@@ -20,12 +20,21 @@ use mlctl::{
 #[derive(Debug, Parser)]
 #[command(name = "mld", version)]
 struct Flags {
-    /// Keep everything under this folder
-    #[arg(long, value_name = "DIR", env = "MLD_STATE_DIR")]
-    state_dir: PathBuf,
+    /// Read settings from this file [default: $MLD_CONFIG, else the user's or the system's mld.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep everything under this folder, the sockets too [default: $MLD_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Set a key of the settings file, such as workers.cpus=4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// The worker's program [default: mlworker beside mld]
     #[arg(long, value_name = "FILE")]
     worker: Option<PathBuf>,
+    /// Read and check the settings, show them as JSON, and start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// What went wrong, why, and what to do: the three parts of every message.
@@ -53,11 +62,15 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
         why: vec![why],
         hint: "`mld --help` lists what can be set".into(),
     };
-    let settings = settings(flags).map_err(|error| usage(error.to_string()))?;
+    let environment = Environment::read();
+    let settings = settings(flags, &environment)?;
+    if flags.check {
+        show(&settings);
+        return Ok(());
+    }
     logging::start(&settings.log.level, settings.log.format).map_err(|error| usage(error.to_string()))?;
-    #[expect(clippy::disallowed_methods, reason = "the environment is read in main functions")]
-    let offset = std::env::var(OFFSET_VARIABLE).ok();
-    let clock = SystemClock::with_offset(offset.as_deref()).map_err(usage)?;
+    let offset = environment.mld_clock_offset_seconds.as_deref();
+    let clock = SystemClock::with_offset(offset).map_err(usage)?;
     let stop = Stop::default();
     let surroundings =
         Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), stop: stop.clone() };
@@ -82,13 +95,24 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
     })
 }
 
-fn settings(flags: &Flags) -> std::io::Result<Settings> {
-    let state_dir = std::path::absolute(&flags.state_dir)?;
-    let worker = match &flags.worker {
-        Some(worker) => std::path::absolute(worker)?,
-        None => std::env::current_exe()?.with_file_name("mlworker"),
-    };
-    Ok(Settings::under(&state_dir, worker))
+fn settings(flags: &Flags, environment: &Environment) -> Result<Settings, Complaint> {
+    let Flags { config, state_dir, set, worker, check: _ } = flags;
+    let overrides = Overrides { config: config.clone(), state_dir: state_dir.clone(), set: set.clone() };
+    let mut settings = config::load(&overrides, environment).map_err(|error| Complaint {
+        code: 2,
+        what: "cannot use its settings".into(),
+        why: causes(&error),
+        hint: match error {
+            ConfigError::Wrong(_) => "config/mld.toml of the distribution shows every key with its default and unit",
+            ConfigError::Read { .. } => "check the path and the permissions of the file",
+            ConfigError::Homeless => "name a folder with --state-dir",
+        }
+        .into(),
+    })?;
+    if let Some(worker) = worker {
+        settings.workers.command = environment.absolute(worker);
+    }
+    Ok(settings)
 }
 
 /// An error and its causes, each a line.
@@ -105,8 +129,16 @@ fn causes(error: &dyn Error) -> Vec<String> {
 #[expect(clippy::print_stderr, reason = "the one place where mld speaks to whoever started it")]
 fn print(complaint: &Complaint) {
     eprintln!("mld: {}", complaint.what);
-    for line in &complaint.why {
+    for line in complaint.why.iter().flat_map(|why| why.lines()) {
         eprintln!("  {line}");
     }
     eprintln!("  hint: {}", complaint.hint);
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --check is data")]
+fn show(settings: &Settings) {
+    match serde_json::to_string_pretty(settings) {
+        Ok(json) => println!("{json}"),
+        Err(error) => println!("{error}"),
+    }
 }

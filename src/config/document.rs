@@ -86,13 +86,12 @@ impl Document {
     fn overlay(&mut self, flag: &str, path: &[&str], shown: &str, value: Value) {
         let place = Place::new(self.sources.len(), 0..shown.len());
         self.sources.push(Source::flag(flag, shown));
-        let leaf = Node { place: place, inline: true, value };
+        let leaf = Node { place, inline: true, value };
         let mut keys = path.iter().rev();
         let Some(last) = keys.next() else { return };
         let wrap = |key: &str, node: Node| Table::from([(key.to_owned(), Entry { key: place, node })]);
-        let table = keys.fold(wrap(last, leaf), |inner, key| {
-            wrap(key, Node { place: place, inline: false, value: Value::Table(inner) })
-        });
+        let table = keys
+            .fold(wrap(last, leaf), |inner, key| wrap(key, Node { place, inline: false, value: Value::Table(inner) }));
         merge(&mut self.root, table);
     }
 

@@ -1,7 +1,16 @@
-//! What the daemon is told: file < environment < flags, checked into [`Settings`]. Called by main functions; everybody else gets settings, never the places they
+//! What the programs are told: file < environment < flags, checked into [`Settings`]. Called by main functions; everybody else gets settings, never the places they
 //! come from.
 
 pub mod document;
+pub mod env;
+pub mod file;
+mod load;
 mod settings;
 
+#[cfg(test)]
+mod tests;
+
+pub use env::Environment;
+pub use file::OutputForm;
+pub use load::{ConfigError, Overrides, SYSTEM_FILE, load, load_client, usual_sockets};
 pub use settings::{LimitSettings, LogFormat, LogSettings, Settings, StorageSettings, WorkerSettings};

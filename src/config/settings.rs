@@ -2,8 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{file::SettingsFile, load::Places};
+
 /// What a daemon does where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Settings {
     /// Everything that must survive.
     pub state_dir: PathBuf,
@@ -26,7 +31,7 @@ pub struct Settings {
 }
 
 /// Object storage and data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StorageSettings {
     /// The prefix of all objects, without a slash at its end.
     pub url: String,
@@ -35,7 +40,7 @@ pub struct StorageSettings {
 }
 
 /// Workers and what they may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerSettings {
     /// The worker's program.
     pub command: PathBuf,
@@ -58,7 +63,7 @@ pub struct WorkerSettings {
 }
 
 /// What is refused for being too much.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitSettings {
     /// Jobs that wait.
     pub max_queued: u32,
@@ -67,7 +72,7 @@ pub struct LimitSettings {
 }
 
 /// The daemon's own log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogSettings {
     /// A level (`info`) or a filter (`info,mlctl::store=debug`).
     pub level: String,
@@ -76,7 +81,8 @@ pub struct LogSettings {
 }
 
 /// How a line of the daemon's own log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -88,31 +94,6 @@ impl Settings {
     /// The defaults for a daemon that keeps everything under `state_dir`, an absolute path, and whose worker's program is `command`.
     #[must_use]
     pub fn under(state_dir: &Path, command: PathBuf) -> Self {
-        let cores =
-            std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-        Self {
-            state_dir: state_dir.to_owned(),
-            socket: state_dir.join("mld.sock"),
-            workers_socket: state_dir.join("workers.sock"),
-            database: state_dir.join("mld.db"),
-            attempts_dir: state_dir.join("attempts"),
-            storage: StorageSettings {
-                url: format!("file://{}", state_dir.join("objects").display()),
-                data_roots: Vec::new(),
-            },
-            workers: WorkerSettings {
-                command,
-                cpus: cores,
-                gpus: 0,
-                heartbeat_seconds: 2,
-                lease_seconds: 600,
-                grace_seconds: 20,
-                hang_seconds: 600,
-                log_max_bytes: 16 * 1024 * 1024,
-                log_files: 4,
-            },
-            limits: LimitSettings { max_queued: 1_000_000, max_spec_bytes: mlctl_protocol::spec::MAX_SPEC_BYTES },
-            log: LogSettings { level: "info".into(), format: LogFormat::Text },
-        }
+        super::load::settled(&SettingsFile::default(), &Places::under(state_dir), command)
     }
 }

@@ -1,0 +1,157 @@
+//! `mld.toml` as it is written: the daemon's sections, keys, bounds and defaults. Called by `load`, which turns it into [`Settings`](super::Settings). The
+//! descriptions here are those of `mlctl config schema`-aware editors; `config/mld.toml` shows every key, and a test keeps the two together.
+
+use std::path::PathBuf;
+
+use mlctl_protocol::spec::MAX_SPEC_BYTES;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::LogFormat;
+
+/// The daemon's settings file. Every key may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SettingsFile {
+    /// The daemon itself.
+    pub daemon: DaemonSection,
+    /// Object storage and data.
+    pub storage: StorageSection,
+    /// Workers and what they may use.
+    pub workers: WorkersSection,
+    /// What is refused for being too much.
+    pub limits: LimitsSection,
+    /// The daemon's own log.
+    pub log: LogSection,
+}
+
+/// The daemon itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonSection {
+    /// The folder of the database and of all that must survive. One daemon a folder.
+    pub state_dir: Option<PathBuf>,
+    /// The socket clients talk to.
+    pub socket: Option<PathBuf>,
+}
+
+/// Object storage and data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// The prefix of checkpoints, models and predictions.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+    /// Folders that job specs may read from. Empty: whatever the daemon's user may read.
+    pub data_roots: Vec<PathBuf>,
+}
+
+/// Workers and what they may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersSection {
+    /// The worker's program.
+    pub command: Option<PathBuf>,
+    /// Cores given to jobs.
+    #[schemars(range(min = 1, max = 4096))]
+    pub cpus: Option<u32>,
+    /// GPUs given to jobs.
+    #[schemars(range(max = 64))]
+    pub gpus: u32,
+    /// Seconds between a worker's heartbeats.
+    #[schemars(range(min = 1, max = 60))]
+    pub heartbeat_seconds: u32,
+    /// Seconds without a heartbeat after which a worker is ended, and without a daemon after which it ends itself.
+    #[schemars(range(min = 10, max = 86_400))]
+    pub lease_seconds: u32,
+    /// Seconds from the order to stop to SIGKILL.
+    #[schemars(range(min = 1, max = 3600))]
+    pub grace_seconds: u32,
+    /// Seconds without a step after which a worker is ended; 0 for never.
+    #[schemars(range(max = 604_800))]
+    pub hang_seconds: u32,
+    /// The size of a log file in bytes.
+    #[schemars(range(min = 4096, max = 1_099_511_627_776_u64))]
+    pub log_max_bytes: u64,
+    /// Log files of each of a worker's two streams.
+    #[schemars(range(min = 1, max = 100))]
+    pub log_files: u32,
+}
+
+impl Default for WorkersSection {
+    fn default() -> Self {
+        Self {
+            command: None,
+            cpus: None,
+            gpus: 0,
+            heartbeat_seconds: 2,
+            lease_seconds: 600,
+            grace_seconds: 20,
+            hang_seconds: 600,
+            log_max_bytes: 16 * 1024 * 1024,
+            log_files: 4,
+        }
+    }
+}
+
+/// What is refused for being too much.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Jobs that wait.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_queued: u32,
+    /// The size of a job spec in bytes.
+    #[schemars(range(min = 1024, max = MAX_SPEC_BYTES))]
+    pub max_spec_bytes: usize,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { max_queued: 1_000_000, max_spec_bytes: MAX_SPEC_BYTES }
+    }
+}
+
+/// The daemon's own log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter (`info,mlctl::store=debug`).
+    #[schemars(length(min = 1))]
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// The CLI's settings file. Every key may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientFile {
+    /// The daemon's socket.
+    pub socket: Option<PathBuf>,
+    /// The form of the output.
+    pub output: Option<OutputForm>,
+}
+
+/// The form in which the CLI prints data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputForm {
+    /// For people.
+    #[default]
+    Table,
+    /// For people with wide screens.
+    Wide,
+    /// One JSON document.
+    Json,
+    /// A JSON object a line.
+    Jsonl,
+    /// The id or name alone.
+    Name,
+}

@@ -1,0 +1,258 @@
+//! From flags, environment and files to settings: flags > environment > file > defaults. Called by the programs' main functions. Every mistake in the file and in `--set`
+//! is found before one is shown.
+
+use std::{
+    io,
+    num::NonZero,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Environment, LimitSettings, LogSettings, Settings, StorageSettings, WorkerSettings,
+    document::{self, Document, Problem, Report},
+    file::{ClientFile, OutputForm, SettingsFile},
+};
+
+/// The settings file of the system's daemon, from which the CLI learns its socket too.
+pub const SYSTEM_FILE: &str = "/etc/mld/mld.toml";
+
+/// The largest settings file, in bytes.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// The longest path of a socket, in bytes: the kernel's limit less the zero at its end.
+const MAX_SOCKET_BYTES: usize = 107;
+
+/// What `mld`'s flags say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--config`: the file to read.
+    pub config: Option<PathBuf>,
+    /// `--state-dir`: everything under one folder.
+    pub state_dir: Option<PathBuf>,
+    /// `--set key=value`, in order.
+    pub set: Vec<String>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in the file or in a flag is wrong: the report shows where.
+    #[error("{0}")]
+    Wrong(Report),
+    /// There is no folder to keep anything in.
+    #[error("neither XDG_STATE_HOME nor HOME is set, so there is no folder to keep jobs in")]
+    Homeless,
+}
+
+/// The folders and sockets that settings do not name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Places {
+    state_dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Places {
+    /// Everything under one folder.
+    pub(super) fn under(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned(), socket: state_dir.join("mld.sock") }
+    }
+}
+
+/// The daemon's settings. With a state directory from a flag or the environment and no settings file named, none is read: that daemon is a private one.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load(flags: &Overrides, environment: &Environment) -> Result<Settings, ConfigError> {
+    let state_dir = flags.state_dir.as_ref().or(environment.mld_state_dir.as_ref());
+    let state_dir = state_dir.map(|path| environment.absolute(path));
+    let mut document = match settings_file(flags, environment, state_dir.is_some())? {
+        Some((path, text)) => Document::parse(&path.display().to_string(), &text).map_err(ConfigError::Wrong)?,
+        None => Document::parse("settings", "").map_err(ConfigError::Wrong)?,
+    };
+    let mut problems = Vec::new();
+    for assignment in &flags.set {
+        problems.extend(document.set("--set", assignment).err());
+    }
+    if let Some(level) = &environment.mld_log {
+        document.set_text("MLD_LOG", &["log", "level"], level);
+    }
+    problems.extend(document.problems(&schemars::schema_for!(SettingsFile)));
+    if !problems.is_empty() {
+        return Err(ConfigError::Wrong(document.report(problems)));
+    }
+    let file: SettingsFile = document.read(&schemars::schema_for!(SettingsFile)).map_err(ConfigError::Wrong)?;
+    let places = match state_dir.as_ref().or(file.daemon.state_dir.as_ref()) {
+        Some(state_dir) => Places::under(state_dir),
+        None => default_places(environment).ok_or(ConfigError::Homeless)?,
+    };
+    let worker = environment.program_dir.as_ref().map_or_else(|| "mlworker".into(), |dir| dir.join("mlworker"));
+    let settings = settled(&file, &places, worker);
+    let problems = unsound(&document, &file, &settings);
+    if problems.is_empty() { Ok(settings) } else { Err(ConfigError::Wrong(document.report(problems))) }
+}
+
+/// The file to read and its text. A file that was named must be there.
+fn settings_file(
+    flags: &Overrides,
+    environment: &Environment,
+    is_private: bool,
+) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let read = |path: &Path| document::read_file(path, MAX_FILE_BYTES);
+    if let Some(path) = flags.config.as_ref().or(environment.mld_config.as_ref()) {
+        let text = read(&environment.absolute(path));
+        return match text {
+            Ok(text) => Ok(Some((path.clone(), text))),
+            Err(source) => Err(ConfigError::Read { path: path.clone(), source }),
+        };
+    }
+    if is_private {
+        return Ok(None);
+    }
+    let own = environment.config_home.as_ref().map(|home| home.join("mld/mld.toml"));
+    for path in own.filter(|_| !environment.is_service).into_iter().chain([PathBuf::from(SYSTEM_FILE)]) {
+        match read(&path) {
+            Ok(text) => return Ok(Some((path, text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        }
+    }
+    Ok(None)
+}
+
+/// The service's folders for a service, the user's for a user.
+fn default_places(environment: &Environment) -> Option<Places> {
+    if environment.is_service {
+        return Some(Places { state_dir: "/var/lib/mld".into(), socket: "/run/mld/mld.sock".into() });
+    }
+    let mut places = Places::under(&environment.state_home.as_ref()?.join("mld"));
+    if let Some(runtime) = &environment.runtime_dir {
+        places.socket = runtime.join("mld/mld.sock");
+    }
+    Some(places)
+}
+
+/// The file's values, and what follows from places for those it leaves out.
+pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> Settings {
+    let SettingsFile { daemon, storage, workers, limits, log } = file;
+    let Places { state_dir, socket } = places;
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let objects = || format!("file://{}", state_dir.join("objects").display());
+    Settings {
+        state_dir: state_dir.clone(),
+        socket: daemon.socket.clone().unwrap_or_else(|| socket.clone()),
+        workers_socket: state_dir.join("workers.sock"),
+        database: state_dir.join("mld.db"),
+        attempts_dir: state_dir.join("attempts"),
+        storage: StorageSettings {
+            url: storage.url.as_ref().map_or_else(objects, |url| url.trim_end_matches('/').to_owned()),
+            data_roots: storage.data_roots.clone(),
+        },
+        workers: WorkerSettings {
+            command: workers.command.clone().unwrap_or(worker),
+            cpus: workers.cpus.unwrap_or_else(|| u32::try_from(cores).unwrap_or(u32::MAX)),
+            gpus: workers.gpus,
+            heartbeat_seconds: workers.heartbeat_seconds,
+            lease_seconds: workers.lease_seconds,
+            grace_seconds: workers.grace_seconds,
+            hang_seconds: workers.hang_seconds,
+            log_max_bytes: workers.log_max_bytes,
+            log_files: workers.log_files,
+        },
+        limits: LimitSettings { max_queued: limits.max_queued, max_spec_bytes: limits.max_spec_bytes },
+        log: LogSettings { level: log.level.clone(), format: log.format },
+    }
+}
+
+/// What no schema can say.
+fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let roots = file.storage.data_roots.iter().enumerate();
+    let paths = [
+        ("daemon.state_dir".to_owned(), file.daemon.state_dir.as_ref()),
+        ("daemon.socket".to_owned(), file.daemon.socket.as_ref()),
+        ("workers.command".to_owned(), file.workers.command.as_ref()),
+    ];
+    let roots = roots.map(|(index, root)| (format!("storage.data_roots[{index}]"), Some(root)));
+    for (key, path) in paths.into_iter().chain(roots) {
+        if path.is_some_and(|path| !path.is_absolute()) {
+            let problem = document.problem(&key, "expected an absolute path: one that starts with `/`");
+            problems.push(problem.hint("a daemon has no working directory that a relative path could mean"));
+        }
+    }
+    let sockets = [("daemon.socket", &settings.socket), ("daemon.state_dir", &settings.workers_socket)];
+    for (key, socket) in sockets.into_iter().filter(|(key, _)| document.has(key)) {
+        let bytes = socket.as_os_str().len();
+        if bytes > MAX_SOCKET_BYTES {
+            let message =
+                format!("the socket {} is {bytes} bytes long, the kernel takes {MAX_SOCKET_BYTES}", socket.display());
+            problems.push(document.problem(key, message).hint("choose a shorter folder"));
+        }
+    }
+    let path = settings.storage.url.strip_prefix("file://");
+    if !path.is_some_and(|path| path.starts_with('/') && path.len() > 1 && !path.split('/').any(|name| name == "..")) {
+        let problem = document.problem("storage.url", "expected the URI of a folder: file:///absolute/path");
+        problems.push(problem.hint("for example \"file:///srv/ml/objects\""));
+    }
+    if settings.workers.lease_seconds < settings.workers.heartbeat_seconds.saturating_mul(5) {
+        let message = "a lease must be at least five heartbeats long";
+        problems.push(document.problem("workers.lease_seconds", message));
+    }
+    problems
+}
+
+/// Where the CLI finds the daemon and how it prints, as far as files say.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load_client(environment: &Environment) -> Result<ClientFile, ConfigError> {
+    let named = environment.mlctl_config.as_ref().map(|path| environment.absolute(path));
+    let own = environment.config_home.as_ref().map(|home| home.join("mlctl/config.toml"));
+    let (Some(path), is_named) = (named.clone().or(own), named.is_some()) else { return Ok(ClientFile::default()) };
+    match document::read_file(&path, MAX_FILE_BYTES) {
+        Ok(text) => {
+            let document = Document::parse(&path.display().to_string(), &text).map_err(ConfigError::Wrong)?;
+            document.read(&schemars::schema_for!(ClientFile)).map_err(ConfigError::Wrong)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => Ok(ClientFile::default()),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
+/// The sockets at which a daemon may be found when nobody says where, best first: the user's own, then the service's.
+#[must_use]
+pub fn usual_sockets(environment: &Environment) -> Vec<PathBuf> {
+    let system = system_socket().unwrap_or_else(|| "/run/mld/mld.sock".into());
+    let user = Environment { is_service: false, ..environment.clone() };
+    let user = default_places(&user).map(|places| places.socket);
+    match (environment.is_service, user) {
+        (true, user) => std::iter::once(system).chain(user).collect(),
+        (false, user) => user.into_iter().chain([system]).collect(),
+    }
+}
+
+/// The socket that the system's settings file names. A file that cannot be read or is wrong is the daemon's business.
+fn system_socket() -> Option<PathBuf> {
+    let text = document::read_file(Path::new(SYSTEM_FILE), MAX_FILE_BYTES).ok()?;
+    let file: SettingsFile = toml::from_str(&text).ok()?;
+    file.daemon.socket.or_else(|| Some(file.daemon.state_dir?.join("mld.sock")))
+}
+
+impl OutputForm {
+    /// Every form by its name.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("table", Self::Table),
+        ("wide", Self::Wide),
+        ("json", Self::Json),
+        ("jsonl", Self::Jsonl),
+        ("name", Self::Name),
+    ];
+}

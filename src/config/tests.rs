@@ -1,0 +1,177 @@
+//! Settings from files, environment and flags, and what is said of wrong ones.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use super::{file::SettingsFile, *};
+
+const SHIPPED: &str = include_str!("../../config/mld.toml");
+
+fn environment(home: &Path) -> Environment {
+    Environment {
+        config_home: Some(home.join("config")),
+        state_home: Some(home.join("state")),
+        runtime_dir: Some("/run/user/7".into()),
+        working_dir: home.to_owned(),
+        program_dir: Some("/opt/mld/bin".into()),
+        ..Environment::default()
+    }
+}
+
+fn load_text(text: &str, set: &[&str]) -> Result<Settings, String> {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("mld.toml"), text).unwrap();
+    let set = set.iter().map(|set| (*set).to_owned()).collect();
+    let flags = Overrides { config: Some("mld.toml".into()), set, ..Overrides::default() };
+    load(&flags, &environment(home.path())).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    let file: SettingsFile = toml::from_str(SHIPPED).unwrap();
+    assert_eq!(file, SettingsFile::default());
+}
+
+#[test]
+fn the_shipped_file_lists_every_key_and_no_other() {
+    let schema = schemars::schema_for!(SettingsFile);
+    let sections = schema.get("$defs").unwrap().as_object().unwrap();
+    let mut keys = BTreeSet::new();
+    for (section, reference) in schema.get("properties").unwrap().as_object().unwrap() {
+        let name = reference["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+        for key in sections[name]["properties"].as_object().unwrap().keys() {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    let mut listed = BTreeSet::new();
+    let mut section = "";
+    for line in SHIPPED.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && !key.contains(' ')
+        {
+            assert!(listed.insert(format!("{section}.{key}")), "{key} stands there twice");
+        }
+    }
+    assert_eq!(listed, keys);
+    let uncommented = SHIPPED.replace("\n# state_dir = ", "\nstate_dir = ").replace("\n# cpus = ", "\ncpus = ");
+    load_text(&uncommented.replace("\n# url = ", "\nurl = "), &[]).unwrap();
+}
+
+#[test]
+fn a_state_directory_holds_everything_and_no_other_file_is_read() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("config/mld");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("mld.toml"), "[workers]\ngpus = 3\n").unwrap();
+    let environment = environment(home.path());
+    let flags = Overrides { state_dir: Some("d".into()), ..Overrides::default() };
+    let settings = load(&flags, &environment).unwrap();
+    let under = |name: &str| home.path().join("d").join(name);
+    assert_eq!(settings, Settings::under(&home.path().join("d"), "/opt/mld/bin/mlworker".into()));
+    assert_eq!((settings.socket, settings.database), (under("mld.sock"), under("mld.db")));
+    assert_eq!((settings.workers_socket, settings.attempts_dir), (under("workers.sock"), under("attempts")));
+    assert_eq!(settings.storage.url, format!("file://{}", under("objects").display()));
+
+    let settings = load(&Overrides::default(), &environment).unwrap();
+    assert_eq!(settings.workers.gpus, 3, "the user's own file is read otherwise");
+    assert_eq!(settings.state_dir, home.path().join("state/mld"));
+    assert_eq!(settings.socket, PathBuf::from("/run/user/7/mld/mld.sock"));
+    let from_environment = Environment { mld_state_dir: Some("/e".into()), ..environment };
+    assert_eq!(load(&Overrides::default(), &from_environment).unwrap().state_dir, PathBuf::from("/e"));
+    let flagged = load(&flags, &from_environment).unwrap();
+    assert_eq!(flagged.state_dir, home.path().join("d"), "flags go over the environment");
+}
+
+#[test]
+fn a_service_has_the_systems_places() {
+    let home = tempfile::tempdir().unwrap();
+    let environment = Environment { is_service: true, ..environment(home.path()) };
+    let flags = Overrides { config: Some("/dev/null".into()), ..Overrides::default() };
+    let settings = load(&flags, &environment).unwrap();
+    assert_eq!(settings.state_dir, PathBuf::from("/var/lib/mld"));
+    assert_eq!(settings.socket, PathBuf::from("/run/mld/mld.sock"));
+    let sockets = usual_sockets(&environment);
+    assert_eq!(sockets.last(), Some(&PathBuf::from("/run/user/7/mld/mld.sock")));
+}
+
+#[test]
+fn flags_go_over_the_file() {
+    let settings =
+        load_text("[workers]\ngpus = 1\ngrace_seconds = 5\n", &["workers.gpus=2", "log.format=json"]).unwrap();
+    assert_eq!((settings.workers.gpus, settings.workers.grace_seconds), (2, 5));
+    assert_eq!(settings.log.format, LogFormat::Json);
+}
+
+#[test]
+fn every_mistake_is_shown_at_once() {
+    let text = "[worker]\ncpus = 1\n\n[workers]\ncpus = \"2\"\nlog_files = 0\n\n[log]\nformat = \"xml\"\n";
+    let expected = r#"mld.toml:1:2: unknown key `worker`
+ 1 | [worker]
+   |  ^^^^^^
+   = hint: did you mean `workers`? allowed: `daemon`, `limits`, `log`, `storage`, `workers`
+
+mld.toml:5:8: expected an integer, found the string "2"
+ 5 | cpus = "2"
+   |        ^^^
+   = hint: take away the quotes: cpus = 2
+
+mld.toml:6:13: `log_files` must be from 1 to 100, found 0
+ 6 | log_files = 0
+   |             ^
+
+mld.toml:9:10: "xml" is no value of `format`
+ 9 | format = "xml"
+   |          ^^^^^
+   = hint: allowed: "text", "json"
+
+--set: unknown key `gpu`
+  | workers.gpu=1
+  |         ^^^
+  = hint: did you mean `gpus`? allowed: `command`, `cpus`, `gpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`"#;
+    assert_eq!(load_text(text, &["workers.gpu=1"]).unwrap_err(), expected);
+}
+
+#[test]
+fn what_no_schema_can_say_is_checked_too() {
+    let long = format!("[daemon]\nstate_dir = \"/{}\"", "x".repeat(120));
+    let cases = [
+        ("[daemon]\nsocket = \"mld.sock\"", "mld.toml:2:10: expected an absolute path"),
+        ("[storage]\ndata_roots = [\"/a\", \"b\"]", "mld.toml:2:21: expected an absolute path"),
+        ("[storage]\nurl = \"s3://bucket\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[storage]\nurl = \"file://\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[workers]\nheartbeat_seconds = 60\nlease_seconds = 100", "mld.toml:3:17: a lease must be at least"),
+        (long.as_str(), "mld.toml:2:13: the socket /xxx"),
+    ];
+    for (text, expected) in cases {
+        let said = load_text(text, &[]).unwrap_err();
+        assert!(said.starts_with(expected), "{text:?} should give {expected:?}, but gave\n{said}");
+    }
+}
+
+#[test]
+fn a_named_file_must_be_there_and_small() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = Overrides { config: Some("none.toml".into()), ..Overrides::default() };
+    assert!(matches!(load(&flags, &environment(home.path())), Err(ConfigError::Read { .. })));
+    let said = load_text(&"#".repeat(300_000), &[]).unwrap_err();
+    assert_eq!(said, "read mld.toml");
+}
+
+#[test]
+fn the_clients_file_is_checked_as_well() {
+    let home = tempfile::tempdir().unwrap();
+    let environment = environment(home.path());
+    assert_eq!(load_client(&environment).unwrap(), file::ClientFile::default());
+    let folder = home.path().join("config/mlctl");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.toml"), "socket = \"/s\"\noutput = \"json\"\n").unwrap();
+    let client = load_client(&environment).unwrap();
+    assert_eq!((client.socket, client.output), (Some("/s".into()), Some(OutputForm::Json)));
+    std::fs::write(folder.join("config.toml"), "outptu = \"json\"\n").unwrap();
+    assert!(load_client(&environment).unwrap_err().to_string().contains("did you mean `output`?"));
+}
