@@ -1,0 +1,553 @@
+//! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
+//! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mlctl_protocol::{
+    JobId, JobSpec,
+    progress::{Metrics, Progress},
+    result::{ModelRef, OutputRef},
+    spec::Resources,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::rules::Problem;
+
+/// The version of these bodies, in `schema` of each.
+pub const SCHEMA: u32 = 1;
+
+/// The largest request body, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// The longest reference to a job (an id, a name or `@last`), in bytes, percent-decoded.
+pub const MAX_REFERENCE_BYTES: usize = 200;
+
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY_BYTES: usize = 200;
+
+/// `POST /v1/jobs`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitRequest {
+    /// The spec as JSON, read by the daemon as a [`JobSpec`].
+    pub spec: Box<RawValue>,
+    /// The idempotency key: the same key and spec of the same user name the same job.
+    pub key: String,
+    /// Whether to check only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The answer to a submit with `dry_run`: the spec has passed every check. Without it, a [`JobView`] is the answer: status 201 for a new job, 200 for the job that the key
+/// named before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DryRunView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Always true.
+    pub dry_run: bool,
+    /// The spec as it would be kept: defaults filled in, a model's job replaced by the model.
+    pub spec: JobSpec,
+}
+
+/// A job: cli.md's "JSON of a job", and what its `show` needs besides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Its number, as text.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// `train` or `infer`.
+    pub kind: String,
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    pub state: String,
+    /// Why it is where it is, in a line; null for one that succeeded.
+    pub reason: Option<String>,
+    /// The queue it stands in.
+    pub queue: String,
+    /// 0 to 100, higher first.
+    pub priority: u8,
+    /// The login name of who submitted it, or the user id as text where there is none.
+    pub user: String,
+    /// The user id of who submitted it.
+    pub uid: u32,
+    /// Free key-value pairs.
+    pub labels: BTreeMap<String, String>,
+    /// What it occupies while it runs.
+    pub resources: Resources,
+    /// The number of starts, from 1; null before the first.
+    pub attempt: Option<u32>,
+    /// Retries used up.
+    pub retries_used: u32,
+    /// Retries allowed.
+    pub retry_limit: u32,
+    /// How the last attempt ended, by class; null while none has, or a new one runs.
+    pub exit_class: Option<String>,
+    /// What failed and why.
+    pub exit_message: Option<String>,
+    /// What to do about it.
+    pub exit_hint: Option<String>,
+    /// When it was acknowledged.
+    pub submitted_at: Timestamp,
+    /// When its last attempt was started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended for good.
+    pub finished_at: Option<Timestamp>,
+    /// A queued job does not start before this time: a retry's backoff.
+    pub not_before: Option<Timestamp>,
+    /// `cancel` when a running job was asked to stop and has not yet.
+    pub intent: Option<String>,
+    /// How far the current or last attempt has come.
+    pub progress: Option<Progress>,
+    /// Seconds until it is done at the present rate; null where that cannot be said.
+    pub eta_seconds: Option<u64>,
+    /// The last value of each metric.
+    pub metrics: Metrics,
+    /// Where the current or last attempt runs or ran.
+    pub worker: Option<WorkerView>,
+    /// Peak resident memory of the current or last attempt.
+    pub peak_rss_bytes: Option<u64>,
+    /// The newest durable checkpoint: what the next attempt starts from.
+    pub checkpoint: Option<CheckpointPlace>,
+    /// The final model.
+    pub model: Option<ModelRef>,
+    /// The predictions.
+    pub output: Option<OutputRef>,
+    /// BLAKE3 of the spec as kept.
+    pub spec_digest: String,
+}
+
+impl JobView {
+    /// Whether nothing but an explicit retry changes it any more.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.state.as_str(), "succeeded" | "failed" | "cancelled")
+    }
+}
+
+/// Where an attempt runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Process id.
+    pub pid: Option<u32>,
+    /// The host's name.
+    pub host: Option<String>,
+    /// `cpu`, or the accelerator in use.
+    pub device: Option<String>,
+}
+
+/// Which checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointPlace {
+    /// Optimizer steps done in the state it holds.
+    pub step: u64,
+    /// Its folder.
+    pub uri: String,
+}
+
+/// `GET /v1/jobs`, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The jobs.
+    pub jobs: Vec<JobView>,
+}
+
+/// `GET /v1/jobs/{ref}/spec`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpecView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Its spec as kept.
+    pub spec: JobSpec,
+}
+
+/// `GET /v1/jobs/{ref}/attempts`, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Its attempts.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// A start of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptView {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// When it was claimed.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended, by class.
+    pub exit_class: Option<String>,
+    /// What failed and why.
+    pub exit_message: Option<String>,
+    /// What to do about it.
+    pub exit_hint: Option<String>,
+    /// Where it runs or ran.
+    pub worker: WorkerView,
+    /// How far it came.
+    pub progress: Progress,
+    /// When it was last heard of.
+    pub heartbeat_at: Option<Timestamp>,
+    /// Peak resident memory.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// `GET /v1/jobs/{ref}/events`, oldest first. With `follow`, a stream whose `event` messages carry one [`EventView`] each, with its id as the message's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// The events.
+    pub events: Vec<EventView>,
+}
+
+/// Something that happened to a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its place in the log; `after` takes it.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// To which job.
+    pub job: JobId,
+    /// What: `submitted`, `claimed`, `checkpointed` …
+    pub event: String,
+    /// The same in words.
+    pub text: String,
+    /// The event's own fields; those of a later version are here too.
+    #[serde(flatten)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `GET /v1/jobs/{ref}/metrics`, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// The points.
+    pub points: Vec<PointView>,
+    /// What `after` must be to get the next ones; null when these are all for now.
+    pub next: Option<i64>,
+}
+
+/// A moment of a learning curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointView {
+    /// Its place among the job's points; `after` takes it.
+    pub id: i64,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// The values by name.
+    pub values: Metrics,
+}
+
+/// The messages of `GET /v1/jobs/{ref}/follow`, by the name of each: `job` carries a [`JobView`] whenever the job or its progress has changed, `metrics` carries
+/// [`FollowedPoints`], and `end` the last [`JobView`], after which the stream is over. A stream that is over without `end` was cut off by the daemon's stop.
+pub mod follow {
+    /// The job or its progress has changed.
+    pub const JOB: &str = "job";
+    /// There are new points of the learning curve.
+    pub const METRICS: &str = "metrics";
+    /// An event of the job's log.
+    pub const EVENT: &str = "event";
+    /// A piece of a log.
+    pub const LOG: &str = "log";
+    /// A log goes on in another attempt.
+    pub const ATTEMPT: &str = "attempt";
+    /// Nothing follows.
+    pub const END: &str = "end";
+}
+
+/// Points that came in while a job was followed. The message's id is the last point's, so that a new connection with `Last-Event-ID` goes on after it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FollowedPoints {
+    /// The points, oldest first.
+    pub points: Vec<PointView>,
+}
+
+/// The data of `log` messages of `GET /v1/jobs/{ref}/logs?follow=true`. Without `follow` the answer is the log's bytes as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPiece {
+    /// The attempt that printed it.
+    pub attempt: u32,
+    /// What it printed. Bytes that are no UTF-8 are replaced.
+    pub text: String,
+}
+
+/// The data of `attempt` messages of a followed log: what follows was printed by this attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAttempt {
+    /// Its number.
+    pub attempt: u32,
+}
+
+/// `GET /v1/jobs/{ref}/checkpoints`, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// The checkpoints kept.
+    pub checkpoints: Vec<CheckpointView>,
+}
+
+/// A durable checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// The attempt that took it.
+    pub attempt: u32,
+    /// Optimizer steps done in the state it holds.
+    pub step: u64,
+    /// Epochs completed in the state it holds.
+    pub epoch: u64,
+    /// Its folder.
+    pub uri: String,
+    /// Size of all its objects.
+    pub size_bytes: u64,
+    /// BLAKE3 of its manifest.
+    pub manifest_digest: String,
+    /// Whether the next attempt starts from it.
+    pub latest: bool,
+    /// The metrics known when it was taken.
+    pub metrics: Metrics,
+}
+
+/// `POST /v1/jobs/{ref}/checkpoint` (take one now), and `GET /v1/jobs/{ref}/checkpoints/{step}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointDetail {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// The checkpoint.
+    pub checkpoint: CheckpointView,
+    /// Its objects, as its manifest lists them.
+    pub objects: Vec<ObjectView>,
+}
+
+/// An object of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectView {
+    /// Its name in the checkpoint's folder.
+    pub name: String,
+    /// `model`, `optimizer` or `state`.
+    pub role: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// BLAKE3 of its bytes.
+    pub blake3: String,
+}
+
+/// `POST /v1/jobs/{ref}/checkpoints/verify`. An empty body asks for all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyRequest {
+    /// Only those of this step.
+    pub step: Option<u64>,
+}
+
+/// What the verification found, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Whether nothing is wrong with any.
+    pub ok: bool,
+    /// The checkpoints read.
+    pub checkpoints: Vec<VerifiedView>,
+}
+
+/// A checkpoint that was read back whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedView {
+    /// Its step.
+    pub step: u64,
+    /// The attempt that took it.
+    pub attempt: u32,
+    /// Its folder.
+    pub uri: String,
+    /// What is wrong with it; empty when it can be used.
+    pub problems: Vec<String>,
+}
+
+/// `GET /v1/jobs/{ref}/why`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: String,
+    /// Why it is where it is, in a line; never null.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// `GET /v1/daemon`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// The worker's program.
+    pub worker: String,
+    /// Process id.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// When it began to serve.
+    pub started_at: Timestamp,
+    /// Its clock.
+    pub now: Timestamp,
+    /// The folder that holds all that must survive.
+    pub state_dir: String,
+    /// The socket it listens on.
+    pub socket: String,
+    /// The prefix of all objects.
+    pub storage_url: String,
+    /// The database's id, part of every object's key.
+    pub instance: String,
+    /// Grows with every restore.
+    pub epoch: u32,
+    /// What there is to give to jobs.
+    pub machine: Resources,
+    /// What attempts occupy.
+    pub used: Resources,
+    /// Jobs by state.
+    pub jobs: BTreeMap<String, u64>,
+}
+
+/// `POST /v1/daemon/stop`: the daemon is stopping. Workers go on; the next daemon adopts them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Always true.
+    pub stopping: bool,
+    /// The process that ends.
+    pub pid: u32,
+    /// Jobs that run on.
+    pub running: u64,
+}
+
+/// `GET /v1/doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoctorView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Whether no check failed; warnings do not count.
+    pub ok: bool,
+    /// The checks, in the order in which they were made.
+    pub checks: Vec<CheckView>,
+}
+
+/// One check of the doctor's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What was looked at.
+    pub name: String,
+    /// What came of it.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; null when all is well.
+    pub hint: Option<String>,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// All is well.
+    Ok,
+    /// It works, and something should be looked at.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorView,
+}
+
+/// What went wrong, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: a lower-case fragment.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Every mistake found in a spec.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// What went wrong, for programs: the CLI makes its exit code of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is not one: bad JSON, a bad parameter, an unknown path or method.
+    BadRequest,
+    /// There is no such job, attempt or checkpoint.
+    NotFound,
+    /// A name fits several jobs.
+    Ambiguous,
+    /// The job is in a state in which this makes no sense.
+    WrongState,
+    /// The idempotency key stands for another job.
+    KeyConflict,
+    /// The spec is wrong; `problems` says where.
+    SpecInvalid,
+    /// The caller may not do this.
+    NotPermitted,
+    /// The request is larger than the daemon reads.
+    TooLarge,
+    /// Something took longer than it may.
+    Timeout,
+    /// The daemon has too much to do, or the queue is full: try again later.
+    Busy,
+    /// A disk is full; nothing new is taken.
+    DiskFull,
+    /// Object storage failed.
+    Storage,
+    /// The daemon is stopping.
+    Stopping,
+    /// The daemon failed; its log says more.
+    Internal,
+    /// A code of a later version.
+    #[serde(other)]
+    Unknown,
+}
