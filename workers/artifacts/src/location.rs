@@ -11,8 +11,7 @@ use crate::{
     ArtifactError,
     local::{self, LocalFiles},
     pieces::Pieces,
-    stores::is_staging_name,
-    uri::{MAX_URI_BYTES, bad_uri, normalise},
+    uri::{MAX_URI_BYTES, bad_uri, is_staging_name, normalise},
 };
 
 /// The most names a listing gives; a folder with more is an error, not a loss of memory.

@@ -91,6 +91,13 @@ pub(crate) fn normalise(path: &str) -> Result<String, String> {
     Ok(clean)
 }
 
+/// Whether the last name ends in `#` and digits, which the storage library keeps for files it is still writing. A folder may be
+/// called so, an object may not.
+pub(crate) fn is_staging_name(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.split_once('#').is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 pub(crate) fn bad_uri(uri: &str, why: &str) -> ArtifactError {
     ArtifactError::BadUri { uri: uri.chars().take(200).collect(), why: why.to_owned() }
 }
@@ -147,5 +154,14 @@ mod tests {
         assert_eq!(uri, "file:///data/a b/50%/ü.csv");
         assert_eq!(to_path(&uri).unwrap().as_deref(), Some(path));
         assert!(from_path(std::path::Path::new("data/x.csv")).is_err());
+    }
+
+    #[test]
+    fn staging_names() {
+        for (name, staging) in
+            [("a#1", true), ("d/a#12", true), ("a#", false), ("a#1b", false), ("a#1/b", false), ("a", false)]
+        {
+            assert_eq!(is_staging_name(name), staging, "{name}");
+        }
     }
 }
