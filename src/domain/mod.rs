@@ -6,6 +6,7 @@ pub mod event;
 pub mod job;
 pub mod retry;
 pub mod rules;
+pub mod schedule;
 pub mod state;
 
 pub use clock::Clock;
