@@ -1,4 +1,128 @@
-//! HTTP/JSON over a Unix socket: translate, authorise, stream. Rules are in `domain`, SQL is in `store`, processes are in `supervisor`.
+//! HTTP/JSON over a Unix socket: translate, authorise, stream. Rules are in `domain`, SQL is in `store`, processes are in `supervisor`. The daemon's lifecycle makes an
+//! [`Api`] and runs it; the CLI uses the bodies ([`types`]) and the addresses ([`query`]).
 
+mod checkpoints;
+mod daemon;
+mod error;
+mod extract;
+mod follow;
+mod jobs;
+mod permit;
+mod preflight;
 pub mod query;
+mod routes;
+mod server;
+mod stream;
+mod submit;
 pub mod types;
+mod users;
+mod view;
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use mlctl_artifacts::Stores;
+use tokio::net::UnixListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use routes::table as routes;
+
+use self::{stream::Streams, submit::Room, users::Users};
+use crate::{
+    domain::{Clock, Uid},
+    store::Store,
+    supervisor::Handle,
+};
+
+/// What the API needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder that holds all that must survive.
+    pub state_dir: PathBuf,
+    /// The socket clients talk to.
+    pub socket: PathBuf,
+    /// The socket workers dial.
+    pub workers_socket: PathBuf,
+    /// The prefix of all objects, without a slash at its end.
+    pub storage_url: String,
+    /// Folders that `file://` URIs of a spec may name. Empty: any.
+    pub data_roots: Vec<PathBuf>,
+    /// The worker's program.
+    pub worker: PathBuf,
+    /// Jobs that may wait.
+    pub max_queued: u32,
+    /// The size a spec may have.
+    pub max_spec_bytes: usize,
+    /// Seconds from the order to stop to SIGKILL, for messages.
+    pub grace_seconds: u32,
+}
+
+/// What the API works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Who knows the attempts.
+    pub supervisor: Handle,
+    /// Object storage.
+    pub artifacts: Stores,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Cancelled to ask the daemon to stop.
+    pub stop_daemon: CancellationToken,
+}
+
+/// The API.
+pub struct Api {
+    context: Context,
+}
+
+/// What every request has at hand.
+type Context = Arc<Shared>;
+
+struct Shared {
+    config: Config,
+    store: Store,
+    supervisor: Handle,
+    artifacts: Stores,
+    clock: Arc<dyn Clock>,
+    stop_daemon: CancellationToken,
+    /// Ends the API itself.
+    stop: CancellationToken,
+    started_at: Timestamp,
+    /// The daemon's own user.
+    owner: Uid,
+    users: Users,
+    room: Room,
+    streams: Streams,
+    tasks: TaskTracker,
+}
+
+impl Api {
+    /// Makes an API that serves nobody yet. `stop` ends it.
+    #[must_use]
+    pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
+        let Parts { store, supervisor, artifacts, clock, stop_daemon } = parts;
+        let shared = Shared {
+            room: Room::new(config.max_queued),
+            started_at: clock.now(),
+            config,
+            store,
+            supervisor,
+            artifacts,
+            clock,
+            stop_daemon,
+            stop,
+            owner: Uid(rustix::process::geteuid().as_raw()),
+            users: Users::new(),
+            streams: Streams::new(),
+            tasks: TaskTracker::new(),
+        };
+        Self { context: Arc::new(shared) }
+    }
+
+    /// Serves clients until the stop, then ends all streams and waits a moment for the requests under way.
+    pub async fn run(self, listener: UnixListener) {
+        server::run(self.context, listener).await;
+    }
+}

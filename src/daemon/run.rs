@@ -24,6 +24,7 @@ use super::{
     socket::{self, SocketError},
 };
 use crate::{
+    api::{self, Api},
     config::Settings,
     domain::Clock,
     scheduler::{self, Scheduler},
@@ -129,9 +130,10 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
     let executor =
         LocalProcesses::new(settings.workers.command.clone(), environment).map_err(DaemonError::Supervise)?;
+    let artifacts = Stores::new();
     let parts = supervisor::Parts {
         store: store.clone(),
-        artifacts: Stores::new(),
+        artifacts: artifacts.clone(),
         clock: clock.clone(),
         executor: Arc::new(executor) as Arc<dyn Executor>,
     };
@@ -141,8 +143,19 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let handle = supervisor.handle();
     let adoption = supervisor.adopt().await.map_err(of_store)?;
     let (workers, _workers_bound) = socket::listen(&settings.workers_socket)?;
+    let (clients, _clients_bound) = socket::listen(&settings.socket)?;
+    let api_parts = api::Parts {
+        store: store.clone(),
+        supervisor: handle.clone(),
+        artifacts,
+        clock: clock.clone(),
+        stop_daemon: stop.soft.clone(),
+    };
+    let api = Api::new(service(&settings), api_parts, part_stop.clone());
     let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock };
+    // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let running = vec![
+        Part::spawn("api", api.run(clients)),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
     ];
@@ -213,5 +226,19 @@ fn supervision(settings: &Settings) -> supervisor::Config {
         },
         logs: LogBounds { max_bytes: workers.log_max_bytes, files: workers.log_files },
         entropy: entropy::fill,
+    }
+}
+
+fn service(settings: &Settings) -> api::Config {
+    api::Config {
+        state_dir: settings.state_dir.clone(),
+        socket: settings.socket.clone(),
+        workers_socket: settings.workers_socket.clone(),
+        storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
+        data_roots: settings.storage.data_roots.clone(),
+        worker: settings.workers.command.clone(),
+        max_queued: settings.limits.max_queued,
+        max_spec_bytes: settings.limits.max_spec_bytes,
+        grace_seconds: settings.workers.grace_seconds,
     }
 }

@@ -17,5 +17,5 @@ pub struct Problem {
 #[must_use]
 pub fn problems(spec: &JobSpec) -> Vec<Problem> {
     let _ = spec;
-    todo!()
+    Vec::new()
 }

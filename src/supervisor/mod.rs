@@ -281,6 +281,13 @@ impl Handle {
         })
     }
 
+    /// The jobs that occupy something, the oldest first.
+    #[must_use]
+    pub fn occupants(&self) -> Vec<JobId> {
+        let attempts = self.shared.lock();
+        attempts.iter().filter(|(_, live)| !live.vitals().vacated).map(|(job, _)| *job).collect()
+    }
+
     /// What is left for further attempts.
     #[must_use]
     pub fn free(&self) -> Resources {

@@ -276,6 +276,15 @@ fn wrong_size(size: u64, object: &Object) -> String {
     format!("it has {size} bytes, the manifest says {}", object.size_bytes)
 }
 
+/// Reads what a checkpoint says it is, and none of its objects.
+///
+/// # Errors
+/// Those of reading its manifest, as [`read`].
+pub async fn manifest<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<Manifest, ArtifactError> {
+    let (_, manifest, _) = open(stores, which.into()).await?;
+    Ok(manifest)
+}
+
 async fn open(stores: &Stores, which: Which<'_>) -> Result<(Location, Manifest, CheckpointRef), ArtifactError> {
     let folder = stores.open(which.uri)?;
     let at = folder.join(keys::MANIFEST)?;

@@ -1,0 +1,118 @@
+//! What a handler takes from a request: the job its path names, its query, its JSON body. Everything is bounded, and what does not fit is answered as an error in
+//! words. Called by axum for the handlers.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{StatusCode, header, request::Parts},
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use mlctl_protocol::JobId;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::{
+    Context,
+    error::Failure,
+    types::{ErrorCode, MAX_BODY_BYTES, MAX_REFERENCE_BYTES},
+};
+
+/// How long a client may take to send a body.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The job that `{job}` in the path means: an id, a unique name or `@last`. Decoded once, and never a part of a path of any kind.
+pub(super) struct Named(pub(super) JobId);
+
+impl FromRequestParts<Context> for Named {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let reference = parameter(parts, api, "job").await?;
+        let bad = |what: &str| Failure::bad_request(what, "name a job by its id, by its name or by @last");
+        if reference.len() > MAX_REFERENCE_BYTES {
+            return Err(bad(&format!("no job is named by more than {MAX_REFERENCE_BYTES} bytes")));
+        }
+        if reference.chars().any(char::is_control) {
+            return Err(bad("no job is named by control characters"));
+        }
+        Ok(Self(api.store.find(&reference).await?))
+    }
+}
+
+/// The step that `{step}` in the path means.
+pub(super) struct Step(pub(super) u64);
+
+impl FromRequestParts<Context> for Step {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let text = parameter(parts, api, "step").await?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let step = if digits { text.parse().ok() } else { None };
+        step.map(Self).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Failure::bad_request(format!("{shown:?} is not a step"), "name a checkpoint by its step, in digits")
+        })
+    }
+}
+
+async fn parameter(parts: &mut Parts, api: &Context, name: &str) -> Result<String, Failure> {
+    let params = RawPathParams::from_request_parts(parts, api)
+        .await
+        .map_err(|_| Failure::bad_request("the path is not UTF-8", "percent-encode the bytes of UTF-8 text"))?;
+    let value = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    // The routes that take it have it: an empty one is as good as none.
+    Ok(value.unwrap_or_default())
+}
+
+/// The query, without a word that its type does not know.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Context> for Asked<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Context) -> Result<Self, Failure> {
+        let query = parts.uri.query().unwrap_or_default();
+        serde_urlencoded::from_str(query).map(Self).map_err(|error| {
+            let shown: String = error.to_string().chars().take(300).collect();
+            Failure::bad_request(format!("the query cannot be read: {shown}"), "correct what stands after the `?`")
+        })
+    }
+}
+
+/// The JSON body; an empty one is an empty object.
+pub(super) struct Sent<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Context> for Sent<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &Context) -> Result<Self, Failure> {
+        let announced =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
+            return Err(too_large());
+        }
+        let read = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+        let body = match timeout(BODY_LIMIT, read).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Ok(Err(_)) => return Err(Failure::bad_request("the body ends before it should", "send it whole")),
+            Err(_) => {
+                let seconds = BODY_LIMIT.as_secs();
+                let message = format!("the body did not come within {seconds} seconds");
+                let failure = Failure::new(ErrorCode::Timeout, message, "send it at once");
+                return Err(failure.with_status(StatusCode::REQUEST_TIMEOUT));
+            }
+        };
+        let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
+        serde_json::from_slice(json).map(Self).map_err(|error| {
+            Failure::bad_request(format!("the body is not the JSON that belongs here: {error}"), "correct the body")
+        })
+    }
+}
+
+fn too_large() -> Failure {
+    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+    Failure::new(ErrorCode::TooLarge, message, "a job spec names data by URI and carries none")
+}

@@ -1,0 +1,203 @@
+//! Handlers about jobs that are there: list, show, spec, attempts, events, metrics, why, cancel, retry. Called by the router.
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse as _, Response},
+};
+use mlctl_protocol::{JobId, JobSpec, spec::Work};
+
+use super::{
+    Context, Shared,
+    error::Failure,
+    extract::{Asked, Named},
+    follow,
+    permit::Peer,
+    query::{
+        DEFAULT_FINISHED, DEFAULT_LIST_LIMIT, DEFAULT_PAGE_LIMIT, ListQuery, MAX_LIST_LIMIT, MAX_PAGE_LIMIT, PageQuery,
+    },
+    stream,
+    types::{AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
+    view::{self, Scene},
+};
+use crate::{
+    domain::{Command, JobState},
+    store::{JobDetail, ListFilter, StoreError},
+};
+
+const STATES: [&str; 5] = ["queued", "running", "succeeded", "failed", "cancelled"];
+const KINDS: [&str; 2] = ["train", "infer"];
+
+/// `GET /v1/jobs`.
+pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
+    let details = api.store.list(filter(&api, query)?).await?;
+    let waits = details.iter().any(|detail| matches!(detail.job.state, JobState::Queued { .. }));
+    let scene = if waits { api.scene_with_first().await? } else { api.scene() };
+    let mut jobs = Vec::with_capacity(details.len());
+    for detail in &details {
+        jobs.push(view::job(detail, api.rows_per_step(detail).await?, &scene));
+    }
+    Ok(Json(JobList { schema: SCHEMA, jobs }))
+}
+
+fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
+    let ListQuery { state, kind, user, finished, limit } = query;
+    let known = |what: &str, value: &str, known: &[&str]| {
+        if known.contains(&value) {
+            return Ok(());
+        }
+        let shown: String = value.chars().take(40).collect();
+        Err(Failure::bad_request(format!("there is no {what} {shown:?}"), format!("there is {}", known.join(", "))))
+    };
+    let states: Vec<String> =
+        state.iter().flat_map(|text| text.split(',')).map(|state| state.trim().to_owned()).collect();
+    for state in &states {
+        known("state", state, &STATES)?;
+    }
+    if let Some(kind) = &kind {
+        known("kind", kind, &KINDS)?;
+    }
+    let user = match user {
+        None => None,
+        Some(text) => Some(api.users.find(&text).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Failure::bad_request(format!("there is no user {shown:?} on this machine"), "name a login or a user id")
+        })?),
+    };
+    let limit = limit.unwrap_or(DEFAULT_LIST_LIMIT).min(MAX_LIST_LIMIT);
+    Ok(ListFilter { states, finished: finished.unwrap_or(DEFAULT_FINISHED), kind, user, limit })
+}
+
+/// `GET /v1/jobs/{job}`.
+pub(super) async fn show(State(api): State<Context>, Named(id): Named) -> Result<Json<JobView>, Failure> {
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `GET /v1/jobs/{job}/spec`.
+pub(super) async fn spec(State(api): State<Context>, Named(id): Named) -> Result<Json<SpecView>, Failure> {
+    Ok(Json(SpecView { schema: SCHEMA, id, spec: api.store.spec(id).await? }))
+}
+
+/// `GET /v1/jobs/{job}/attempts`.
+pub(super) async fn attempts(State(api): State<Context>, Named(id): Named) -> Result<Json<AttemptList>, Failure> {
+    let attempts = api.store.attempts(id).await?.iter().map(view::attempt).collect();
+    Ok(Json(AttemptList { schema: SCHEMA, id, attempts }))
+}
+
+/// `GET /v1/jobs/{job}/events`.
+pub(super) async fn events(
+    State(api): State<Context>,
+    Named(id): Named,
+    Asked(query): Asked<PageQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let after = query.after.unwrap_or(0);
+    if query.follow {
+        let after = stream::last_id(&headers)?.unwrap_or(after);
+        return follow::events(&api, id, after);
+    }
+    let events = api.store.events(Some(id), after, page(query.limit)).await?;
+    let scene = api.scene();
+    let events = events.iter().map(|event| view::event::view(event, &scene)).collect();
+    Ok(Json(EventList { schema: SCHEMA, id, events }).into_response())
+}
+
+/// `GET /v1/jobs/{job}/metrics`.
+pub(super) async fn metrics(
+    State(api): State<Context>,
+    Named(id): Named,
+    Asked(query): Asked<PageQuery>,
+) -> Result<Json<MetricList>, Failure> {
+    if query.follow {
+        let hint = "`GET /v1/jobs/{job}/follow` has the metrics as they come";
+        return Err(Failure::bad_request("metrics alone cannot be followed", hint));
+    }
+    let limit = page(query.limit);
+    let points = api.store.metrics(id, query.after.unwrap_or(0), limit).await?;
+    let full = points.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = points.last().filter(|_| full).map(|(id, _)| *id);
+    Ok(Json(MetricList { schema: SCHEMA, id, points: points.into_iter().map(view::point).collect(), next }))
+}
+
+fn page(limit: Option<u32>) -> u32 {
+    limit.unwrap_or(DEFAULT_PAGE_LIMIT).clamp(1, MAX_PAGE_LIMIT)
+}
+
+/// `GET /v1/jobs/{job}/why`.
+pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<Json<WhyView>, Failure> {
+    let detail = api.store.job(id).await?;
+    let (reason, hint) = view::reason::why(&detail, &api.scene_with_first().await?);
+    let (name, state) = (detail.job.name, detail.job.state.name().to_owned());
+    Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, hint }))
+}
+
+/// `POST /v1/jobs/{job}/cancel`.
+pub(super) async fn cancel(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.supervisor.cancel(id, peer.uid).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/retry`.
+pub(super) async fn retry(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.store.command(id, None, Command::Retry { by: peer.uid }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+impl Shared {
+    /// What jobs are seen against at this moment, without who is first in line.
+    pub(super) fn scene(&self) -> Scene {
+        Scene {
+            now: self.clock.now(),
+            names: self.users.names(),
+            machine: self.supervisor.machine(),
+            free: self.supervisor.free(),
+            occupants: self.supervisor.occupants(),
+            first: None,
+            grace_seconds: self.config.grace_seconds,
+        }
+    }
+
+    /// The same with who is first in line.
+    pub(super) async fn scene_with_first(&self) -> Result<Scene, StoreError> {
+        let scene = self.scene();
+        let first = self.store.ready(scene.now, 1).await?.pop();
+        Ok(Scene { first, ..scene })
+    }
+
+    /// A job as it is now.
+    pub(super) async fn job_view(&self, id: JobId) -> Result<JobView, StoreError> {
+        let detail = self.store.job(id).await?;
+        let scene = match detail.job.state {
+            JobState::Queued { .. } => self.scene_with_first().await?,
+            _ => self.scene(),
+        };
+        Ok(view::job(&detail, self.rows_per_step(&detail).await?, &scene))
+    }
+
+    /// Rows of a step, of a training job that runs and says how fast.
+    pub(super) async fn rows_per_step(&self, detail: &JobDetail) -> Result<Option<u32>, StoreError> {
+        let JobDetail { job, attempt, .. } = detail;
+        let runs = matches!(job.state, JobState::Running { .. }) && job.kind == "train";
+        let rate = attempt.as_ref().and_then(|attempt| attempt.progress.rows_per_second);
+        if !runs || rate.is_none() {
+            return Ok(None);
+        }
+        Ok(rows_per_step(&self.store.spec(job.id).await?))
+    }
+}
+
+fn rows_per_step(spec: &JobSpec) -> Option<u32> {
+    match &spec.work {
+        Work::Train(train) => Some(train.batch_size),
+        Work::Infer(_) => None,
+    }
+}

@@ -1,0 +1,202 @@
+//! What a spec names outside itself: files that must be there, a job whose model is meant. Called by `submit` before a job is kept. The daemon reads none of it: a
+//! worker does, and finds what is wrong inside.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use mlctl_artifacts::{keys, uri};
+use mlctl_protocol::{
+    JobSpec,
+    spec::{DataSource, ModelSource, Work},
+};
+use tokio::fs;
+
+use super::{Shared, error::Failure};
+use crate::{
+    domain::{JobState, rules::Problem},
+    store::StoreError,
+};
+
+/// Checks what the spec names, adds what is wrong to `problems`, and puts into the spec what is to be kept: URIs for paths, a model for a job.
+pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
+    let roots = canonical(&api.config.data_roots).await;
+    match &mut spec.work {
+        Work::Train(train) => problems.extend(data("train.data.uri", &mut train.data, &roots).await),
+        Work::Infer(infer) => {
+            problems.extend(model(api, &mut infer.model, &roots).await?);
+            problems.extend(data("infer.data.uri", &mut infer.data, &roots).await);
+        }
+    }
+    Ok(())
+}
+
+/// The folders that may be read from, as the kernel knows them.
+#[derive(Debug, Clone)]
+enum Roots {
+    Any,
+    Only(Vec<PathBuf>),
+}
+
+async fn canonical(roots: &[PathBuf]) -> Roots {
+    if roots.is_empty() {
+        return Roots::Any;
+    }
+    let mut found = Vec::with_capacity(roots.len());
+    for root in roots {
+        // One that is not there holds nothing.
+        found.extend(fs::canonicalize(root).await);
+    }
+    Roots::Only(found)
+}
+
+async fn data(path: &str, data: &mut DataSource, roots: &Roots) -> Option<Problem> {
+    let DataSource::Csv { uri, .. } = data else { return None };
+    match place(uri, roots, Kind::File).await {
+        Ok(kept) => {
+            *uri = kept;
+            None
+        }
+        Err(wrong) => Some(wrong.at(path)),
+    }
+}
+
+async fn model(api: &Shared, model: &mut ModelSource, roots: &Roots) -> Result<Option<Problem>, Failure> {
+    const PATH: &str = "infer.model.from";
+    if let Some(reference) = model.from.strip_prefix("job:") {
+        return Ok(match model_of(api, reference).await? {
+            Ok(uri) => {
+                model.from = uri;
+                None
+            }
+            Err(wrong) => Some(wrong.at(PATH)),
+        });
+    }
+    // Checkpoints and models of this daemon's own may always be used.
+    let roots = match (roots, uri::to_path(&api.config.storage_url)) {
+        (Roots::Only(roots), Ok(Some(own))) => {
+            Roots::Only(roots.iter().cloned().chain(fs::canonicalize(own).await).collect())
+        }
+        _ => roots.clone(),
+    };
+    Ok(match place(&model.from, &roots, Kind::Model).await {
+        Ok(kept) => {
+            model.from = kept;
+            None
+        }
+        Err(wrong) => Some(wrong.at(PATH)),
+    })
+}
+
+/// What is wrong with something named, and what to do.
+struct Wrong {
+    message: String,
+    hint: String,
+}
+
+impl Wrong {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+
+    fn at(self, path: &str) -> Problem {
+        Problem { path: path.to_owned(), message: self.message, hint: Some(self.hint) }
+    }
+}
+
+/// The final model of the job that a reference means.
+async fn model_of(api: &Shared, reference: &str) -> Result<Result<String, Wrong>, Failure> {
+    let id = match api.store.find(reference).await {
+        Ok(id) => id,
+        Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous { .. })) => {
+            return Ok(Err(Wrong::new(error.to_string(), "`mlctl ls --all` shows the jobs and their ids")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let job = api.store.job(id).await?.job;
+    Ok(match (job.model, &job.state) {
+        (Some(model), _) => Ok(model.uri),
+        (None, state) if !state.is_terminal() => Err(Wrong::new(
+            format!("job {id} is {} and has no model yet", state.name()),
+            format!("wait for it with `mlctl wait {id}`, or name an earlier job by its id"),
+        )),
+        (None, JobState::Succeeded) => {
+            Err(Wrong::new(format!("job {id} is of kind {} and makes no model", job.kind), "name a training job"))
+        }
+        (None, state) => Err(Wrong::new(
+            format!("job {id} is {} and made no model", state.name()),
+            format!("`mlctl retry {id}` tries it again; a checkpoint of it can be named by its URI"),
+        )),
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    /// A folder of a model or of a checkpoint, or a file of weights.
+    Model,
+}
+
+/// The URI to be kept for something that is there and may be read. What is not on a local disk is left to the worker.
+async fn place(named: &str, roots: &Roots, kind: Kind) -> Result<String, Wrong> {
+    const FORM: &str = "write file:///absolute/path or an absolute path";
+    let named = if named.starts_with('/') { format!("file://{named}") } else { named.to_owned() };
+    let path = match uri::to_path(&named) {
+        Ok(Some(path)) => path,
+        Ok(None) => return Ok(named),
+        Err(error) => return Err(Wrong::new(error.to_string(), FORM)),
+    };
+    let real = fs::canonicalize(&path).await.map_err(|error| unreadable(&path, &error))?;
+    let kept = match roots {
+        Roots::Any => path.clone(),
+        Roots::Only(roots) if roots.iter().any(|root| real.starts_with(root)) => real.clone(),
+        Roots::Only(_) => {
+            let message = format!("{} is in none of the folders that jobs may read from", path.display());
+            return Err(Wrong::new(
+                message,
+                "move it into one of them, or add its folder to storage.data_roots of mld",
+            ));
+        }
+    };
+    readable(&path, &real, kind).await?;
+    uri::from_path(&kept).map_err(|error| Wrong::new(error.to_string(), FORM))
+}
+
+async fn readable(named: &Path, real: &Path, kind: Kind) -> Result<(), Wrong> {
+    let found = fs::metadata(real).await.map_err(|error| unreadable(named, &error))?;
+    if found.is_dir() {
+        if kind == Kind::File {
+            return Err(Wrong::new(format!("{} is a folder", named.display()), "name a file in it"));
+        }
+        for name in [keys::MODEL, keys::MANIFEST] {
+            if fs::metadata(real.join(name)).await.is_ok() {
+                return Ok(());
+            }
+        }
+        let message = format!("{} holds neither {} nor {}", named.display(), keys::MODEL, keys::MANIFEST);
+        return Err(Wrong::new(message, "name the folder of a model or of a checkpoint, or a .safetensors file"));
+    }
+    // Opening a pipe would wait for its writer, for ever.
+    if !found.is_file() {
+        return Err(Wrong::new(format!("{} is not a regular file", named.display()), "name a file"));
+    }
+    fs::File::open(real).await.map(drop).map_err(|error| unreadable(named, &error))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Wrong {
+    let shown = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Wrong::new(format!("{shown} does not exist"), "check the path; it must be there on the daemon's machine")
+        }
+        io::ErrorKind::PermissionDenied => Wrong::new(
+            format!("{shown} may not be read by the daemon's user"),
+            "give that user the right to read it and to enter its folders",
+        ),
+        io::ErrorKind::NotADirectory => {
+            Wrong::new(format!("{shown} leads through something that is no folder"), "check the path")
+        }
+        _ => Wrong::new(format!("{shown} cannot be read: {error}"), "check the path and the disk it is on"),
+    }
+}

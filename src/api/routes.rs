@@ -1,0 +1,118 @@
+//! Every route there is, in one table, from which the router is made: what is not in it is refused. Called when the API begins to serve, and by the tests, which
+//! try each of them.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use axum::{
+    Router,
+    extract::Request,
+    handler::Handler,
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{self, MethodRouter},
+};
+use futures_util::FutureExt as _;
+use tokio::time::timeout;
+use tracing::error;
+
+use super::{Context, checkpoints, daemon, error::Failure, follow, jobs, submit, types::ErrorCode};
+
+/// How long an answer may take to begin.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The same for what waits for a worker, or looks at the whole of something. Longer than the supervisor's limit for a checkpoint, which has the better message.
+const LONG_LIMIT: Duration = Duration::from_secs(90);
+
+/// For reading all of a job's checkpoints back: as long as a client waits.
+const VERIFY_LIMIT: Duration = Duration::from_secs(3600);
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    answer: MethodRouter<Context>,
+    limit: Duration,
+}
+
+fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Context>) -> Route {
+    Route { method: Method::GET, path, answer: routing::get(handler), limit: LIMIT }
+}
+
+fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Context>) -> Route {
+    Route { method: Method::POST, path, answer: routing::post(handler), limit: LIMIT }
+}
+
+impl Route {
+    fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+}
+
+fn all() -> Vec<Route> {
+    vec![
+        get("/v1/jobs", jobs::list),
+        post("/v1/jobs", submit::submit),
+        get("/v1/jobs/{job}", jobs::show),
+        get("/v1/jobs/{job}/spec", jobs::spec),
+        get("/v1/jobs/{job}/attempts", jobs::attempts),
+        get("/v1/jobs/{job}/events", jobs::events),
+        get("/v1/jobs/{job}/metrics", jobs::metrics),
+        get("/v1/jobs/{job}/follow", follow::follow),
+        get("/v1/jobs/{job}/why", jobs::why),
+        get("/v1/jobs/{job}/checkpoints", checkpoints::list),
+        get("/v1/jobs/{job}/checkpoints/{step}", checkpoints::show),
+        post("/v1/jobs/{job}/checkpoints/verify", checkpoints::verify).within(VERIFY_LIMIT),
+        post("/v1/jobs/{job}/checkpoint", checkpoints::take).within(LONG_LIMIT),
+        post("/v1/jobs/{job}/cancel", jobs::cancel),
+        post("/v1/jobs/{job}/retry", jobs::retry),
+        get("/v1/daemon", daemon::show),
+        post("/v1/daemon/stop", daemon::stop),
+    ]
+}
+
+/// Method and path of every route.
+#[must_use]
+pub fn table() -> Vec<(Method, &'static str)> {
+    all().into_iter().map(|route| (route.method, route.path)).collect()
+}
+
+/// The router: these routes, each bounded in time, and a refusal for everything else.
+pub(super) fn router(api: Context) -> Router {
+    let mut router = Router::new();
+    for Route { path, answer, limit, .. } in all() {
+        let bounded = middleware::from_fn(move |request, next| bounded(limit, request, next));
+        router = router.route(path, answer.layer(bounded));
+    }
+    router.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(api)
+}
+
+/// An answer, or why there is none: a handler that takes too long is dropped, and one that panics ends nothing but itself.
+async fn bounded(limit: Duration, request: Request, next: Next) -> Response {
+    match timeout(limit, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            error!("a handler panicked: the panic's own message is above");
+            let message = "the daemon met a bug in itself";
+            Failure::new(ErrorCode::Internal, message, "its log has what led to it; nothing acknowledged is lost")
+                .into_response()
+        }
+        Err(_) => {
+            let message = format!("there was no answer within {} seconds", limit.as_secs());
+            Failure::new(ErrorCode::Timeout, message, "try again; `mlctl doctor` looks for what is slow")
+                .into_response()
+        }
+    }
+}
+
+async fn unknown_path(uri: Uri) -> Failure {
+    let shown: String = uri.path().chars().take(200).collect();
+    let hint = "mlctl and mld may be of different versions: compare `mlctl version` with `mlctl daemon status`";
+    Failure::bad_request(format!("there is nothing at {shown}"), hint).with_status(StatusCode::NOT_FOUND)
+}
+
+async fn unknown_method(method: Method, uri: Uri) -> Failure {
+    let shown: String = uri.path().chars().take(200).collect();
+    let hint = "mlctl and mld may be of different versions: compare `mlctl version` with `mlctl daemon status`";
+    let message = format!("{method} is not possible at {shown}");
+    Failure::bad_request(message, hint).with_status(StatusCode::METHOD_NOT_ALLOWED)
+}

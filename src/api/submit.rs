@@ -1,0 +1,131 @@
+//! `POST /v1/jobs`: a spec is read, checked and kept. Called by the router. The rules are `domain::rules`', the files are `preflight`'s; here is the order of it.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use mlctl_protocol::{JobSpec, spec::Resources};
+use serde_json::value::RawValue;
+
+use super::{
+    Context, Shared, daemon,
+    error::Failure,
+    extract::Sent,
+    permit::Peer,
+    preflight,
+    types::{DryRunView, ErrorCode, MAX_KEY_BYTES, SCHEMA, SubmitRequest},
+    view::reason,
+};
+use crate::{
+    domain::rules::{self, Problem},
+    store::NewJob,
+};
+
+/// `POST /v1/jobs`.
+pub(super) async fn submit(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Sent(request): Sent<SubmitRequest>,
+) -> Result<Response, Failure> {
+    let SubmitRequest { spec, key, dry_run } = request;
+    check_key(&key)?;
+    let mut spec = read(&spec, api.config.max_spec_bytes)?;
+    let mut problems = rules::problems(&spec);
+    problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
+    preflight::resolve(&api, &mut spec, &mut problems).await?;
+    if !problems.is_empty() {
+        return Err(Failure::spec(problems));
+    }
+    if dry_run {
+        return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec }).into_response());
+    }
+    api.room.take(&api).await?;
+    let submitted = api.store.submit(NewJob { spec, user: peer.uid, key }).await?;
+    let status = if submitted.existed { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(api.job_view(submitted.id).await?)).into_response())
+}
+
+fn check_key(key: &str) -> Result<(), Failure> {
+    let hint = "any text that no other submit of yours bears will do";
+    if key.is_empty() {
+        return Err(Failure::bad_request("the idempotency key is empty", hint));
+    }
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Failure::bad_request(format!("the idempotency key is longer than {MAX_KEY_BYTES} bytes"), hint));
+    }
+    if key.chars().any(char::is_control) {
+        return Err(Failure::bad_request("the idempotency key has control characters in it", hint));
+    }
+    Ok(())
+}
+
+/// The spec, or where it is no spec.
+fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure> {
+    let json = raw.get();
+    if json.len() > max_bytes {
+        let message = format!("the job spec has {} bytes, more than the {max_bytes} that are taken", json.len());
+        return Err(Failure::new(
+            ErrorCode::TooLarge,
+            message,
+            "name data by URI, or raise limits.max_spec_bytes of mld",
+        ));
+    }
+    let mut reader = serde_json::Deserializer::from_str(json);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { String::new() } else { path };
+        // The place in the JSON is of no use to who wrote TOML.
+        let message = error.into_inner().to_string();
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+        Failure::spec(vec![Problem { path, message, hint: Some("`mlctl spec schema` shows every key".into()) }])
+    })
+}
+
+/// What no empty machine could hold would wait for ever.
+fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
+    if reason::fits(needs, machine) {
+        return None;
+    }
+    let path = if needs.cpus > machine.cpus { "resources.cpus" } else { "resources.gpus" };
+    Some(Problem {
+        path: path.into(),
+        message: format!(
+            "the job needs {}, and this machine gives {} to jobs",
+            reason::of_all(needs),
+            reason::of_all(machine)
+        ),
+        hint: Some("ask for less, or give jobs more with workers.cpus and workers.gpus of mld".into()),
+    })
+}
+
+/// How many more jobs may wait. Counted down with every submit and read again from the store's counters when used up, so that a submit costs no read. Jobs that
+/// start in the meantime only make more room.
+#[derive(Debug)]
+pub(super) struct Room {
+    max: u32,
+    left: AtomicI64,
+}
+
+impl Room {
+    pub(super) const fn new(max: u32) -> Self {
+        Self { max, left: AtomicI64::new(0) }
+    }
+
+    async fn take(&self, api: &Shared) -> Result<(), Failure> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        let queued = daemon::count(api, "queued").await?;
+        let left = i64::from(self.max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
+        self.left.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left > 0 {
+            return Ok(());
+        }
+        let message = format!("{queued} jobs wait, and no more than {} may", self.max);
+        Err(Failure::new(ErrorCode::Busy, message, "try again when some have run, or raise limits.max_queued of mld"))
+    }
+}

@@ -1,0 +1,151 @@
+//! From what the store keeps to what a client sees: data in, data out. Called by the handlers; the words are in [`reason`] and [`event`].
+
+pub(super) mod event;
+pub(super) mod reason;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use mlctl_protocol::{AttemptNumber, JobId, progress::Progress, result::CheckpointRef, spec::Resources};
+
+use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
+use super::users::Names;
+use crate::{
+    domain::{Intent, Job, JobState, Uid},
+    store::{Attempt, JobDetail, Ready},
+};
+
+/// What a job is seen against.
+#[derive(Debug, Clone)]
+pub(super) struct Scene {
+    /// Now.
+    pub(super) now: Timestamp,
+    /// Login names.
+    pub(super) names: Names,
+    /// What there is to give to jobs.
+    pub(super) machine: Resources,
+    /// What is left of it.
+    pub(super) free: Resources,
+    /// The jobs that occupy the rest.
+    pub(super) occupants: Vec<JobId>,
+    /// The job that starts next, where that was looked for.
+    pub(super) first: Option<Ready>,
+    /// Seconds from the order to stop to SIGKILL.
+    pub(super) grace_seconds: u32,
+}
+
+impl Scene {
+    pub(super) fn name(&self, uid: Uid) -> String {
+        self.names.get(&uid.0).cloned().unwrap_or_else(|| uid.0.to_string())
+    }
+}
+
+/// A job as a client sees it. `rows_per_step` is known for training jobs whose spec was looked at: their time left depends on it.
+pub(super) fn job(detail: &JobDetail, rows_per_step: Option<u32>, scene: &Scene) -> JobView {
+    let JobDetail { job, attempt, metrics } = detail;
+    let exit = job.exit.as_ref();
+    let running = matches!(job.state, JobState::Running { .. });
+    let progress = attempt.as_ref().map(|attempt| attempt.progress.clone());
+    let eta_seconds = progress.as_ref().filter(|_| running).and_then(|progress| eta(progress, rows_per_step));
+    JobView {
+        schema: SCHEMA,
+        id: job.id,
+        name: job.name.clone(),
+        kind: job.kind.clone(),
+        state: job.state.name().to_owned(),
+        reason: reason::of(detail, scene),
+        queue: job.queue.clone(),
+        priority: job.priority,
+        user: scene.name(job.user),
+        uid: job.user.0,
+        labels: job.labels.clone(),
+        resources: job.resources.clone(),
+        attempt: (job.attempt > 0).then_some(job.attempt),
+        retries_used: job.retries_used,
+        retry_limit: job.retry.limit,
+        exit_class: exit.map(|exit| exit.class.to_string()),
+        exit_message: exit.and_then(|exit| exit.message.clone()),
+        exit_hint: exit.and_then(|exit| exit.hint.clone()),
+        submitted_at: job.submitted_at,
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        not_before: match job.state {
+            JobState::Queued { not_before } => not_before,
+            _ => None,
+        },
+        intent: match job.state {
+            JobState::Running { intent: Some(Intent::Cancel), .. } => Some("cancel".into()),
+            _ => None,
+        },
+        progress,
+        eta_seconds,
+        metrics: metrics.clone(),
+        worker: attempt.as_ref().map(worker),
+        peak_rss_bytes: attempt.as_ref().and_then(|attempt| attempt.peak_rss_bytes),
+        checkpoint: job.checkpoint.as_ref().map(|found| CheckpointPlace { step: found.step, uri: found.uri.clone() }),
+        model: job.model.clone(),
+        output: job.output.clone(),
+        spec_digest: job.spec_digest.clone(),
+    }
+}
+
+/// Seconds until all rows are through, at the present rate. What may end earlier (convergence) is not foreseen.
+pub(super) fn eta(progress: &Progress, rows_per_step: Option<u32>) -> Option<u64> {
+    /// A year: what takes longer has no rate worth the name.
+    const LONGEST: f64 = 366.0 * 86_400.0;
+    let rate = progress.rows_per_second.filter(|rate| rate.is_finite() && *rate > 0.0)?;
+    let rows = match (progress.records, progress.total) {
+        (Some(records), Some(total)) => total.saturating_sub(records),
+        _ => progress.steps?.saturating_sub(progress.step?).saturating_mul(rows_per_step?.into()),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let seconds = (rows as f64 / rate).ceil();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and a year")]
+    (seconds <= LONGEST).then_some(seconds as u64)
+}
+
+fn worker(attempt: &Attempt) -> WorkerView {
+    let process = attempt.process.as_ref();
+    WorkerView {
+        pid: process.map(|process| process.pid),
+        host: process.map(|process| process.host.clone()),
+        device: attempt.device.clone(),
+    }
+}
+
+/// An attempt as a client sees it.
+pub(super) fn attempt(attempt: &Attempt) -> AttemptView {
+    let exit = attempt.exit.as_ref();
+    AttemptView {
+        attempt: attempt.fence.attempt.0,
+        started_at: attempt.started_at,
+        ended_at: attempt.ended_at,
+        exit_class: exit.map(|exit| exit.class.to_string()),
+        exit_message: exit.and_then(|exit| exit.message.clone()),
+        exit_hint: exit.and_then(|exit| exit.hint.clone()),
+        worker: worker(attempt),
+        progress: attempt.progress.clone(),
+        heartbeat_at: attempt.heartbeat_at,
+        peak_rss_bytes: attempt.peak_rss_bytes,
+    }
+}
+
+/// A checkpoint as a client sees it.
+pub(super) fn checkpoint(job: &Job, attempt: AttemptNumber, found: &CheckpointRef) -> CheckpointView {
+    CheckpointView {
+        attempt: attempt.0,
+        step: found.step,
+        epoch: found.epoch,
+        uri: found.uri.clone(),
+        size_bytes: found.size_bytes,
+        manifest_digest: found.manifest_digest.clone(),
+        latest: job.checkpoint.as_ref().is_some_and(|latest| latest.uri == found.uri),
+        metrics: found.metrics.clone(),
+    }
+}
+
+/// A point of a learning curve as a client sees it.
+pub(super) fn point((id, point): (i64, mlctl_protocol::progress::MetricPoint)) -> PointView {
+    let mlctl_protocol::progress::MetricPoint { step, epoch, values } = point;
+    PointView { id, step, epoch, values }
+}

@@ -1,0 +1,213 @@
+//! Why a job is where it is, in a line, and what to do about it. Data in, words out.
+
+use jiff::Timestamp;
+use mlctl_protocol::{ExitClass, JobId, spec::Resources};
+
+use super::Scene;
+use crate::{
+    domain::{Exit, Intent, Job, JobState},
+    store::{Attempt, JobDetail},
+};
+
+/// The longest part of a worker's message that is repeated, in characters.
+const MAX_MESSAGE: usize = 200;
+
+/// Jobs named one by one before the rest is counted.
+const MAX_NAMED: usize = 5;
+
+/// Why it is where it is; `None` for a job that succeeded.
+pub(in crate::api) fn of(detail: &JobDetail, scene: &Scene) -> Option<String> {
+    let job = &detail.job;
+    Some(match &job.state {
+        JobState::Queued { not_before } => queued(job, *not_before, scene),
+        JobState::Running { intent: Some(Intent::Cancel), .. } => {
+            format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
+        }
+        JobState::Running { intent: None, .. } => running(job, detail.attempt.as_ref(), scene.now),
+        JobState::Succeeded => return None,
+        JobState::Failed => failed(job),
+        JobState::Cancelled if job.attempt == 0 => "cancelled before it was started".into(),
+        JobState::Cancelled => {
+            let attempt = job.attempt;
+            let waited = job.exit.as_ref().is_some_and(|exit| exit.class != ExitClass::Cancelled);
+            let when = if waited { "while it waited, after" } else { "in" };
+            let saved = job.checkpoint.as_ref().map(|saved| format!(", last checkpoint at step {}", saved.step));
+            format!("cancelled {when} attempt {attempt}{}", saved.unwrap_or_default())
+        }
+    })
+}
+
+/// The same where there must be a line, and what to do about it.
+pub(in crate::api) fn why(detail: &JobDetail, scene: &Scene) -> (String, Option<String>) {
+    let job = &detail.job;
+    let id = job.id;
+    let Some(reason) = of(detail, scene) else {
+        return ("succeeded: there is nothing to wait for".into(), None);
+    };
+    let hint = match &job.state {
+        JobState::Queued { .. } if !fits(&job.resources, &scene.machine) => {
+            format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give mld more in workers.cpus")
+        }
+        JobState::Queued { .. } => format!("`mlctl wait {id}` waits for its end"),
+        JobState::Running { .. } => format!("`mlctl logs -f {id}` shows what it does"),
+        JobState::Failed => match job.exit.as_ref() {
+            Some(Exit { class: ExitClass::Spec, hint, .. }) => {
+                hint.clone().unwrap_or_else(|| "correct the spec or the data, and submit it again".into())
+            }
+            Some(Exit { hint: Some(hint), .. }) => format!("{hint}; then `mlctl retry {id}`"),
+            _ => format!("`mlctl logs {id}` shows what it said last; `mlctl retry {id}` tries it again"),
+        },
+        JobState::Succeeded => return (reason, None),
+        JobState::Cancelled => format!("`mlctl retry {id}` starts it again, from its last checkpoint if it has one"),
+    };
+    (reason, Some(hint))
+}
+
+fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
+    let after = job.exit.as_ref().map(|exit| format!("after {}", ending(exit)));
+    let again = after.as_ref().map(|after| match job.exit.as_ref().map(|exit| exit.class) {
+        Some(ExitClass::Preempted) => ("goes on".to_owned(), after),
+        _ => (format!("retry {} of {}", job.retries_used, job.retry.limit), after),
+    });
+    let wait = not_before.map(|time| seconds_between(scene.now, time)).filter(|seconds| *seconds > 0);
+    match (again, wait) {
+        (Some((again, after)), Some(seconds)) => format!("{again} in {} {after}", span(seconds)),
+        (None, Some(seconds)) => format!("starts in {}", span(seconds)),
+        // A person's retry clears the count: what went before is history.
+        (Some((again, after)), None) if job.retries_used > 0 || again == "goes on" => {
+            format!("{}; {again} {after}", turn(job, scene))
+        }
+        (_, None) => turn(job, scene),
+    }
+}
+
+/// What a job waits for whose time has come.
+fn turn(job: &Job, scene: &Scene) -> String {
+    let Scene { machine, free, .. } = scene;
+    if !fits(&job.resources, machine) {
+        return format!("needs {}, and this machine gives {} to jobs", of_all(&job.resources), of_all(machine));
+    }
+    let ahead = scene.first.as_ref().filter(|first| first.id != job.id);
+    match shortage(&job.resources, scene) {
+        Some(shortage) => match ahead {
+            Some(first) => format!("waits for {shortage}; job {} is before it", first.id),
+            None => format!("waits for {shortage}"),
+        },
+        None => match ahead {
+            Some(first) => {
+                let needs = Resources { cpus: first.cpus, gpus: first.gpus };
+                match shortage_of(&needs, free) {
+                    Some(_) => format!("waits its turn: job {} is before it and needs {}", first.id, of_all(&needs)),
+                    None => format!("is about to start, after job {}", first.id),
+                }
+            }
+            None => "is about to start".into(),
+        },
+    }
+}
+
+/// What of the job's needs is not free, and who has it: `1 core: 2 of 2 in use by jobs 3, 4`.
+fn shortage(needs: &Resources, scene: &Scene) -> Option<String> {
+    let Scene { machine, free, occupants, .. } = scene;
+    let by = if occupants.is_empty() { String::new() } else { format!(" by {}", jobs(occupants)) };
+    let (needed, used, all) = match shortage_of(needs, free)? {
+        Kind::Gpus => (counted(needs.gpus, "GPU"), machine.gpus.saturating_sub(free.gpus), machine.gpus),
+        Kind::Cpus => (counted(needs.cpus, "core"), machine.cpus.saturating_sub(free.cpus), machine.cpus),
+    };
+    Some(format!("{needed}: {used} of {all} in use{by}"))
+}
+
+enum Kind {
+    Cpus,
+    Gpus,
+}
+
+const fn shortage_of(needs: &Resources, free: &Resources) -> Option<Kind> {
+    if needs.cpus > free.cpus {
+        Some(Kind::Cpus)
+    } else if needs.gpus > free.gpus {
+        Some(Kind::Gpus)
+    } else {
+        None
+    }
+}
+
+/// Whether an empty machine could hold it.
+pub(in crate::api) const fn fits(needs: &Resources, machine: &Resources) -> bool {
+    shortage_of(needs, machine).is_none()
+}
+
+fn running(job: &Job, attempt: Option<&Attempt>, now: Timestamp) -> String {
+    let heard = attempt.and_then(|attempt| attempt.heartbeat_at);
+    let device = attempt.and_then(|attempt| attempt.device.as_deref());
+    let nth = if job.attempt > 1 { format!(", attempt {}", job.attempt) } else { String::new() };
+    match (heard, device) {
+        (Some(heard), _) if seconds_between(heard, now) >= 30 => {
+            format!("its worker was last heard of {} ago{nth}", span(seconds_between(heard, now)))
+        }
+        (_, Some(device)) => format!("runs on {device}{nth}"),
+        (Some(_), None) => format!("runs{nth}"),
+        (None, None) => format!("its worker is being started{nth}"),
+    }
+}
+
+fn failed(job: &Job) -> String {
+    let end = job.exit.as_ref().map_or_else(|| "unknown".to_owned(), ending);
+    match job.retries_used {
+        0 => end,
+        1 => format!("{end} (after 1 retry)"),
+        used => format!("{end} (after {used} retries)"),
+    }
+}
+
+/// `crash: it was killed by signal 9`, in a line.
+fn ending(exit: &Exit) -> String {
+    let Some(message) = exit.message.as_deref().and_then(|message| message.lines().next()) else {
+        return exit.class.to_string();
+    };
+    let mut short: String = message.chars().take(MAX_MESSAGE).collect();
+    if short.len() < message.len() {
+        short.push('…');
+    }
+    format!("{}: {short}", exit.class)
+}
+
+/// `1 core`, `4 cores`, `2 cores and 1 GPU`.
+pub(in crate::api) fn of_all(resources: &Resources) -> String {
+    let cores = counted(resources.cpus, "core");
+    if resources.gpus == 0 { cores } else { format!("{cores} and {}", counted(resources.gpus, "GPU")) }
+}
+
+fn counted(number: u32, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// `job 3`, `jobs 3, 4`, `jobs 1, 2, 3, 4, 5 and 7 more`.
+fn jobs(ids: &[JobId]) -> String {
+    let named: Vec<String> = ids.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+    let word = if ids.len() == 1 { "job" } else { "jobs" };
+    let more = ids.len().saturating_sub(named.len());
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{word} {}{rest}", named.join(", "))
+}
+
+/// Whole seconds from one moment to a later one, begun ones counted; 0 when it is not later.
+fn seconds_between(from: Timestamp, to: Timestamp) -> u64 {
+    let millis = to.duration_since(from).as_millis();
+    u64::try_from(millis).unwrap_or(0).div_ceil(1000)
+}
+
+/// `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`.
+pub(in crate::api) fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |large: u64, unit: &str, small: u64, part: &str| match small {
+        0 => format!("{large} {unit}"),
+        _ => format!("{large} {unit} {small} {part}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..3600 => format!("{minutes} min"),
+        3600..86_400 => two(hours, "h", minutes % 60, "min"),
+        _ => two(days, "d", hours % 24, "h"),
+    }
+}

@@ -1,0 +1,262 @@
+//! Tables of jobs and what is said of them.
+
+use mlctl_protocol::{ExitClass, FencingToken, spec::RetryPolicy};
+
+use super::*;
+use crate::domain::{Exit, Fence};
+
+const NOW: i64 = 1_790_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+/// Two cores, taken by jobs 3 and 4.
+fn scene() -> Scene {
+    Scene {
+        now: at(0),
+        names: Names::new([(7, "ann".to_owned())].into()),
+        machine: Resources { cpus: 2, gpus: 0 },
+        free: Resources { cpus: 0, gpus: 0 },
+        occupants: vec![JobId(3), JobId(4)],
+        first: None,
+        grace_seconds: 20,
+    }
+}
+
+fn idle() -> Scene {
+    Scene { free: Resources { cpus: 2, gpus: 0 }, occupants: Vec::new(), ..scene() }
+}
+
+fn detail(state: JobState) -> JobDetail {
+    let job = Job {
+        id: JobId(5),
+        name: "x".into(),
+        kind: "train".into(),
+        user: Uid(7),
+        queue: "default".into(),
+        priority: 50,
+        labels: Default::default(),
+        resources: Resources { cpus: 1, gpus: 0 },
+        retry: RetryPolicy { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 },
+        spec_digest: "d".into(),
+        submitted_at: at(-100),
+        state,
+        attempt: 0,
+        retries_used: 0,
+        started_at: None,
+        finished_at: None,
+        exit: None,
+        checkpoint: None,
+        model: None,
+        output: None,
+    };
+    JobDetail { job, attempt: None, metrics: Default::default() }
+}
+
+fn queued() -> JobDetail {
+    detail(JobState::Queued { not_before: None })
+}
+
+fn exit(class: ExitClass) -> Option<Exit> {
+    Some(Exit { class, message: Some("it was killed by signal 9\nmore".into()), hint: None })
+}
+
+/// Ended badly `used` times.
+fn retried(state: JobState, used: u32, class: ExitClass) -> JobDetail {
+    let mut detail = detail(state);
+    detail.job.attempt = used + 1;
+    detail.job.retries_used = used;
+    detail.job.exit = exit(class);
+    detail
+}
+
+fn running(intent: Option<Intent>, attempt: u32) -> JobDetail {
+    let mut detail = detail(JobState::Running { token: FencingToken(1), intent });
+    detail.job.attempt = attempt;
+    detail.attempt = Some(Attempt {
+        fence: Fence { job: JobId(5), attempt: AttemptNumber(attempt), token: FencingToken(1) },
+        started_at: at(-50),
+        ended_at: None,
+        exit: None,
+        process: None,
+        secret_hash: [0; 32],
+        device: None,
+        progress: Progress::default(),
+        heartbeat_at: None,
+        lease_until: at(600),
+        peak_rss_bytes: None,
+        last_seq: 0,
+        result: None,
+    });
+    detail
+}
+
+fn heard(mut detail: JobDetail, seconds_ago: i64) -> JobDetail {
+    let attempt = detail.attempt.as_mut().unwrap();
+    attempt.heartbeat_at = Some(at(-seconds_ago));
+    attempt.device = Some("cpu".into());
+    detail
+}
+
+fn needs(mut detail: JobDetail, cpus: u32, gpus: u32) -> JobDetail {
+    detail.job.resources = Resources { cpus, gpus };
+    detail
+}
+
+/// Says `line`, and what to do.
+fn check(detail: &JobDetail, scene: &Scene, line: &str) {
+    assert_eq!(reason::of(detail, scene).as_deref(), Some(line), "{:?}", detail.job.state);
+    let (why, hint) = reason::why(detail, scene);
+    assert_eq!(why, line);
+    assert!(hint.is_some_and(|hint| hint.contains('`') || detail.job.state == JobState::Failed), "{line}");
+}
+
+#[test]
+fn a_job_that_waits_says_for_what() {
+    let later = |seconds| JobState::Queued { not_before: Some(at(seconds)) };
+    let first = |id, cpus| Some(Ready { id: JobId(id), priority: 50, cpus, gpus: 0 });
+    let one_free = Scene { free: Resources { cpus: 1, gpus: 0 }, occupants: vec![JobId(3)], ..scene() };
+    let cases = [
+        (queued(), idle(), "is about to start"),
+        (queued(), scene(), "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
+        (queued(), Scene { first: first(5, 1), ..scene() }, "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
+        (
+            queued(),
+            Scene { first: first(2, 1), ..scene() },
+            "waits for 1 core: 2 of 2 in use by jobs 3, 4; job 2 is before it",
+        ),
+        (
+            queued(),
+            Scene { first: first(2, 2), ..one_free.clone() },
+            "waits its turn: job 2 is before it and needs 2 cores",
+        ),
+        (queued(), Scene { first: first(2, 1), ..idle() }, "is about to start, after job 2"),
+        (needs(queued(), 2, 0), one_free, "waits for 2 cores: 1 of 2 in use by job 3"),
+        (needs(queued(), 4, 1), idle(), "needs 4 cores and 1 GPU, and this machine gives 2 cores to jobs"),
+        (detail(later(90)), idle(), "starts in 90 s"),
+        (
+            retried(later(12), 2, ExitClass::Crash),
+            scene(),
+            "retry 2 of 3 in 12 s after crash: it was killed by signal 9",
+        ),
+        (
+            retried(JobState::Queued { not_before: None }, 1, ExitClass::Crash),
+            idle(),
+            "is about to start; retry 1 of 3 after crash: it was killed by signal 9",
+        ),
+        (
+            retried(later(-5), 2, ExitClass::Hang),
+            idle(),
+            "is about to start; retry 2 of 3 after hang: it was killed by signal 9",
+        ),
+        (
+            retried(JobState::Queued { not_before: None }, 0, ExitClass::Preempted),
+            idle(),
+            "is about to start; goes on after preempted: it was killed by signal 9",
+        ),
+        // A person's retry: what went before is history.
+        (retried(JobState::Queued { not_before: None }, 0, ExitClass::Crash), idle(), "is about to start"),
+    ];
+    for (detail, scene, line) in cases {
+        check(&detail, &scene, line);
+    }
+}
+
+#[test]
+fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
+    let mut cancelled = retried(JobState::Cancelled, 0, ExitClass::Cancelled);
+    let mut waiting_cancelled = retried(JobState::Cancelled, 1, ExitClass::Crash);
+    for detail in [&mut cancelled, &mut waiting_cancelled] {
+        detail.job.checkpoint = Some(CheckpointRef {
+            step: 40,
+            epoch: 1,
+            uri: "file:///c".into(),
+            size_bytes: 1,
+            manifest_digest: String::new(),
+            metrics: Default::default(),
+        });
+    }
+    let cases = [
+        (running(None, 1), "its worker is being started"),
+        (heard(running(None, 1), 2), "runs on cpu"),
+        (heard(running(None, 3), 2), "runs on cpu, attempt 3"),
+        (heard(running(None, 1), 240), "its worker was last heard of 4 min ago"),
+        (running(Some(Intent::Cancel), 1), "was asked to stop, and is killed if it has not after 20 s"),
+        (retried(JobState::Failed, 0, ExitClass::Spec), "spec: it was killed by signal 9"),
+        (retried(JobState::Failed, 3, ExitClass::Crash), "crash: it was killed by signal 9 (after 3 retries)"),
+        (detail(JobState::Cancelled), "cancelled before it was started"),
+        (cancelled, "cancelled in attempt 1, last checkpoint at step 40"),
+        (waiting_cancelled, "cancelled while it waited, after attempt 2, last checkpoint at step 40"),
+    ];
+    for (detail, line) in cases {
+        check(&detail, &scene(), line);
+    }
+    let succeeded = detail(JobState::Succeeded);
+    assert_eq!(reason::of(&succeeded, &scene()), None);
+    assert_eq!(reason::why(&succeeded, &scene()), ("succeeded: there is nothing to wait for".into(), None));
+}
+
+#[test]
+fn many_jobs_are_counted_and_long_messages_cut() {
+    let crowd = Scene { occupants: (1..=12).map(JobId).collect(), ..scene() };
+    assert_eq!(
+        reason::of(&queued(), &crowd).unwrap(),
+        "waits for 1 core: 2 of 2 in use by jobs 1, 2, 3, 4, 5 and 7 more"
+    );
+    let mut failed = retried(JobState::Failed, 1, ExitClass::Crash);
+    failed.job.exit.as_mut().unwrap().message = Some("ü".repeat(500));
+    assert_eq!(reason::of(&failed, &scene()).unwrap(), format!("crash: {}… (after 1 retry)", "ü".repeat(200)));
+}
+
+#[test]
+fn spans() {
+    let cases = [
+        (0, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ];
+    for (seconds, text) in cases {
+        assert_eq!(reason::span(seconds), text);
+    }
+}
+
+#[test]
+fn the_time_left() {
+    let progress = |step, steps, rate| Progress { step, steps, rows_per_second: rate, ..Progress::default() };
+    let records = |records, total, rate| Progress { records, total, rows_per_second: rate, ..Progress::default() };
+    let cases = [
+        (progress(Some(10), Some(100), Some(64.0)), Some(32), Some(45)),
+        (progress(Some(100), Some(100), Some(64.0)), Some(32), Some(0)),
+        (progress(Some(101), Some(100), Some(64.0)), Some(32), Some(0)),
+        (progress(Some(10), Some(100), Some(64.0)), None, None),
+        (progress(Some(10), Some(100), None), Some(32), None),
+        (progress(Some(10), Some(100), Some(0.0)), Some(32), None),
+        (progress(Some(10), Some(100), Some(f64::NAN)), Some(32), None),
+        (progress(Some(10), None, Some(64.0)), Some(32), None),
+        (progress(Some(0), Some(u64::MAX), Some(0.001)), Some(u32::MAX), None),
+        (records(Some(25), Some(100), Some(10.0)), None, Some(8)),
+        (records(None, Some(100), Some(10.0)), None, None),
+    ];
+    for (progress, rows, seconds) in cases {
+        assert_eq!(eta(&progress, rows), seconds, "{progress:?} {rows:?}");
+    }
+}
+
+#[test]
+fn only_a_running_job_has_time_left_and_users_without_a_name_are_numbers() {
+    let mut detail = heard(running(None, 1), 1);
+    detail.attempt.as_mut().unwrap().progress =
+        Progress { step: Some(1), steps: Some(3), rows_per_second: Some(8.0), ..Progress::default() };
+    let view = job(&detail, Some(8), &scene());
+    assert_eq!((view.eta_seconds, view.user.as_str(), view.attempt), (Some(2), "ann", Some(1)));
+    detail.job.state = JobState::Failed;
+    detail.job.user = Uid(8);
+    let view = job(&detail, Some(8), &scene());
+    assert_eq!((view.eta_seconds, view.user.as_str()), (None, "8"));
+    assert_eq!(job(&queued(), None, &scene()).attempt, None);
+}
