@@ -1,8 +1,6 @@
 //! What a handler takes from a request: the job its path names, its query, its JSON body. Everything is bounded, and what does not fit is answered as an error in
 //! words. Called by axum for the handlers.
 
-use std::time::Duration;
-
 use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{StatusCode, header, request::Parts},
@@ -17,9 +15,6 @@ use super::{
     error::Failure,
     types::{ErrorCode, MAX_BODY_BYTES, MAX_REFERENCE_BYTES},
 };
-
-/// How long a client may take to send a body.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The job that `{job}` in the path means: an id, a unique name or `@last`. Decoded once, and never a part of a path of any kind.
 pub(super) struct Named(pub(super) JobId);
@@ -87,19 +82,19 @@ pub(super) struct Sent<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Context> for Sent<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &Context) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Context) -> Result<Self, Failure> {
         let announced =
             request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if announced.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
             return Err(too_large());
         }
         let read = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
-        let body = match timeout(BODY_LIMIT, read).await {
+        let body = match timeout(api.config.patience.body, read).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
             Ok(Err(_)) => return Err(Failure::bad_request("the body ends before it should", "send it whole")),
             Err(_) => {
-                let seconds = BODY_LIMIT.as_secs();
+                let seconds = api.config.patience.body.as_secs();
                 let message = format!("the body did not come within {seconds} seconds");
                 let failure = Failure::new(ErrorCode::Timeout, message, "send it at once");
                 return Err(failure.with_status(StatusCode::REQUEST_TIMEOUT));

@@ -1,7 +1,7 @@
 //! Jobs as they go on: the job with its learning curve, and its events, as streams until the job has ended. Called by the router. A change is noticed by the store's
 //! word; what is no change of state (progress, points) is looked for every second while somebody follows.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use mlctl_protocol::JobId;
@@ -9,6 +9,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
+use tracing::warn;
 
 use super::{
     Context, Shared,
@@ -32,8 +33,12 @@ const PAGE: u32 = 1000;
 
 /// Why a stream ends early.
 pub(super) enum Cut {
+    /// The client is gone.
     Gone,
+    /// The database failed.
     Store(StoreError),
+    /// A file could not be read.
+    File(io::Error),
 }
 
 impl From<Gone> for Cut {
@@ -48,16 +53,22 @@ impl From<StoreError> for Cut {
     }
 }
 
+impl From<io::Error> for Cut {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
 /// The end of a stream: a client sees one that was cut off by the missing `end`.
 pub(super) fn close(id: JobId, ended: Result<(), Cut>) -> Result<(), Gone> {
-    match ended {
-        Ok(()) => Ok(()),
-        Err(Cut::Store(error)) => {
-            tracing::warn!(job_id = %id, error = causes(&error), "a job can no longer be followed");
-            Err(Gone)
-        }
-        Err(Cut::Gone) => Err(Gone),
-    }
+    let error = match ended {
+        Ok(()) => return Ok(()),
+        Err(Cut::Gone) => return Err(Gone),
+        Err(Cut::Store(error)) => causes(&error),
+        Err(Cut::File(error)) => causes(&error),
+    };
+    warn!(job_id = %id, error, "a job can no longer be followed");
+    Err(Gone)
 }
 
 /// Wakes a stream: when something has changed, and once a second, but not more often than is good for the others.
@@ -71,16 +82,18 @@ impl Looks {
         Self { changes: api.store.changes(), last: Instant::now() }
     }
 
-    /// Call before reading: what changes from here on wakes [`next`](Self::next).
-    pub(super) fn begin(&mut self) {
+    /// Call before reading: what changes from here on wakes [`next`](Self::next). Whether anything has changed since the last time.
+    pub(super) fn begin(&mut self) -> bool {
+        let changed = self.changes.has_changed().unwrap_or(false);
         self.changes.mark_unchanged();
         self.last = Instant::now();
+        changed
     }
 
     /// Waits for a reason to look again, `every` so long at most.
     pub(super) async fn next(&mut self, every: Duration) {
         // An error means that the store is closing: the stop ends the stream.
-        let _ = timeout(every, self.changes.changed()).await;
+        let _ = timeout(every, self.changes.clone().changed()).await;
         sleep_until(self.last + PAUSE).await;
     }
 }

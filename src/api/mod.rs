@@ -3,10 +3,12 @@
 
 mod checkpoints;
 mod daemon;
+mod doctor;
 mod error;
 mod extract;
 mod follow;
 mod jobs;
+mod logs;
 mod permit;
 mod preflight;
 pub mod query;
@@ -18,7 +20,7 @@ pub mod types;
 mod users;
 mod view;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mlctl_artifacts::Stores;
@@ -55,6 +57,25 @@ pub struct Config {
     pub max_spec_bytes: usize,
     /// Seconds from the order to stop to SIGKILL, for messages.
     pub grace_seconds: u32,
+    /// How long clients are waited for.
+    pub patience: Patience,
+}
+
+/// How long clients are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the head of a request, and between two requests.
+    pub head: Duration,
+    /// For the body of a request.
+    pub body: Duration,
+    /// For requests under way when the daemon stops.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(15), body: Duration::from_secs(10), drain: Duration::from_secs(5) }
+    }
 }
 
 /// What the API works with.

@@ -16,7 +16,7 @@ use futures_util::FutureExt as _;
 use tokio::time::timeout;
 use tracing::error;
 
-use super::{Context, checkpoints, daemon, error::Failure, follow, jobs, submit, types::ErrorCode};
+use super::{Context, checkpoints, daemon, doctor, error::Failure, follow, jobs, logs, submit, types::ErrorCode};
 
 /// How long an answer may take to begin.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -58,6 +58,7 @@ fn all() -> Vec<Route> {
         get("/v1/jobs/{job}/events", jobs::events),
         get("/v1/jobs/{job}/metrics", jobs::metrics),
         get("/v1/jobs/{job}/follow", follow::follow),
+        get("/v1/jobs/{job}/logs", logs::logs),
         get("/v1/jobs/{job}/why", jobs::why),
         get("/v1/jobs/{job}/checkpoints", checkpoints::list),
         get("/v1/jobs/{job}/checkpoints/{step}", checkpoints::show),
@@ -67,6 +68,7 @@ fn all() -> Vec<Route> {
         post("/v1/jobs/{job}/retry", jobs::retry),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/stop", daemon::stop),
+        get("/v1/doctor", doctor::examine).within(LONG_LIMIT),
     ]
 }
 
@@ -115,4 +117,32 @@ async fn unknown_method(method: Method, uri: Uri) -> Failure {
     let hint = "mlctl and mld may be of different versions: compare `mlctl version` with `mlctl daemon status`";
     let message = format!("{method} is not possible at {shown}");
     Failure::bad_request(message, hint).with_status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    async fn answered<T: 'static>(handler: impl Handler<T, ()>, limit: Duration) -> StatusCode {
+        let bounded = middleware::from_fn(move |request, next| bounded(limit, request, next));
+        let router: Router = Router::new().route("/", routing::get(handler).layer(bounded));
+        let answer = TowerToHyperService::new(router).call(Request::new(Body::empty())).await;
+        answer.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_or_never_ends_is_answered_for() {
+        async fn fine() {}
+        async fn bug() {
+            panic!("a bug, on purpose");
+        }
+        let long = Duration::from_secs(60);
+        assert_eq!(answered(fine, long).await, StatusCode::OK);
+        assert_eq!(answered(bug, long).await, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answered(std::future::pending::<()>, Duration::from_millis(1)).await, StatusCode::GATEWAY_TIMEOUT);
+    }
 }

@@ -34,14 +34,11 @@ use crate::domain::Uid;
 /// Connections at a time; who comes later waits in the socket's backlog. More than streams, so that followers never keep others out.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How long a client may take to send the head of a request, and how long a connection may stay idle.
-const HEAD_LIMIT: Duration = Duration::from_secs(15);
-
 /// The largest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// How long requests under way may take when the daemon stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// What is kept of a client's bytes before they are looked at, at most.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How long the socket is left alone when it fails: descriptors are used up.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -66,7 +63,7 @@ pub(super) async fn run(api: Context, listener: UnixListener) {
     drop(listener);
     connections.close();
     api.tasks.close();
-    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
+    if timeout(api.config.patience.drain, connections.wait()).await.is_err() {
         warn!(connections = connections.len(), "some clients were cut off");
         ends.hard.cancel();
         connections.wait().await;
@@ -113,7 +110,10 @@ async fn serve(
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD_BYTES);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(api.config.patience.head)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -240,5 +240,6 @@ fn service(settings: &Settings) -> api::Config {
         max_queued: settings.limits.max_queued,
         max_spec_bytes: settings.limits.max_spec_bytes,
         grace_seconds: settings.workers.grace_seconds,
+        patience: api::Patience::default(),
     }
 }

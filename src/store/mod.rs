@@ -42,6 +42,12 @@ pub use self::{
 };
 use crate::domain::{Clock, Command, Fence, Job};
 
+/// The version of SQLite in use, such as `3.51.3`.
+#[must_use]
+pub fn sqlite_version() -> String {
+    libsqlite3_sys::SQLITE_VERSION.to_string_lossy().into_owned()
+}
+
 /// Commands that may wait for the writer; who comes later waits for room.
 const QUEUE: usize = 4096;
 

@@ -4,6 +4,7 @@
 //! <prefix>/jobs/<job>-<instance>/<attempt>/checkpoints/<step, 12 digits>/manifest.json    written last
 //! <prefix>/jobs/<job>-<instance>/model/{model.safetensors, config.json}                   config.json written last
 //! <prefix>/jobs/<job>-<instance>/output/…
+//! <prefix>/doctor/…                                                                       probes, deleted at once
 //! ```
 //! The instance is made with a database, so that a new or restored database never meets old keys.
 
@@ -46,6 +47,12 @@ pub fn model_uri(prefix: &str, instance: &str, job: JobId) -> String {
 #[must_use]
 pub fn output_uri(prefix: &str, instance: &str, job: JobId) -> String {
     format!("{}/output", job_uri(prefix, instance, job))
+}
+
+/// An object that is written, read and deleted to see whether that works.
+#[must_use]
+pub fn probe_uri(prefix: &str, name: &str) -> String {
+    format!("{}/doctor/{name}", prefix.trim_end_matches('/'))
 }
 
 /// All folders an attempt may write to.

@@ -1,0 +1,268 @@
+//! `GET /v1/doctor`: what a daemon needs, looked at one by one, with what to do where something is wrong. Called by the router. It changes nothing but a probe object that
+//! it deletes again; a look that takes too long is a finding too.
+
+use std::{
+    io,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use axum::{Json, extract::State};
+use bytes::Bytes;
+use jiff::Timestamp;
+use mlctl_artifacts::{ArtifactError, keys};
+use tokio::{fs, process::Command, task::spawn_blocking, time::timeout};
+
+use super::{
+    Context, Shared,
+    error::causes,
+    types::{CheckStatus, CheckView, DoctorView, SCHEMA},
+    view::reason,
+};
+use crate::store;
+
+/// How long the database may take to be read through, and object storage to answer.
+const DATABASE_LIMIT: Duration = Duration::from_secs(60);
+const STORAGE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the worker may take to say its version.
+const WORKER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Free space below which nothing works for long, and below which to look, in bytes.
+const SPACE_NEEDED: u64 = 64 * 1024 * 1024;
+const SPACE_WANTED: u64 = 1024 * 1024 * 1024;
+
+/// Findings shown of a check that has many.
+const MOST_SHOWN: usize = 5;
+
+/// What a probe object holds, at most.
+const PROBE_BYTES: u64 = 64;
+
+/// The first moment of 2026 in seconds: no clock that is right is before it.
+const WRITTEN_SECONDS: i64 = 1_767_225_600;
+
+/// `GET /v1/doctor`.
+pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
+    let checks = vec![
+        sqlite(),
+        database(&api).await,
+        space(&api.config.state_dir).await,
+        storage(&api).await,
+        roots(&api.config.data_roots).await,
+        worker(&api.config.worker).await,
+        socket("socket", &api, &api.config.socket).await,
+        socket("workers' socket", &api, &api.config.workers_socket).await,
+        clock(&api).await,
+    ];
+    let ok = checks.iter().all(|check| check.status != CheckStatus::Fail);
+    Json(DoctorView { schema: SCHEMA, ok, checks })
+}
+
+fn ok(name: &str, detail: impl Into<String>) -> CheckView {
+    CheckView { name: name.into(), status: CheckStatus::Ok, detail: detail.into(), hint: None }
+}
+
+fn warn(name: &str, detail: impl Into<String>, hint: impl Into<String>) -> CheckView {
+    CheckView { name: name.into(), status: CheckStatus::Warn, detail: detail.into(), hint: Some(hint.into()) }
+}
+
+fn fail(name: &str, detail: impl Into<String>, hint: impl Into<String>) -> CheckView {
+    CheckView { status: CheckStatus::Fail, ..warn(name, detail, hint) }
+}
+
+/// One that is too old is refused at the start: which one it is, is what support asks first.
+fn sqlite() -> CheckView {
+    ok("sqlite", format!("version {}", store::sqlite_version()))
+}
+
+async fn database(api: &Shared) -> CheckView {
+    const NAME: &str = "database";
+    match timeout(DATABASE_LIMIT, api.store.check()).await {
+        Err(_) => {
+            let detail = format!("it was not read through within {}", reason::span(DATABASE_LIMIT.as_secs()));
+            warn(NAME, detail, "look again when the machine has less to do")
+        }
+        Ok(Err(error)) => {
+            fail(NAME, causes(&error), "keep a copy of the file before anything else, then restore a backup")
+        }
+        Ok(Ok(found)) if found.is_empty() => ok(NAME, "events, rows and pages agree"),
+        Ok(Ok(found)) => {
+            let shown: Vec<&str> = found.iter().take(MOST_SHOWN).map(String::as_str).collect();
+            let more = found.len().saturating_sub(shown.len());
+            let rest = if more == 0 { String::new() } else { format!("; and {more} more") };
+            let hint = "stop the daemon, keep a copy of the file, and restore a backup";
+            fail(NAME, format!("{}{rest}", shown.join("; ")), hint)
+        }
+    }
+}
+
+async fn space(state_dir: &Path) -> CheckView {
+    const NAME: &str = "disk space";
+    let dir = state_dir.to_owned();
+    let looked = spawn_blocking(move || rustix::fs::statvfs(&dir).map_err(io::Error::from)).await;
+    match looked.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(found) => free(state_dir, found.f_bavail.saturating_mul(found.f_frsize)),
+        Err(error) => {
+            fail(NAME, format!("{}: {error}", state_dir.display()), "check that the state directory is still there")
+        }
+    }
+}
+
+fn free(state_dir: &Path, bytes: u64) -> CheckView {
+    const NAME: &str = "disk space";
+    let detail = format!("{} MiB free in {}", bytes / (1024 * 1024), state_dir.display());
+    match bytes {
+        0..SPACE_NEEDED => fail(NAME, detail, "free some: new jobs are refused when it is used up"),
+        SPACE_NEEDED..SPACE_WANTED => warn(NAME, detail, "checkpoints and logs fill it soon: free some"),
+        _ => ok(NAME, detail),
+    }
+}
+
+async fn storage(api: &Shared) -> CheckView {
+    const NAME: &str = "object storage";
+    let url = &api.config.storage_url;
+    let hint = "check storage.url of mld, and that the daemon's user may write there";
+    let name = format!("{}-{}", std::process::id(), api.clock.now().as_microsecond());
+    match timeout(STORAGE_LIMIT, probe(api, &keys::probe_uri(url, &name))).await {
+        Ok(Ok(true)) => ok(NAME, format!("{url}: an object was written, read back and deleted")),
+        Ok(Ok(false)) => fail(NAME, format!("{url}: an object was read back otherwise than written"), "do not use it"),
+        Ok(Err(error)) => fail(NAME, causes(&error), hint),
+        Err(_) => fail(NAME, format!("{url} did not answer within {}", reason::span(STORAGE_LIMIT.as_secs())), hint),
+    }
+}
+
+/// Whether an object comes back as it was written.
+async fn probe(api: &Shared, uri: &str) -> Result<bool, ArtifactError> {
+    let at = api.artifacts.open(uri)?;
+    let written = Bytes::from_static(b"mlctl doctor");
+    at.put(written.clone()).await?;
+    let read = at.get(PROBE_BYTES).await;
+    at.delete().await?;
+    Ok(read? == written)
+}
+
+async fn roots(roots: &[PathBuf]) -> CheckView {
+    const NAME: &str = "data roots";
+    if roots.is_empty() {
+        return ok(NAME, "jobs may read from wherever the daemon's user may");
+    }
+    let mut missing = Vec::new();
+    for root in roots {
+        if !fs::metadata(root).await.is_ok_and(|found| found.is_dir()) {
+            missing.push(root.display().to_string());
+        }
+    }
+    if missing.is_empty() {
+        return ok(NAME, format!("{} folders", roots.len()));
+    }
+    warn(NAME, format!("no folder: {}", missing.join(", ")), "make them, or take them out of storage.data_roots")
+}
+
+async fn worker(program: &Path) -> CheckView {
+    const NAME: &str = "worker";
+    let shown = program.display();
+    let hint = "name the worker's program in workers.command of mld, or with --worker";
+    match fs::metadata(program).await {
+        Err(error) => return fail(NAME, format!("{shown}: {error}"), hint),
+        Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+            return fail(NAME, format!("{shown} is no program"), hint);
+        }
+        Ok(_) => {}
+    }
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().kill_on_drop(true);
+    match timeout(WORKER_LIMIT, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            let said: String = said.lines().next().unwrap_or_default().chars().take(200).collect();
+            ok(NAME, format!("{shown}: {said}"))
+        }
+        Ok(Ok(output)) => fail(NAME, format!("{shown} --version ended with {}", output.status), hint),
+        Ok(Err(error)) => fail(NAME, format!("{shown} cannot be run: {error}"), hint),
+        Err(_) => {
+            fail(NAME, format!("{shown} --version took more than {}", reason::span(WORKER_LIMIT.as_secs())), hint)
+        }
+    }
+}
+
+async fn socket(name: &str, api: &Shared, path: &Path) -> CheckView {
+    let shown = path.display();
+    let found = match fs::symlink_metadata(path).await {
+        Ok(found) if found.file_type().is_socket() => found,
+        Ok(_) => return fail(name, format!("{shown} is no socket any more"), "start the daemon anew"),
+        Err(error) => {
+            return fail(name, format!("{shown}: {error}"), "start the daemon anew: it makes its sockets again");
+        }
+    };
+    let mode = found.mode() & 0o777;
+    if found.uid() != api.owner.0 {
+        return fail(name, format!("{shown} belongs to user {}", found.uid()), "start the daemon anew");
+    }
+    if mode & 0o077 != 0 {
+        let detail = format!("{shown} is open to others (mode {mode:o})");
+        return warn(name, detail, format!("`chmod 700 {shown}`; others are refused all the same"));
+    }
+    ok(name, format!("{shown}, for user {} alone", api.owner.0))
+}
+
+async fn clock(api: &Shared) -> CheckView {
+    let newest = (*api.store.changes().borrow()).max(1);
+    let newest = api.store.events(None, newest - 1, 1).await.ok().and_then(|mut found| found.pop());
+    told(api.clock.now(), newest.map(|event| event.at))
+}
+
+/// What time it is, against the newest event.
+fn told(now: Timestamp, newest: Option<Timestamp>) -> CheckView {
+    const NAME: &str = "clock";
+    let hint = "set the machine's clock, and have it kept by NTP";
+    if now.as_second() < WRITTEN_SECONDS {
+        return fail(NAME, format!("{now} is before this program was written"), hint);
+    }
+    match newest {
+        Some(newest) if newest > now => {
+            let ahead = reason::span(newest.duration_since(now).as_secs().unsigned_abs());
+            warn(NAME, format!("the newest event is {ahead} ahead of the clock: it was set back"), hint)
+        }
+        _ => ok(NAME, format!("{now}, not before the newest event")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_judged_by_what_is_left() {
+        let cases = [(0, CheckStatus::Fail), (SPACE_NEEDED, CheckStatus::Warn), (SPACE_WANTED, CheckStatus::Ok)];
+        for (bytes, status) in cases {
+            let check = free(Path::new("/s"), bytes);
+            assert_eq!((check.status, check.hint.is_some()), (status, status != CheckStatus::Ok));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_seen() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let cases = [
+            ("2026-11-25T10:00:00Z", Some("2026-11-25T09:59:59Z"), CheckStatus::Ok),
+            ("2026-11-25T10:00:00Z", None, CheckStatus::Ok),
+            ("2026-11-25T10:00:00Z", Some("2026-11-25T12:30:00Z"), CheckStatus::Warn),
+            ("1970-01-01T00:00:09Z", None, CheckStatus::Fail),
+        ];
+        for (now, newest, status) in cases {
+            assert_eq!(told(at(now), newest.map(at)).status, status, "{now}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_a_program_that_says_its_version() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(worker(Path::new("/bin/false")).await.status, CheckStatus::Fail);
+        assert_eq!(worker(dir.path()).await.status, CheckStatus::Fail);
+        assert_eq!(worker(&dir.path().join("none")).await.status, CheckStatus::Fail);
+        let found = worker(Path::new("/bin/echo")).await;
+        assert_eq!(found.status, CheckStatus::Ok, "{}", found.detail);
+    }
+}

@@ -1,0 +1,93 @@
+//! Checkpoints on record and in storage.
+
+use bytes::Bytes;
+use mlctl::{
+    api::types::{CheckpointDetail, CheckpointList, ErrorCode, VerifyView},
+    domain::Fence,
+};
+use mlctl_artifacts::{
+    Stores,
+    checkpoint::{self, Header, Part},
+    keys,
+    manifest::Role,
+};
+use mlctl_protocol::{JobId, message::ReportBody, result::CheckpointRef};
+
+use crate::rig::Rig;
+
+/// Writes a checkpoint and puts it on record, as a worker and the supervisor would.
+async fn save(rig: &Rig, fence: Fence, seq: u64, step: u64) -> CheckpointRef {
+    let prefix = format!("file://{}/objects", rig.dir.path().display());
+    let uri = keys::attempt_uri(&prefix, &rig.store.instance().id, fence.job, fence.attempt);
+    let header = Header {
+        job: fence.job,
+        attempt: fence.attempt,
+        token: fence.token,
+        step,
+        epoch: 1,
+        created_at: "2026-01-01T00:00:00Z".into(),
+        spec_digest: "0".repeat(64),
+        dataset_digest: "0".repeat(64),
+        parent: None,
+        metrics: [("train_loss".to_owned(), 0.25)].into(),
+    };
+    let bytes = Bytes::from(format!("state of step {step}"));
+    let part = Part { name: keys::CHECKPOINT_STATE.into(), role: Role::State, bytes };
+    let saved = checkpoint::write(&Stores::new().open(&uri).unwrap(), header, vec![part]).await.unwrap();
+    rig.store.report(fence, seq, ReportBody::Checkpoint { checkpoint: saved.clone() }).await.unwrap();
+    saved
+}
+
+async fn saved_job(rig: &Rig) -> (JobId, Vec<CheckpointRef>) {
+    let id = rig.submit("one").await;
+    let fence = rig.claim(id).await;
+    let first = save(rig, fence, 1, 10).await;
+    (id, vec![first, save(rig, fence, 2, 20).await])
+}
+
+#[tokio::test]
+async fn checkpoints_are_listed_and_shown() {
+    let rig = Rig::new().await;
+    let (id, saved) = saved_job(&rig).await;
+    let list: CheckpointList = rig.get("/v1/jobs/one/checkpoints").await;
+    let listed: Vec<(u64, bool)> = list.checkpoints.iter().map(|found| (found.step, found.latest)).collect();
+    assert_eq!((list.id, listed), (id, vec![(20, true), (10, false)]));
+    let shown: CheckpointDetail = rig.get("/v1/jobs/one/checkpoints/10").await;
+    assert_eq!((shown.checkpoint.uri.as_str(), shown.checkpoint.epoch), (saved[0].uri.as_str(), 1));
+    assert_eq!(shown.checkpoint.metrics["train_loss"], 0.25);
+    assert_eq!((shown.objects.len(), shown.objects[0].role.as_str()), (1, "state"));
+    assert_eq!(shown.objects[0].size_bytes, "state of step 10".len() as u64);
+    assert_eq!(rig.get_error("/v1/jobs/one/checkpoints/11").await.1, ErrorCode::NotFound);
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn damage_is_found_and_named() {
+    let rig = Rig::new().await;
+    let (_, saved) = saved_job(&rig).await;
+    let all: VerifyView = rig.post("/v1/jobs/one/checkpoints/verify", "").await;
+    assert!(all.ok && all.checkpoints.len() == 2 && all.checkpoints[0].step == 20, "{all:?}");
+    let folder = saved[1].uri.strip_prefix("file://").unwrap();
+    let object = format!("{folder}/{}", keys::CHECKPOINT_STATE);
+    std::fs::write(&object, "state of step 21").unwrap();
+    let all: VerifyView = rig.post("/v1/jobs/one/checkpoints/verify", "{}").await;
+    assert!(!all.ok && all.checkpoints[0].problems[0].contains("checksum"), "{all:?}");
+    assert!(all.checkpoints[1].problems.is_empty());
+    let one: VerifyView = rig.post("/v1/jobs/one/checkpoints/verify", r#"{"step": 10}"#).await;
+    assert!(one.ok && one.checkpoints.len() == 1);
+    std::fs::remove_file(format!("{folder}/{}", keys::MANIFEST)).unwrap();
+    let gone: VerifyView = rig.post("/v1/jobs/one/checkpoints/verify", r#"{"step": 20}"#).await;
+    assert!(!gone.ok && gone.checkpoints[0].problems[0].contains("does not exist"), "{gone:?}");
+    let none = rig.post_error("/v1/jobs/one/checkpoints/verify", r#"{"step": 30}"#).await;
+    assert_eq!((none.0, none.1), (404, ErrorCode::NotFound));
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn only_a_running_job_takes_a_checkpoint() {
+    let rig = Rig::new().await;
+    rig.submit("one").await;
+    let (status, code, _) = rig.post_error("/v1/jobs/one/checkpoint", "").await;
+    assert_eq!((status, code), (409, ErrorCode::WrongState));
+    rig.end_server().await;
+}

@@ -1,0 +1,131 @@
+//! Jobs that are there: shown, listed, cancelled, tried again.
+
+use mlctl::{
+    api::types::{AttemptList, ErrorCode, EventList, JobList, JobView, MetricList, SpecView, WhyView},
+    store::Beat,
+};
+use mlctl_protocol::{
+    ExitClass,
+    message::ReportBody,
+    progress::{MetricPoint, Progress},
+};
+
+use crate::rig::Rig;
+
+#[tokio::test]
+async fn a_job_is_found_by_id_by_name_and_as_the_last() {
+    let rig = Rig::new().await;
+    assert_eq!(rig.get_error("/v1/jobs/@last").await.1, ErrorCode::NotFound);
+    let (one, two) = (rig.submit("one").await, rig.submit("two").await);
+    for (reference, id) in [("1", one), ("one", one), ("%6fne", one), ("two", two), ("@last", two), ("%40last", two)] {
+        let view: JobView = rig.get(&format!("/v1/jobs/{reference}")).await;
+        assert_eq!(view.id, id, "{reference}");
+    }
+    let again = rig.submit("one").await;
+    let (status, code, message) = rig.get_error("/v1/jobs/one").await;
+    assert_eq!((status, code), (409, ErrorCode::Ambiguous));
+    assert!(message.contains(&one.to_string()) && message.contains(&again.to_string()), "{message}");
+    let spec: SpecView = rig.get("/v1/jobs/two/spec").await;
+    assert_eq!((spec.id, spec.spec.name.as_str()), (two, "two"));
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_job_is_shown_as_it_is() {
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let view: JobView = rig.get("/v1/jobs/one").await;
+    let user = rustix::process::geteuid().as_raw();
+    assert_eq!((view.state.as_str(), view.uid, view.attempt), ("queued", user, None));
+    assert_eq!(view.reason.as_deref(), Some("is about to start"));
+    let fence = rig.claim(id).await;
+    let progress = Progress { step: Some(4), steps: Some(8), rows_per_second: Some(16.0), ..Progress::default() };
+    let lease_until = jiff::Timestamp::from_second(1_790_000_600).unwrap();
+    let beat = Beat { fence, lease_until, progress, peak_rss_bytes: 9, device: "cpu".into() };
+    rig.store.heartbeat(beat).await.unwrap();
+    let point = |step| MetricPoint { step, epoch: 0, values: [("train_loss".to_owned(), 0.5)].into() };
+    let body = ReportBody::Metrics { points: vec![point(1), point(2), point(3)] };
+    rig.store.report(fence, 1, body).await.unwrap();
+    let view: JobView = rig.get("/v1/jobs/one").await;
+    assert_eq!((view.state.as_str(), view.attempt, view.eta_seconds), ("running", Some(1), Some(2)));
+    assert_eq!(view.reason.as_deref(), Some("runs on cpu"));
+    assert_eq!(view.metrics["train_loss"], 0.5);
+    assert_eq!((view.peak_rss_bytes, view.worker.unwrap().device.as_deref()), (Some(9), Some("cpu")));
+    let points: MetricList = rig.get("/v1/jobs/one/metrics?limit=2").await;
+    assert_eq!(points.points.iter().map(|point| point.step).collect::<Vec<_>>(), [1, 2]);
+    let rest: MetricList = rig.get(&format!("/v1/jobs/one/metrics?after={}", points.next.unwrap())).await;
+    assert_eq!((rest.points.len(), rest.points[0].step, rest.next), (1, 3, None));
+    rig.end(fence, ExitClass::Spec).await;
+    let view: JobView = rig.get("/v1/jobs/one").await;
+    assert_eq!((view.state.as_str(), view.exit_class.as_deref()), ("failed", Some("spec")));
+    assert_eq!((view.reason.as_deref(), view.eta_seconds), (Some("spec: so it ended"), None));
+    let attempts: AttemptList = rig.get("/v1/jobs/one/attempts").await;
+    assert_eq!((attempts.attempts.len(), attempts.attempts[0].exit_class.as_deref()), (1, Some("spec")));
+    let why: WhyView = rig.get("/v1/jobs/one/why").await;
+    assert_eq!((why.state.as_str(), why.reason.as_str(), why.hint.is_some()), ("failed", "spec: so it ended", true));
+    let events: EventList = rig.get("/v1/jobs/one/events").await;
+    let names: Vec<&str> = events.events.iter().map(|event| event.event.as_str()).collect();
+    assert_eq!(names, ["submitted", "claimed", "failed"]);
+    assert!(events.events.iter().all(|event| !event.text.is_empty() && !event.fields.contains_key("event")));
+    let later: EventList = rig.get(&format!("/v1/jobs/one/events?after={}", events.events[0].id)).await;
+    assert_eq!(later.events, events.events[1..]);
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn lists_are_of_what_was_asked_for() {
+    let rig = Rig::new().await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        ids.push(rig.submit(name).await);
+    }
+    let fence = rig.claim(ids[0]).await;
+    rig.end(fence, ExitClass::Spec).await;
+    rig.claim(ids[1]).await;
+    let user = rustix::process::geteuid().as_raw();
+    let cases = [
+        ("", vec![4, 3, 2, 1]),
+        ("?finished=0", vec![4, 3, 2]),
+        ("?state=failed", vec![1]),
+        ("?state=running,failed", vec![2, 1]),
+        ("?state=running%2Cqueued&limit=2", vec![4, 3]),
+        ("?limit=1", vec![4]),
+        ("?limit=0", vec![]),
+        ("?kind=train", vec![4, 3, 2, 1]),
+        ("?kind=infer", vec![]),
+        (&format!("?user={user}"), vec![4, 3, 2, 1]),
+        ("?user=4294967294", vec![]),
+        ("?limit=4294967295", vec![4, 3, 2, 1]),
+    ];
+    for (query, expected) in cases {
+        let list: JobList = rig.get(&format!("/v1/jobs{query}")).await;
+        let found: Vec<u64> = list.jobs.iter().map(|job| job.id.0).collect();
+        assert_eq!(found, expected, "{query}");
+    }
+    let wrong = ["?state=", "?state=done", "?state=queued,", "?kind=x", "?user=no-such-user", "?user=", "?limit=-1"];
+    for query in wrong.into_iter().chain(["?limit=x", "?stat=queued", "?limit=1&limit=2", "?limit=4294967296"]) {
+        let (status, code, _) = rig.get_error(&format!("/v1/jobs{query}")).await;
+        assert_eq!((status, code), (400, ErrorCode::BadRequest), "{query}");
+    }
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn cancel_and_retry_follow_the_state_machine() {
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let retried = rig.post_error("/v1/jobs/one/retry", "").await;
+    assert_eq!((retried.0, retried.1), (409, ErrorCode::WrongState));
+    let view: JobView = rig.post("/v1/jobs/one/cancel", "").await;
+    assert_eq!((view.state.as_str(), view.reason.as_deref()), ("cancelled", Some("cancelled before it was started")));
+    let cancelled = rig.post_error("/v1/jobs/one/cancel", "").await;
+    assert_eq!((cancelled.0, cancelled.1), (409, ErrorCode::WrongState));
+    let view: JobView = rig.post("/v1/jobs/one/retry", "").await;
+    assert_eq!(view.state, "queued");
+    rig.claim(id).await;
+    let view: JobView = rig.post("/v1/jobs/one/cancel", "").await;
+    assert_eq!((view.state.as_str(), view.intent.as_deref()), ("running", Some("cancel")));
+    let view: JobView = rig.post("/v1/jobs/one/cancel", "").await;
+    assert_eq!(view.intent.as_deref(), Some("cancel"), "asked twice is asked once");
+    rig.end_server().await;
+}

@@ -1,0 +1,21 @@
+//! The API from outside: a real database, a real supervisor and a real socket in a folder of their own. No worker runs: what one would do is put on record by the test.
+
+#[cfg(test)]
+mod rig;
+
+#[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod follow;
+#[cfg(test)]
+mod jobs;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod logs;
+#[cfg(test)]
+mod routes;
+#[cfg(test)]
+mod submit;
