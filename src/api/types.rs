@@ -273,7 +273,7 @@ pub mod follow {
     pub const LOG: &str = "log";
     /// A log goes on in another attempt.
     pub const ATTEMPT: &str = "attempt";
-    /// Nothing follows.
+    /// Nothing follows; carries the last [`JobView`](super::JobView).
     pub const END: &str = "end";
 }
 

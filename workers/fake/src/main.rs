@@ -42,7 +42,13 @@ const WORKER: &str = concat!("mlworker-fake ", env!("CARGO_PKG_VERSION"));
 const LABEL: &str = "fake";
 
 #[expect(clippy::print_stderr, reason = "a worker's main says on standard error why it cannot work")]
+#[expect(clippy::print_stdout, reason = "the version is what was asked for")]
 fn main() -> ExitCode {
+    // As `mlctl doctor` asks every worker.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "--version") {
+        println!("{WORKER}");
+        return ExitCode::SUCCESS;
+    }
     // One thread for the link, so that `hang` can stop it; the script has this one.
     let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
