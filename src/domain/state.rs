@@ -228,5 +228,4 @@ const fn name(event: &Event) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

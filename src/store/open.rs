@@ -22,6 +22,7 @@ use super::{
 };
 
 /// The schema this program reads and writes: the number of migrations.
+#[expect(clippy::cast_possible_wrap, reason = "there are a handful")]
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// In order; only ever added to.

@@ -106,7 +106,7 @@ impl Unit {
                 reply.stage(self.claim(*job, secret_hash, *lease_until)?);
             }
             Ask::Command { job, fence, command, reply } => {
-                reply.stage(self.command(*job, *fence, command)?.map(Box::new))
+                reply.stage(self.command(*job, *fence, command)?.map(Box::new));
             }
             Ask::Report { fence, seq, body, reply } => reply.stage(self.report(*fence, *seq, body)?),
             Ask::Beat { beat, reply } => reply.stage(self.beat(beat)?),

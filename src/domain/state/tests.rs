@@ -1,0 +1,374 @@
+//! The whole table of states and commands, and what must hold over any sequence of commands.
+
+use mlctl_protocol::{
+    FencingToken,
+    result::{CheckpointRef, ModelRef},
+    spec::{Resources, RetryPolicy},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Uid, event::ProcessIdentity};
+
+const JOB: JobId = JobId(7);
+const TOKEN: FencingToken = FencingToken(70);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + seconds).unwrap()
+}
+
+fn fence(attempt: u32, token: FencingToken) -> Fence {
+    Fence { job: JOB, attempt: AttemptNumber(attempt), token }
+}
+
+fn new(limit: u32) -> Job {
+    let event = Event::Submitted {
+        name: "one".into(),
+        kind: "train".into(),
+        user: Uid(1),
+        queue: "default".into(),
+        priority: 50,
+        labels: [("team".to_owned(), "vision".to_owned())].into(),
+        resources: Resources { cpus: 1, gpus: 0 },
+        retry: RetryPolicy { limit, backoff_seconds: 10, max_backoff_seconds: 60 },
+        spec_digest: "0".repeat(64),
+    };
+    apply(JOB, None, &event, at(0)).unwrap()
+}
+
+fn checkpoint(step: u64) -> CheckpointRef {
+    CheckpointRef {
+        step,
+        epoch: 1,
+        uri: format!("file:///objects/{step}"),
+        size_bytes: 10,
+        manifest_digest: "0".repeat(64),
+        metrics: [("train_loss".to_owned(), 0.1 + 0.2)].into(),
+    }
+}
+
+fn end(class: ExitClass) -> Command {
+    let model = ModelRef { uri: "file:///model".into(), digest: "0".repeat(64) };
+    let exit = Exit { class, message: Some(format!("it was {class}")), hint: None };
+    Command::End { exit, model: Some(model), output: None, jitter: 0.5 }
+}
+
+fn launched() -> Command {
+    let process = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "boot".into(), host: "here".into() };
+    Command::Launched { process }
+}
+
+/// A job in the named state, with the last attempt (1) under [`TOKEN`] where there was one.
+fn in_state(state: &str) -> Job {
+    let mut job = new(2);
+    if state == "queued" {
+        return job;
+    }
+    ask(&mut job, &Command::Claim { token: TOKEN });
+    ask(&mut job, &Command::Checkpointed { checkpoint: checkpoint(5) });
+    match state {
+        "running" => {}
+        "exhausted" => job.retries_used = 2,
+        "waiting" => {
+            job.retries_used = 1;
+            ask(&mut job, &end(ExitClass::Crash));
+        }
+        "cancelling" => ask(&mut job, &Command::Cancel { by: Uid(1) }),
+        "succeeded" => ask(&mut job, &end(ExitClass::Ok)),
+        "failed" => ask(&mut job, &end(ExitClass::Spec)),
+        "cancelled" => ask(&mut job, &end(ExitClass::Cancelled)),
+        other => panic!("no state {other}"),
+    }
+    job
+}
+
+fn ask(job: &mut Job, command: &Command) {
+    let fence = command.is_fenced().then_some(fence(1, TOKEN));
+    for event in decide(job, fence, command, at(1)).unwrap() {
+        *job = apply(JOB, Some(job.clone()), &event, at(1)).unwrap();
+    }
+}
+
+/// What a command does: the event and the state after it, `nothing` when it was obeyed before, or why it is refused.
+fn outcome(job: &Job, command: &Command) -> String {
+    let fence = command.is_fenced().then_some(fence(1, TOKEN));
+    match decide(job, fence, command, at(2)) {
+        Ok(events) => match events.as_slice() {
+            [] => "nothing".to_owned(),
+            [event] => format!("{} {}", name(event), apply(JOB, Some(job.clone()), event, at(2)).unwrap().state.name()),
+            more => panic!("{more:?}"),
+        },
+        Err(Refusal::Stale { .. }) => "stale".to_owned(),
+        Err(Refusal::WrongState { .. }) => "wrong".to_owned(),
+    }
+}
+
+#[test]
+fn the_table_of_all_states_and_commands() {
+    let states = ["queued", "waiting", "running", "exhausted", "cancelling", "succeeded", "failed", "cancelled"];
+    let none = ["stale", "stale", "", "", "", "stale", "stale", "stale"];
+    let running = |event: &'static str| [none[0], none[1], event, event, event, none[5], none[6], none[7]];
+    let ended = |running: &'static str, exhausted: &'static str, cancelling: &'static str| {
+        [none[0], none[1], running, exhausted, cancelling, none[5], none[6], none[7]]
+    };
+    let (requeued, failed, cancelled) = ("requeued queued", "failed failed", "cancelled cancelled");
+    let mut table = vec![
+        (
+            "claim",
+            Command::Claim { token: FencingToken(71) },
+            ["claimed running", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"],
+        ),
+        ("launched", launched(), running("launched running")),
+        ("resumed", Command::Resumed { step: 5, skipped: Vec::new() }, running("resumed running")),
+        ("checkpointed", Command::Checkpointed { checkpoint: checkpoint(6) }, running("checkpointed running")),
+        ("checkpointed again", Command::Checkpointed { checkpoint: checkpoint(5) }, running("nothing")),
+        ("warned", Command::Warned { message: "slow".into() }, running("warned running")),
+        (
+            "cancel",
+            Command::Cancel { by: Uid(2) },
+            [cancelled, cancelled, "intended running", "intended running", "nothing", "wrong", "wrong", "wrong"],
+        ),
+        (
+            "retry",
+            Command::Retry { by: Uid(2) },
+            ["wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "retried queued", "retried queued"],
+        ),
+    ];
+    for class in ExitClass::ALL {
+        let outcomes = match class {
+            ExitClass::Ok => running("succeeded succeeded"),
+            ExitClass::Spec => ended(failed, failed, cancelled),
+            ExitClass::Cancelled => running(cancelled),
+            ExitClass::Preempted => ended(requeued, requeued, cancelled),
+            ExitClass::OomHost
+            | ExitClass::OomDevice
+            | ExitClass::Disk
+            | ExitClass::Storage
+            | ExitClass::Device
+            | ExitClass::Timeout
+            | ExitClass::Hang
+            | ExitClass::Crash
+            | ExitClass::Lost => ended(requeued, failed, cancelled),
+        };
+        table.push((class.as_str(), end(class), outcomes));
+    }
+    for (title, command, outcomes) in &table {
+        for (state, expected) in states.iter().zip(outcomes) {
+            assert_eq!(&outcome(&in_state(state), command), expected, "{title} in {state}");
+        }
+    }
+}
+
+#[test]
+fn a_fence_must_match_in_every_part_and_holds_for_any_command() {
+    let job = in_state("running");
+    let others = [
+        Fence { job: JobId(8), ..fence(1, TOKEN) },
+        fence(2, TOKEN),
+        fence(0, TOKEN),
+        fence(1, FencingToken(69)),
+        fence(1, FencingToken(71)),
+    ];
+    for stale in others {
+        for command in [launched(), end(ExitClass::Ok), Command::Cancel { by: Uid(1) }] {
+            let refused = Refusal::Stale { job: JOB, attempt: stale.attempt };
+            assert_eq!(decide(&job, Some(stale), &command, at(2)), Err(refused), "{stale:?} {command:?}");
+        }
+    }
+    assert_eq!(
+        decide(&job, None, &end(ExitClass::Ok), at(2)),
+        Err(Refusal::Stale { job: JOB, attempt: AttemptNumber(1) })
+    );
+    assert!(decide(&job, Some(fence(1, TOKEN)), &Command::Cancel { by: Uid(1) }, at(2)).is_ok());
+}
+
+#[test]
+fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
+    let (mut job, mut now, mut waits) = (new(4), at(0), Vec::new());
+    for class in [ExitClass::Crash, ExitClass::Preempted, ExitClass::Lost, ExitClass::Hang, ExitClass::Preempted] {
+        for command in [Command::Claim { token: TOKEN }, end(class)] {
+            let fence = command.is_fenced().then(|| fence(job.attempt, TOKEN));
+            let events = decide(&job, fence, &command, now).unwrap();
+            job = apply(JOB, Some(job), &events[0], now).unwrap();
+        }
+        let JobState::Queued { not_before } = job.state else { panic!("{:?}", job.state) };
+        waits.push((not_before.map(|time| time.duration_since(now).as_secs()), job.retries_used));
+        now = not_before.unwrap_or(now);
+    }
+    assert_eq!(waits, [(None, 1), (None, 1), (Some(10), 2), (Some(20), 3), (None, 3)]);
+    assert_eq!(job.attempt, 5);
+}
+
+#[test]
+fn a_person_s_retry_begins_again_from_the_checkpoint() {
+    let failed = in_state("failed");
+    let events = decide(&failed, None, &Command::Retry { by: Uid(1) }, at(9)).unwrap();
+    let again = apply(JOB, Some(failed.clone()), &events[0], at(9)).unwrap();
+    assert_eq!(again.state, JobState::Queued { not_before: None });
+    assert_eq!((again.attempt, again.retries_used, again.finished_at), (1, 0, None));
+    assert_eq!(again.checkpoint, failed.checkpoint);
+}
+
+#[test]
+fn attempts_run_out_before_their_number_overflows() {
+    let mut job = in_state("queued");
+    job.attempt = u32::MAX;
+    let refused = decide(&job, None, &Command::Claim { token: TOKEN }, at(2));
+    assert!(matches!(refused, Err(Refusal::WrongState { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_log_that_cannot_be_is_refused() {
+    let exit = || Exit { class: ExitClass::Crash, message: None, hint: None };
+    let attempt = AttemptNumber(1);
+    let requeued = |retries_used| Event::Requeued { attempt, exit: exit(), not_before: None, retries_used };
+    let cases = [
+        ("queued", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "skips an attempt"),
+        ("waiting", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts before its time"),
+        ("running", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "runs twice"),
+        ("running", Event::Succeeded { attempt: AttemptNumber(2), model: None, output: None }, "of another attempt"),
+        ("running", requeued(2), "uses two retries at once"),
+        ("running", requeued(0), "uses no retry"),
+        ("exhausted", requeued(3), "uses a retry that it does not have"),
+        ("running", Event::Cancelled { by: None, exit: None }, "ends an attempt without saying how"),
+        ("queued", Event::Cancelled { by: None, exit: Some(exit()) }, "ends an attempt that is not there"),
+        ("cancelling", Event::Intended { intent: Intent::Cancel, by: Uid(1) }, "is asked twice"),
+        ("succeeded", Event::Retried { by: Uid(1) }, "does done work again"),
+        ("failed", Event::Failed { attempt, exit: exit() }, "fails twice"),
+    ];
+    for (state, event, why) in cases {
+        let error = apply(JOB, Some(in_state(state)), &event, at(2)).expect_err(why);
+        assert_eq!((error.event, error.job), (name(&event), JOB), "{why}");
+    }
+    let orphan = apply(JOB, None, &Event::Retried { by: Uid(1) }, at(2)).expect_err("begins in the middle");
+    assert_eq!(orphan.to_string(), "job 7 cannot take the event retried while it is absent");
+    let twice = Event::Retried { by: Uid(1) };
+    assert!(apply(JOB, Some(in_state("queued")), &twice, at(2)).is_err());
+}
+
+/// What is asked next, with how right a fence, and how long after what was asked before.
+#[derive(Debug, Clone)]
+struct Step {
+    command: Command,
+    fence: Aim,
+    seconds: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Aim {
+    Right,
+    Absent,
+    WrongToken,
+    WrongAttempt,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let class = prop::sample::select(ExitClass::ALL.to_vec());
+    // Claims and ends most often, or hardly anything ever runs.
+    let command = prop_oneof![
+        6 => (1_u64..1_000_000).prop_map(|token| Command::Claim { token: FencingToken(token) }),
+        4 => (class, any::<f64>()).prop_map(|(class, chance)| {
+            let Command::End { exit, model, output, .. } = end(class) else { unreachable!() };
+            Command::End { exit, model, output, jitter: chance }
+        }),
+        1 => Just(launched()),
+        1 => (0_u64..3).prop_map(|step| Command::Resumed { step, skipped: vec!["torn".into()] }),
+        1 => (0_u64..3).prop_map(|step| Command::Checkpointed { checkpoint: checkpoint(step) }),
+        1 => Just(Command::Warned { message: "ü \0 \u{202e}".into() }),
+        1 => Just(Command::Cancel { by: Uid(3) }),
+        1 => Just(Command::Retry { by: Uid(4) }),
+    ];
+    let aim = prop_oneof![8 => Just(Aim::Right), 1 => Just(Aim::Absent), 1 => Just(Aim::WrongToken), 1 => Just(Aim::WrongAttempt)];
+    let step = (command, aim, 0_i64..30).prop_map(|(command, fence, seconds)| Step { command, fence, seconds });
+    prop::collection::vec(step, 0..80)
+}
+
+/// What the rules say of a job, kept beside the real one.
+#[derive(Debug, Default)]
+struct Model {
+    cancel_acknowledged: bool,
+    tokens: u32,
+    retries: u32,
+}
+
+impl Model {
+    fn follow(&mut self, step: &Step, before: &Job, after: &Job, now: Timestamp) {
+        let running = |job: &Job| matches!(job.state, JobState::Running { .. });
+        if before.state.is_terminal() && before.state != after.state {
+            assert!(matches!(step.command, Command::Retry { .. }), "{before:?} changed by {step:?}");
+        }
+        match &step.command {
+            Command::Claim { .. } => {
+                let JobState::Queued { not_before } = before.state else { panic!("claimed {before:?}") };
+                assert!(not_before.is_none_or(|time| time <= now), "claimed before its time");
+                self.tokens += 1;
+            }
+            Command::Cancel { .. } => self.cancel_acknowledged = true,
+            Command::Retry { .. } => (self.cancel_acknowledged, self.retries) = (false, 0),
+            Command::End { exit, .. } if matches!(after.state, JobState::Queued { .. }) => {
+                self.retries += u32::from(exit.class != ExitClass::Preempted);
+            }
+            _ => {}
+        }
+        assert_eq!(after.attempt, self.tokens, "attempts count the starts and never go back");
+        assert_eq!(after.retries_used, self.retries, "only a death that is followed by another attempt uses a retry");
+        assert!(after.retries_used <= after.retry.limit);
+        if self.cancel_acknowledged {
+            assert!(!matches!(after.state, JobState::Queued { .. } | JobState::Failed), "a cancel was lost: {after:?}");
+            assert!(!running(after) || running(before), "started in spite of a cancel");
+        }
+        assert_eq!(after.finished_at.is_some(), after.state.is_terminal());
+        assert_eq!(after.exit.is_none(), after.attempt == 0 || running(after));
+    }
+}
+
+/// Runs the steps on a job and returns it with its log.
+fn play(limit: u32, steps: &[Step]) -> (Job, Vec<(Event, Timestamp)>) {
+    let (mut job, mut now, mut model, mut log) = (new(limit), at(0), Model::default(), Vec::new());
+    for step in steps {
+        now = now.checked_add(SignedDuration::from_secs(step.seconds)).unwrap();
+        let token = match job.state {
+            JobState::Running { token, .. } => token,
+            _ => TOKEN,
+        };
+        let aimed = match step.fence {
+            Aim::Right => step.command.is_fenced().then(|| fence(job.attempt, token)),
+            Aim::Absent => None,
+            Aim::WrongToken => Some(fence(job.attempt, FencingToken(token.0 + 1))),
+            Aim::WrongAttempt => Some(fence(job.attempt + 1, token)),
+        };
+        let Ok(events) = decide(&job, aimed, &step.command, now) else { continue };
+        assert!(!matches!(step.fence, Aim::WrongToken | Aim::WrongAttempt), "a stale fence got through: {step:?}");
+        assert!(!step.command.is_fenced() || aimed.is_some_and(|fence| holds(&job, fence)), "no fence: {step:?}");
+        let before = job.clone();
+        for event in &events {
+            // As the log keeps it.
+            let stored: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
+            job = apply(JOB, Some(job), &stored, now).expect("what was decided can be applied");
+            log.push((stored, now));
+        }
+        model.follow(step, &before, &job, now);
+    }
+    (job, log)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_commands_keeps_the_rules_and_replays_to_the_same_job(limit in 0_u32..4, steps in steps()) {
+        let (job, log) = play(limit, &steps);
+        let replayed = log.iter().fold(new(limit), |job, (event, at)| apply(JOB, Some(job), event, *at).unwrap());
+        prop_assert_eq!(replayed, job);
+    }
+
+    #[test]
+    fn a_job_that_ran_dies_at_most_limit_times_without_a_person(limit in 0_u32..4, steps in steps()) {
+        let steps: Vec<Step> = steps.into_iter().filter(|step| !matches!(step.command, Command::Retry { .. })).collect();
+        let (_, log) = play(limit, &steps);
+        let counted = |event: &&(Event, Timestamp)| {
+            matches!(&event.0, Event::Requeued { exit, .. } if exit.class != ExitClass::Preempted)
+        };
+        prop_assert!(log.iter().filter(counted).count() <= usize::try_from(limit).unwrap());
+    }
+}

@@ -1,0 +1,315 @@
+//! The played world: a machine, jobs, and an agenda of what happens when. It asks the real state machine and the real plan, and writes down what breaks a rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use mlctl::{
+    domain::{Command, Event, Exit, Fence, Job, JobState, Uid, state},
+    scheduler::Plan,
+    store::Ready,
+};
+use mlctl_protocol::{
+    AttemptNumber, ExitClass, FencingToken, JobId,
+    spec::{Resources, RetryPolicy},
+};
+
+use super::chance::Chance;
+
+/// The choice of the jobs to start.
+pub type Choose = fn(&[Ready], Resources, &Resources) -> Plan;
+
+/// What happens at a moment of the agenda.
+#[derive(Debug, Clone, Copy)]
+pub enum Happening {
+    Submit,
+    Cancel,
+    Retry,
+    /// The daemon stops and starts again: what ran is taken from it.
+    Shutdown,
+    /// An attempt ends; by then the job may long have been given to another.
+    End(Fence, ExitClass),
+    /// A queued job's time has come.
+    Wake,
+}
+
+/// Everything there is.
+#[derive(Debug)]
+pub struct World {
+    choose: Choose,
+    now: i64,
+    /// From here on attempts end well.
+    calm: i64,
+    machine: Resources,
+    free: Resources,
+    jobs: BTreeMap<JobId, Job>,
+    logs: BTreeMap<JobId, Vec<(Event, Timestamp)>>,
+    agenda: BTreeMap<(i64, u64), Happening>,
+    planned: u64,
+    tokens: u64,
+    cancelled: BTreeSet<JobId>,
+    /// Rules that were broken.
+    pub broken: Vec<String>,
+    pub starts: u64,
+    pub retries: u64,
+    pub zombies_refused: u64,
+}
+
+impl World {
+    /// A machine of a random size, and trouble for so many seconds.
+    pub fn new(chance: &mut Chance, trouble_seconds: i64, choose: Choose) -> Self {
+        let machine = Resources { cpus: 1 + small(chance, 8), gpus: small(chance, 3) };
+        let mut world = Self {
+            choose,
+            now: 0,
+            calm: trouble_seconds,
+            free: machine.clone(),
+            machine,
+            jobs: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            planned: 0,
+            tokens: 0,
+            cancelled: BTreeSet::new(),
+            broken: Vec::new(),
+            starts: 0,
+            retries: 0,
+            zombies_refused: 0,
+        };
+        for (happening, most) in
+            [(Happening::Submit, 60), (Happening::Cancel, 20), (Happening::Retry, 10), (Happening::Shutdown, 4)]
+        {
+            for _ in 0..chance.below(most) {
+                let after = i64::from(small(chance, u64::try_from(trouble_seconds).unwrap()));
+                world.plan(after, happening);
+            }
+        }
+        world
+    }
+
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    pub fn can_ever_run(&self, job: &Job) -> bool {
+        job.resources.cpus <= self.machine.cpus && job.resources.gpus <= self.machine.gpus
+    }
+
+    /// Moves the clock to the next thing on the agenda.
+    pub fn next(&mut self) -> Option<Happening> {
+        let ((at, _), happening) = self.agenda.pop_first()?;
+        self.now = at;
+        Some(happening)
+    }
+
+    pub fn happen(&mut self, happening: Happening, chance: &mut Chance) {
+        match happening {
+            Happening::Submit => self.submit(chance),
+            Happening::Cancel => {
+                let open: Vec<JobId> = self.ids(|job| !job.state.is_terminal());
+                if !open.is_empty() {
+                    self.cancel(chance.pick(&open), chance);
+                }
+            }
+            Happening::Retry => {
+                let over: Vec<JobId> = self.ids(|job| job.state.is_terminal());
+                if !over.is_empty() {
+                    let job = chance.pick(&over);
+                    if self.ask(job, None, &Command::Retry { by: Uid(2) }) {
+                        self.cancelled.remove(&job);
+                    }
+                }
+            }
+            Happening::Shutdown => {
+                for job in self.ids(|job| matches!(job.state, JobState::Running { .. })) {
+                    let fence = self.fence(job);
+                    self.end(fence, ExitClass::Preempted, chance);
+                }
+            }
+            Happening::End(fence, class) => self.end(fence, class, chance),
+            Happening::Wake => {}
+        }
+    }
+
+    /// The scheduler's loop: rounds until one starts nothing, then a wake-up for the next job whose time comes.
+    pub fn dispatch(&mut self, chance: &mut Chance) {
+        while self.round(chance) {}
+        let later = self.jobs.values().filter_map(|job| match job.state {
+            // This clock goes in seconds, and a wake-up must not come a little too early.
+            JobState::Queued { not_before: Some(time) } if time > self.time() => Some(time.as_second() + 1),
+            _ => None,
+        });
+        if let Some(next) = later.min() {
+            self.plan(next - self.now, Happening::Wake);
+        }
+    }
+
+    fn round(&mut self, chance: &mut Chance) -> bool {
+        let ready = self.ready();
+        // As much as the scheduler reads: more only while nothing of it could ever run.
+        let mut limit = usize::try_from(self.free.cpus).unwrap() + 1;
+        let plan = loop {
+            let plan = (self.choose)(&ready[..limit.min(ready.len())], self.free.clone(), &self.machine);
+            if limit >= ready.len() || !plan.start.is_empty() || plan.full || self.free.cpus == 0 {
+                break plan;
+            }
+            limit *= 4;
+        };
+        self.judge(&ready, &plan);
+        for job in &plan.start {
+            self.start(*job, chance);
+        }
+        !plan.start.is_empty()
+    }
+
+    /// Whether the choice was fair and used the machine.
+    fn judge(&mut self, ready: &[Ready], plan: &Plan) {
+        let last = ready.iter().rposition(|job| plan.start.contains(&job.id));
+        for job in ready.iter().take(last.unwrap_or(0)) {
+            let possible = job.cpus <= self.machine.cpus && job.gpus <= self.machine.gpus;
+            if possible && !plan.start.contains(&job.id) {
+                self.broken.push(format!("job {} was overtaken: {plan:?}", job.id));
+            }
+        }
+        let possible = ready.iter().any(|job| self.jobs.get(&job.id).is_some_and(|job| self.can_ever_run(job)));
+        if possible && self.free == self.machine && plan.start.is_empty() {
+            self.broken.push(format!("the machine is idle and jobs wait: {plan:?}"));
+        }
+    }
+
+    fn start(&mut self, id: JobId, chance: &mut Chance) {
+        self.tokens += 1;
+        if !self.ask(id, None, &Command::Claim { token: FencingToken(self.tokens) }) {
+            self.broken.push(format!("ready job {id} could not be claimed"));
+            return;
+        }
+        if self.cancelled.contains(&id) {
+            self.broken.push(format!("job {id} was started in spite of an acknowledged cancel"));
+        }
+        self.starts += 1;
+        let needs = self.jobs[&id].resources.clone();
+        match (self.free.cpus.checked_sub(needs.cpus), self.free.gpus.checked_sub(needs.gpus)) {
+            (Some(cpus), Some(gpus)) => self.free = Resources { cpus, gpus },
+            _ => self.broken.push(format!("job {id} was started on a full machine")),
+        }
+        let well = self.now >= self.calm || chance.once_in(2);
+        let class = if well { ExitClass::Ok } else { chance.pick(&ExitClass::ALL) };
+        let fence = self.fence(id);
+        self.plan(i64::from(small(chance, 200)), Happening::End(fence, class));
+    }
+
+    /// Only the attempt that holds its job can end it; what comes from any other is refused.
+    fn end(&mut self, fence: Fence, class: ExitClass, chance: &mut Chance) {
+        let held = state::holds(&self.jobs[&fence.job], fence);
+        let exit = Exit { class, message: None, hint: None };
+        let end = Command::End { exit, model: None, output: None, jitter: chance.unit() };
+        let taken = self.ask(fence.job, Some(fence), &end);
+        if taken != held {
+            self.broken.push(format!("{fence:?} ended its job: {taken}, and held it: {held}"));
+        }
+        if !taken {
+            self.zombies_refused += 1;
+            return;
+        }
+        let job = &self.jobs[&fence.job];
+        self.free.cpus += job.resources.cpus;
+        self.free.gpus += job.resources.gpus;
+        self.retries += u64::from(!job.state.is_terminal());
+        // A worker thought dead wakes up and says that all went well.
+        if chance.once_in(3) {
+            self.plan(i64::from(small(chance, 500)), Happening::End(fence, ExitClass::Ok));
+        }
+    }
+
+    fn cancel(&mut self, id: JobId, chance: &mut Chance) {
+        if self.ask(id, None, &Command::Cancel { by: Uid(2) }) {
+            self.cancelled.insert(id);
+        }
+        if matches!(self.jobs[&id].state, JobState::Running { .. }) {
+            let class = chance.pick(&[ExitClass::Cancelled, ExitClass::Crash, ExitClass::Preempted, ExitClass::Ok]);
+            self.plan(i64::from(small(chance, 20)), Happening::End(self.fence(id), class));
+        }
+    }
+
+    fn submit(&mut self, chance: &mut Chance) {
+        let id = JobId(self.jobs.len() as u64 + 1);
+        let event = Event::Submitted {
+            name: format!("job-{id}"),
+            kind: "train".into(),
+            user: Uid(1),
+            queue: "default".into(),
+            priority: chance.pick(&[10, 50, 50, 50, 90]),
+            labels: BTreeMap::new(),
+            resources: Resources { cpus: 1 + small(chance, 8), gpus: small(chance, 3) },
+            retry: RetryPolicy {
+                limit: small(chance, 4),
+                backoff_seconds: 1 + small(chance, 60),
+                max_backoff_seconds: 300,
+            },
+            spec_digest: "0".repeat(64),
+        };
+        let job = state::apply(id, None, &event, self.time()).expect("a first event");
+        self.jobs.insert(id, job);
+        self.logs.insert(id, vec![(event, self.time())]);
+    }
+
+    /// Asks the state machine. Whether it agreed.
+    fn ask(&mut self, id: JobId, fence: Option<Fence>, command: &Command) -> bool {
+        let (job, now) = (&self.jobs[&id], self.time());
+        let Ok(events) = state::decide(job, fence, command, now) else { return false };
+        for event in events {
+            let after = state::apply(id, Some(self.jobs[&id].clone()), &event, now).expect("what was decided is legal");
+            self.jobs.insert(id, after);
+            self.logs.entry(id).or_default().push((event, now));
+        }
+        true
+    }
+
+    /// Every job is what its log makes of it.
+    pub fn check_logs(&mut self) {
+        for (id, log) in &self.logs {
+            let replayed = log.iter().try_fold(None, |job, (event, at)| state::apply(*id, job, event, *at).map(Some));
+            if replayed.as_ref().ok().and_then(Option::as_ref) != self.jobs.get(id) {
+                self.broken.push(format!("job {id} is not what its log says: {replayed:?}"));
+            }
+        }
+    }
+
+    /// What may start now, in order: as the store's index gives it.
+    fn ready(&self) -> Vec<Ready> {
+        let now = self.time();
+        let due = self.jobs.values().filter(
+            |job| matches!(job.state, JobState::Queued { not_before } if not_before.is_none_or(|time| time <= now)),
+        );
+        let mut ready: Vec<Ready> = due
+            .map(|job| {
+                let Resources { cpus, gpus } = job.resources;
+                Ready { id: job.id, priority: job.priority, cpus, gpus }
+            })
+            .collect();
+        ready.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
+        ready
+    }
+
+    fn ids(&self, which: impl Fn(&Job) -> bool) -> Vec<JobId> {
+        self.jobs.values().filter(|job| which(job)).map(|job| job.id).collect()
+    }
+
+    fn fence(&self, id: JobId) -> Fence {
+        let job = &self.jobs[&id];
+        let JobState::Running { token, .. } = job.state else { panic!("job {id} does not run") };
+        Fence { job: id, attempt: AttemptNumber(job.attempt), token }
+    }
+
+    fn plan(&mut self, after: i64, happening: Happening) {
+        self.planned += 1;
+        self.agenda.insert((self.now + after, self.planned), happening);
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::from_second(self.now).expect("a few hours from the beginning")
+    }
+}
+
+fn small(chance: &mut Chance, end: u64) -> u32 {
+    u32::try_from(chance.below(end)).expect("ends are small")
+}
