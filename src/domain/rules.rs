@@ -1,6 +1,16 @@
-//! The rules of a job spec that need more than its types: what makes a well-formed spec a sensible one.
+//! The rules of a job spec: what makes a well-formed spec a sensible one. Called by the CLI, which knows where in the file a path was written, and by the daemon, which
+//! trusts no client. Everything that is wrong is found at once. Whether files exist, and what is in them, is asked elsewhere: nothing here looks at the world.
 
-use mlctl_protocol::JobSpec;
+mod bounds;
+mod data;
+mod infer;
+mod job;
+mod train;
+
+#[cfg(test)]
+mod tests;
+
+use mlctl_protocol::{JobSpec, spec::Work};
 
 /// A mistake in a spec. `path` is dotted, as in TOML: `train.model.layers`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -13,9 +23,31 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-/// Every mistake in a spec, in the order of its keys; empty when it makes sense.
+impl Problem {
+    fn new(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+/// Every mistake in a spec, in the order of its keys; empty when it makes sense. The bounds of the published schema are checked too: a spec that came as JSON has met
+/// no schema yet.
 #[must_use]
 pub fn problems(spec: &JobSpec) -> Vec<Problem> {
-    let _ = spec;
-    Vec::new()
+    let mut found = bounds::problems(spec);
+    // A value out of its bounds needs no second complaint, and the rules may rely on the bounds.
+    if found.is_empty() {
+        found = misfits(spec);
+    }
+    found
+}
+
+/// The mistakes that no schema can say, of a spec that fits the schema.
+#[must_use]
+pub fn misfits(spec: &JobSpec) -> Vec<Problem> {
+    let mut found = job::problems(spec);
+    match &spec.work {
+        Work::Train(train) => found.extend(train::problems(train)),
+        Work::Infer(infer) => found.extend(infer::problems(infer)),
+    }
+    found
 }

@@ -1,0 +1,113 @@
+//! The rules of data, and of how it and a network fit together: the same for training and inference.
+
+use std::collections::HashSet;
+
+use mlctl_protocol::spec::{DataSource, Loss, ModelSpec};
+
+use super::Problem;
+
+/// The longest URI or path, in bytes: that of Linux paths.
+const MAX_URI_BYTES: usize = 4096;
+
+/// The most values a generated table has: 64 GiB of them.
+const MAX_VALUES: u64 = 1 << 34;
+
+/// What is wrong with the data by itself.
+pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
+    let mut found = Vec::new();
+    match data {
+        DataSource::Csv { uri, targets, features } => {
+            found.extend(self::uri(&format!("{path}.uri"), uri));
+            found.extend(columns(path, targets, features));
+        }
+        DataSource::Randn { rows, features, targets, .. } => {
+            let columns = u64::from(*features) + u64::from(*targets);
+            if rows.saturating_mul(columns) > MAX_VALUES {
+                let message = format!("{rows} rows of {columns} columns are more than fit into memory");
+                found.push(Problem::new(format!("{path}.rows"), message, "keep rows x columns below 2^34"));
+            }
+        }
+    }
+    found
+}
+
+fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (key, names) in [("targets", targets), ("features", features)] {
+        let mut seen = HashSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let path = format!("{path}.{key}[{index}]");
+            if name.is_empty() {
+                found.push(Problem::new(
+                    path,
+                    "a column must have a name",
+                    "the CSV file's header says which there are",
+                ));
+            } else if !seen.insert(name) {
+                let message = format!("the column {name:?} is listed twice");
+                found.push(Problem::new(path, message, "keep it once"));
+            } else if key == "features" && targets.contains(name) {
+                let message = format!("the column {name:?} is a target already");
+                found.push(Problem::new(path, message, "a model must not learn from what it is to predict"));
+            }
+        }
+    }
+    found
+}
+
+/// Whether a text names a file in a way that is understood: `file://` or an absolute path, with nothing in it that has two readings.
+pub(super) fn uri(path: &str, uri: &str) -> Option<Problem> {
+    let (scheme, file) = uri.split_once("://").unwrap_or(("file", uri));
+    let (message, hint) = if uri.len() > MAX_URI_BYTES {
+        ("it is longer than 4,096 bytes".to_owned(), "no path on Linux is")
+    } else if scheme != "file" {
+        (format!("the scheme {scheme:?} is not understood"), "write a path or file:///absolute/path")
+    } else if !file.starts_with('/') {
+        ("expected an absolute path".to_owned(), "three slashes follow the scheme, as in file:///data/x.csv")
+    } else if file.split('/').any(|name| name == "..") {
+        ("`..` is not allowed in it".to_owned(), "write the path without detours")
+    } else if file.chars().any(char::is_control) {
+        ("there is a control character in it".to_owned(), "rename the file")
+    } else if file.split('/').all(|name| matches!(name, "" | ".")) {
+        ("it names the root, not a file or folder in it".to_owned(), "write file:///absolute/path")
+    } else {
+        return None;
+    };
+    Some(Problem::new(path, message, hint))
+}
+
+/// Whether the network's ends are those of the data, where both are known before the file is opened. The problems are the network's: `path` is its own.
+pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Option<Loss>) -> Vec<Problem> {
+    let ModelSpec::Mlp { layers, .. } = network;
+    let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return Vec::new() };
+    let (features, targets) = match data {
+        DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
+        DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
+    };
+    let mut found = Vec::new();
+    if let Some(features) = features.filter(|features| features != first) {
+        let message = format!("the network takes {first} features, the data has {features}");
+        found.push(Problem::new(
+            format!("{path}.layers[0]"),
+            message,
+            format!("write {features} here, or change the data's features"),
+        ));
+    }
+    let at_end = format!("{path}.layers[{}]", layers.len() - 1);
+    match (loss, targets) {
+        (Some(Loss::Mse), Some(targets)) if targets != *last => {
+            let message = format!("the network has {last} outputs, the data {targets} target columns");
+            found.push(Problem::new(at_end, message, format!("write {targets} here, or change the data's targets")));
+        }
+        (Some(Loss::CrossEntropy), _) if *last < 2 => {
+            let message = "cross_entropy needs an output for each class, and two classes at least";
+            found.push(Problem::new(at_end, message, "write the number of classes here"));
+        }
+        _ => {}
+    }
+    found
+}
+
+fn known(columns: &[String]) -> Option<u32> {
+    u32::try_from(columns.len()).ok().filter(|count| *count > 0)
+}

@@ -1,0 +1,299 @@
+//! Tables: a change to a good spec, and the paths and words of what is found.
+
+use mlctl_protocol::JobSpec;
+use serde_json::{Value as Json, json};
+
+use super::problems;
+
+fn train() -> Json {
+    json!({
+        "version": 1, "name": "digits", "labels": {"team": "vision"},
+        "train": {
+            "model": {"type": "mlp", "layers": [64, 32, 10]},
+            "data": {"format": "csv", "uri": "file:///data/digits.csv", "targets": ["label"]},
+            "loss": "cross_entropy", "optimizer": {"type": "adam"}, "batch_size": 64, "max_epochs": 5,
+        }
+    })
+}
+
+fn infer() -> Json {
+    json!({
+        "version": 1, "name": "predict",
+        "infer": {"model": {"from": "job:digits"}, "data": {"format": "csv", "uri": "/data/digits.csv"}, "id_column": "id"}
+    })
+}
+
+/// The problems after each change of `pointer` to a value, as `path: message`.
+fn found(mut document: Json, changes: &[(&str, Json)]) -> Vec<String> {
+    for (pointer, value) in changes {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match document.pointer_mut(parent).unwrap() {
+            Json::Object(fields) => _ = fields.insert(key.to_owned(), value.clone()),
+            Json::Array(items) => items[key.parse::<usize>().unwrap()] = value.clone(),
+            other => panic!("nothing can be put into {other}"),
+        }
+    }
+    let spec: JobSpec = serde_json::from_value(document).unwrap();
+    problems(&spec).into_iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect()
+}
+
+/// Changes, and parts of what is found.
+type Case<'a> = (&'a [(&'a str, Json)], &'a [&'a str]);
+
+#[track_caller]
+fn check(document: &Json, cases: &[Case<'_>]) {
+    for (changes, expected) in cases {
+        let found = found(document.clone(), changes);
+        let fits =
+            found.len() == expected.len() && found.iter().zip(*expected).all(|(found, part)| found.contains(part));
+        assert!(fits, "{changes:?}\nfound    {found:#?}\nexpected {expected:#?}");
+    }
+}
+
+#[test]
+fn what_makes_sense_is_accepted() {
+    let randn = json!({"format": "randn", "rows": 1000, "features": 1000, "targets": 10});
+    check(
+        &train(),
+        &[
+            (&[], &[]),
+            (&[("/name", json!("Digits_2.final-x"))], &[]),
+            (&[("/labels", json!({"fake": "steps 3; crash \"SIGKILL\"", "ml.example/a-b_c": ""}))], &[]),
+            (&[("/train/convergence", json!({"patience": 3}))], &[]),
+            (&[("/train/max_epochs", json!(null)), ("/train/max_steps", json!(10))], &[]),
+            (&[("/train/split", json!({"validation": 0.1, "test": 0.2}))], &[]),
+            (&[("/train/optimizer", json!({"type": "sgd", "learning_rate": 0.1, "momentum": 0.9}))], &[]),
+            (&[("/train/data/uri", json!("/data/a b/ü.csv"))], &[]),
+            (
+                &[
+                    ("/train/data", randn),
+                    ("/train/loss", json!("mse")),
+                    ("/train/model/layers", json!([1000, 500, 100, 10])),
+                ],
+                &[],
+            ),
+        ],
+    );
+    let network = json!({"type": "mlp", "layers": [64, 10]});
+    check(
+        &infer(),
+        &[
+            (&[], &[]),
+            (&[("/infer/model/from", json!("job:17"))], &[]),
+            (&[("/infer/model/from", json!("file:///models/digits"))], &[]),
+            (&[("/infer/model", json!({"from": "/m/a.safetensors", "network": network}))], &[]),
+        ],
+    );
+}
+
+#[test]
+fn names_and_labels() {
+    let many: Json = (0..65).map(|n| (format!("k{n}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    check(
+        &train(),
+        &[
+            (&[("/name", json!("@last"))], &["name: names with `@`"]),
+            (&[("/name", json!("12"))], &["name: a name of digits"]),
+            (&[("/name", json!("a b"))], &["name: ' ' cannot be"]),
+            (&[("/name", json!("größe"))], &["name: 'ö' cannot be"]),
+            (&[("/name", json!("a/b"))], &["name: '/' cannot be"]),
+            (&[("/name", json!(".."))], &["name: a name starts with"]),
+            (&[("/name", json!("-f"))], &["name: a name starts with"]),
+            (&[("/name", json!(""))], &["name: expected from 1 to 100 characters, found 0"]),
+            (&[("/name", json!("x".repeat(101)))], &["name: expected from 1 to 100 characters, found 101"]),
+            (&[("/labels", many)], &["labels: a job has 64 labels at most, found 65"]),
+            (&[("/labels", json!({"": "v", "a b": "v"}))], &["labels.: \"\" cannot", "labels.a b: \"a b\" cannot"]),
+            (&[("/labels", json!({"k": "a\nb"}))], &["labels.k: the value of a label is one line"]),
+            (&[("/labels", json!({"k": "x".repeat(1025)}))], &["labels.k: the value of a label has 1024 bytes"]),
+            (
+                &[("/retry", json!({"backoff_seconds": 20, "max_backoff_seconds": 10}))],
+                &["retry.max_backoff_seconds: it is smaller"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn data_and_network_agree() {
+    let randn = json!({"format": "randn", "rows": 10, "features": 3, "targets": 2});
+    check(
+        &train(),
+        &[
+            (&[("/train/model/layers", json!([64, 1]))], &["train.model.layers[1]: cross_entropy needs an output"]),
+            (&[("/train/data/targets", json!([]))], &["train.data: there are no target columns"]),
+            (
+                &[("/train/data/targets", json!(["a", "b"]))],
+                &["train.data.targets: cross_entropy takes one target column, found 2"],
+            ),
+            (
+                &[("/train/loss", json!("mse"))],
+                &["train.model.layers[2]: the network has 10 outputs, the data 1 target"],
+            ),
+            (
+                &[("/train/data/features", json!(["a", "b"]))],
+                &["train.model.layers[0]: the network takes 64 features, the data has 2"],
+            ),
+            (
+                &[
+                    ("/train/data/targets", json!(["a", "a"])),
+                    ("/train/loss", json!("mse")),
+                    ("/train/model/layers", json!([4, 2])),
+                ],
+                &["train.data.targets[1]: the column \"a\" is listed twice"],
+            ),
+            (
+                &[("/train/data/features", json!(["", "label"])), ("/train/model/layers/0", json!(2))],
+                &[
+                    "train.data.features[0]: a column must have a name",
+                    "train.data.features[1]: the column \"label\" is a target",
+                ],
+            ),
+            (
+                &[("/train/data", randn)],
+                &[
+                    "train.model.layers[0]: the network takes 64 features, the data has 3",
+                    "train.loss: cross_entropy needs class numbers",
+                ],
+            ),
+            (
+                &[
+                    ("/train/data", json!({"format": "randn", "rows": 1_000_000_000, "features": 1000, "targets": 10})),
+                    ("/train/loss", json!("mse")),
+                    ("/train/model/layers/0", json!(1000)),
+                ],
+                &["train.data.rows: 1000000000 rows of 1010 columns"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn files_are_named_in_one_way() {
+    for (uri, expected) in [
+        ("data/x.csv", "expected an absolute path"),
+        ("file://data/x.csv", "expected an absolute path"),
+        ("s3://bucket/x.csv", "the scheme \"s3\" is not understood"),
+        ("file:///a/../b.csv", "`..` is not allowed"),
+        ("/a\n.csv", "control character"),
+        ("file:///", "it names the root"),
+        (&format!("/{}", "x".repeat(4096)), "longer than 4,096 bytes"),
+    ] {
+        let found = found(train(), &[("/train/data/uri", json!(uri))]);
+        assert!(
+            matches!(&found[..], [one] if one.starts_with("train.data.uri: ") && one.contains(expected)),
+            "{uri}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn numbers_of_training_are_in_range() {
+    let sgd = |key: &str, value: f64| json!({"type": "sgd", key: value});
+    check(
+        &train(),
+        &[
+            (&[("/train/max_epochs", json!(null))], &["train: the training has no end"]),
+            (
+                &[("/train/split", json!({"validation": 0.5, "test": 0.5}))],
+                &["train.split: validation and test take everything"],
+            ),
+            (
+                &[("/train/split", json!({"validation": 0.1, "test": 0.9}))],
+                &["train.split: validation and test take everything"],
+            ),
+            (
+                &[("/train/optimizer/learning_rate", json!(0.0))],
+                &["train.optimizer.learning_rate: expected a positive number, found 0.0"],
+            ),
+            (&[("/train/optimizer/learning_rate", json!(-1e-3))], &["train.optimizer.learning_rate"]),
+            (&[("/train/optimizer/learning_rate", json!(1e39))], &["train.optimizer.learning_rate"]),
+            (&[("/train/optimizer/weight_decay", json!(-0.1))], &["train.optimizer.weight_decay"]),
+            (
+                &[("/train/optimizer/betas", json!([1.0, -0.1]))],
+                &["train.optimizer.betas[0]", "train.optimizer.betas[1]"],
+            ),
+            (&[("/train/optimizer/eps", json!(1e-50))], &["train.optimizer.eps"]),
+            (
+                &[("/train/optimizer", sgd("momentum", 1.0))],
+                &["train.optimizer.momentum: expected a number from 0 to less than 1"],
+            ),
+            (&[("/train/optimizer", sgd("learning_rate", f64::MIN_POSITIVE))], &["train.optimizer.learning_rate"]),
+        ],
+    );
+}
+
+#[test]
+fn inference_has_a_model() {
+    let network = json!({"type": "mlp", "layers": [64, 10]});
+    let randn = json!({"format": "randn", "rows": 10, "features": 3, "targets": 2});
+    check(
+        &infer(),
+        &[
+            (&[("/infer/model/from", json!("job:"))], &["infer.model.from: expected the name or the id"]),
+            (&[("/infer/model/from", json!("models/digits"))], &["infer.model.from: expected an absolute path"]),
+            (&[("/infer/model/from", json!("hf://bert"))], &["infer.model.from: the scheme \"hf\""]),
+            (&[("/infer/model/network", network.clone())], &["infer.model.network: the shape of the network"]),
+            (&[("/infer/data", randn.clone())], &["infer.id_column: generated data"]),
+            (&[("/infer/id_column", json!(""))], &["infer.id_column: a column must have a name"]),
+            (
+                &[
+                    ("/infer/data", randn),
+                    ("/infer/id_column", json!(null)),
+                    ("/infer/model", json!({"from": "/m.safetensors", "network": network})),
+                ],
+                &["infer.model.network.layers[0]: the network takes 64 features, the data has 3"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn everything_is_found_at_once() {
+    let changes = [
+        ("/name", json!("7")),
+        ("/train/data/uri", json!("x.csv")),
+        ("/train/optimizer/eps", json!(0.0)),
+        ("/train/max_epochs", json!(null)),
+    ];
+    let found = found(train(), &changes);
+    let paths: Vec<_> = found.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(paths, ["name", "train.data.uri", "train.optimizer.eps", "train"]);
+}
+
+#[test]
+fn the_bounds_of_the_schema_hold_for_json() {
+    check(
+        &train(),
+        &[
+            (
+                &[("/priority", json!(101)), ("/resources", json!({"cpus": 0})), ("/retry", json!({"limit": 101}))],
+                &[
+                    "priority: expected from 0 to 100, found 101",
+                    "resources.cpus: expected from 1 to 1024, found 0",
+                    "retry.limit",
+                ],
+            ),
+            (&[("/train/model/layers", json!([64]))], &["train.model.layers: expected from 2 to 1000 items, found 1"]),
+            (&[("/train/model/layers/1", json!(0))], &["train.model.layers[1]: expected from 1 to 1000000, found 0"]),
+            (&[("/train/model/dropout", json!(1.0))], &["train.model.dropout: expected from 0 to 0.99, found 1"]),
+            (&[("/train/split", json!({"test": -0.1}))], &["train.split.test: expected from 0 to 0.9, found -0.1"]),
+            (&[("/train/batch_size", json!(0))], &["train.batch_size"]),
+            (&[("/train/max_steps", json!(0))], &["train.max_steps: expected at least 1"]),
+            (&[("/train/optimizer", json!({"type": "sgd", "momentum": 2.0}))], &["train.optimizer.momentum"]),
+            (&[("/train/convergence", json!({"patience": 0}))], &["train.convergence.patience"]),
+            (&[("/train/data/uri", json!(""))], &["train.data.uri"]),
+            (
+                &[("/train/data", json!({"format": "randn", "rows": 0, "features": 0, "targets": 1}))],
+                &["train.data.features", "train.data.rows"],
+            ),
+            (&[("/checkpoint", json!({"keep": 0, "every_steps": 0}))], &["checkpoint.every_steps", "checkpoint.keep"]),
+        ],
+    );
+    check(
+        &infer(),
+        &[
+            (&[("/infer/batch_size", json!(0))], &["infer.batch_size"]),
+            (&[("/infer/model/from", json!(""))], &["infer.model.from"]),
+        ],
+    );
+}

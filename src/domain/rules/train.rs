@@ -1,0 +1,89 @@
+//! The rules of a training job.
+
+use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
+
+use super::{Problem, data};
+
+pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
+    let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
+    found.extend(data::problems("train.data", &train.data));
+    found.extend(targets(&train.data, train.loss));
+    found.extend(split(&train.split));
+    found.extend(optimizer(&train.optimizer));
+    if train.max_epochs.is_none() && train.max_steps.is_none() {
+        let message = "the training has no end: there is neither max_epochs nor max_steps";
+        found.push(Problem::new("train", message, "add max_epochs = 50, for example; convergence can end it earlier"));
+    }
+    if train.convergence.as_ref().is_some_and(|convergence| !convergence.min_improvement.is_finite()) {
+        found.push(Problem::new("train.convergence.min_improvement", "expected a finite number", "for example 1e-4"));
+    }
+    found
+}
+
+/// Whether there is something to learn, of the kind that the loss takes.
+fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {
+    let (path, count) = match data {
+        DataSource::Csv { targets, .. } => ("train.data.targets", targets.len()),
+        DataSource::Randn { .. } if loss == Loss::CrossEntropy => {
+            let message = "cross_entropy needs class numbers, and randn draws numbers of any size";
+            return Some(Problem::new("train.loss", message, "use loss = \"mse\", or data from a CSV file"));
+        }
+        DataSource::Randn { .. } => return None,
+    };
+    match (loss, count) {
+        (_, 0) => {
+            let hint = "name the columns to learn, for example targets = [\"label\"]";
+            Some(Problem::new("train.data", "there are no target columns to learn", hint))
+        }
+        (Loss::CrossEntropy, 2..) => {
+            let message = format!("cross_entropy takes one target column, found {count}");
+            Some(Problem::new(path, message, "keep the column of class numbers, or use loss = \"mse\""))
+        }
+        _ => None,
+    }
+}
+
+fn split(split: &Split) -> Option<Problem> {
+    let Split { validation, test, seed: _ } = split;
+    let sum = validation + test;
+    // Shares such as 0.1 + 0.2 are no exact binary numbers.
+    let rest = (1.0 - sum).max(0.0);
+    (!sum.is_finite() || rest < 1e-9).then(|| {
+        let message = format!("validation and test take everything: {validation} + {test} leave nothing to train on");
+        Problem::new("train.split", message, "keep their sum below 1, for example 0.1 and 0.2")
+    })
+}
+
+/// Numbers that make an optimizer do nothing, go uphill or divide by zero. Arithmetic is in 32 bits, so what is 0 or infinite there is so here.
+fn optimizer(optimizer: &OptimizerSpec) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut require = |is_right: bool, key: &str, value: f64, expected: &str, hint: &str| {
+        if !is_right {
+            let message = format!("expected {expected}, found {value:?}");
+            found.push(Problem::new(format!("train.optimizer.{key}"), message, hint));
+        }
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "what the arithmetic makes of the number is the question")]
+    let positive = |value: f64| (value as f32) > 0.0 && (value as f32).is_finite();
+    let (rate, decay, averages) = match optimizer {
+        OptimizerSpec::Sgd { learning_rate, momentum, weight_decay } => {
+            let is_right = (0.0..1.0).contains(momentum);
+            require(is_right, "momentum", *momentum, "a number from 0 to less than 1", "0.9 is usual");
+            (learning_rate, weight_decay, None)
+        }
+        OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay }
+        | OptimizerSpec::AdamW { learning_rate, betas, eps, weight_decay } => {
+            (learning_rate, weight_decay, Some((betas, eps)))
+        }
+    };
+    require(positive(*rate), "learning_rate", *rate, "a positive number", "0.001 is usual");
+    let is_right = *decay == 0.0 || positive(*decay);
+    require(is_right, "weight_decay", *decay, "0 or a positive number", "0.01 is usual with adamw");
+    if let Some((betas, eps)) = averages {
+        for (key, beta) in [("betas[0]", betas.0), ("betas[1]", betas.1)] {
+            require((0.0..1.0).contains(&beta), key, beta, "a number from 0 to less than 1", "[0.9, 0.999] is usual");
+        }
+        require(positive(*eps), "eps", *eps, "a positive number", "1e-8 is usual; without it 0 is divided by 0");
+    }
+    found
+}
