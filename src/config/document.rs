@@ -16,6 +16,7 @@ use std::{collections::BTreeSet, path::Path};
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 
+pub use nearest::nearest;
 pub use place::Place;
 use place::Source;
 pub use report::{Located, Problem, Report};

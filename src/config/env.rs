@@ -65,6 +65,13 @@ impl Environment {
         }
     }
 
+    /// The CLI's settings file, whether it is there or not.
+    #[must_use]
+    pub fn client_file(&self) -> Option<PathBuf> {
+        let named = self.mlctl_config.as_ref().map(|path| self.absolute(path));
+        named.or_else(|| self.config_home.as_ref().map(|home| home.join("mlctl/config.toml")))
+    }
+
     /// A path as the user means it: relative to the working directory.
     #[must_use]
     pub fn absolute(&self, path: &Path) -> PathBuf {

@@ -214,9 +214,8 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
 /// # Errors
 /// [`ConfigError`].
 pub fn load_client(environment: &Environment) -> Result<ClientFile, ConfigError> {
-    let named = environment.mlctl_config.as_ref().map(|path| environment.absolute(path));
-    let own = environment.config_home.as_ref().map(|home| home.join("mlctl/config.toml"));
-    let (Some(path), is_named) = (named.clone().or(own), named.is_some()) else { return Ok(ClientFile::default()) };
+    let Some(path) = environment.client_file() else { return Ok(ClientFile::default()) };
+    let is_named = environment.mlctl_config.is_some();
     match document::read_file(&path, MAX_FILE_BYTES) {
         Ok(text) => {
             let document = Document::parse(&path.display().to_string(), &text).map_err(ConfigError::Wrong)?;

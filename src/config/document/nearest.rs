@@ -1,7 +1,7 @@
 //! What the user may have meant.
 
 /// The candidate closest to `word`, if it is close enough to be a slip of the fingers: one edit in three characters, or the same but for case, `-` and `_`.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' ', '_'], "");
     let word = plain(word);
     let distance = |candidate: &str| strsim::damerau_levenshtein(&word, &plain(candidate));

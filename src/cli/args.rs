@@ -1,0 +1,109 @@
+//! The command line: the verbs, and the flags that all of them take. A verb's own flags are with the verb.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use super::{Context, Done, Failure, commands};
+use crate::config::OutputForm;
+
+const EXAMPLES: &str = "\
+Examples:
+  mlctl submit job.toml --follow          run a job and watch it
+  mlctl submit job.toml --set train.seed=7 --name seed-7
+  mlctl ls                                what waits, runs and ended last
+  mlctl show @last                        everything about the newest job
+  mlctl logs digits -f                    what its worker says
+  mlctl why digits                        why it does not run, or why it failed
+  mlctl spec init train > job.toml        a job to begin with
+
+A JOB is an id, a name that one unfinished job bears (or the newest that bore it), or @last.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 not found, 5 wrong state or conflict, 6 spec invalid,
+7 not permitted, 8 --timeout ran out; of a job that is waited for: 20 failed, 21 cancelled, 22 its time limit.";
+
+/// Runs machine-learning jobs: talks to the daemon mld.
+#[derive(Debug, Parser)]
+#[command(name = "mlctl", version, after_help = EXAMPLES, disable_help_subcommand = false, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The flags of all verbs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Flags of all verbs")]
+pub struct Global {
+    /// The form of the output [default: $MLCTL_OUTPUT, the settings file, else table]
+    #[arg(short, long, global = true, value_name = "FORM", value_parser = form_parser())]
+    pub output: Option<OutputForm>,
+    /// The daemon's socket [default: $MLCTL_SOCKET, the settings file, else the user's or the service's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The daemon that keeps everything under this folder: short for --socket DIR/mld.sock
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "socket")]
+    pub state_dir: Option<PathBuf>,
+}
+
+fn form_parser() -> impl TypedValueParser<Value = OutputForm> {
+    let names = OutputForm::ALL.map(|(name, _)| name);
+    PossibleValuesParser::new(names).map(|name| {
+        let found = OutputForm::ALL.into_iter().find(|(form, _)| *form == name);
+        found.map_or_else(OutputForm::default, |(_, form)| form)
+    })
+}
+
+macro_rules! verbs {
+    ($($(#[$meta:meta])* $name:ident => $room:ident,)+) => {
+        /// What is to be done.
+        #[derive(Debug, Subcommand)]
+        pub enum Verb {
+            $($(#[$meta])* $name(commands::$room::Arguments),)+
+        }
+
+        impl Verb {
+            /// What is to be done, in words that follow "cannot".
+            pub fn goal(&self) -> String {
+                match self {
+                    $(Self::$name(arguments) => arguments.goal(),)+
+                }
+            }
+
+            /// Does it.
+            pub fn run(self, context: &mut Context<'_>) -> Done {
+                // One thread: there is one connection to wait for, and threads take longer to start than most verbs to finish.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.map_err(|error| Failure::caused("start", &error))?;
+                runtime.block_on(async {
+                    match self {
+                        $(Self::$name(arguments) => arguments.run(context).await,)+
+                    }
+                })
+            }
+        }
+    };
+}
+
+verbs! {
+    /// Submit a job
+    Submit => submit,
+    /// List jobs: the unfinished ones and those that ended last
+    #[command(alias = "ps")]
+    Ls => ls,
+    /// Show everything about a job
+    Show => show,
+    /// Follow a job to its end
+    Follow => follow,
+    /// Wait until jobs have ended
+    Wait => wait,
+    /// Cancel jobs
+    Cancel => cancel,
+    /// Ask for the daemon, or stop it
+    Daemon => daemon,
+    /// Show what this program goes by
+    Config => config,
+}

@@ -1,0 +1,39 @@
+//! The verbs: one file each, with its flags and what it does. A verb asks the daemon and hands the answer to `output`.
+
+pub mod cancel;
+pub mod config;
+pub mod daemon;
+pub mod follow;
+pub mod ls;
+pub mod show;
+pub mod submit;
+pub mod wait;
+
+use super::{Failure, exit::Exit};
+use crate::api::query::segment;
+
+/// The path of a job, and of something of it: `/v1/jobs/digits`, `/v1/jobs/digits/why`.
+fn job_path(job: &str, rest: &str) -> String {
+    let slash = if rest.is_empty() { "" } else { "/" };
+    format!("/v1/jobs/{}{slash}{rest}", segment(job))
+}
+
+/// Refuses what names no job before the daemon is asked: an empty text would lead to another path.
+fn job_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a job is named by id, name or @last".into()),
+        "." | ".." => Err("this is no name of a job".into()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// Does something to each of several jobs, and fails at the end with the first failure.
+fn first_failure(failures: Vec<(String, Failure)>) -> Result<Exit, Failure> {
+    let Some((_, first)) = failures.first() else { return Ok(Exit::Ok) };
+    let (exit, code, hint) = (first.exit, first.code, first.hint.clone());
+    let many = failures.len() > 1;
+    let why = failures.into_iter().flat_map(|(job, failure)| {
+        failure.why.into_iter().map(move |why| if many { format!("{job}: {why}") } else { why })
+    });
+    Err(Failure { exit, code, why: why.collect(), report: None, hint })
+}

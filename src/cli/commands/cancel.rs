@@ -1,0 +1,48 @@
+//! `mlctl cancel`: end jobs for good.
+
+use clap::Args;
+
+use super::{first_failure, job_name, job_path};
+use crate::{
+    api::types::JobView,
+    cli::{Context, Done, output::jobs},
+};
+
+const EXAMPLES: &str = "\
+A running job is asked to stop and ended by force when it does not; what it has checkpointed stays.
+
+Examples:
+  mlctl cancel digits
+  mlctl cancel 17 18 19
+  mlctl retry 17                  goes on from the last checkpoint";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The jobs: ids, names or @last
+    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
+    jobs: Vec<String>,
+}
+
+impl Arguments {
+    pub fn goal(&self) -> String {
+        format!("cancel {}", self.jobs.join(", "))
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
+        let mut failures = Vec::new();
+        for name in self.jobs {
+            match context.client.post::<JobView>(&job_path(&name, "cancel"), None).await {
+                Ok(job) => {
+                    let said = match job.state.as_str() {
+                        "cancelled" => format!("job {} ({}) is cancelled", job.id, job.name),
+                        _ => format!("job {} ({}) was asked to stop", job.id, job.name),
+                    };
+                    jobs::changed(&mut context.out, &job, &said)?;
+                }
+                Err(failure) => failures.push((name, failure)),
+            }
+        }
+        first_failure(failures)
+    }
+}

@@ -1,0 +1,95 @@
+//! `mlctl show`: everything about a job.
+
+use clap::Args;
+
+use super::{job_name, job_path};
+use crate::{
+    api::{
+        query::{LogsQuery, address},
+        types::{AttemptList, JobView, SpecView},
+    },
+    cli::{
+        Context, Done, Failure,
+        exit::Exit,
+        output::{jobs, text},
+    },
+    config::OutputForm,
+};
+
+/// Lines of its log that a failed job shows.
+const LOG_LINES: u32 = 20;
+
+/// Bytes of them that are looked at.
+const MAX_LOG_BYTES: usize = 64 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  mlctl show digits
+  mlctl show @last -o json | jq .metrics.test_accuracy
+  mlctl show 17 --spec > again.json       the spec as the daemon keeps it
+  mlctl show 17 --attempts                each start of it";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The job: an id, a name or @last
+    #[arg(value_parser = job_name)]
+    job: String,
+    /// Its spec as JSON, with every default filled in
+    #[arg(long)]
+    spec: bool,
+    /// Its attempts instead
+    #[arg(long, conflicts_with = "spec")]
+    attempts: bool,
+}
+
+impl Arguments {
+    pub fn goal(&self) -> String {
+        format!("show {}", self.job)
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
+        if self.spec {
+            let view: SpecView = context.client.get(&job_path(&self.job, "spec")).await?;
+            context.out.json(&view.spec)?;
+            return Ok(Exit::Ok);
+        }
+        if self.attempts {
+            let list: AttemptList = context.client.get(&job_path(&self.job, "attempts")).await?;
+            jobs::attempts(&mut context.out, &list, context.clock.now())?;
+            return Ok(Exit::Ok);
+        }
+        let job: JobView = context.client.get(&job_path(&self.job, "")).await?;
+        match context.out.form {
+            OutputForm::Json | OutputForm::Jsonl => context.out.json(&job)?,
+            OutputForm::Name => context.out.line(job.id.to_string())?,
+            OutputForm::Table | OutputForm::Wide => {
+                let log = if job.state == "failed" { last_lines(context, &job).await } else { Vec::new() };
+                jobs::show(&mut context.out, &job, &log, context.clock.now())?;
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// The last lines of a job's log. That there are none is no failure of the verb's.
+async fn last_lines(context: &Context<'_>, job: &JobView) -> Vec<String> {
+    let query = LogsQuery { tail: Some(LOG_LINES), ..LogsQuery::default() };
+    let path = address(&job_path(&job.id.to_string(), "logs"), &query);
+    let bytes = read(context, &path).await.unwrap_or_default();
+    let text = text::visible(&String::from_utf8_lossy(&bytes));
+    text.lines().map(str::to_owned).collect()
+}
+
+async fn read(context: &Context<'_>, path: &str) -> Result<Vec<u8>, Failure> {
+    let mut download = context.client.download(path).await?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = download.next().await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MAX_LOG_BYTES {
+            bytes.truncate(MAX_LOG_BYTES);
+            break;
+        }
+    }
+    Ok(bytes)
+}

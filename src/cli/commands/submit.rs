@@ -1,0 +1,150 @@
+//! `mlctl submit`: from a spec to an acknowledged job.
+
+use clap::Args;
+use serde_json::value::to_raw_value;
+
+use super::follow;
+use crate::{
+    api::types::{DryRunView, JobView, SubmitRequest},
+    cli::{Context, Done, Failure, exit::Exit, output::jobs, spec},
+    config::OutputForm,
+};
+
+const EXAMPLES: &str = "\
+Paths in a spec are relative to its folder; those in flags, and in a spec from standard input, to the working directory.
+
+Examples:
+  mlctl submit job.toml                       prints the job's id
+  mlctl submit job.toml -f                    and follows it to its end
+  mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
+  mlctl submit job.toml -n night --label team=vision --priority 80
+  id=$(mlctl submit job.toml -q)              the id alone, for scripts
+  mlctl submit job.toml --key 2026-11-25      the same key again is the same job
+  sed s/32/64/ job.toml | mlctl submit - --dry-run";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The job's spec, a TOML file; - for standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Lay a value over the spec: a dotted key and TOML; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The job's name instead of the spec's
+    #[arg(short, long)]
+    name: Option<String>,
+    /// 0 to 100, higher first
+    #[arg(short, long, value_name = "N")]
+    priority: Option<u32>,
+    /// CPU cores
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// GPUs
+    #[arg(long, value_name = "N")]
+    gpus: Option<u32>,
+    /// A label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// The idempotency key: a second submit with it is the same job [default: a random one]
+    #[arg(long)]
+    key: Option<String>,
+    /// Check everything, here and in the daemon, and submit nothing
+    #[arg(long, conflicts_with_all = ["follow", "wait"])]
+    dry_run: bool,
+    /// Follow the job to its end; the exit code is its own: 0, 20 failed, 21 cancelled, 22 its time limit
+    #[arg(short, long)]
+    follow: bool,
+    /// Wait for the job's end without following; the exit code as with --follow
+    #[arg(short, long, conflicts_with = "follow")]
+    wait: bool,
+    /// Print the id alone
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.into(), value.into())).ok_or_else(|| "expected KEY=VALUE".into())
+}
+
+impl Arguments {
+    pub fn goal(&self) -> String {
+        match self.file.as_str() {
+            spec::STANDARD_INPUT => "submit the spec from standard input".into(),
+            file => format!("submit {file}"),
+        }
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
+        let overlay = spec::Overlay {
+            set: &self.set,
+            name: self.name.as_deref(),
+            labels: &self.label,
+            numbers: &[
+                ("--priority", &["priority"], self.priority),
+                ("--cpus", &["resources", "cpus"], self.cpus),
+                ("--gpus", &["resources", "gpus"], self.gpus),
+            ],
+        };
+        let spec = spec::load(&self.file, &overlay, context.environment)?;
+        let spec = to_raw_value(&spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
+        let key = self.key.clone().unwrap_or_else(|| context.new_key());
+        let request = SubmitRequest { spec, key, dry_run: self.dry_run };
+        if self.dry_run {
+            let checked: DryRunView = context.client.post_body("/v1/jobs", &request, None).await?;
+            return self.checked(context, &checked);
+        }
+        let (status, job): (_, JobView) = context.client.post_safely("/v1/jobs", &request).await?;
+        let is_new = status == hyper::StatusCode::CREATED;
+        let is_last = !self.follow && !self.wait;
+        self.submitted(context, &job, is_new, is_last)?;
+        if is_last {
+            return Ok(Exit::Ok);
+        }
+        context.out.flush()?;
+        let id = job.id.to_string();
+        let watched =
+            if self.follow { follow::follow(context, &id).await } else { follow::silently(context, &id, None).await };
+        let (ended, exit) = watched?;
+        if let Some(job) = ended {
+            if context.out.is_json() {
+                context.out.json(&job)?;
+            } else if !self.quiet {
+                jobs::ended(&mut context.out, &job)?;
+            }
+        }
+        Ok(exit)
+    }
+
+    fn checked(&self, context: &mut Context<'_>, checked: &DryRunView) -> Done {
+        if context.out.is_json() {
+            context.out.json(checked)?;
+        } else if !self.quiet {
+            let spec = &checked.spec;
+            context.out.line(format!(
+                "{} is a valid {} job: {} would be submitted",
+                self.file,
+                spec.work.kind(),
+                spec.name
+            ))?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    /// Prints what was submitted. With JSON, of a job that is followed the end alone is printed.
+    fn submitted(&self, context: &mut Context<'_>, job: &JobView, is_new: bool, is_last: bool) -> Result<(), Failure> {
+        let out = &mut context.out;
+        if self.quiet || out.form == OutputForm::Name {
+            return out.line(job.id.to_string());
+        }
+        if out.is_json() {
+            return if is_last { out.json(job) } else { Ok(()) };
+        }
+        if is_new {
+            out.line(format!("submitted job {} ({})", job.id, job.name))
+        } else {
+            out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
+        }
+    }
+}

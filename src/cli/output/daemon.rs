@@ -1,0 +1,69 @@
+//! The daemon in print: how it is.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Output, text};
+use crate::{api::types::DaemonView, cli::Failure, config::OutputForm};
+
+/// Prints how the daemon is.
+pub fn status(out: &mut Output, daemon: &DaemonView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(daemon),
+        OutputForm::Name => return out.line(&daemon.socket),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    let up = text::between(daemon.started_at, daemon.now);
+    out.line(format!("mld {} runs as process {}, for {up}", text::visible_line(&daemon.version), daemon.pid))?;
+    for (name, value) in facts(daemon, daemon.now) {
+        out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
+    }
+    Ok(())
+}
+
+fn facts(daemon: &DaemonView, now: Timestamp) -> Vec<(&'static str, String)> {
+    let jobs: Vec<_> = daemon.jobs.iter().map(|(state, count)| format!("{} {state}", text::count(*count))).collect();
+    let (used, machine) = (&daemon.used, &daemon.machine);
+    vec![
+        ("jobs", if jobs.is_empty() { "none yet".into() } else { jobs.join(", ") }),
+        ("in use", format!("{} of {} CPUs, {} of {} GPUs", used.cpus, machine.cpus, used.gpus, machine.gpus)),
+        ("started", text::moment(daemon.started_at, now)),
+        ("user", format!("uid {}", daemon.uid)),
+        ("socket", daemon.socket.clone()),
+        ("state", daemon.state_dir.clone()),
+        ("storage", daemon.storage_url.clone()),
+        ("worker", daemon.worker.clone()),
+        ("instance", format!("{}, epoch {}", daemon.instance, daemon.epoch)),
+    ]
+}
+
+/// What the CLI goes by.
+#[derive(Debug, Serialize)]
+pub struct ConfigView {
+    /// The version of the CLI's documents.
+    pub schema: u32,
+    /// The sockets that are tried, in order.
+    pub sockets: Vec<String>,
+    /// Who named them.
+    pub sockets_from: &'static str,
+    /// The form of the output.
+    pub output: OutputForm,
+    /// The settings file, whether it is there or not.
+    pub file: Option<String>,
+}
+
+/// Prints what the CLI goes by.
+pub fn config(out: &mut Output, view: &ConfigView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(view),
+        OutputForm::Name => return view.sockets.iter().try_for_each(|socket| out.line(socket)),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    let from = view.sockets_from;
+    for socket in &view.sockets {
+        out.line(format!("{:<9}{} ({from})", "socket", text::visible_line(socket)))?;
+    }
+    let form = OutputForm::ALL.into_iter().find(|(_, form)| *form == view.output);
+    out.line(format!("{:<9}{}", "output", form.map_or("", |(name, _)| name)))?;
+    out.line(format!("{:<9}{}", "file", view.file.as_deref().unwrap_or("none: HOME is not set")))
+}

@@ -1,0 +1,222 @@
+//! Jobs in print: the list, one in full, how one ended. Pure where it can be: views in, lines out.
+
+use jiff::Timestamp;
+
+use super::{
+    Output, state_style,
+    table::{Cell, Column, Table},
+    text,
+};
+use crate::{
+    api::types::{AttemptList, JobList, JobView},
+    cli::Failure,
+    config::OutputForm,
+};
+
+/// Prints a list of jobs.
+pub fn list(out: &mut Output, list: &JobList, now: Timestamp) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json_list(list, &list.jobs),
+        OutputForm::Name => list.jobs.iter().try_for_each(|job| out.line(job.id.to_string())),
+        OutputForm::Table | OutputForm::Wide => {
+            let table = table(&list.jobs, out.is_wide(), now);
+            out.table(&table)
+        }
+    }
+}
+
+fn table(jobs: &[JobView], is_wide: bool, now: Timestamp) -> Table {
+    use Column::{Flexible, Left, Right};
+    let mut heads = vec![("ID", Right), ("NAME", Flexible), ("KIND", Left), ("STATE", Left), ("QUEUE", Left)];
+    heads.extend([("PRIO", Right), ("PROGRESS", Right), ("ETA", Right), ("AGE", Right)]);
+    if is_wide {
+        heads.extend([("USER", Left), ("TRY", Right), ("CPUS", Right), ("GPUS", Right), ("LABELS", Left)]);
+    }
+    heads.push(("REASON", Flexible));
+    let mut table = Table::new(&heads);
+    for job in jobs {
+        let progress = job.progress.as_ref().filter(|_| job.state != "succeeded");
+        let eta = job.eta_seconds.filter(|_| job.state == "running").map(text::duration);
+        let mut cells: Vec<Cell> = vec![
+            job.id.to_string().into(),
+            job.name.as_str().into(),
+            job.kind.as_str().into(),
+            Cell::from(job.state.as_str()).styled(state_style(&job.state)),
+            job.queue.as_str().into(),
+            job.priority.to_string().into(),
+            progress.map(text::progress).unwrap_or_default().into(),
+            eta.unwrap_or_default().into(),
+            text::between(job.submitted_at, now).into(),
+        ];
+        if is_wide {
+            let labels: Vec<_> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            cells.extend([
+                job.user.as_str().into(),
+                job.attempt.map_or_else(String::new, |attempt| attempt.to_string()).into(),
+                job.resources.cpus.to_string().into(),
+                job.resources.gpus.to_string().into(),
+                labels.join(",").into(),
+            ]);
+        }
+        cells.push(job.reason.as_deref().unwrap_or_default().into());
+        table.row(cells);
+    }
+    table
+}
+
+/// Prints that something was done to a job: the sentence for people, the job for programs.
+pub fn changed(out: &mut Output, job: &JobView, sentence: &str) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(job),
+        OutputForm::Name => out.line(job.id.to_string()),
+        OutputForm::Table | OutputForm::Wide => out.line(sentence),
+    }
+}
+
+/// Prints how a job ended, in a few lines for people.
+pub fn ended(out: &mut Output, job: &JobView) -> Result<(), Failure> {
+    if out.form == OutputForm::Name {
+        return Ok(());
+    }
+    let state = out.styled(state_style(&job.state), &job.state);
+    let took = job.finished_at.zip(job.started_at).map(|(end, start)| format!(" after {}", text::between(start, end)));
+    out.line(format!("job {} ({}) {state}{}", job.id, job.name, took.unwrap_or_default()))?;
+    let metrics = text::metrics(&job.metrics);
+    if !metrics.is_empty() {
+        out.line(format!("  {metrics}"))?;
+    }
+    if let Some(model) = &job.model {
+        out.line(format!("  model   {}", text::visible_line(&model.uri)))?;
+    }
+    if let Some(output) = &job.output {
+        out.line(format!("  output  {}", text::visible_line(&output.uri)))?;
+    }
+    if job.state == "failed" {
+        for line in exit(job) {
+            out.line(format!("  {line}"))?;
+        }
+        out.flush()?;
+        out.say(format!("more: mlctl show {}", job.id));
+    }
+    Ok(())
+}
+
+/// What is known of how the last attempt ended.
+fn exit(job: &JobView) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(class) = job.exit_class.as_deref().filter(|class| *class != "ok") {
+        let message = job.exit_message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+        lines.push(text::visible_line(&format!("{class}{message}")));
+    }
+    lines.extend(job.exit_hint.as_ref().map(|hint| format!("hint: {}", text::visible_line(hint))));
+    lines
+}
+
+/// Prints everything about a job for people. `log` are its last lines, where they matter.
+pub fn show(out: &mut Output, job: &JobView, log: &[String], now: Timestamp) -> Result<(), Failure> {
+    let state = out.styled(state_style(&job.state), &job.state);
+    out.line(format!("job {} ({}), {}: {state}", job.id, job.name, job.kind))?;
+    for (name, value) in facts(job, now, out.is_wide()) {
+        out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
+    }
+    for line in exit(job) {
+        out.line(format!("  {line}"))?;
+    }
+    if !log.is_empty() {
+        out.line("  last lines of its log:")?;
+        for line in log {
+            out.line(format!("    {line}"))?;
+        }
+    }
+    if let Some(command) = suggestion(job) {
+        out.line(format!("  next: {command}"))?;
+    }
+    Ok(())
+}
+
+/// What is known of a job, in the order in which it is asked for.
+fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let mut fact =
+        |name, value: Option<String>| facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+    // That of a failed job is how it failed, which stands at the end.
+    fact("reason", job.reason.clone().filter(|_| job.state != "failed"));
+    fact("asked to", job.intent.clone());
+    fact("progress", job.progress.as_ref().map(text::progress_in_full));
+    fact("ends in", job.eta_seconds.filter(|_| job.state == "running").map(text::duration));
+    fact("metrics", Some(text::metrics(&job.metrics)));
+    fact("submitted", Some(format!("{} by {}", text::moment(job.submitted_at, now), job.user)));
+    fact("not before", job.not_before.map(|at| text::moment(at, now)));
+    fact("started", job.started_at.map(|at| text::moment(at, now)));
+    fact("finished", job.finished_at.map(|at| text::moment(at, now)));
+    fact("took", job.finished_at.zip(job.started_at).map(|(end, start)| text::between(start, end)));
+    fact("queue", Some(format!("{}, priority {}", job.queue, job.priority)));
+    fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
+    let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));
+    fact("attempts", Some(format!("{attempts}, {} of {} retries used", job.retries_used, job.retry_limit)));
+    let worker = job.worker.as_ref().map(|worker| {
+        let process = worker.pid.map(|pid| format!("process {pid}"));
+        let parts = [worker.device.clone(), worker.host.clone(), process];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    });
+    fact("worker", worker);
+    fact("memory", job.peak_rss_bytes.map(|peak| format!("{} at most", text::bytes(peak))));
+    fact(
+        "checkpoint",
+        job.checkpoint.as_ref().map(|place| format!("step {} at {}", text::count(place.step), place.uri)),
+    );
+    fact("model", job.model.as_ref().map(|model| model.uri.clone()));
+    fact("digest", job.model.as_ref().map(|model| model.digest.clone()));
+    let output = job.output.as_ref().map(|output| {
+        let errors = if output.errors > 0 { format!(", {} errors", text::count(output.errors)) } else { String::new() };
+        format!("{} ({} rows{errors})", output.uri, text::count(output.records))
+    });
+    fact("output", output);
+    let labels: Vec<_> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    fact("labels", Some(labels.join(" ")));
+    fact("spec", is_wide.then(|| job.spec_digest.clone()));
+    facts
+}
+
+/// The one command that is most likely wanted next.
+fn suggestion(job: &JobView) -> Option<String> {
+    let id = job.id;
+    match (job.state.as_str(), job.exit_class.as_deref(), &job.checkpoint) {
+        ("running" | "queued", ..) => Some(format!("mlctl follow {id}")),
+        ("failed", Some("spec"), _) => Some("correct the spec or the data, and submit it again".into()),
+        ("failed" | "cancelled", _, Some(place)) => {
+            Some(format!("mlctl retry {id}   (goes on from step {})", text::count(place.step)))
+        }
+        ("failed" | "cancelled", _, None) => Some(format!("mlctl retry {id}")),
+        _ => None,
+    }
+}
+
+/// Prints a job's attempts.
+pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json_list(list, &list.attempts);
+    }
+    use Column::{Flexible, Left, Right};
+    let mut table = Table::new(&[
+        ("ATTEMPT", Right),
+        ("STARTED", Left),
+        ("TOOK", Right),
+        ("END", Left),
+        ("PROGRESS", Right),
+        ("PEAK", Right),
+        ("MESSAGE", Flexible),
+    ]);
+    for attempt in &list.attempts {
+        table.row([
+            attempt.attempt.to_string().into(),
+            text::moment(attempt.started_at, now).into(),
+            text::between(attempt.started_at, attempt.ended_at.unwrap_or(now)).into(),
+            attempt.exit_class.as_deref().unwrap_or("runs").into(),
+            text::progress(&attempt.progress).into(),
+            attempt.peak_rss_bytes.map(text::bytes).unwrap_or_default().into(),
+            Cell::from(attempt.exit_message.as_deref().unwrap_or_default()),
+        ]);
+    }
+    out.table(&table)
+}

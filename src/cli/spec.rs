@@ -1,0 +1,178 @@
+//! From a TOML file and flags to a job spec, with every mistake at its place: the document against the schema, then the rules, then whether the files it names are there.
+//! Called by `submit` and `spec validate`. Relative paths become absolute here, as the daemon has no working directory that they could mean: they are relative to the spec's
+//! folder, or to the working directory when they come from a flag or the spec from standard input.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use mlctl_protocol::{
+    JobSpec,
+    spec::{DataSource, MAX_SPEC_BYTES, Work},
+};
+
+use super::{Failure, exit::Exit};
+use crate::{
+    config::{
+        Environment,
+        document::{self, Document, Problem},
+        env::absolute_in,
+    },
+    domain::rules,
+};
+
+/// What stands for standard input.
+pub const STANDARD_INPUT: &str = "-";
+
+/// What flags lay over a spec.
+#[derive(Debug, Default)]
+pub struct Overlay<'a> {
+    /// `--set key=value`, in order.
+    pub set: &'a [String],
+    /// `--name`.
+    pub name: Option<&'a str>,
+    /// `--label key=value`.
+    pub labels: &'a [(String, String)],
+    /// Flags with whole numbers: the flag, the key, the number.
+    pub numbers: &'a [(&'static str, &'static [&'static str], Option<u32>)],
+}
+
+/// Reads and checks a spec.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<JobSpec, Failure> {
+    let text = read(file, environment)?;
+    let invalid = |report| Failure::report(Exit::Invalid, report);
+    let mut document = Document::parse(file, &text).map_err(invalid)?;
+    let wrong: Vec<_> = overlay.set.iter().filter_map(|set| document.set("--set", set).err()).collect();
+    if !wrong.is_empty() {
+        return Err(Failure::report(Exit::Usage, document.report(wrong)));
+    }
+    if let Some(name) = overlay.name {
+        document.set_text("--name", &["name"], name);
+    }
+    for (key, value) in overlay.labels {
+        document.set_text("--label", &["labels", key], value);
+    }
+    for (flag, key, number) in overlay.numbers {
+        if let Some(number) = number {
+            document.set_integer(flag, key, i64::from(*number));
+        }
+    }
+    let mut spec: JobSpec = document.read(&mlctl_protocol::spec::schema()).map_err(invalid)?;
+    let folder = match file {
+        STANDARD_INPUT => environment.working_dir.clone(),
+        file => environment.absolute(Path::new(file)).parent().map_or_else(PathBuf::new, Path::to_owned),
+    };
+    for (path, uri, _) in files(&mut spec.work) {
+        let base = if document.is_from_flag(path) { &environment.working_dir } else { &folder };
+        if let Some(absolute) = absolute(uri, base) {
+            *uri = absolute;
+        }
+    }
+    let mut problems: Vec<_> = rules::misfits(&spec).into_iter().map(|found| placed(&document, found)).collect();
+    if problems.is_empty() {
+        problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(&document, path, uri, kind)));
+    }
+    if problems.is_empty() { Ok(spec) } else { Err(invalid(document.report(problems))) }
+}
+
+fn read(file: &str, environment: &Environment) -> Result<String, Failure> {
+    let most = MAX_SPEC_BYTES as u64;
+    let read = match file {
+        STANDARD_INPUT => document::read_text(io::stdin().lock(), most),
+        file => document::read_file(&environment.absolute(Path::new(file)), most),
+    };
+    read.map_err(|error| {
+        let failure = Failure::caused(format!("read {file}"), &error);
+        match error.kind() {
+            io::ErrorKind::NotFound => Failure { exit: Exit::Invalid, ..failure }
+                .hint("check the path; `mlctl spec init train > job.toml` writes a spec to begin with"),
+            _ => Failure { exit: Exit::Invalid, ..failure },
+        }
+    })
+}
+
+/// What a file that a spec names must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A file with rows.
+    Data,
+    /// A file or a folder with weights.
+    Model,
+}
+
+/// Where a spec names files: the dotted path, the text, and what must be there. A job's model is no file.
+fn files(work: &mut Work) -> impl Iterator<Item = (&'static str, &mut String, Kind)> {
+    let (data_path, data, model) = match work {
+        Work::Train(train) => ("train.data.uri", &mut train.data, None),
+        Work::Infer(infer) => ("infer.data.uri", &mut infer.data, Some(&mut infer.model.from)),
+    };
+    let data = match data {
+        DataSource::Csv { uri, .. } => Some((data_path, uri, Kind::Data)),
+        DataSource::Randn { .. } => None,
+    };
+    let model = model.filter(|from| !from.starts_with("job:")).map(|from| ("infer.model.from", from, Kind::Model));
+    data.into_iter().chain(model)
+}
+
+/// A path as a `file://` URI; nothing for what has a scheme already.
+fn absolute(uri: &str, folder: &Path) -> Option<String> {
+    if uri.is_empty() || uri.contains("://") {
+        return None;
+    }
+    absolute_in(folder, Path::new(uri)).to_str().map(|path| format!("file://{path}"))
+}
+
+/// A problem where it was written.
+fn placed(document: &Document, found: rules::Problem) -> Problem {
+    let problem = document.problem(&found.path, found.message);
+    match found.hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
+
+/// Whether a file is plainly not there. One that this user may not look at may still be the daemon's to read.
+fn missing(document: &Document, path: &str, uri: &str, kind: Kind) -> Option<Problem> {
+    let file = Path::new(uri.strip_prefix("file://")?);
+    let wanted = if kind == Kind::Data { "a CSV file" } else { "a model's folder or a .safetensors file" };
+    match file.metadata() {
+        Ok(found) if found.is_dir() && kind == Kind::Data => {
+            Some(document.problem(path, format!("{} is a folder", file.display())).hint(format!("name {wanted} in it")))
+        }
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let problem = document.problem(path, format!("{} does not exist", file.display()));
+            Some(problem.hint(
+                meant(file).unwrap_or_else(|| format!("expected {wanted}; paths are relative to the spec's folder")),
+            ))
+        }
+        Err(_) => None,
+    }
+}
+
+/// The file of the same folder that may have been meant, or the folder that is not there either.
+fn meant(file: &Path) -> Option<String> {
+    let folder = file.parent()?;
+    if !folder.exists() {
+        return Some(format!(
+            "there is no folder {} either; paths are relative to the spec's folder",
+            folder.display()
+        ));
+    }
+    let name = file.file_name()?.to_str()?;
+    let names = folder.read_dir().ok()?.take(MAX_NEIGHBOURS);
+    let names: Vec<String> = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let near = document::nearest(name, names.iter().map(String::as_str))?;
+    Some(format!("did you mean {}?", folder.join(near).display()))
+}
+
+/// Files of a folder that are looked at for what was meant.
+const MAX_NEIGHBOURS: usize = 1000;
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! Specs with mistakes, to the letter, and where paths lead.
+
+use super::*;
+
+const GOOD: &str = r#"version = 1
+name = "digits"
+
+[train]
+batch_size = 32
+loss = "cross_entropy"
+max_epochs = 3
+model = { type = "mlp", layers = [64, 10] }
+optimizer = { type = "adam" }
+
+[train.data]
+format = "csv"
+uri = "data/digits.csv"
+targets = ["label"]
+"#;
+
+/// A folder `jobs` with a spec in it, and a working directory beside it.
+struct Desk {
+    home: tempfile::TempDir,
+    environment: Environment,
+}
+
+impl Desk {
+    fn new(spec: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().canonicalize().unwrap();
+        for folder in ["jobs/data", "work"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::fs::write(root.join("jobs/job.toml"), spec).unwrap();
+        std::fs::write(root.join("jobs/data/digits.csv"), "label,x\n").unwrap();
+        let environment = Environment { working_dir: root.join("work"), ..Environment::default() };
+        Self { home, environment }
+    }
+
+    fn load(&self, overlay: &Overlay<'_>) -> Result<JobSpec, String> {
+        load("../jobs/job.toml", overlay, &self.environment).map_err(|failure| match failure.report {
+            Some(report) => report.to_string(),
+            None => failure.why.join("\n"),
+        })
+    }
+
+    fn root(&self) -> String {
+        self.home.path().canonicalize().unwrap().display().to_string()
+    }
+}
+
+fn uri(spec: &JobSpec) -> &str {
+    match &spec.work {
+        Work::Train(train) => match &train.data {
+            DataSource::Csv { uri, .. } => uri,
+            DataSource::Randn { .. } => panic!("no file"),
+        },
+        Work::Infer(infer) => &infer.model.from,
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_spec_and_to_the_working_directory_in_flags() {
+    let desk = Desk::new(GOOD);
+    let spec = desk.load(&Overlay::default()).unwrap();
+    assert_eq!(uri(&spec), format!("file://{}/jobs/data/digits.csv", desk.root()));
+    std::fs::write(desk.environment.working_dir.join("other.csv"), "label\n").unwrap();
+    let set = ["train.data.uri=other.csv".to_owned()];
+    let spec = desk.load(&Overlay { set: &set, ..Overlay::default() }).unwrap();
+    assert_eq!(uri(&spec), format!("file://{}/work/other.csv", desk.root()));
+}
+
+#[test]
+fn flags_lie_over_the_file() {
+    let desk = Desk::new(GOOD);
+    let spec = desk
+        .load(&Overlay {
+            set: &["train.seed=7".into(), "train.optimizer.learning_rate=0.1".into()],
+            name: Some("other"),
+            labels: &[("team.eu".into(), "a b".into())],
+            numbers: &[
+                ("--priority", &["priority"], Some(9)),
+                ("--cpus", &["resources", "cpus"], Some(2)),
+                ("--gpus", &["resources", "gpus"], None),
+            ],
+        })
+        .unwrap();
+    assert_eq!((spec.name.as_str(), spec.priority, spec.resources.cpus, spec.resources.gpus), ("other", 9, 2, 0));
+    assert_eq!(spec.labels.get("team.eu").map(String::as_str), Some("a b"));
+    let Work::Train(train) = &spec.work else { panic!("{spec:?}") };
+    assert_eq!(train.seed, 7);
+}
+
+#[test]
+fn rules_are_shown_where_they_were_broken_and_all_at_once() {
+    let text = GOOD.replace("\"digits\"", "\"17\"").replace("[64, 10]", "[64, 1]").replace("max_epochs = 3\n", "");
+    let expected = r#"../jobs/job.toml:2:8: a name of digits alone would be taken for a job's id
+ 2 | name = "17"
+   |        ^^^^
+   = hint: add a letter
+
+../jobs/job.toml:4:1: the training has no end: there is neither max_epochs nor max_steps
+ 4 | [train]
+   | ^^^^^^^
+   = hint: add max_epochs = 50, for example; convergence can end it earlier
+
+../jobs/job.toml:7:39: cross_entropy needs an output for each class, and two classes at least
+ 7 | model = { type = "mlp", layers = [64, 1] }
+   |                                       ^
+   = hint: write the number of classes here"#;
+    assert_eq!(Desk::new(&text).load(&Overlay::default()).unwrap_err(), expected);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_missed_before_the_job_is_submitted() {
+    for (path, expected) in [
+        ("data/digit.csv", "digit.csv does not exist|did you mean HOME/jobs/data/digits.csv?"),
+        ("data/zzz", "HOME/jobs/data/zzz does not exist|expected a CSV file"),
+        ("date/digits.csv", "does not exist|no folder HOME/jobs/date either"),
+        ("data", "HOME/jobs/data is a folder|name a CSV file in it"),
+    ] {
+        let desk = Desk::new(&GOOD.replace("data/digits.csv", path));
+        let said = desk.load(&Overlay::default()).unwrap_err().replace(&desk.root(), "HOME");
+        assert!(said.starts_with("../jobs/job.toml:13:7: "), "{said}");
+        for part in expected.split('|') {
+            assert!(said.contains(part), "{path}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_spec_that_cannot_be_read_says_why() {
+    let desk = Desk::new(GOOD);
+    let failure = load("none.toml", &Overlay::default(), &desk.environment).unwrap_err();
+    assert_eq!(failure.exit, Exit::Invalid);
+    assert!(failure.why[0].starts_with("read none.toml: No such file"), "{:?}", failure.why);
+    std::fs::write(desk.environment.working_dir.join("large.toml"), "#".repeat(MAX_SPEC_BYTES + 1)).unwrap();
+    let failure = load("large.toml", &Overlay::default(), &desk.environment).unwrap_err();
+    assert!(failure.why[0].contains("larger than"), "{:?}", failure.why);
+}
