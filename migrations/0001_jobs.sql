@@ -2,7 +2,8 @@
 --
 -- Times are microseconds since 1970 UTC (*_us). Ids and counts are never negative. JSON columns hold what serde writes for the named type.
 -- What a job's events say is in `jobs` (state, exit, checkpoint …): replaying `events` gives these rows, and `check` compares them. What changes many times a second
--- (progress, leases, metrics) is in `attempts` and `metrics` and is no event.
+-- (progress, leases, metrics) is in `attempts` and `metrics` and is no event. Rows that no event repeats carry a seal: eight bytes of BLAKE3 over the row's other values
+-- (store/rows.rs), so that a flipped bit is found there too.
 
 -- One row: the identity of this database and the ends of its counters.
 CREATE TABLE instance (
@@ -18,6 +19,8 @@ CREATE TABLE instance (
     -- The newest event and its hash. A log that ends elsewhere was cut or grown behind our back.
     last_event_id INTEGER NOT NULL CHECK (last_event_id >= 0),
     last_hash     BLOB    NOT NULL CHECK (length(last_hash) = 32),
+    -- Transactions that changed something. A file beside the database says how many there must be at least (store/head.rs).
+    commits       INTEGER NOT NULL CHECK (commits >= 0),
     created_us    INTEGER NOT NULL
 ) STRICT;
 
@@ -98,6 +101,7 @@ CREATE TABLE idempotency (
     -- Chosen by the client, unique per user.
     key     TEXT    NOT NULL CHECK (length(key) > 0),
     job_id  INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+    seal    INTEGER NOT NULL,
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -131,6 +135,7 @@ CREATE TABLE attempts (
     last_seq       INTEGER NOT NULL DEFAULT 0 CHECK (last_seq >= 0),
     -- The result the worker reported: JSON of WorkerResult.
     result         TEXT    CHECK (result IS NULL OR json_type(result) = 'object'),
+    seal           INTEGER NOT NULL,
     UNIQUE (job_id, attempt)
 ) STRICT;
 
@@ -162,6 +167,7 @@ CREATE TABLE checkpoints (
     uri        TEXT    NOT NULL CHECK (length(uri) > 0),
     -- JSON of CheckpointRef.
     checkpoint TEXT    NOT NULL CHECK (checkpoint ->> 'uri' = uri),
+    seal       INTEGER NOT NULL,
     UNIQUE (job_id, uri)
 ) STRICT;
 
@@ -175,7 +181,8 @@ CREATE TABLE metrics (
     -- Optimizer steps done then.
     step    INTEGER NOT NULL CHECK (step >= 0),
     -- JSON of MetricPoint.
-    point   TEXT    NOT NULL CHECK (json_type(point) = 'object')
+    point   TEXT    NOT NULL CHECK (json_type(point) = 'object'),
+    seal    INTEGER NOT NULL
 ) STRICT;
 
 CREATE INDEX metrics_job ON metrics (job_id, id);

@@ -11,17 +11,18 @@ use super::{
     error::Fault,
     ledger::Ledger,
     rows::{self, Fields, RowError, job_columns},
+    seals,
     types::StoredEvent,
 };
 use crate::domain::{Job, state};
 
 /// Rows read at a time.
-const PAGE: i64 = 500;
+pub(super) const PAGE: i64 = 500;
 
 /// Problems listed at most: a damaged page can hold thousands.
-const MOST: usize = 100;
+pub(super) const MOST: usize = 100;
 
-type Problems = Vec<String>;
+pub(super) type Problems = Vec<String>;
 
 /// Everything that is wrong; empty when all is well.
 pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
@@ -38,6 +39,10 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
     note(&mut problems, "table counters", done);
     let done = attempts(&mut snapshot, &mut problems).await;
     note(&mut problems, "table attempts", done);
+    for sealed in &seals::TABLES {
+        let done = sealed.check(&mut snapshot, &mut problems).await;
+        note(&mut problems, sealed.table, done);
+    }
     // A damaged file may not even let go of the snapshot; the connection ends it then.
     let _ = snapshot.rollback().await;
     problems.truncate(MOST);
@@ -64,6 +69,7 @@ async fn integrity(conn: &mut SqliteConnection, problems: &mut Problems) -> Resu
 async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
     let (instance, ledger) = Ledger::read(conn).await?;
     problems.extend(ledger.compare_head(conn, &instance.id).await?);
+    problems.extend(ledger.compare_ends(conn).await?);
     let (mut last, mut hash) = (0_i64, chain::genesis(&instance.id));
     loop {
         let sql = "SELECT id, at_us, job_id, body, hash FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";

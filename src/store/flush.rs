@@ -1,25 +1,20 @@
-//! What a group of commands writes, one statement a table. Filled by `unit`, which decides; here is only which columns a decision touches. Every write about a running
-//! attempt names (token, job, attempt), finds it open, and must change exactly one row.
+//! What a group of commands writes, one statement a table. Filled by `unit`, which decides; here is only which columns a decision touches. Attempts are in `held`.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::{
-    FencingToken, JobId,
-    message::ReportBody,
-    progress::{MetricPoint, Metrics},
-};
+use mlctl_protocol::{JobId, progress::MetricPoint};
 use sqlx::SqliteConnection;
 
 use super::{
     ask::Prepared,
     error::Fault,
+    held::{self, HeldAttempt},
     ledger::Ledger,
     rows::{Cell, Rows, integer},
-    types::Beat,
     unit::Held,
 };
-use crate::domain::{Event, Exit, Fence, Intent, Job, JobState};
+use crate::domain::{Event, Fence, Intent, Job, JobState};
 
 /// The writes of one group.
 #[derive(Default)]
@@ -28,27 +23,13 @@ pub(super) struct Writes {
     new_specs: Rows,
     new_keys: Rows,
     changed_jobs: Rows,
-    new_attempts: Rows,
-    launched: Rows,
-    ended: Rows,
     events: Rows,
     checkpoints: Rows,
     superseded: Rows,
     points: Rows,
     pub(super) forgotten: Rows,
-    /// The last of each attempt wins.
-    pub(super) beats: BTreeMap<FencingToken, Beat>,
-    reports: BTreeMap<FencingToken, Taken>,
     counters: BTreeMap<&'static str, i64>,
     pub(super) promote_until: Option<Timestamp>,
-}
-
-/// What the reports of one attempt come to.
-struct Taken {
-    fence: Fence,
-    seq: i64,
-    metrics: Metrics,
-    result: Option<String>,
 }
 
 impl Writes {
@@ -70,7 +51,7 @@ impl Writes {
             job.submitted_at.into(),
         ])?;
         self.new_specs.push(&[job.id.into(), (&new.spec).into()])?;
-        self.new_keys.push(&[job.user.0.into(), (&new.key).into(), job.id.into()])?;
+        self.new_keys.push_sealed("idempotency", &[job.user.0.into(), (&new.key).into(), job.id.into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
         Ok(())
     }
@@ -127,78 +108,30 @@ impl Writes {
         Ok(())
     }
 
-    /// What an event changes besides the job's own row. `before` is the job before it.
-    pub(super) fn effect(&mut self, before: &Job, event: &Event, now: Timestamp) -> Result<(), Fault> {
-        let JobState::Running { token, .. } = before.state else { return Ok(()) };
-        let fence: [Cell<'_>; 3] = [token.into(), before.id.into(), before.attempt.into()];
-        let ended = |exit: &Exit| serde_json::to_string(exit);
+    /// What an event changes besides the job's own row and the attempt's. `before` is the job before it.
+    pub(super) fn effect(&mut self, before: &Job, event: &Event) -> Result<(), Fault> {
         match event {
-            Event::Launched { process, .. } => {
-                let process = serde_json::to_string(process)?;
-                self.launched.push(&[fence[0], fence[1], fence[2], (&process).into()])?;
-            }
             Event::Resumed { step, .. } => self.supersede(before.id, before.attempt, step.saturating_add(1), true)?,
             Event::Checkpointed { checkpoint, .. } => {
                 let json = serde_json::to_string(checkpoint)?;
-                self.checkpoints.push(&[fence[1], fence[2], (&checkpoint.uri).into(), (&json).into()])?;
-            }
-            Event::Succeeded { .. } => {
-                let exit = ended(&Exit { class: mlctl_protocol::ExitClass::Ok, message: None, hint: None })?;
-                self.ended.push(&[fence[0], fence[1], fence[2], now.into(), (&exit).into()])?;
-            }
-            Event::Failed { exit, .. } | Event::Requeued { exit, .. } | Event::Cancelled { exit: Some(exit), .. } => {
-                self.ended.push(&[fence[0], fence[1], fence[2], now.into(), (&ended(exit)?).into()])?;
-            }
-            Event::Submitted { .. }
-            | Event::Claimed { .. }
-            | Event::Warned { .. }
-            | Event::Intended { .. }
-            | Event::Cancelled { exit: None, .. }
-            | Event::Retried { .. } => {}
-        }
-        Ok(())
-    }
-
-    pub(super) fn new_attempt(
-        &mut self,
-        fence: Fence,
-        now: Timestamp,
-        secret_hash: &[u8; 32],
-        lease_until: Timestamp,
-    ) -> Result<(), Fault> {
-        let hash = blake3::Hash::from(*secret_hash).to_hex();
-        let [token, job, attempt] = cells(fence);
-        self.new_attempts.push(&[token, job, attempt, now.into(), hash.as_str().into(), lease_until.into()])?;
-        Ok(())
-    }
-
-    /// A report's own part: its number, its points, its result. What of it is an event was decided before.
-    pub(super) fn report(&mut self, fence: Fence, seq: i64, body: &ReportBody) -> Result<(), Fault> {
-        let new = Taken { fence, seq, metrics: Metrics::new(), result: None };
-        let taken = self.reports.entry(fence.token).or_insert(new);
-        taken.seq = seq;
-        match body {
-            ReportBody::Finished { result } => taken.result = Some(serde_json::to_string(result)?),
-            ReportBody::Metrics { points } => {
-                for point in points {
-                    taken.metrics.extend(point.values.iter().map(|(name, value)| (name.clone(), *value)));
-                }
-                if let Some(first) = points.first() {
-                    self.supersede(fence.job, fence.attempt.0, first.step, false)?;
-                }
-                for point in points {
-                    self.point(fence, point)?;
-                }
+                let cells = [before.id.into(), before.attempt.into(), (&checkpoint.uri).into(), (&json).into()];
+                self.checkpoints.push_sealed("checkpoints", &cells)?;
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn point(&mut self, fence: Fence, point: &MetricPoint) -> Result<(), Fault> {
-        let json = serde_json::to_string(point)?;
-        let [_, job, attempt] = cells(fence);
-        self.points.push(&[job, attempt, integer(point.step).into(), (&json).into()])?;
+    /// An attempt's points of the learning curve.
+    pub(super) fn points(&mut self, fence: Fence, points: &[MetricPoint]) -> Result<(), Fault> {
+        if let Some(first) = points.first() {
+            self.supersede(fence.job, fence.attempt.0, first.step, false)?;
+        }
+        for point in points {
+            let json = serde_json::to_string(point)?;
+            let cells = [fence.job.into(), fence.attempt.0.into(), integer(point.step).into(), (&json).into()];
+            self.points.push_sealed("metrics", &cells)?;
+        }
         Ok(())
     }
 
@@ -210,94 +143,56 @@ impl Writes {
         Ok(())
     }
 
-    /// Writes everything, in an order that the schema's checks and references allow.
-    pub(super) async fn flush(self, conn: &mut SqliteConnection, ledger: &Ledger, now: Timestamp) -> Result<(), Fault> {
-        let recorded = !self.events.is_empty();
-        write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
-        write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
-        write(conn, "new keys", NEW_KEYS, self.new_keys).await?;
-        write(conn, "changed jobs", CHANGED_JOBS, self.changed_jobs).await?;
-        write(conn, "launched attempts", LAUNCHED, self.launched).await?;
-        write(conn, "reports", REPORTS, reports(self.reports.into_values())?).await?;
-        write(conn, "heartbeats", BEATS, beats(self.beats.into_values(), now)?).await?;
-        write(conn, "ended attempts", ENDED, self.ended).await?;
-        // After the ends: a job has one open attempt at most.
-        write(conn, "new attempts", NEW_ATTEMPTS, self.new_attempts).await?;
-        write(conn, "checkpoints", CHECKPOINTS, self.checkpoints).await?;
-        sweep(conn, FORGOTTEN, self.forgotten).await?;
-        sweep(conn, SUPERSEDED, self.superseded).await?;
-        write(conn, "metrics", POINTS, self.points).await?;
-        write(conn, "events", EVENTS, self.events).await?;
+    /// Writes everything, in an order that the schema's checks and references allow. The ledger counts the commit if it changes anything.
+    pub(super) async fn flush<'a>(
+        self,
+        conn: &mut SqliteConnection,
+        ledger: &mut Ledger,
+        attempts: impl Iterator<Item = &'a HeldAttempt>,
+    ) -> Result<(), Fault> {
+        let mut changed = write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
+        changed += write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
+        changed += write(conn, "new keys", NEW_KEYS, self.new_keys).await?;
+        changed += write(conn, "changed jobs", CHANGED_JOBS, self.changed_jobs).await?;
+        changed += held::save(conn, attempts).await?;
+        changed += write(conn, "checkpoints", CHECKPOINTS, self.checkpoints).await?;
+        changed += sweep(conn, FORGOTTEN, self.forgotten).await?;
+        changed += sweep(conn, SUPERSEDED, self.superseded).await?;
+        changed += write(conn, "metrics", POINTS, self.points).await?;
+        changed += write(conn, "events", EVENTS, self.events).await?;
         let mut counters = Rows::default();
         for (state, change) in self.counters.into_iter().filter(|(_, change)| *change != 0) {
             counters.push(&[state.into(), change.into()])?;
         }
-        write(conn, "counters", COUNTERS, counters).await?;
+        changed += write(conn, "counters", COUNTERS, counters).await?;
         if let Some(until) = self.promote_until {
-            sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?;
+            changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
         }
-        if recorded {
-            sqlx::query(LEDGER)
-                .bind(ledger.tokens_drawn)
-                .bind(ledger.last_job)
-                .bind(ledger.last_event)
-                .bind(ledger.last_hash.as_slice())
-                .execute(conn)
-                .await?;
+        if changed > 0 {
+            ledger.save(conn).await?;
         }
         Ok(())
     }
 }
 
-fn cells(fence: Fence) -> [Cell<'static>; 3] {
-    [fence.token.into(), fence.job.into(), fence.attempt.0.into()]
-}
-
-fn reports(taken: impl Iterator<Item = Taken>) -> Result<Rows, Fault> {
-    let mut rows = Rows::default();
-    for Taken { fence, seq, metrics, result } in taken {
-        let [token, job, attempt] = cells(fence);
-        let metrics = if metrics.is_empty() { None } else { Some(serde_json::to_string(&metrics)?) };
-        rows.push(&[token, job, attempt, seq.into(), metrics.as_ref().into(), result.as_ref().into()])?;
-    }
-    Ok(rows)
-}
-
-fn beats(beats: impl Iterator<Item = Beat>, now: Timestamp) -> Result<Rows, Fault> {
-    let mut rows = Rows::default();
-    for beat in beats {
-        let [token, job, attempt] = cells(beat.fence);
-        let progress = serde_json::to_string(&beat.progress)?;
-        rows.push(&[
-            token,
-            job,
-            attempt,
-            now.into(),
-            beat.lease_until.into(),
-            (&progress).into(),
-            integer(beat.peak_rss_bytes).into(),
-            (&beat.device).into(),
-        ])?;
-    }
-    Ok(rows)
-}
-
-/// A statement that must change one row for each it is given.
-async fn write(conn: &mut SqliteConnection, name: &'static str, sql: &'static str, rows: Rows) -> Result<(), Fault> {
+/// A statement that must change one row for each it is given. Returns how many.
+pub(super) async fn write(
+    conn: &mut SqliteConnection,
+    statement: &'static str,
+    sql: &'static str,
+    rows: Rows,
+) -> Result<u64, Fault> {
     let expected = rows.len();
-    if expected == 0 {
-        return Ok(());
-    }
-    let changed = sqlx::query(sql).bind(rows.finish()).execute(conn).await?.rows_affected();
-    if changed == expected { Ok(()) } else { Err(Fault::Guard { statement: name, expected, changed }) }
+    let changed = sweep(conn, sql, rows).await?;
+    if changed == expected { Ok(changed) } else { Err(Fault::Guard { statement, expected, changed }) }
 }
 
-/// A statement that removes what it finds.
-async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: Rows) -> Result<(), Fault> {
-    if !rows.is_empty() {
-        sqlx::query(sql).bind(rows.finish()).execute(conn).await?;
+/// A statement that changes what it finds. Returns how much that was.
+async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: Rows) -> Result<u64, Fault> {
+    if rows.is_empty() {
+        return Ok(0);
     }
-    Ok(())
+    Ok(sqlx::query(sql).bind(rows.finish()).execute(conn).await?.rows_affected())
 }
 
 const NEW_JOBS: &str = "
@@ -310,7 +205,7 @@ FROM jsonb_each(?1)";
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
 
 const NEW_KEYS: &str = "
-INSERT INTO idempotency (user_id, key, job_id) SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1)";
+INSERT INTO idempotency (user_id, key, job_id, seal) SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1)";
 
 const CHANGED_JOBS: &str = "
 UPDATE jobs SET
@@ -320,41 +215,10 @@ UPDATE jobs SET
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 
-/// The metrics of the attempt before go on being the last known ones.
-const NEW_ATTEMPTS: &str = "
-INSERT INTO attempts (token, job_id, attempt, started_us, secret_hash, lease_until_us, metrics)
-SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, unhex(new.value ->> 4), new.value ->> 5,
-       coalesce((SELECT earlier.metrics FROM attempts AS earlier
-                 WHERE earlier.job_id = new.value ->> 1 AND earlier.attempt = (new.value ->> 2) - 1), '{}')
-FROM jsonb_each(?1) AS new";
-
-const LAUNCHED: &str = "
-UPDATE attempts SET process = new.value ->> 3 FROM jsonb_each(?1) AS new
-WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL";
-
-const ENDED: &str = "
-UPDATE attempts SET ended_us = new.value ->> 3, exit = new.value ->> 4 FROM jsonb_each(?1) AS new
-WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL";
-
-const REPORTS: &str = "
-UPDATE attempts SET
-    last_seq = new.value ->> 3,
-    metrics = CASE WHEN new.value ->> 4 IS NULL THEN metrics ELSE json_patch(metrics, new.value ->> 4) END,
-    result = coalesce(new.value ->> 5, result)
-FROM jsonb_each(?1) AS new
-WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL AND last_seq < new.value ->> 3";
-
-const BEATS: &str = "
-UPDATE attempts SET
-    heartbeat_us = new.value ->> 3, lease_until_us = new.value ->> 4, progress = new.value ->> 5, peak_rss_bytes = new.value ->> 6,
-    device = new.value ->> 7
-FROM jsonb_each(?1) AS new
-WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL";
-
 const CHECKPOINTS: &str = "
-INSERT INTO checkpoints (job_id, attempt, uri, checkpoint)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
-ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint";
+INSERT INTO checkpoints (job_id, attempt, uri, checkpoint, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1) WHERE true
+ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint, seal = excluded.seal";
 
 const FORGOTTEN: &str = "
 DELETE FROM checkpoints WHERE (job_id, uri) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1))";
@@ -367,7 +231,8 @@ DELETE FROM metrics WHERE id IN (
        OR NOT EXISTS (SELECT 1 FROM metrics AS own WHERE own.job_id = new.value ->> 0 AND own.attempt = new.value ->> 1))";
 
 const POINTS: &str = "
-INSERT INTO metrics (job_id, attempt, step, point) SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1)";
+INSERT INTO metrics (job_id, attempt, step, point, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1)";
 
 const EVENTS: &str = "
 INSERT INTO events (id, at_us, job_id, body, hash)
@@ -377,6 +242,3 @@ const COUNTERS: &str = "
 UPDATE counters SET jobs = counters.jobs + new.value ->> 1 FROM jsonb_each(?1) AS new WHERE counters.state = new.value ->> 0";
 
 const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";
-
-const LEDGER: &str =
-    "UPDATE instance SET tokens_drawn = ?1, last_job_id = ?2, last_event_id = ?3, last_hash = ?4 WHERE id = 1";

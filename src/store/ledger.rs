@@ -19,6 +19,8 @@ pub(super) struct Ledger {
     pub(super) last_job: i64,
     pub(super) last_event: i64,
     pub(super) last_hash: Hash,
+    /// Transactions that changed something.
+    pub(super) commits: i64,
 }
 
 /// A token is the epoch and, in this many low bits, a count.
@@ -27,7 +29,7 @@ const TOKEN_BITS: u32 = 40;
 impl Ledger {
     pub(super) async fn read(conn: &mut SqliteConnection) -> Result<(Instance, Self), Fault> {
         let row = sqlx::query(
-            "SELECT id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash FROM instance WHERE id = 1",
+            "SELECT id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash, commits FROM instance WHERE id = 1",
         )
         .fetch_one(conn)
         .await?;
@@ -39,6 +41,7 @@ impl Ledger {
             last_job: fields.get("last_job_id")?,
             last_event: fields.get("last_event_id")?,
             last_hash: hash.try_into().map_err(|error| fields.error("last_hash", error))?,
+            commits: fields.get("commits")?,
         };
         Ok((Instance { id: fields.get("name")?, epoch: ledger.epoch }, ledger))
     }
@@ -61,6 +64,34 @@ impl Ledger {
             "table events ends with event {id}, and the newest on record is {} (another hash counts as another event)",
             self.last_event
         )))
+    }
+
+    /// Writes the row, with one commit more.
+    pub(super) async fn save(&mut self, conn: &mut SqliteConnection) -> Result<(), Fault> {
+        self.commits = self.commits.saturating_add(1);
+        let sql = "UPDATE instance SET tokens_drawn = ?1, last_job_id = ?2, last_event_id = ?3, last_hash = ?4, commits = ?5 WHERE id = 1";
+        let update = sqlx::query(sql).bind(self.tokens_drawn).bind(self.last_job).bind(self.last_event);
+        update.bind(self.last_hash.as_slice()).bind(self.commits).execute(conn).await?;
+        Ok(())
+    }
+
+    /// Whether the newest job and the newest token are those on record. Returns what is wrong.
+    pub(super) async fn compare_ends(&self, conn: &mut SqliteConnection) -> Result<Vec<String>, Fault> {
+        let newest = async |conn: &mut SqliteConnection, sql: &'static str| {
+            sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(conn).await
+        };
+        let mut problems = Vec::new();
+        let job = newest(&mut *conn, "SELECT max(job_id) FROM events").await?.unwrap_or(0);
+        if job != self.last_job {
+            problems.push(format!("table instance: the last job is {} on record, and {job} in the log", self.last_job));
+        }
+        let token = newest(conn, "SELECT max(token) FROM attempts").await?.unwrap_or(0);
+        let drawn = (i64::from(self.epoch) << TOKEN_BITS) + self.tokens_drawn;
+        if self.tokens_drawn > 0 && token != drawn {
+            problems
+                .push(format!("table instance: the last token is {drawn} on record, and {token} in table attempts"));
+        }
+        Ok(problems)
     }
 
     pub(super) fn next_job(&mut self) -> JobId {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use mlctl_protocol::{FencingToken, JobId};
+use mlctl_protocol::JobId;
 use sqlx::SqliteConnection;
 
 use super::{
@@ -46,24 +46,6 @@ pub(super) async fn keys(
     Ok(known)
 }
 
-/// The last report taken of each attempt.
-pub(super) async fn taken(
-    conn: &mut SqliteConnection,
-    tokens: &BTreeSet<FencingToken>,
-) -> Result<HashMap<FencingToken, u64>, Fault> {
-    if tokens.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let sql = "SELECT token, last_seq FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?1))";
-    let found = sqlx::query(sql).bind(list(tokens)?).fetch_all(conn).await?;
-    let mut taken = HashMap::with_capacity(tokens.len());
-    for row in &found {
-        let fields = Fields::new(row, "attempts", "token")?;
-        taken.insert(FencingToken(fields.number("token")?), fields.number("last_seq")?);
-    }
-    Ok(taken)
-}
-
 /// The specs of jobs, as JSON.
 pub(super) async fn specs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<HashMap<JobId, String>, Fault> {
     if ids.is_empty() {
@@ -99,7 +81,8 @@ pub(super) async fn checkpoints(
     Ok(checkpoints)
 }
 
-fn list<'a, T: Copy + Into<rows::Cell<'a>> + 'a>(ids: &'a BTreeSet<T>) -> Result<String, serde_json::Error> {
+/// Ids as a parameter for `jsonb_each`.
+pub(super) fn list<'a, T: Copy + Into<rows::Cell<'a>> + 'a>(ids: &'a BTreeSet<T>) -> Result<String, serde_json::Error> {
     let mut list = Rows::default();
     for id in ids {
         list.push(&[(*id).into()])?;

@@ -8,12 +8,15 @@ mod chain;
 mod check;
 mod error;
 mod flush;
+mod head;
+mod held;
 mod ledger;
 mod list;
 mod load;
 mod open;
 mod read;
 mod rows;
+mod seals;
 mod types;
 mod unit;
 mod wal;
@@ -81,6 +84,7 @@ impl Store {
         let writer = Writer {
             conn: opened.writer,
             ledger: opened.ledger,
+            head: opened.head,
             clock,
             asks: waiting,
             changes: changed,

@@ -17,6 +17,7 @@ use sqlx::{
 use super::{
     StoreError, chain,
     error::{Meaning, meaning, primary_code},
+    head::{Head, Told},
     ledger::Ledger,
     types::Instance,
 };
@@ -44,21 +45,25 @@ pub(super) struct Opened {
     pub(super) readers: SqlitePool,
     pub(super) instance: Instance,
     pub(super) ledger: Ledger,
+    pub(super) head: Head,
 }
 
 pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) -> Result<Opened, StoreError> {
     let options = options(path);
     let fresh = is_fresh(path)?;
-    let mut writer = options
-        .clone()
-        .create_if_missing(fresh)
-        .connect()
-        .await
-        .map_err(|error| unusable(path, "cannot be opened for writing", &error))?;
+    let mut writer =
+        options.clone().create_if_missing(fresh).connect().await.map_err(|error| match meaning(&error) {
+            Meaning::Damaged => not_ours(path, &error.to_string()),
+            _ => unusable(path, "cannot be opened for writing", &error),
+        })?;
     check_version(&mut writer).await?;
     let schema = identify(&mut writer, path, fresh).await?;
     start_wal(&mut writer, path).await?;
     migrate(&mut writer, path, schema, now, entropy).await?;
+    if fresh {
+        // The file itself says from here on whose it is, even when its log is lost.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut writer).await?;
+    }
     let (instance, ledger) = Ledger::read(&mut writer).await.map_err(StoreError::from)?;
     if let Some(problem) = ledger.compare_head(&mut writer, &instance.id).await? {
         return Err(StoreError::Unusable {
@@ -69,6 +74,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         });
     }
     mark(path, &instance)?;
+    let head = compare_told(&mut writer, path, &instance, &ledger).await?;
     let checkpointer = options.clone().connect().await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -80,7 +86,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         .test_before_acquire(false)
         .connect_with(options.read_only(true).pragma("query_only", "ON"))
         .await?;
-    Ok(Opened { writer, checkpointer, readers, instance, ledger })
+    Ok(Opened { writer, checkpointer, readers, instance, ledger, head })
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -103,8 +109,12 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// Where a database leaves its name, so that it is missed when it is gone.
 fn marker(path: &Path) -> PathBuf {
+    beside(path, ".instance")
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".instance");
+    name.push(ending);
     path.with_file_name(name)
 }
 
@@ -158,6 +168,31 @@ fn mark(path: &Path, instance: &Instance) -> Result<(), StoreError> {
     }
 }
 
+/// Whether the database holds all that it once held. Returns where its commits are told from now on.
+async fn compare_told(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    instance: &Instance,
+    ledger: &Ledger,
+) -> Result<Head, StoreError> {
+    let file = beside(path, ".head");
+    if let Some(told) = Told::read(&file, &instance.id)
+        && let Some(problem) = told.compare(conn, ledger).await?
+    {
+        return Err(StoreError::Unusable {
+            what: format!(
+                "the database {} is damaged, or an old copy: {problem}; keep a copy of it with the files beside it and restore a backup, or remove {} to go on without them",
+                path.display(),
+                file.display()
+            ),
+        });
+    }
+    let mut head =
+        Head::open(&file, &instance.id).map_err(|error| unusable(&file, "cannot be opened for writing", &error))?;
+    head.tell(ledger);
+    Ok(head)
+}
+
 fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
@@ -185,9 +220,6 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 
 /// Whose file it is. Returns the version of its schema, 0 for a new one.
 async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Result<i64, StoreError> {
-    let not_ours = |why: &str| StoreError::Unusable {
-        what: format!("{} is not a database of mld: {why}; name another file", path.display()),
-    };
     let header = async {
         let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
         let schema: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
@@ -196,14 +228,14 @@ async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Resu
     };
     let (application, schema, tables) = match header.await {
         Ok(header) => header,
-        Err(error) if meaning(&error) == Meaning::Damaged => return Err(not_ours(&error.to_string())),
+        Err(error) if meaning(&error) == Meaning::Damaged => return Err(not_ours(path, &error.to_string())),
         Err(error) => return Err(unusable(path, "cannot be read", &error)),
     };
     if fresh && tables == 0 {
         return Ok(0);
     }
     if application != APPLICATION_ID {
-        return Err(not_ours("another program made it"));
+        return Err(not_ours(path, "another program made it"));
     }
     if schema > SCHEMA {
         return Err(StoreError::Unusable {
@@ -214,6 +246,17 @@ async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Resu
         });
     }
     Ok(schema)
+}
+
+/// A file that is no database of ours: damaged, if there was one under this name.
+fn not_ours(path: &Path, why: &str) -> StoreError {
+    let path_shown = path.display();
+    let what = if marker(path).exists() {
+        format!("the database {path_shown} is damaged: {why}; keep a copy of the file and restore a backup")
+    } else {
+        format!("{path_shown} is not a database of mld: {why}; name another file")
+    };
+    StoreError::Unusable { what }
 }
 
 /// Not among the connection's settings: it would change a file that is not ours.
@@ -259,8 +302,8 @@ async fn name_instance(conn: &mut SqliteConnection, now: Timestamp, entropy: fn(
     let mut bytes = [0_u8; 8];
     entropy(&mut bytes);
     let name = format!("{:016x}", u64::from_be_bytes(bytes));
-    let insert = "INSERT INTO instance (id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash, created_us) \
-                  VALUES (1, ?1, 1, 0, 0, 0, ?2, ?3)";
+    let insert = "INSERT INTO instance (id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash, commits, created_us) \
+                  VALUES (1, ?1, 1, 0, 0, 0, ?2, 0, ?3)";
     let hash = chain::genesis(&name);
     sqlx::query(insert).bind(&name).bind(hash.as_slice()).bind(now.as_microsecond()).execute(conn).await?;
     Ok(())

@@ -206,6 +206,26 @@ pub(super) struct Rows {
     count: u64,
 }
 
+/// What a row of a table without a log is sealed with: a change of any of its values, made by anything but the writer, is found by the check.
+pub(super) fn seal(table: &str, cells: &[Cell<'_>]) -> i64 {
+    let mut hasher = blake3::Hasher::new_derive_key("mlctl row, version 1");
+    let mut field = |kind: u8, bytes: &[u8]| {
+        hasher.update(&[kind]);
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(0, table.as_bytes());
+    for cell in cells {
+        match cell {
+            Cell::Null => field(1, &[]),
+            Cell::Int(value) => field(2, &value.to_le_bytes()),
+            Cell::Text(text) => field(3, text.as_bytes()),
+        }
+    }
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    i64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// One value of a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cell<'a> {
@@ -286,6 +306,13 @@ impl Rows {
         self.json.push(b']');
         self.count += 1;
         Ok(())
+    }
+
+    /// A row with the seal of its cells as the last one.
+    pub(super) fn push_sealed(&mut self, table: &str, cells: &[Cell<'_>]) -> Result<(), serde_json::Error> {
+        let mut sealed = cells.to_vec();
+        sealed.push(Cell::Int(seal(table, cells)));
+        self.push(&sealed)
     }
 
     /// The array, to be bound.

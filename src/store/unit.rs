@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, FencingToken, JobId, message::ReportBody};
+use mlctl_protocol::{AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -12,12 +12,15 @@ use super::{
     ask::{Ask, Claim, Prepared},
     error::Fault,
     flush::Writes,
+    held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
     load,
-    rows::integer,
     types::{Beat, Submitted},
 };
-use crate::domain::{Command, Fence, Job, Refusal, Uid, state};
+use crate::domain::{Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, state};
+
+/// A job runs, and the attempt that its row names is not there: the group must not go on.
+const MISSING: Fault = Fault::Guard { statement: "read the attempt under way", expected: 1, changed: 0 };
 
 /// The rows a group of commands is about, and what it makes of them.
 pub(super) struct Unit {
@@ -25,7 +28,9 @@ pub(super) struct Unit {
     ledger: Ledger,
     jobs: BTreeMap<JobId, Held>,
     keys: HashMap<(Uid, String), (JobId, String)>,
-    taken: HashMap<FencingToken, u64>,
+    attempts: HashMap<FencingToken, HeldAttempt>,
+    /// Of the attempts before those that begin.
+    earlier: HashMap<JobId, Metrics>,
     specs: HashMap<JobId, String>,
     checkpoints: HashMap<JobId, Vec<String>>,
     writes: Writes,
@@ -42,7 +47,7 @@ pub(super) struct Held {
 struct Needs<'a> {
     jobs: BTreeSet<JobId>,
     claimed: BTreeSet<JobId>,
-    reporting: BTreeSet<FencingToken>,
+    attempts: BTreeSet<FencingToken>,
     keys: Vec<(Uid, &'a str)>,
 }
 
@@ -56,20 +61,24 @@ impl<'a> Needs<'a> {
                     needs.jobs.insert(*job);
                     needs.claimed.insert(*job);
                 }
-                Ask::Command { job, .. } | Ask::Forget { job, .. } => {
+                Ask::Command { job, fence, .. } => {
+                    needs.jobs.insert(*job);
+                    needs.attempts.extend(fence.map(|fence| fence.token));
+                }
+                Ask::Forget { job, .. } => {
                     needs.jobs.insert(*job);
                 }
-                Ask::Report { fence, .. } => {
-                    needs.jobs.insert(fence.job);
-                    needs.reporting.insert(fence.token);
-                }
-                Ask::Beat { beat, .. } => {
-                    needs.jobs.insert(beat.fence.job);
-                }
+                Ask::Report { fence, .. } => needs.attempt(*fence),
+                Ask::Beat { beat, .. } => needs.attempt(beat.fence),
                 Ask::Promote { .. } => {}
             }
         }
         needs
+    }
+
+    fn attempt(&mut self, fence: Fence) {
+        self.jobs.insert(fence.job);
+        self.attempts.insert(fence.token);
     }
 }
 
@@ -83,12 +92,15 @@ impl Unit {
     ) -> Result<Self, Fault> {
         let needs = Needs::of(asks);
         let jobs = load::jobs(conn, &needs.jobs).await?;
+        let again = jobs.iter().filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
+        let again = again.map(|job| job.id).collect();
         Ok(Self {
             now,
             ledger,
             jobs: jobs.into_iter().map(|job| (job.id, Held { stored: job.clone(), job })).collect(),
             keys: load::keys(conn, &needs.keys).await?,
-            taken: load::taken(conn, &needs.reporting).await?,
+            attempts: held::load(conn, &needs.attempts).await?,
+            earlier: held::last_metrics(conn, &again).await?,
             specs: load::specs(conn, &needs.claimed).await?,
             checkpoints: load::checkpoints(conn, &needs.claimed).await?,
             writes: Writes::default(),
@@ -126,7 +138,7 @@ impl Unit {
                 self.writes.job(held, self.now)?;
             }
         }
-        self.writes.flush(conn, &self.ledger, self.now).await?;
+        self.writes.flush(conn, &mut self.ledger, self.attempts.values()).await?;
         Ok(self.ledger)
     }
 
@@ -162,7 +174,10 @@ impl Unit {
             }
         };
         let fence = Fence { job: id, attempt: AttemptNumber(job.attempt), token };
-        self.writes.new_attempt(fence, self.now, secret_hash, lease_until)?;
+        // As the commands before this one left them, or as they were read.
+        let held = self.attempts.values().find_map(|held| held.metrics_of(id, job.attempt.saturating_sub(1)));
+        let metrics = held.or_else(|| self.earlier.get(&id)).cloned().unwrap_or_default();
+        self.attempts.insert(token, HeldAttempt::new(fence, self.now, secret_hash, lease_until, metrics));
         let spec = self.specs.get(&id).cloned().unwrap_or_default();
         let checkpoints = self.checkpoints.get(&id).cloned().unwrap_or_default();
         Ok(Ok(Box::new(Claim { job, token, spec, checkpoints })))
@@ -193,7 +208,10 @@ impl Unit {
         for event in &events {
             let after = state::apply(id, Some(held.job.clone()), event, self.now)?;
             self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?)?;
-            self.writes.effect(&held.job, event, self.now)?;
+            self.writes.effect(&held.job, event)?;
+            if let JobState::Running { token, .. } = held.job.state {
+                attempt_effect(self.attempts.get_mut(&token), event, self.now)?;
+            }
             held.job = after;
         }
         Ok(Ok(held.job.clone()))
@@ -203,7 +221,7 @@ impl Unit {
         if let Err(error) = self.hold(fence) {
             return Ok(Err(error));
         }
-        let taken = self.taken.get(&fence.token).copied().unwrap_or(0);
+        let taken = self.attempt(fence)?.last_seq;
         if seq <= taken {
             return Ok(Ok(taken));
         }
@@ -220,8 +238,13 @@ impl Unit {
         {
             return Ok(Err(error));
         }
-        self.taken.insert(fence.token, seq);
-        self.writes.report(fence, integer(seq), body)?;
+        let (result, points) = match body {
+            ReportBody::Finished { result } => (Some(serde_json::to_string(result)?), [].as_slice()),
+            ReportBody::Metrics { points } => (None, points.as_slice()),
+            _ => (None, [].as_slice()),
+        };
+        self.attempt(fence)?.report(seq, result, points)?;
+        self.writes.points(fence, points)?;
         Ok(Ok(seq))
     }
 
@@ -229,7 +252,8 @@ impl Unit {
         if let Err(error) = self.hold(beat.fence) {
             return Ok(Err(error));
         }
-        self.writes.beats.insert(beat.fence.token, beat.clone());
+        let now = self.now;
+        self.attempt(beat.fence)?.beat(beat, now)?;
         Ok(Ok(()))
     }
 
@@ -243,9 +267,32 @@ impl Unit {
         Ok(Ok(()))
     }
 
+    /// The attempt that holds its job.
+    fn attempt(&mut self, fence: Fence) -> Result<&mut HeldAttempt, Fault> {
+        self.attempts.get_mut(&fence.token).ok_or(MISSING)
+    }
+
     /// Whether an attempt still holds its job.
     fn hold(&self, fence: Fence) -> Result<(), StoreError> {
         let held = self.jobs.get(&fence.job).is_some_and(|held| state::holds(&held.job, fence));
         if held { Ok(()) } else { Err(Refusal::Stale { job: fence.job, attempt: fence.attempt }.into()) }
     }
+}
+
+/// What an event changes of the attempt under way. It was read, or the command had no fence: then nothing of it changes.
+fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp) -> Result<(), Fault> {
+    let exit = match event {
+        Event::Launched { process, .. } => return Ok(held.ok_or(MISSING)?.launch(process)?),
+        Event::Succeeded { .. } => &Exit { class: ExitClass::Ok, message: None, hint: None },
+        Event::Failed { exit, .. } | Event::Requeued { exit, .. } | Event::Cancelled { exit: Some(exit), .. } => exit,
+        Event::Submitted { .. }
+        | Event::Claimed { .. }
+        | Event::Resumed { .. }
+        | Event::Checkpointed { .. }
+        | Event::Warned { .. }
+        | Event::Intended { .. }
+        | Event::Cancelled { exit: None, .. }
+        | Event::Retried { .. } => return Ok(()),
+    };
+    Ok(held.ok_or(MISSING)?.end(exit, now)?)
 }

@@ -13,6 +13,7 @@ use super::{
     StoreError,
     ask::Ask,
     error::{Fault, Meaning, primary_code},
+    head::Head,
     ledger::Ledger,
     unit::Unit,
     wal::Log,
@@ -26,6 +27,7 @@ const MAX_GROUP: usize = 512;
 pub(super) struct Writer {
     pub(super) conn: SqliteConnection,
     pub(super) ledger: Ledger,
+    pub(super) head: Head,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) changes: watch::Sender<i64>,
@@ -119,6 +121,9 @@ impl Writer {
             }
             self.roll_back().await;
             return Err(fault);
+        }
+        if ledger.commits != self.ledger.commits {
+            self.head.tell(&ledger);
         }
         self.ledger = ledger;
         Ok(())

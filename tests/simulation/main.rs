@@ -1,8 +1,10 @@
 //! A whole life of a queue without a database, a process or a clock: the state machine, the plan and the retries, driven by seeded chance over a played clock.
 //! Thousands of schedules take seconds, and a failure comes back with its seed.
 
+#[cfg(test)]
 #[path = "../support/chance.rs"]
 mod chance;
+#[cfg(test)]
 mod world;
 
 use chance::{Chance, cases};

@@ -201,7 +201,7 @@ impl World {
     fn end(&mut self, fence: Fence, class: ExitClass, chance: &mut Chance) {
         let held = state::holds(&self.jobs[&fence.job], fence);
         let exit = Exit { class, message: None, hint: None };
-        let end = Command::End { exit, model: None, output: None, jitter: chance.unit() };
+        let end = Command::End { exit, model: None, output: None, jitter: f64::from(small(chance, 1_000)) / 1_000.0 };
         let taken = self.ask(fence.job, Some(fence), &end);
         if taken != held {
             self.broken.push(format!("{fence:?} ended its job: {taken}, and held it: {held}"));

@@ -1,5 +1,20 @@
 //! The store on its real file, from outside.
 
+#[cfg(test)]
+#[path = "../support/chance.rs"]
+mod chance;
+#[cfg(test)]
 mod rig;
 
+#[cfg(test)]
 mod basics;
+#[cfg(test)]
+mod group;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
+mod opening;
+#[cfg(test)]
+mod reports;

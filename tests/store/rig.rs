@@ -10,15 +10,19 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::{Clock, Command, Exit, Fence, Uid},
-    store::{NewJob, Store, Submitted},
+    domain::{Clock, Command, Exit, Fence, JobState, Uid},
+    store::{ListFilter, NewJob, Store, StoreError, Submitted},
 };
 use mlctl_protocol::{ExitClass, JobId, JobSpec, result::CheckpointRef};
 
-/// A clock that stands still until it is moved.
+/// A clock that is moved by hand, and by a microsecond each time that it is read: what was decided together has one time.
 pub struct Hand(AtomicI64);
 
 impl Hand {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(1_790_000_000_000_000)))
+    }
+
     pub fn forward(&self, seconds: i64) {
         self.0.fetch_add(seconds * 1_000_000, Ordering::Relaxed);
     }
@@ -26,7 +30,7 @@ impl Hand {
 
 impl Clock for Hand {
     fn now(&self) -> Timestamp {
-        Timestamp::from_microsecond(self.0.load(Ordering::Relaxed)).unwrap()
+        Timestamp::from_microsecond(self.0.fetch_add(1, Ordering::Relaxed)).unwrap()
     }
 }
 
@@ -47,7 +51,7 @@ pub struct Rig {
 impl Rig {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(Hand(AtomicI64::new(1_790_000_000_000_000)));
+        let clock = Hand::new();
         let store = Store::open(&dir.path().join("mld.db"), clock.clone(), entropy).await.unwrap();
         Self { store, clock, dir }
     }
@@ -79,6 +83,16 @@ impl Rig {
 
     pub async fn end(&self, fence: Fence, class: ExitClass) {
         self.store.command(fence.job, Some(fence), end(class)).await.unwrap();
+    }
+
+    /// Takes an attempt from claim to a crash.
+    pub async fn crash(&self, job: JobId) {
+        let fence = self.claim(job).await;
+        self.end(fence, ExitClass::Crash).await;
+    }
+
+    pub async fn state(&self, job: JobId) -> JobState {
+        self.store.job(job).await.unwrap().job.state
     }
 
     /// Fails with what is wrong.
@@ -124,4 +138,28 @@ pub fn checkpoint(uri: &str, step: u64) -> CheckpointRef {
         manifest_digest: "0".repeat(64),
         metrics: [("train_loss".to_owned(), 0.1 + 0.2)].into(),
     }
+}
+
+/// Everything that can be read, as text: two databases with the same dump hold the same.
+pub async fn dump(store: &Store, now: Timestamp) -> Result<String, StoreError> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let all = ["queued", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
+    let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
+    for detail in store.list(filter).await? {
+        let id = detail.job.id;
+        let same =
+            store.find(&id.to_string()).await? == id && format!("{:?}", store.job(id).await?) == format!("{detail:?}");
+        writeln!(text, "{same} {detail:?}").unwrap();
+        writeln!(text, "{:?}", store.spec(id).await?).unwrap();
+        writeln!(text, "{:?}", store.attempts(id).await?).unwrap();
+        writeln!(text, "{:?}", store.checkpoints(id).await?).unwrap();
+        writeln!(text, "{:?}", store.metrics(id, 0, u32::MAX).await?).unwrap();
+        writeln!(text, "{:?}", store.events(Some(id), 0, u32::MAX).await?).unwrap();
+    }
+    writeln!(text, "{:?}", store.events(None, 0, u32::MAX).await?).unwrap();
+    writeln!(text, "{:?} {:?}", store.instance(), store.counts().await?).unwrap();
+    writeln!(text, "{:?}", store.running().await?).unwrap();
+    writeln!(text, "{:?} {:?}", store.ready(now, u32::MAX).await?, store.next_ready_at(now).await?).unwrap();
+    Ok(text)
 }

@@ -1,0 +1,73 @@
+//! The rows that no event repeats, each against its seal. Called by the check.
+
+use sqlx::{Column as _, Row, Sqlite, SqliteConnection, Type, ValueRef as _, sqlite::SqliteRow};
+
+use super::{
+    check::{MOST, PAGE, Problems},
+    error::Fault,
+    held::sealed_attempt_columns,
+    rows::{Cell, seal},
+};
+
+/// A table whose rows are sealed.
+pub(super) struct Sealed {
+    pub(super) table: &'static str,
+    /// Rows after ?1 in the order of the first column, at most ?2: a key, the seal, and what it is over.
+    rows: &'static str,
+}
+
+pub(super) const TABLES: [Sealed; 4] = [
+    Sealed {
+        table: "idempotency",
+        rows: "SELECT job_id, seal, user_id, key, job_id FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+    },
+    Sealed {
+        table: "attempts",
+        rows: concat!(
+            "SELECT token, seal, ",
+            sealed_attempt_columns!(),
+            " FROM attempts WHERE token > ?1 ORDER BY token LIMIT ?2"
+        ),
+    },
+    Sealed {
+        table: "checkpoints",
+        rows: "SELECT id, seal, job_id, attempt, uri, checkpoint FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+    Sealed {
+        table: "metrics",
+        rows: "SELECT id, seal, job_id, attempt, step, point FROM metrics WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+];
+
+impl Sealed {
+    pub(super) async fn check(&self, conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+        let mut last = 0_i64;
+        loop {
+            let page = sqlx::query(self.rows).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
+            let Some(newest) = page.last() else { return Ok(()) };
+            last = newest.try_get(0)?;
+            for row in &page {
+                let cells = (2..row.len()).map(|index| cell(row, index)).collect::<Result<Vec<_>, _>>()?;
+                if seal(self.table, &cells) != row.try_get::<i64, _>(1)? {
+                    let (name, key) = (row.column(0).name(), row.try_get::<i64, _>(0)?);
+                    problems.push(format!("table {}, {name} {key}: the row does not fit its seal", self.table));
+                }
+            }
+            if problems.len() > MOST {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A value as it was sealed.
+fn cell(row: &SqliteRow, index: usize) -> Result<Cell<'_>, sqlx::Error> {
+    let value = row.try_get_raw(index)?;
+    if value.is_null() {
+        return Ok(Cell::Null);
+    }
+    if <i64 as Type<Sqlite>>::compatible(&value.type_info()) {
+        return row.try_get(index).map(Cell::Int);
+    }
+    row.try_get(index).map(Cell::Text)
+}
