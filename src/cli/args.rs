@@ -98,12 +98,30 @@ verbs! {
     Show => show,
     /// Follow a job to its end
     Follow => follow,
+    /// Show what a job's worker prints
+    Logs => logs,
+    /// Say why a job is where it is
+    Why => why,
     /// Wait until jobs have ended
     Wait => wait,
     /// Cancel jobs
     Cancel => cancel,
+    /// Queue jobs again that failed or were cancelled
+    Retry => retry,
+    /// Draw a job's learning curve and confusion matrix
+    Plot => plot,
+    /// List, show, take and verify checkpoints
+    Checkpoint => checkpoint,
+    /// Write and check job specs
+    Spec => spec,
     /// Ask for the daemon, or stop it
     Daemon => daemon,
+    /// Check that everything is as it should be
+    Doctor => doctor,
     /// Show what this program goes by
     Config => config,
+    /// Print the completion of a shell
+    Completion => completion,
+    /// Show the version
+    Version => version,
 }

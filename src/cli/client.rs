@@ -23,7 +23,13 @@ use crate::api::types::ErrorBody;
 pub use events::{Events, Followed};
 
 /// How long an answer may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the daemon may look at the whole of something, or wait for a worker: a little longer than it gives itself.
+pub const LONG_LIMIT: Duration = Duration::from_secs(100);
+
+/// How long it may read large objects.
+pub const READ_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long a submit whose connection broke is tried again: as long as a daemon takes to start anew.
 const RETRY_FOR: Duration = Duration::from_secs(10);
@@ -78,25 +84,24 @@ impl Client {
     pub async fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, Failure> {
         let call = Call { method: Method::GET, path, body: Bytes::new(), last_event: None, limit };
         let response = self.call(&call).await.map_err(|trouble| self.failure(trouble))?;
-        Ok(self.answer(response, limit).await?.1)
+        self.answer(response, limit).await
     }
 
     /// Asks for something to be done.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, limit: Option<Duration>) -> Result<T, Failure> {
-        self.post_body(path, &(), limit).await
+    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.post_body(path, &(), ANSWER_LIMIT).await
     }
 
-    /// Asks for something to be done as the body says; `()` is no body.
+    /// Asks for something to be done as the body says, which may take long; `()` is no body.
     pub async fn post_body<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<T, Failure> {
-        let limit = limit.unwrap_or(ANSWER_LIMIT);
         let call = Call { method: Method::POST, path, body: encode(body)?, last_event: None, limit };
         let response = self.call(&call).await.map_err(|trouble| self.failure(trouble))?;
-        Ok(self.answer(response, limit).await?.1)
+        self.answer(response, limit).await
     }
 
     /// Asks for something that may be asked for twice, as its body carries an idempotency key: when the connection breaks, it is asked for again, until a restarting daemon
@@ -170,13 +175,9 @@ impl Client {
         }
     }
 
-    async fn answer<T: DeserializeOwned>(
-        &self,
-        response: Response<Incoming>,
-        limit: Duration,
-    ) -> Result<(StatusCode, T), Failure> {
+    async fn answer<T: DeserializeOwned>(&self, response: Response<Incoming>, limit: Duration) -> Result<T, Failure> {
         let (status, bytes) = self.read(response, limit).await.map_err(|trouble| self.failure(trouble))?;
-        Ok((status, decode(status, &bytes)?))
+        decode(status, &bytes)
     }
 
     async fn refusal(&self, response: Response<Incoming>) -> Failure {

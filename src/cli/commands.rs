@@ -1,13 +1,22 @@
 //! The verbs: one file each, with its flags and what it does. A verb asks the daemon and hands the answer to `output`.
 
 pub mod cancel;
+pub mod checkpoint;
+pub mod completion;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod follow;
+pub mod logs;
 pub mod ls;
+pub mod plot;
+pub mod retry;
 pub mod show;
+pub mod spec;
 pub mod submit;
+pub mod version;
 pub mod wait;
+pub mod why;
 
 use super::{Failure, exit::Exit};
 use crate::api::query::segment;

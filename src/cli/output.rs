@@ -1,8 +1,12 @@
 //! The only room that prints: data on standard output in the form that was asked for, talk on standard error. A reader that went away ends the program without a word.
 
+pub mod checkpoints;
+pub mod confusion;
 pub mod daemon;
 pub mod follow;
 pub mod jobs;
+pub mod logs;
+pub mod plot;
 pub mod table;
 pub mod text;
 

@@ -32,7 +32,7 @@ impl Arguments {
     pub async fn run(self, context: &mut Context<'_>) -> Done {
         let mut failures = Vec::new();
         for name in self.jobs {
-            match context.client.post::<JobView>(&job_path(&name, "cancel"), None).await {
+            match context.client.post::<JobView>(&job_path(&name, "cancel")).await {
                 Ok(job) => {
                     let said = match job.state.as_str() {
                         "cancelled" => format!("job {} ({}) is cancelled", job.id, job.name),

@@ -66,7 +66,7 @@ async fn stop(context: &mut Context<'_>, no_wait: bool) -> Result<(), Failure> {
     let before: DaemonView = context.client.get("/v1/daemon").await?;
     let process = i32::try_from(before.pid).ok().and_then(Pid::from_raw);
     let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let stopping: StopView = context.client.post("/v1/daemon/stop", None).await?;
+    let stopping: StopView = context.client.post("/v1/daemon/stop").await?;
     if let Some(process) = process.filter(|_| !no_wait) {
         let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&STOP_LIMIT));
         if ended.map_err(|error| Failure::caused("wait for the daemon's end", &error))? == 0 {

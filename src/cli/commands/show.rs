@@ -5,8 +5,8 @@ use clap::Args;
 use super::{job_name, job_path};
 use crate::{
     api::{
-        query::{LogsQuery, address},
-        types::{AttemptList, JobView, SpecView},
+        query::{LogsQuery, MAX_PAGE_LIMIT, PageQuery, address},
+        types::{AttemptList, EventList, EventView, JobView, SpecView},
     },
     cli::{
         Context, Done, Failure,
@@ -27,7 +27,8 @@ Examples:
   mlctl show digits
   mlctl show @last -o json | jq .metrics.test_accuracy
   mlctl show 17 --spec > again.json       the spec as the daemon keeps it
-  mlctl show 17 --attempts                each start of it";
+  mlctl show 17 --attempts                each start of it
+  mlctl show 17 --events                  what happened to it";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,6 +42,9 @@ pub struct Arguments {
     /// Its attempts instead
     #[arg(long, conflicts_with = "spec")]
     attempts: bool,
+    /// What happened to it instead, oldest first
+    #[arg(long, conflicts_with_all = ["spec", "attempts"])]
+    events: bool,
 }
 
 impl Arguments {
@@ -59,6 +63,11 @@ impl Arguments {
             jobs::attempts(&mut context.out, &list, context.clock.now())?;
             return Ok(Exit::Ok);
         }
+        if self.events {
+            let list = events(context, &self.job).await?;
+            jobs::events(&mut context.out, &list)?;
+            return Ok(Exit::Ok);
+        }
         let job: JobView = context.client.get(&job_path(&self.job, "")).await?;
         match context.out.form {
             OutputForm::Json | OutputForm::Jsonl => context.out.json(&job)?,
@@ -70,6 +79,24 @@ impl Arguments {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// All events of a job, page by page.
+async fn events(context: &Context<'_>, job: &str) -> Result<EventList, Failure> {
+    let path = job_path(job, "events");
+    let mut query = PageQuery { limit: Some(MAX_PAGE_LIMIT), ..PageQuery::default() };
+    let mut list: EventList = context.client.get(&address(&path, &query)).await?;
+    let mut is_full = |events: &[EventView]| {
+        query.after = events.last().map(|event| event.id);
+        (events.len() >= MAX_PAGE_LIMIT as usize).then(|| query.clone())
+    };
+    let mut next = is_full(&list.events);
+    while let Some(query) = next {
+        let page: EventList = context.client.get(&address(&path, &query)).await?;
+        next = is_full(&page.events);
+        list.events.extend(page.events);
+    }
+    Ok(list)
 }
 
 /// The last lines of a job's log. That there are none is no failure of the verb's.

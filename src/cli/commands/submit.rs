@@ -6,7 +6,7 @@ use serde_json::value::to_raw_value;
 use super::follow;
 use crate::{
     api::types::{DryRunView, JobView, SubmitRequest},
-    cli::{Context, Done, Failure, exit::Exit, output::jobs, spec},
+    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs, spec},
     config::OutputForm,
 };
 
@@ -92,7 +92,7 @@ impl Arguments {
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
         let request = SubmitRequest { spec, key, dry_run: self.dry_run };
         if self.dry_run {
-            let checked: DryRunView = context.client.post_body("/v1/jobs", &request, None).await?;
+            let checked: DryRunView = context.client.post_body("/v1/jobs", &request, ANSWER_LIMIT).await?;
             return self.checked(context, &checked);
         }
         let (status, job): (_, JobView) = context.client.post_safely("/v1/jobs", &request).await?;

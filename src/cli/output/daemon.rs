@@ -1,10 +1,15 @@
 //! The daemon in print: how it is.
 
+use anstyle::AnsiColor;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Output, text};
-use crate::{api::types::DaemonView, cli::Failure, config::OutputForm};
+use crate::{
+    api::types::{CheckStatus, DaemonView, DoctorView},
+    cli::Failure,
+    config::OutputForm,
+};
 
 /// Prints how the daemon is.
 pub fn status(out: &mut Output, daemon: &DaemonView) -> Result<(), Failure> {
@@ -66,4 +71,48 @@ pub fn config(out: &mut Output, view: &ConfigView) -> Result<(), Failure> {
     let form = OutputForm::ALL.into_iter().find(|(_, form)| *form == view.output);
     out.line(format!("{:<9}{}", "output", form.map_or("", |(name, _)| name)))?;
     out.line(format!("{:<9}{}", "file", view.file.as_deref().unwrap_or("none: HOME is not set")))
+}
+
+/// Prints what the doctor found.
+pub fn doctor(out: &mut Output, view: &DoctorView) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json_list(view, &view.checks);
+    }
+    let widest = view.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    for check in &view.checks {
+        let (word, colour) = match check.status {
+            CheckStatus::Ok => ("ok  ", AnsiColor::Green),
+            CheckStatus::Warn => ("warn", AnsiColor::Yellow),
+            CheckStatus::Fail => ("FAIL", AnsiColor::Red),
+        };
+        let word = out.styled(colour.on_default(), word);
+        let (name, detail) = (text::visible_line(&check.name), text::visible_line(&check.detail));
+        out.line(format!("{word}  {name:<widest$}  {detail}"))?;
+        if let Some(hint) = &check.hint {
+            out.line(format!("      {:<widest$}  hint: {}", "", text::visible_line(hint)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What this program is.
+#[derive(Debug, Serialize)]
+pub struct VersionView {
+    /// The version of the CLI's documents.
+    pub schema: u32,
+    /// The release.
+    pub version: &'static str,
+    /// The version of job specs that it reads.
+    pub spec_version: u32,
+}
+
+/// Prints what this program is.
+pub fn version(out: &mut Output, view: &VersionView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(view),
+        OutputForm::Name => out.line(view.version),
+        OutputForm::Table | OutputForm::Wide => {
+            out.line(format!("mlctl {} (job spec version {}, API version 1)", view.version, view.spec_version))
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Jobs in print: the list, one in full, how one ended. Pure where it can be: views in, lines out.
 
 use jiff::Timestamp;
+use mlctl_protocol::JobSpec;
+use serde::Serialize;
 
 use super::{
     Output, state_style,
@@ -8,7 +10,7 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{AttemptList, JobList, JobView},
+    api::types::{AttemptList, EventList, JobList, JobView, WhyView},
     cli::Failure,
     config::OutputForm,
 };
@@ -219,4 +221,49 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
         ]);
     }
     out.table(&table)
+}
+
+/// Prints why a job is where it is.
+pub fn why(out: &mut Output, why: &WhyView) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(why);
+    }
+    let reason = text::visible_line(&why.reason);
+    out.line(format!("job {} ({}) is {}: {reason}", why.id, why.name, why.state))?;
+    match &why.hint {
+        Some(hint) => out.line(format!("  hint: {}", text::visible_line(hint))),
+        None => Ok(()),
+    }
+}
+
+/// Prints a job's events.
+pub fn events(out: &mut Output, list: &EventList) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json_list(list, &list.events);
+    }
+    for event in &list.events {
+        let at = event.at.strftime("%Y-%m-%d %H:%M:%S");
+        out.line(format!("{at} UTC  {:<14}{}", event.event, text::visible_line(&event.text)))?;
+    }
+    Ok(())
+}
+
+/// A spec that was checked and not submitted.
+#[derive(Debug, Serialize)]
+pub struct CheckedSpec {
+    /// The version of the CLI's documents.
+    pub schema: u32,
+    /// Always true: a spec that is wrong is an error.
+    pub valid: bool,
+    /// The spec, with defaults filled in and paths made absolute.
+    pub spec: JobSpec,
+}
+
+/// Prints that a spec is right.
+pub fn checked(out: &mut Output, file: &str, checked: &CheckedSpec) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(checked);
+    }
+    let CheckedSpec { spec, .. } = checked;
+    out.line(format!("{} is a valid {} job ({})", text::visible_line(file), spec.work.kind(), spec.name))
 }

@@ -1,0 +1,113 @@
+//! `mlctl checkpoint`: the checkpoints of a job.
+
+use clap::{Args, Subcommand};
+
+use super::{job_name, job_path};
+use crate::{
+    api::types::{CheckpointDetail, CheckpointList, VerifyRequest, VerifyView},
+    cli::{
+        Context, Done,
+        client::{LONG_LIMIT, READ_LIMIT},
+        exit::Exit,
+        output::checkpoints,
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  mlctl checkpoint ls digits
+  mlctl checkpoint show digits              the objects of the newest one
+  mlctl checkpoint show digits 500
+  mlctl checkpoint now digits               a running job saves its state at the end of the step
+  mlctl checkpoint verify digits            reads every byte back; exit code 1 when one is damaged";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List a job's checkpoints, newest first
+    #[command(after_help = EXAMPLES)]
+    Ls {
+        /// The job: an id, a name or @last
+        #[arg(value_parser = job_name)]
+        job: String,
+    },
+    /// Show a checkpoint and its objects
+    #[command(after_help = EXAMPLES)]
+    Show {
+        /// The job: an id, a name or @last
+        #[arg(value_parser = job_name)]
+        job: String,
+        /// The checkpoint's step [default: the newest]
+        step: Option<u64>,
+    },
+    /// Have a running job take a checkpoint now, and wait until it is durable
+    #[command(after_help = EXAMPLES)]
+    Now {
+        /// The job: an id, a name or @last
+        #[arg(value_parser = job_name)]
+        job: String,
+    },
+    /// Read checkpoints back and compare every byte with its checksum
+    #[command(after_help = EXAMPLES)]
+    Verify {
+        /// The job: an id, a name or @last
+        #[arg(value_parser = job_name)]
+        job: String,
+        /// Only the checkpoint of this step [default: all]
+        step: Option<u64>,
+    },
+}
+
+impl Arguments {
+    pub fn goal(&self) -> String {
+        match &self.verb {
+            Verb::Ls { job } => format!("list the checkpoints of {job}"),
+            Verb::Show { job, .. } => format!("show a checkpoint of {job}"),
+            Verb::Now { job } => format!("take a checkpoint of {job}"),
+            Verb::Verify { job, .. } => format!("verify the checkpoints of {job}"),
+        }
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
+        let Context { client, out, .. } = context;
+        match self.verb {
+            Verb::Ls { job } => {
+                let list: CheckpointList = client.get(&job_path(&job, "checkpoints")).await?;
+                checkpoints::list(out, &list)?;
+            }
+            Verb::Show { job, step } => {
+                let step = match step {
+                    Some(step) => step,
+                    None => newest(client.get(&job_path(&job, "checkpoints")).await?)?,
+                };
+                let detail: CheckpointDetail = client.get(&job_path(&job, &format!("checkpoints/{step}"))).await?;
+                checkpoints::show(out, &detail)?;
+            }
+            Verb::Now { job } => {
+                let path = job_path(&job, "checkpoint");
+                let taken: CheckpointDetail = client.post_body(&path, &(), LONG_LIMIT).await?;
+                checkpoints::taken(out, &taken)?;
+            }
+            Verb::Verify { job, step } => {
+                let path = job_path(&job, "checkpoints/verify");
+                let found: VerifyView = client.post_body(&path, &VerifyRequest { step }, READ_LIMIT).await?;
+                checkpoints::verified(out, &found)?;
+                return Ok(if found.ok { Exit::Ok } else { Exit::Failed });
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn newest(list: CheckpointList) -> Result<u64, crate::cli::Failure> {
+    list.checkpoints.first().map(|checkpoint| checkpoint.step).ok_or_else(|| {
+        crate::cli::Failure::new(Exit::NotFound, format!("job {} has no checkpoint yet", list.id))
+            .hint(format!("`mlctl checkpoint now {}` takes one while the job runs", list.id))
+    })
+}
