@@ -90,7 +90,8 @@ impl LocalProcesses {
             .env("ML_JOB_ID", launch.job.to_string())
             .env("ML_ATTEMPT", launch.attempt.to_string())
             .env("RAYON_NUM_THREADS", &threads)
-            .env("CANDLE_NUM_THREADS", &threads)
+            // A second pool of threads, which spin while they wait and would take the cores from rayon's.
+            .env("CANDLE_NUM_THREADS", "1")
             .env("MALLOC_MMAP_THRESHOLD_", KEEP_MEMORY_BYTES)
             .env("MALLOC_TRIM_THRESHOLD_", KEEP_MEMORY_BYTES)
             .current_dir(dir)

@@ -112,7 +112,7 @@ async fn a_worker_gets_its_launch_and_nothing_it_should_not_see() {
     assert_eq!((launch.secret.as_str(), launch.job), ("0123456789abcdef", JobId(1)));
     let environment = scene.file("environment").await;
     for expected in
-        ["CANDLE_NUM_THREADS=3", "RAYON_NUM_THREADS=3", "ML_JOB_ID=1", "CUDA_VISIBLE_DEVICES=0", "PATH=/usr"]
+        ["CANDLE_NUM_THREADS=1", "RAYON_NUM_THREADS=3", "ML_JOB_ID=1", "CUDA_VISIBLE_DEVICES=0", "PATH=/usr"]
     {
         assert!(environment.contains(expected), "{expected} in {environment}");
     }

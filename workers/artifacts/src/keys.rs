@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! <prefix>/jobs/<job>-<instance>/<attempt>/checkpoints/<step, 12 digits>/manifest.json    written last
-//! <prefix>/jobs/<job>-<instance>/model/{model.safetensors, config.json}                   config.json written last
-//! <prefix>/jobs/<job>-<instance>/output/…
+//! <prefix>/jobs/<job>-<instance>/model/<attempt>/{model.safetensors, config.json}         config.json written last
+//! <prefix>/jobs/<job>-<instance>/output/<attempt>/…
 //! <prefix>/doctor/…                                                                       probes, deleted at once
 //! ```
+//! Every folder an attempt writes to is its own: one that is no longer valid can overwrite nothing. Which attempt's model or
+//! output is the job's is said by the job's row, which takes the result of the valid attempt alone.
+//!
 //! The instance is made with a database, so that a new or restored database never meets old keys.
 
 use mlctl_protocol::{AttemptNumber, JobId, message::Storage};
@@ -37,16 +40,16 @@ pub fn attempt_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNum
     format!("{}/{attempt}", job_uri(prefix, instance, job))
 }
 
-/// The folder of a training job's final model.
+/// The folder of the final model of an attempt.
 #[must_use]
-pub fn model_uri(prefix: &str, instance: &str, job: JobId) -> String {
-    format!("{}/model", job_uri(prefix, instance, job))
+pub fn model_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> String {
+    format!("{}/model/{attempt}", job_uri(prefix, instance, job))
 }
 
-/// The folder of an inference job's results.
+/// The folder of the results of an attempt.
 #[must_use]
-pub fn output_uri(prefix: &str, instance: &str, job: JobId) -> String {
-    format!("{}/output", job_uri(prefix, instance, job))
+pub fn output_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> String {
+    format!("{}/output/{attempt}", job_uri(prefix, instance, job))
 }
 
 /// An object that is written, read and deleted to see whether that works.
@@ -60,8 +63,8 @@ pub fn probe_uri(prefix: &str, name: &str) -> String {
 pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> Storage {
     Storage {
         attempt_uri: attempt_uri(prefix, instance, job, attempt),
-        model_uri: model_uri(prefix, instance, job),
-        output_uri: output_uri(prefix, instance, job),
+        model_uri: model_uri(prefix, instance, job, attempt),
+        output_uri: output_uri(prefix, instance, job, attempt),
     }
 }
 
@@ -86,7 +89,7 @@ mod tests {
     fn names() {
         let (job, attempt) = (JobId(42), AttemptNumber(3));
         assert_eq!(attempt_uri("file:///o/", "k3f9", job, attempt), "file:///o/jobs/42-k3f9/3");
-        assert_eq!(storage("file:///o", "k3f9", job, attempt).model_uri, "file:///o/jobs/42-k3f9/model");
+        assert_eq!(storage("file:///o", "k3f9", job, attempt).model_uri, "file:///o/jobs/42-k3f9/model/3");
         assert_eq!(checkpoint(12), "checkpoints/000000000012");
     }
 

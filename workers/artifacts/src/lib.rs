@@ -13,6 +13,7 @@ pub mod manifest;
 mod pieces;
 pub mod publish;
 mod stores;
+mod upload;
 pub mod uri;
 
 pub use digest::blake3_hex;
@@ -20,3 +21,4 @@ pub use error::ArtifactError;
 pub use location::{Entry, Location};
 pub use pieces::Pieces;
 pub use stores::Stores;
+pub use upload::Upload;

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{GetOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 
 use crate::{
     ArtifactError,
@@ -192,12 +192,23 @@ impl Location {
     }
 
     async fn write(&self, bytes: Bytes, mode: PutMode) -> Result<(), ArtifactError> {
-        self.refuse_staging_name()?;
-        if let Some((files, file)) = self.local() {
-            files.make_folder_of(file).await.map_err(|error| self.sort_io(error))?;
-        }
+        self.prepare_write().await?;
         let written = self.store.put_opts(&self.path, bytes.into(), PutOptions::from(mode)).await;
         written.map(|_| ()).map_err(|error| self.sort(error))
+    }
+
+    /// Begins an object that is written in parts.
+    pub(crate) async fn begin_parts(&self) -> Result<Box<dyn MultipartUpload>, ArtifactError> {
+        self.prepare_write().await?;
+        self.store.put_multipart(&self.path).await.map_err(|error| self.sort(error))
+    }
+
+    async fn prepare_write(&self) -> Result<(), ArtifactError> {
+        self.refuse_staging_name()?;
+        match self.local() {
+            Some((files, file)) => files.make_folder_of(file).await.map_err(|error| self.sort_io(error)),
+            None => Ok(()),
+        }
     }
 
     /// Makes sure that an object somebody wrote survives a power cut.

@@ -150,9 +150,9 @@ pub struct Start {
 pub struct Storage {
     /// `<prefix>/jobs/<job>/<attempt>`, under which this attempt's checkpoints go.
     pub attempt_uri: String,
-    /// `<prefix>/jobs/<job>/model`.
+    /// `<prefix>/jobs/<job>/model/<attempt>`.
     pub model_uri: String,
-    /// `<prefix>/jobs/<job>/output`.
+    /// `<prefix>/jobs/<job>/output/<attempt>`.
     pub output_uri: String,
 }
 
