@@ -12,11 +12,11 @@ use mlctl_protocol::{
     spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
 };
 use mlworker::{
+    data::examples::{Answers, Examples},
     fault::Fault,
     host::{Host, Order},
     rng::{Rng, Stream},
     train::{
-        examples::{Answers, Examples},
         learner::Learner,
         plan::Plan,
         saver::{Saver, Vault},

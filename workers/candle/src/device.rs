@@ -2,8 +2,9 @@
 //! its errors mean.
 //!
 //! Threads and memory on the CPU are set by whoever starts the process, since candle, rayon and glibc read the environment
-//! once: `RAYON_NUM_THREADS` is the number of threads of arithmetic, `CANDLE_NUM_THREADS=1` keeps candle's second, spinning pool
-//! from competing with rayon's, and `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` keep freed blocks in the process.
+//! once: `RAYON_NUM_THREADS` is the number of threads of arithmetic (candle 0.11.1 reads it for matrix products as well),
+//! `CANDLE_NUM_THREADS=1` keeps candle's second pool, whose threads spin, from competing with rayon's, and
+//! `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` keep freed blocks in the process.
 
 use candle_core::{Device, DeviceLocation};
 use mlctl_protocol::{ExitClass, spec::Resources};

@@ -1,6 +1,9 @@
 //! The one error of a job: what a person reads and the class retries are decided on. Every room of this crate ends in one.
 //! It never carries a backtrace or a path the user did not give.
 
+use std::error::Error;
+
+use mlctl_artifacts::ArtifactError;
 use mlctl_protocol::ExitClass;
 
 /// Why a job cannot go on.
@@ -26,9 +29,44 @@ impl Fault {
         Self { class: ExitClass::Spec, message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// An error on an object that the system itself writes, with its causes.
+    #[must_use]
+    pub fn storage(error: &ArtifactError) -> Self {
+        Self::new(error.storage_class(), with_causes(error))
+    }
+
+    /// An error on a file that the user brought. `what` names it: the data, the model.
+    #[must_use]
+    pub fn input(what: &str, error: &ArtifactError) -> Self {
+        let hint = match error {
+            ArtifactError::NotFound { .. } => {
+                "check the path in the spec; a relative one is taken from the spec's folder"
+            }
+            ArtifactError::BadUri { .. } => "write a path or file:///absolute/path",
+            ArtifactError::TooLarge { .. } => "split it into smaller files",
+            ArtifactError::Refused { .. } => "it must be a regular file that the daemon's user may read",
+            ArtifactError::Corrupt { .. } => {
+                "it is damaged, or was changed while it was read: restore it, or name another"
+            }
+            _ => "the store did not answer; the job is tried again",
+        };
+        Self::new(error.exit_class(), format!("cannot read {what}: {}", with_causes(error))).with_hint(hint)
+    }
+
     /// The same fault with advice.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        message.push_str(": ");
+        message.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    message
 }

@@ -1,8 +1,9 @@
 //! The worker's library: what a training or inference job does, from its data to its published result. `main.rs` wires it
 //! to the daemon's socket; tests drive it through a recorded [`host::Host`].
 //!
-//! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle`, `pth` and `data` know files; `coverage`, `optim`,
-//! `loss` and `nn` know tensors; `rng`, `device`, `job`, `host` and `fault` know nothing of these. Tensors stay in this crate.
+//! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `pth` know a model's files and `data`, below
+//! them, a job's rows; `coverage`, `optim`, `loss` and `nn` know tensors; `rng`, `device`, `job`, `orders`, `host` and `fault` know
+//! nothing of these. Tensors stay in this crate.
 
 pub mod bundle;
 pub mod coverage;
@@ -15,6 +16,7 @@ pub mod job;
 pub mod loss;
 pub mod nn;
 pub mod optim;
+pub mod orders;
 pub mod pth;
 pub mod rng;
 pub mod train;

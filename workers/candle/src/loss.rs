@@ -141,7 +141,7 @@ impl CustomOp2 for SoftmaxMinusOneHot {
 }
 
 /// ln(sum(exp(row))).
-fn log_sum_exp(row: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     largest + row.iter().map(|value| (f64::from(*value) - largest).exp()).sum::<f64>().ln()
 }

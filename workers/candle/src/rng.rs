@@ -37,7 +37,7 @@ pub enum Stream {
     Data {
         /// Which table: 0 features, 1 targets.
         table: u32,
-        /// A part of the table, modulo 2^48.
+        /// The row, modulo 2^48.
         block: u64,
     },
 }

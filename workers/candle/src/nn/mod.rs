@@ -32,6 +32,13 @@ pub fn layout(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
     }
 }
 
+/// Numbers in all tensors of a layout.
+#[must_use]
+pub fn values(layout: &[(String, Vec<usize>)]) -> u64 {
+    let of = |shape: &[usize]| shape.iter().fold(1, |product: u64, n| product.saturating_mul(*n as u64));
+    layout.iter().fold(0, |sum, (_, shape)| sum.saturating_add(of(shape)))
+}
+
 /// Fresh weights of a model.
 ///
 /// # Errors

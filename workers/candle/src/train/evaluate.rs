@@ -4,8 +4,8 @@ use candle_core::Device;
 use mlctl_protocol::{progress::Metrics, spec::Loss};
 use serde::{Deserialize, Serialize};
 
-use super::examples::Examples;
 use crate::{
+    data::examples::Examples,
     fault::Fault,
     loss::{loss, predicted_classes},
     nn::Mlp,
@@ -171,8 +171,8 @@ mod tests {
     use candle_core::Tensor;
     use mlctl_protocol::spec::{Activation, ModelSpec};
 
-    use super::{super::examples::Answers, *};
-    use crate::nn::Tensors;
+    use super::*;
+    use crate::{data::examples::Answers, nn::Tensors};
 
     /// A model that predicts class 1 where the feature is above 0.
     fn model() -> Mlp {

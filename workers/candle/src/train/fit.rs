@@ -5,7 +5,6 @@ use mlctl_protocol::spec::TrainSpec;
 use serde::Serialize;
 
 use super::{
-    examples::Examples,
     plan::Plan,
     resume::Resume,
     saver::Saver,
@@ -13,7 +12,7 @@ use super::{
     state::Identity,
     vault::{self, ObjectVault},
 };
-use crate::{device, fault::Fault, job::Job, nn};
+use crate::{data::examples::Examples, device, fault::Fault, job::Job, nn};
 
 /// A job's data, ready to train on.
 pub struct Prepared<'a, C> {
@@ -42,8 +41,7 @@ pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_,
     let device = &device::open(&start.spec.resources)?;
     let plan = &Plan::new(spec, &start.spec.checkpoint, examples.train.len())?;
     let identity = &Identity::new(spec, dataset_digest)?;
-    let values =
-        nn::layout(&spec.model).iter().map(|(_, shape)| shape.iter().map(|n| *n as u64).product::<u64>()).sum();
+    let values = nn::values(&nn::layout(&spec.model));
     let threads = start.threads;
     let (learner, from) = Resume { spec, identity, threads, device }
         .first_of(&start.resume, host, |candidate| vault::read(job, candidate, values))?;

@@ -3,13 +3,96 @@
 
 pub mod curve;
 pub mod evaluate;
-pub mod examples;
 pub mod fit;
 pub mod learner;
-pub mod orders;
 pub mod plan;
 pub mod resume;
 pub mod saver;
 pub mod session;
 pub mod state;
 pub mod vault;
+
+use bytes::Bytes;
+use mlctl_protocol::{
+    ExitClass,
+    message::ReportBody,
+    progress::Metrics,
+    spec::{Loss, TrainSpec},
+};
+
+use self::{
+    evaluate::EVALUATION_FILE,
+    fit::{Prepared, fit},
+    session::Trained,
+};
+use crate::{
+    bundle::{self, ModelConfig},
+    data::{self, Dataset, examples::Answers},
+    fault::Fault,
+    host::Done,
+    job::Job,
+};
+
+/// Classes without a row that are listed in a warning.
+const LISTED: usize = 10;
+
+/// Runs a training job from its data to its published model.
+///
+/// # Errors
+/// Whatever a job can end with, see `Fault`.
+pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
+    let dataset = data::load(job, spec)?;
+    warn_of_missing_classes(job, &dataset, spec)?;
+    let config = |step, metrics: &Metrics| config_of(spec, &dataset, step, metrics);
+    // Before anything is computed: a config that cannot be stored would end the job with its last step.
+    config(0, &Metrics::new())
+        .to_json()
+        .map_err(|what| Fault::spec(what, "take fewer columns, or shorter names for them"))?;
+    let prepared = Prepared { examples: &dataset.examples, dataset_digest: &dataset.identity.digest, config: &config };
+    let Trained { model, run, evaluation } = fit(job, spec, &prepared)?;
+    let mut beside = Vec::new();
+    if let Some(evaluation) = evaluation {
+        let json = serde_json::to_vec_pretty(&evaluation)
+            .map_err(|error| Fault::new(ExitClass::Crash, format!("the evaluation cannot be written: {error}")))?;
+        beside.push((EVALUATION_FILE.to_owned(), Bytes::from(json)));
+    }
+    let published = bundle::publish(job, config(run.step, &run.metrics), &model, beside)?;
+    Ok(Done { metrics: run.metrics, model: Some(published), output: None })
+}
+
+fn config_of(spec: &TrainSpec, dataset: &Dataset, step: u64, metrics: &Metrics) -> ModelConfig {
+    let (_, outputs) = bundle::config::shape(&spec.model);
+    ModelConfig {
+        format: bundle::config::FORMAT,
+        network: spec.model.clone(),
+        loss: spec.loss,
+        features: dataset.features.clone(),
+        targets: dataset.targets.clone(),
+        classes: (spec.loss == Loss::CrossEntropy).then(|| u32::try_from(outputs).unwrap_or(u32::MAX)),
+        scaling: dataset.scaler.clone(),
+        split: spec.split.clone(),
+        dataset: dataset.identity.clone(),
+        step,
+        metrics: metrics.clone(),
+        weights_digest: None,
+    }
+}
+
+/// A class that no train row belongs to cannot be learnt: most often the last layer is too wide.
+fn warn_of_missing_classes(job: Job<'_>, dataset: &Dataset, spec: &TrainSpec) -> Result<(), Fault> {
+    let Answers::Classes(classes) = &dataset.examples.answers else { return Ok(()) };
+    let mut seen = vec![false; bundle::config::shape(&spec.model).1];
+    for row in &dataset.examples.train {
+        if let Some(seen) = seen.get_mut(classes[*row as usize] as usize) {
+            *seen = true;
+        }
+    }
+    let missing: Vec<_> = (0..).zip(&seen).filter(|(_, seen)| !**seen).map(|(class, _): (u32, _)| class).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let listed = missing.iter().take(LISTED).map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let more = if missing.len() > LISTED { ", …" } else { "" };
+    let message = format!("no row to train on is of class {listed}{more}; the model has {} outputs", seen.len());
+    job.host.report(ReportBody::Warning { message })
+}

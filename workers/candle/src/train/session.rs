@@ -15,19 +15,19 @@ use serde::Serialize;
 use super::{
     curve::{Curve, Rate},
     evaluate::{Evaluation, Measure, Score, put},
-    examples::{Batch, Examples},
     learner::Learner,
-    orders::Orders,
     plan::Plan,
     saver::Saver,
     state::{Content, Identity, RunState, Sums},
 };
 use crate::{
     coverage,
+    data::examples::{Batch, Examples},
     fault::Fault,
     host::Host,
     loss::{loss, predicted_classes},
     nn::{self, Dropping, Mlp, Tensors},
+    orders::Orders,
     rng::{Rng, Stream},
 };
 

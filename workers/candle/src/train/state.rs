@@ -5,22 +5,17 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use candle_core::{DType, Device};
 use mlctl_protocol::{ExitClass, progress::Metrics, spec::TrainSpec};
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{fault::Fault, nn::Tensors};
+use crate::{bundle::tensors, fault::Fault, nn::Tensors};
 
 /// The version of `state.json` this build reads and writes.
 pub const STATE_FORMAT: u32 = 1;
 
 /// The largest `state.json` read.
 const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
-
-/// The largest safetensors header read: parsing takes ten times its size in memory.
-const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Where a run stands. With the weights and the optimizer's state, all that the next step depends on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -196,9 +191,7 @@ pub fn encode<C: Serialize>(snapshot: &Snapshot<'_, C>) -> Result<Content, Fault
     let Snapshot { run, identity, threads, config, model, optimizer } = *snapshot;
     let cannot =
         |what: &str, e: &dyn std::fmt::Display| Fault::new(ExitClass::Crash, format!("{what} cannot be written: {e}"));
-    let tensors = |what: &str, tensors: &Tensors| {
-        safetensors::serialize(tensors, None).map(Bytes::from).map_err(|e| cannot(what, &e))
-    };
+    let tensors = |what: &str, tensors: &Tensors| tensors::encode(tensors).map_err(|e| cannot(what, &e));
     let state = StateOut { format: STATE_FORMAT, threads, run, identity, config };
     Ok(Content {
         model: tensors("the model", model)?,
@@ -236,46 +229,10 @@ pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usi
             "put the spec and the data back as they were, or submit a new job",
         )));
     }
-    let model = read_tensors("the model", &content.model)?;
-    let problems = mismatches(layout, &model);
-    if !problems.is_empty() {
-        return Err(Refusal::Corrupt(problems.join("; ")));
-    }
-    Ok(Restored { run, threads, model, optimizer: read_tensors("the optimizer's state", &content.optimizer)? })
-}
-
-fn read_tensors(what: &str, bytes: &[u8]) -> Result<Tensors, Refusal> {
-    let corrupt = |e: &dyn std::fmt::Display| Refusal::Corrupt(format!("{what} cannot be read: {e}"));
-    let header = bytes.first_chunk().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
-    if header > MAX_HEADER_BYTES {
-        return Err(corrupt(&"its header has no sane length"));
-    }
-    let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(&e))?;
-    let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
-        use candle_core::safetensors::Load;
-        view.load(&Device::Cpu).map(|tensor| (name, tensor))
-    };
-    file.tensors().into_iter().map(load).collect::<Result<_, _>>().map_err(|e| corrupt(&e))
-}
-
-/// A sentence for each tensor that is missing, unexpected, or of another shape or type than the model's.
-fn mismatches(layout: &[(String, Vec<usize>)], tensors: &Tensors) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (name, shape) in layout {
-        match tensors.get(name) {
-            None => problems.push(format!("tensor {name:?} is missing")),
-            Some(tensor) if tensor.dims() != shape || tensor.dtype() != DType::F32 => {
-                let (found, dims) = (tensor.dtype(), tensor.dims());
-                problems.push(format!(
-                    "tensor {name:?} is {found:?} of shape {dims:?} where f32 of shape {shape:?} is needed"
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    let unexpected = tensors.keys().filter(|name| layout.iter().all(|(known, _)| known != *name));
-    problems.extend(unexpected.map(|name| format!("tensor {name:?} is not one of the model's")));
-    problems
+    let unreadable = |what: &str, why: &str| Refusal::Corrupt(format!("{what} cannot be read: {why}"));
+    let model = tensors::decode_as(&content.model, layout).map_err(|why| unreadable("the model", &why.join("; ")))?;
+    let optimizer = tensors::decode(&content.optimizer).map_err(|why| unreadable("the optimizer's state", &why))?;
+    Ok(Restored { run, threads, model, optimizer })
 }
 
 /// An f64 as the text of its shortest exact form: numbers in JSON may be read back one digit off.

@@ -1,6 +1,6 @@
 //! State through bytes and back, and what must be refused.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mlctl_protocol::spec::{Activation, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split};
 use proptest::prelude::*;
 

@@ -35,7 +35,7 @@ impl<'a> ObjectVault<'a> {
     /// # Errors
     /// When the daemon named a folder that no store has.
     pub fn new(job: Job<'a>, dataset_digest: &'a str, parent: Option<String>) -> Result<Self, Fault> {
-        let attempt = job.stores.open(&job.start.storage.attempt_uri).map_err(|e| storage_fault(&e))?;
+        let attempt = job.stores.open(&job.start.storage.attempt_uri).map_err(|e| Fault::storage(&e))?;
         Ok(Self { job, attempt, dataset_digest, parent })
     }
 }
@@ -66,7 +66,7 @@ impl Vault for ObjectVault<'_> {
                 ExitClass::Lost,
                 format!("another process writes the checkpoints of this attempt: {error}"),
             )),
-            result => result.map_err(|e| storage_fault(&e)),
+            result => result.map_err(|e| Fault::storage(&e)),
         }
     }
 }
@@ -80,7 +80,7 @@ pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Cont
     let limit = values.saturating_mul(3 * 4).saturating_add(OVERHEAD_BYTES);
     let checkpoint = match job.runtime.block_on(checkpoint::read(job.stores, candidate, limit)) {
         Ok(checkpoint) => checkpoint,
-        Err(error @ ArtifactError::Unavailable { .. }) => return Err(Unreadable::Store(storage_fault(&error))),
+        Err(error @ ArtifactError::Unavailable { .. }) => return Err(Unreadable::Store(Fault::storage(&error))),
         Err(error) => return Err(Unreadable::This(error.to_string())),
     };
     let part = |name: &str| {
@@ -91,16 +91,4 @@ pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Cont
         optimizer: part(keys::CHECKPOINT_OPTIMIZER)?,
         state: part(keys::CHECKPOINT_STATE)?,
     })
-}
-
-/// An error on an object that the system itself writes, with its causes.
-pub(super) fn storage_fault(error: &ArtifactError) -> Fault {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        message.push_str(": ");
-        message.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    Fault::new(error.storage_class(), message)
 }

@@ -21,11 +21,11 @@ use mlctl_protocol::{
     },
 };
 use mlworker::{
+    data::examples::{Answers, Examples},
     fault::Fault,
     host::{Host, Order},
     rng::{Rng, Stream},
     train::{
-        examples::{Answers, Examples},
         plan::Plan,
         resume::{Resume, Unreadable},
         saver::{Saver, Vault},

@@ -1,7 +1,11 @@
-//! The training loop driven through its own interfaces: a recorded host, checkpoints in memory, a problem small enough to interrupt everywhere.
+//! The engine driven through its own interfaces: the training loop with a recorded host and checkpoints in memory, and whole jobs over real files.
 
 #[cfg(test)]
 mod common;
+#[cfg(test)]
+mod infer;
+#[cfg(test)]
+mod jobs;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]

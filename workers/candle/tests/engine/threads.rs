@@ -5,8 +5,8 @@ use std::process::Command;
 
 use mlctl_protocol::spec::ModelSpec;
 use mlworker::{
+    data::examples::Answers,
     rng::{Rng, Stream},
-    train::examples::Answers,
 };
 
 use super::common::{Memory, Problem, Recorder, bits};

@@ -6,7 +6,7 @@ use mlctl_protocol::{
     message::{ReportBody, StopClass},
     spec::{Convergence, Loss, ModelSpec, OptimizerSpec},
 };
-use mlworker::{host::Order, train::examples::Answers};
+use mlworker::{data::examples::Answers, host::Order};
 
 #[test]
 fn a_run_learns_and_reports_its_curve() {

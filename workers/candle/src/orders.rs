@@ -1,5 +1,5 @@
-//! What the daemon wants, kept until the loop is at a place where it can obey: a wish for a checkpoint is not lost when it
-//! comes while an epoch is validated.
+//! What the daemon wants, kept until a loop is at a place where it can obey: a wish for a checkpoint is not lost when it
+//! comes while an epoch is validated. Used by training, by inference and while data is read.
 
 use mlctl_protocol::{ExitClass, message::StopClass};
 

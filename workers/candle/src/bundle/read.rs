@@ -1,0 +1,155 @@
+//! Reads a model to predict with: a published one, a checkpoint, or weights alone with the network that the spec gives. Everything is checked
+//! before it is used: checksums where there are some, then names, shapes, types and values of the tensors.
+
+use mlctl_artifacts::{ArtifactError, Location, checkpoint, keys};
+use mlctl_protocol::{
+    ExitClass,
+    spec::{ModelSource, ModelSpec},
+};
+use serde::Deserialize;
+
+use super::{
+    ModelConfig,
+    config::MAX_CONFIG_BYTES,
+    tensors::{self, OVERHEAD_BYTES},
+};
+use crate::{
+    data::memory,
+    fault::Fault,
+    job::Job,
+    nn::{self, Tensors},
+};
+
+/// A model ready to predict.
+#[derive(Debug)]
+pub struct Model {
+    /// Its architecture.
+    pub network: ModelSpec,
+    /// Its weights by name, on the CPU.
+    pub weights: Tensors,
+    /// What else is known of it; nothing for weights alone.
+    pub config: Option<ModelConfig>,
+}
+
+/// Reads the model that a spec names.
+///
+/// # Errors
+/// `spec` when there is none, or it is not what its config or the spec says; `storage` when it is damaged or cannot be read.
+pub fn read(job: Job<'_>, source: &ModelSource) -> Result<Model, Fault> {
+    let from = &source.from;
+    if from.starts_with("job:") {
+        return Err(Fault::spec(
+            format!("{from:?} names a job, and the daemon gave no model for it"),
+            "name the model's folder, or submit the job again",
+        ));
+    }
+    let at = job.stores.open(from).map_err(|error| unreadable(&error))?;
+    let model = if at.name().ends_with(".safetensors") {
+        read_weights(job, &at, source.network.as_ref())?
+    } else if is_there(job, &at, keys::MANIFEST)? {
+        read_checkpoint(job, &at)?
+    } else if is_there(job, &at, keys::MODEL_CONFIG)? {
+        read_folder(job, &at)?
+    } else {
+        return Err(Fault::spec(
+            format!("{from} holds no model: neither {} nor {} is in it", keys::MODEL_CONFIG, keys::MANIFEST),
+            "name the folder of a model or of a checkpoint, or a .safetensors file",
+        ));
+    };
+    if let Some(name) = tensors::not_finite(&model.weights)? {
+        return Err(Fault::spec(
+            format!("tensor {name:?} of {from} holds values that are not finite"),
+            "the model is broken: take an earlier checkpoint",
+        ));
+    }
+    Ok(model)
+}
+
+fn read_folder(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
+    let at = folder.join(keys::MODEL_CONFIG).map_err(|error| unreadable(&error))?;
+    let json = job.runtime.block_on(at.get(MAX_CONFIG_BYTES)).map_err(|error| unreadable(&error))?;
+    let config = ModelConfig::from_json(&json).map_err(|what| unusable(at.uri(), &what))?;
+    let weights = folder.join(keys::MODEL).map_err(|error| unreadable(&error))?;
+    with_config(job, &weights, config)
+}
+
+/// A file of weights: with a config beside it, or with the spec's network.
+fn read_weights(job: Job<'_>, at: &Location, network: Option<&ModelSpec>) -> Result<Model, Fault> {
+    let beside = at.sibling(keys::MODEL_CONFIG).map_err(|error| unreadable(&error))?;
+    let json = job.runtime.block_on(beside.get_optional(MAX_CONFIG_BYTES)).map_err(|error| unreadable(&error))?;
+    match (json.map(|json| ModelConfig::from_json(&json)), network) {
+        (Some(Ok(config)), Some(network)) if config.network != *network => Err(Fault::spec(
+            format!("infer.model.network is not the network that {} describes", beside.uri()),
+            "leave infer.model.network out",
+        )),
+        (Some(Ok(config)), _) => with_config(job, at, config),
+        // Another program's file of that name; the spec says all that is needed.
+        (Some(Err(_)) | None, Some(network)) => {
+            let weights = load(job, at, network)?;
+            Ok(Model { network: network.clone(), weights, config: None })
+        }
+        (Some(Err(what)), None) => Err(unusable(beside.uri(), &what)),
+        (None, None) => Err(Fault::spec(
+            format!("{} has no {} beside it, so its network is not known", at.uri(), keys::MODEL_CONFIG),
+            "describe it in infer.model.network, as in train.model",
+        )),
+    }
+}
+
+fn with_config(job: Job<'_>, at: &Location, config: ModelConfig) -> Result<Model, Fault> {
+    let weights = load(job, at, &config.network)?;
+    if let Some(known) = &config.weights_digest
+        && tensors::digest(&weights)? != *known
+    {
+        return Err(Fault::new(
+            ExitClass::Storage,
+            format!("{} is corrupt: its digest is not the one in {}", at.uri(), keys::MODEL_CONFIG),
+        )
+        .with_hint("restore it from a copy, or take a checkpoint of the job that made it"));
+    }
+    Ok(Model { network: config.network.clone(), weights, config: Some(config) })
+}
+
+fn load(job: Job<'_>, at: &Location, network: &ModelSpec) -> Result<Tensors, Fault> {
+    let layout = nn::layout(network);
+    let limit = nn::values(&layout).saturating_mul(4).saturating_add(OVERHEAD_BYTES);
+    let bytes = job.runtime.block_on(at.get(limit)).map_err(|error| match error {
+        ArtifactError::TooLarge { .. } => unusable(at.uri(), "it is larger than the network's tensors can be"),
+        error => unreadable(&error),
+    })?;
+    tensors::decode_as(&bytes, &layout).map_err(|problems| unusable(at.uri(), &problems.join("; ")))
+}
+
+fn read_checkpoint(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
+    #[derive(Deserialize)]
+    struct State<'a> {
+        #[serde(borrow)]
+        config: &'a serde_json::value::RawValue,
+    }
+    let read = checkpoint::read(job.stores, folder.uri(), memory::budget());
+    let found = job.runtime.block_on(read).map_err(|error| unreadable(&error))?;
+    let part =
+        |name: &str| found.part(name).ok_or_else(|| unusable(folder.uri(), &format!("the checkpoint has no {name}")));
+    let state: State<'_> = serde_json::from_slice(part(keys::CHECKPOINT_STATE)?)
+        .map_err(|error| unusable(folder.uri(), &format!("state.json cannot be read: {error}")))?;
+    let config = ModelConfig::from_json(state.config.get().as_bytes()).map_err(|what| unusable(folder.uri(), &what))?;
+    let weights = tensors::decode_as(part(keys::CHECKPOINT_MODEL)?, &nn::layout(&config.network))
+        .map_err(|problems| unusable(folder.uri(), &problems.join("; ")))?;
+    Ok(Model { network: config.network.clone(), weights, config: Some(config) })
+}
+
+fn is_there(job: Job<'_>, folder: &Location, name: &str) -> Result<bool, Fault> {
+    let at = folder.join(name).map_err(|error| unreadable(&error))?;
+    Ok(job.runtime.block_on(at.size()).map_err(|error| unreadable(&error))?.is_some())
+}
+
+fn unreadable(error: &ArtifactError) -> Fault {
+    Fault::input("the model", error)
+}
+
+fn unusable(uri: &str, what: &str) -> Fault {
+    Fault::spec(
+        format!("the model at {uri} cannot be used: {what}"),
+        "check that it is the model meant, and that its network is the one it was trained as",
+    )
+}

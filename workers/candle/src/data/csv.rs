@@ -1,0 +1,232 @@
+//! A CSV file with a header, read record by record as it streams in: two pieces of the file and one record are all that is in
+//! memory. Knows lines, records and the file's checksum; what the fields mean is for `columns`.
+
+use bytes::Bytes;
+use csv_core::ReadRecordResult;
+use mlctl_artifacts::Pieces;
+
+use crate::{fault::Fault, job::Job};
+
+/// The longest record, in bytes.
+pub const MAX_RECORD_BYTES: usize = 32 * 1024 * 1024;
+
+/// The most columns.
+pub const MAX_COLUMNS: usize = 100_000;
+
+/// A file being read.
+pub struct Reader<'a> {
+    job: Job<'a>,
+    uri: String,
+    pieces: Pieces,
+    piece: Bytes,
+    /// How much of the piece is used up.
+    at: usize,
+    ended: bool,
+    core: csv_core::Reader,
+    hasher: blake3::Hasher,
+    header: Vec<String>,
+    /// The line that the next byte is on, from 1.
+    line: u64,
+    /// Records read after the header.
+    rows: u64,
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    /// Fields of the record in `ends`.
+    fields: usize,
+}
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("uri", &self.uri).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+/// A record of the file, the header apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its number from 0.
+    pub row: u64,
+    /// The line it begins on, from 1.
+    pub line: u64,
+    text: &'a [u8],
+    ends: &'a [usize],
+}
+
+impl<'a> Record<'a> {
+    /// The number of its fields.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether it has no field, which no record of a file has.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// A field's bytes without white space around them; nothing for a field that is not there.
+    #[must_use]
+    pub fn field(&self, column: usize) -> &'a [u8] {
+        let start = column.checked_sub(1).map_or(0, |before| self.ends.get(before).copied().unwrap_or(0));
+        let end = self.ends.get(column).copied().unwrap_or(start);
+        self.text.get(start..end).unwrap_or_default().trim_ascii()
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has no header.
+    pub fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
+        let fault = |error| Fault::input("the data", &error);
+        let at = job.stores.open(uri).map_err(fault)?;
+        let pieces = job.runtime.block_on(at.pieces(u64::MAX)).map_err(fault)?;
+        let mut reader = Self {
+            job,
+            uri: at.uri().to_owned(),
+            pieces,
+            piece: Bytes::new(),
+            at: 0,
+            ended: false,
+            core: csv_core::Reader::new(),
+            hasher: blake3::Hasher::new(),
+            header: Vec::new(),
+            line: 1,
+            rows: 0,
+            text: vec![0; 4096],
+            ends: vec![0; 64],
+            fields: 0,
+        };
+        reader.read_header()?;
+        Ok(reader)
+    }
+
+    /// The names of the columns.
+    #[must_use]
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The size of the file, and how much of it has been fetched, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.pieces.size()
+    }
+
+    /// The next record; `None` at the end of the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read on, or a record is longer than [`MAX_RECORD_BYTES`].
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, Fault> {
+        let Some(line) = self.read()? else { return Ok(None) };
+        let row = self.rows;
+        self.rows += 1;
+        Ok(Some(Record { row, line, text: &self.text, ends: &self.ends[..self.fields] }))
+    }
+
+    /// The BLAKE3 of the file, once it is read to its end.
+    #[must_use]
+    pub fn content_digest(&self) -> String {
+        self.hasher.finalize().to_hex().to_string()
+    }
+
+    fn read_header(&mut self) -> Result<(), Fault> {
+        let Some(line) = self.read()? else {
+            return Err(Fault::spec(
+                format!("{} is empty", self.uri),
+                "the first line must be a header that names the columns",
+            ));
+        };
+        let record = Record { row: 0, line, text: &self.text, ends: &self.ends[..self.fields] };
+        let names = (0..record.len()).map(|column| std::str::from_utf8(record.field(column)).map(str::to_owned));
+        self.header = names.collect::<Result<_, _>>().map_err(|_| {
+            Fault::spec(format!("the header of {} is not UTF-8 text", self.uri), "export the file as CSV in UTF-8")
+        })?;
+        Ok(())
+    }
+
+    /// Reads a record into `text` and `ends`; the line it begins on, or `None` at the end.
+    fn read(&mut self) -> Result<Option<u64>, Fault> {
+        let (mut text, mut ends, mut begins) = (0, 0, None);
+        loop {
+            if self.at == self.piece.len() && !self.ended {
+                self.refill()?;
+            }
+            if begins.is_none() {
+                self.skip_line_ends();
+                if self.at == self.piece.len() && !self.ended {
+                    continue;
+                }
+            }
+            let begun = *begins.get_or_insert(self.line);
+            let input = &self.piece[self.at..];
+            let (result, read, written, ended) =
+                self.core.read_record(input, &mut self.text[text..], &mut self.ends[ends..]);
+            self.line += line_ends(&input[..read]);
+            self.at += read;
+            text += written;
+            ends += ended;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull if self.text.len() >= MAX_RECORD_BYTES => {
+                    return Err(self.too_long(begun, "bytes", MAX_RECORD_BYTES));
+                }
+                ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
+                ReadRecordResult::OutputEndsFull if self.ends.len() > MAX_COLUMNS => {
+                    return Err(self.too_long(begun, "columns", MAX_COLUMNS));
+                }
+                ReadRecordResult::OutputEndsFull => {
+                    self.ends.resize((self.ends.len() * 2).min(MAX_COLUMNS + 1), 0);
+                }
+                ReadRecordResult::Record if ends > MAX_COLUMNS => {
+                    return Err(self.too_long(begun, "columns", MAX_COLUMNS));
+                }
+                ReadRecordResult::Record => {
+                    self.fields = ends;
+                    return Ok(Some(begun));
+                }
+                ReadRecordResult::End => return Ok(None),
+            }
+        }
+    }
+
+    fn refill(&mut self) -> Result<(), Fault> {
+        let next = self.job.runtime.block_on(self.pieces.next());
+        match next.map_err(|error| Fault::input("the data", &error))? {
+            Some(piece) => {
+                self.hasher.update(&piece);
+                (self.piece, self.at) = (piece, 0);
+            }
+            None => self.ended = true,
+        }
+        Ok(())
+    }
+
+    /// Goes over the rest of a line end, and over empty lines, which are no records.
+    fn skip_line_ends(&mut self) {
+        let input = &self.piece[self.at..];
+        let skipped = input.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        self.line += line_ends(&input[..skipped]);
+        self.at += skipped;
+    }
+
+    fn too_long(&self, line: u64, unit: &str, limit: usize) -> Fault {
+        Fault::spec(
+            format!("line {line} of {} has more than {limit} {unit}", self.uri),
+            "look for a quotation mark that is opened and not closed, or whether it is a CSV file at all",
+        )
+    }
+}
+
+#[expect(clippy::naive_bytecount, reason = "a line is short, and a crate for it is not worth it")]
+fn line_ends(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}

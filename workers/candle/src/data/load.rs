@@ -1,0 +1,259 @@
+//! All rows of a training job: read, checked, divided, scaled. What is in memory afterwards is four bytes a value, and no more than
+//! half of the memory that was available.
+
+use mlctl_protocol::{
+    progress::Progress,
+    spec::{DataSource, Loss, ModelSpec, TrainSpec},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    columns::{Columns, Wanted},
+    csv::Reader,
+    examples::{Answers, Examples},
+    memory,
+    randn::{self, Table},
+    scaling::Scaler,
+    split::divide,
+};
+use crate::{fault::Fault, job::Job, orders::Orders};
+
+/// Rows between two looks at the orders.
+const ROWS_PER_LOOK: u64 = 4096;
+
+/// A job's data, ready to train on.
+#[derive(Debug)]
+pub struct Dataset {
+    /// The rows.
+    pub examples: Examples,
+    /// The names of the feature columns.
+    pub features: Vec<String>,
+    /// The names of the target columns.
+    pub targets: Vec<String>,
+    /// How features were scaled.
+    pub scaler: Scaler,
+    /// Which data it was.
+    pub identity: Identity,
+}
+
+/// Which data a model was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// BLAKE3 over the content's digest and the columns used: what a run may not change between its attempts.
+    pub digest: String,
+    /// BLAKE3 of the file, or of the description of generated data.
+    pub content_digest: String,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// Unscaled rows.
+struct Rows {
+    features: Vec<f32>,
+    answers: Answers,
+    count: u64,
+}
+
+/// Reads a job's data.
+///
+/// # Errors
+/// `spec`, with the row, the column and the text, when the data is not what the spec and the model need; `storage` when it cannot be
+/// read; the class of an order to end.
+pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
+    let ModelSpec::Mlp { layers, .. } = &spec.model;
+    let shape = Shape {
+        inputs: layers.first().copied().unwrap_or(0),
+        outputs: layers.last().copied().unwrap_or(0),
+        loss: spec.loss,
+    };
+    let (features, targets, mut rows, content_digest) = match &spec.data {
+        DataSource::Csv { uri, targets, features } => {
+            let mut reader = Reader::open(job, uri)?;
+            let wanted = Wanted { features, targets, id: None };
+            let columns = Columns::find(reader.uri(), reader.header(), wanted)?;
+            shape.check(columns.features.len(), columns.targets.len())?;
+            let rows = read_all(job, &mut reader, &columns, shape)?;
+            let names = |columns: &[super::columns::Column]| columns.iter().map(|column| column.name.clone()).collect();
+            (names(&columns.features), names(&columns.targets), rows, reader.content_digest())
+        }
+        DataSource::Randn { rows, features, targets, seed } => {
+            shape.check(*features as usize, *targets as usize)?;
+            let generated = generate(*seed, *rows, (*features, *targets), shape)?;
+            let names = |table, width| randn::names(table, width);
+            (names(Table::Features, *features), names(Table::Targets, *targets), generated, randn_digest(&spec.data))
+        }
+    };
+    let count = u32::try_from(rows.count)
+        .map_err(|_| Fault::spec("the data has more than 4,294,967,295 rows", "split it, or take a sample"))?;
+    if count == 0 {
+        return Err(Fault::spec("the data has no rows", "a header alone is not enough: bring at least one row"));
+    }
+    let parts = divide(&spec.split, count)?;
+    let width = features.len();
+    let scaler = Scaler::fit(spec.scaling, &rows.features, width, &parts.train);
+    for (number, row) in rows.features.chunks_mut(width).enumerate() {
+        if let Some(column) = scaler.apply(row) {
+            let name = &features[column];
+            return Err(Fault::spec(
+                format!("row {number}, column {name:?}: the value is too large once it is scaled"),
+                "look for a wrong value in that row, or take scaling = \"none\"",
+            ));
+        }
+    }
+    let identity = Identity { digest: digest(&content_digest, &features, &targets), content_digest, rows: rows.count };
+    let examples = Examples {
+        features: rows.features,
+        width,
+        answers: rows.answers,
+        train: parts.train,
+        validation: parts.validation,
+        test: parts.test,
+    };
+    Ok(Dataset { examples, features, targets, scaler, identity })
+}
+
+/// What the model needs of the data.
+#[derive(Clone, Copy)]
+struct Shape {
+    inputs: u32,
+    outputs: u32,
+    loss: Loss,
+}
+
+impl Shape {
+    fn check(self, features: usize, targets: usize) -> Result<(), Fault> {
+        let Self { inputs, outputs, loss } = self;
+        if features != inputs as usize {
+            return Err(Fault::spec(
+                format!("the data has {features} feature columns and the model takes {inputs}"),
+                format!("begin train.model.layers with {features}, or name the columns in train.data.features"),
+            ));
+        }
+        match loss {
+            Loss::CrossEntropy if targets != 1 => Err(Fault::spec(
+                format!("cross_entropy learns one column of class numbers, and data.targets names {targets}"),
+                "name one column in train.data.targets, or take loss = \"mse\"",
+            )),
+            Loss::Mse if targets != outputs as usize => Err(Fault::spec(
+                format!("the data has {targets} target columns and the model has {outputs} outputs"),
+                format!("end train.model.layers with {targets}, or name {outputs} columns in train.data.targets"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn empty(self, targets: usize) -> Answers {
+        match self.loss {
+            Loss::CrossEntropy => Answers::Classes(Vec::new()),
+            Loss::Mse => Answers::Values { values: Vec::new(), width: targets },
+        }
+    }
+}
+
+fn read_all(job: Job<'_>, reader: &mut Reader<'_>, columns: &Columns, shape: Shape) -> Result<Rows, Fault> {
+    let budget = memory::budget();
+    let uri = reader.uri().to_owned();
+    let (mut features, mut answers) = (Vec::new(), shape.empty(columns.targets.len()));
+    let mut orders = Orders::default();
+    let mut count = 0;
+    while let Some(record) = reader.next_record()? {
+        let read = columns.features(record, &mut features).and_then(|()| match &mut answers {
+            Answers::Classes(classes) => columns.class(record, shape.outputs).map(|class| classes.push(class)),
+            Answers::Values { values, .. } => columns.targets(record, values),
+        });
+        read.map_err(|bad| bad.into_fault(&uri))?;
+        count += 1;
+        if count % ROWS_PER_LOOK == 0 {
+            check_budget(count, columns.features.len() + columns.targets.len(), budget)?;
+            orders.poll(job.host);
+            if let Some(ending) = orders.ending() {
+                return Err(ending.fault.clone());
+            }
+            // Not yet steps, but a sign that the job gets on.
+            job.host.progress(Progress { records: Some(count), ..Progress::default() });
+        }
+    }
+    Ok(Rows { features, answers, count })
+}
+
+fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape) -> Result<Rows, Fault> {
+    if shape.loss == Loss::CrossEntropy {
+        return Err(Fault::spec(
+            "randn makes values, not the class numbers that cross_entropy learns",
+            "take loss = \"mse\"",
+        ));
+    }
+    let (width, target_width) = (features as usize, targets as usize);
+    check_budget(rows, width + target_width, memory::budget())?;
+    let count = usize::try_from(rows).unwrap_or(usize::MAX);
+    let values = randn::rows(seed, Table::Targets, 0, count, target_width);
+    let features = randn::rows(seed, Table::Features, 0, count, width);
+    Ok(Rows { features, answers: Answers::Values { values, width: target_width }, count: rows })
+}
+
+/// Four bytes a value, and a row's number in the order of its part.
+fn check_budget(rows: u64, columns: usize, budget: u64) -> Result<(), Fault> {
+    let needed = rows.saturating_mul(4).saturating_mul(columns as u64 + 1);
+    if needed <= budget {
+        return Ok(());
+    }
+    Err(Fault::spec(
+        format!(
+            "the data needs more memory than there is: {rows} rows of {columns} columns take {} MiB, and {} MiB, half of what is available, may be used",
+            needed >> 20,
+            budget >> 20
+        ),
+        "take fewer rows or columns, or a machine with more memory",
+    ))
+}
+
+/// The digest of generated data: of its description, which says all about it.
+#[must_use]
+pub(crate) fn randn_digest(source: &DataSource) -> String {
+    let DataSource::Randn { rows, features, targets, seed } = source else { return String::new() };
+    let text = format!("mlctl randn 1\nrows {rows}\nfeatures {features}\ntargets {targets}\nseed {seed}\n");
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+/// See [`Identity::digest`]. Every name is preceded by its length, so that no two lists read the same.
+fn digest(content: &str, features: &[String], targets: &[String]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"mlctl dataset 1\n");
+    hasher.update(content.as_bytes());
+    for names in [features, targets] {
+        hasher.update(&(names.len() as u64).to_le_bytes());
+        for name in names {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_depends_on_content_and_columns_in_order() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let base = digest("c", &names(&["a", "b"]), &names(&["y"]));
+        for (content, features, targets) in [
+            ("d", vec!["a", "b"], vec!["y"]),
+            ("c", vec!["b", "a"], vec!["y"]),
+            ("c", vec!["a"], vec!["b", "y"]),
+            ("c", vec!["ab"], vec!["y"]),
+        ] {
+            assert_ne!(digest(content, &names(&features), &names(&targets)), base);
+        }
+        assert_eq!(digest("c", &names(&["a", "b"]), &names(&["y"])), base);
+    }
+
+    #[test]
+    fn more_than_the_budget_is_refused_in_numbers() {
+        assert_eq!(check_budget(1000, 9, 40_000), Ok(()));
+        let fault = check_budget(1 << 20, 9, 30 << 20).unwrap_err();
+        assert!(fault.message.contains("1048576 rows of 9 columns take 40 MiB, and 30 MiB"), "{}", fault.message);
+        assert!(check_budget(u64::MAX, usize::MAX - 1, u64::MAX - 1).is_err());
+    }
+}

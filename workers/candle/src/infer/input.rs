@@ -1,0 +1,250 @@
+//! The rows of an inference job in batches, scaled as the model wants them: from a file or a generator, all of them or the part that
+//! the model's training did not see. A row that cannot be read is handed on as such.
+
+use mlctl_protocol::spec::{DataSource, InferSpec};
+
+use super::task::Task;
+use crate::{
+    bundle::{ModelConfig, config::shape, read::Model},
+    data::{
+        columns::{BadRow, Columns, Wanted},
+        csv::{Reader, Record},
+        load::randn_digest,
+        randn::{self, Table},
+        scaling::Scaler,
+        split::divide,
+    },
+    fault::Fault,
+    job::Job,
+};
+
+/// What is known of a row besides its features.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    /// Its number from 0.
+    pub(super) number: u64,
+    /// What its id column says.
+    pub(super) id: Option<String>,
+    /// What the model should predict.
+    pub(super) expected: Option<Expected>,
+}
+
+/// A row's label.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Expected {
+    /// A class.
+    Class(u32),
+    /// Values.
+    Values(Vec<f32>),
+}
+
+/// Some rows.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Rows to predict.
+    pub(super) rows: Vec<Row>,
+    /// Their features, scaled, row-major.
+    pub(super) features: Vec<f32>,
+    /// Rows that cannot be predicted.
+    pub(super) bad: Vec<BadRow>,
+}
+
+/// Where rows come from.
+enum Source<'a> {
+    File { reader: Box<Reader<'a>>, columns: Columns },
+    Generator { seed: u64, rows: u64, widths: (usize, usize) },
+}
+
+/// The rows of a job.
+pub(super) struct Input<'a> {
+    source: Source<'a>,
+    task: Task,
+    scaler: Scaler,
+    /// The names of the inputs, for messages.
+    features: Vec<String>,
+    /// The rows wanted, in order, and how many of them are behind; all when absent.
+    part: Option<(Vec<u32>, usize)>,
+    /// The data that the part is a part of.
+    whole: Option<ModelConfig>,
+    next: u64,
+    unread_labels: u64,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn open(job: Job<'a>, spec: &InferSpec, model: &Model) -> Result<Self, Fault> {
+        let config = model.config.as_ref();
+        let (source, task, features) = match &spec.data {
+            DataSource::Csv { uri, targets, features } => {
+                let reader = Box::new(Reader::open(job, uri)?);
+                let known = config.filter(|config| config.targets.iter().all(|name| reader.header().contains(name)));
+                let targets = match (targets.as_slice(), known) {
+                    ([], Some(config)) => config.targets.as_slice(),
+                    (named, _) => named,
+                };
+                let features = match (features.as_slice(), config) {
+                    ([], Some(config)) => config.features.as_slice(),
+                    (named, _) => named,
+                };
+                let wanted = Wanted { features, targets, id: spec.id_column.as_deref() };
+                let columns = Columns::find(reader.uri(), reader.header(), wanted)?;
+                let names: Vec<_> = columns.features.iter().map(|column| column.name.clone()).collect();
+                (Source::File { reader, columns }, Task::of(model, targets)?, names)
+            }
+            DataSource::Randn { rows, features, targets, seed } => {
+                let widths = (*features as usize, *targets as usize);
+                let source = Source::Generator { seed: *seed, rows: *rows, widths };
+                (source, Task::of(model, &[])?, randn::names(Table::Features, *features))
+            }
+        };
+        let (inputs, _) = shape(&model.network);
+        if features.len() != inputs {
+            return Err(Fault::spec(
+                format!("the data has {} feature columns and the model takes {inputs}", features.len()),
+                "name the model's columns in infer.data.features, in the order of its training",
+            ));
+        }
+        let part = spec.part.map(|part| part_rows(spec, config, part)).transpose()?;
+        let whole = if part.is_some() { config.cloned() } else { None };
+        let scaler = config.map_or_else(Scaler::none, |config| config.scaling.clone());
+        Ok(Self { source, task, scaler, features, part: part.map(|rows| (rows, 0)), whole, next: 0, unread_labels: 0 })
+    }
+
+    pub(super) const fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// Rows in all, where that is known before the end.
+    pub(super) fn total(&self) -> Option<u64> {
+        match (&self.part, &self.source) {
+            (Some((rows, _)), _) => Some(rows.len() as u64),
+            (None, Source::Generator { rows, .. }) => Some(*rows),
+            (None, Source::File { .. }) => None,
+        }
+    }
+
+    /// Labels that were there and could not be read.
+    pub(super) const fn unread_labels(&self) -> u64 {
+        self.unread_labels
+    }
+
+    /// The next rows, at most `rows` of them; `None` at the end.
+    pub(super) fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, Fault> {
+        let mut batch = Batch::default();
+        match self.source {
+            Source::File { .. } => self.read(rows, &mut batch)?,
+            Source::Generator { .. } => self.generate(rows, &mut batch),
+        }
+        Ok(if batch.rows.is_empty() && batch.bad.is_empty() { None } else { Some(batch) })
+    }
+
+    fn read(&mut self, rows: usize, batch: &mut Batch) -> Result<(), Fault> {
+        let Self { source: Source::File { reader, columns }, .. } = self else { return Ok(()) };
+        while batch.rows.len() + batch.bad.len() < rows {
+            let Some(record) = reader.next_record()? else { break };
+            self.next = record.row + 1;
+            if !is_wanted(&mut self.part, record.row) {
+                continue;
+            }
+            let start = batch.features.len();
+            if let Err(bad) = columns.features(record, &mut batch.features) {
+                batch.bad.push(bad);
+                continue;
+            }
+            if let Some(column) = self.scaler.apply(&mut batch.features[start..]) {
+                batch.features.truncate(start);
+                let what = "the value is too large once it is scaled".into();
+                batch.bad.push(BadRow {
+                    row: record.row,
+                    line: record.line,
+                    column: self.features.get(column).cloned(),
+                    what,
+                });
+                continue;
+            }
+            let expected = expected(columns, record, &self.task);
+            self.unread_labels += u64::from(expected.is_none() && !columns.first_target(record).is_empty());
+            batch.rows.push(Row { number: record.row, id: columns.id(record), expected });
+        }
+        Ok(())
+    }
+
+    fn generate(&mut self, rows: usize, batch: &mut Batch) {
+        let Source::Generator { seed, rows: all, widths } = self.source else { return };
+        while batch.rows.len() < rows && self.next < all {
+            let number = self.next;
+            self.next += 1;
+            if !is_wanted(&mut self.part, number) {
+                continue;
+            }
+            let start = batch.features.len();
+            batch.features.extend(randn::rows(seed, Table::Features, number, 1, widths.0));
+            // Normal numbers are small: no scaling makes one leave f32.
+            self.scaler.apply(&mut batch.features[start..]);
+            let targets = randn::rows(seed, Table::Targets, number, 1, widths.1);
+            let expected = matches!(&self.task, Task::Values(names) if names.len() == targets.len());
+            batch.rows.push(Row { number, id: None, expected: expected.then_some(Expected::Values(targets)) });
+        }
+    }
+
+    /// Whether the data was what its part was cut from, once all of it has been read.
+    pub(super) fn check_whole(&mut self) -> Result<(), Fault> {
+        let (Some(config), Source::File { reader, .. }) = (&self.whole, &self.source) else { return Ok(()) };
+        if self.next == config.dataset.rows && reader.content_digest() == config.dataset.content_digest {
+            return Ok(());
+        }
+        Err(other_data(reader.uri()))
+    }
+}
+
+fn other_data(uri: &str) -> Fault {
+    Fault::spec(
+        format!("{uri} is not the data that the model was trained on, so its parts are not those of the training"),
+        "leave infer.part out, or name the data of the training as it was",
+    )
+}
+
+/// The rows of the part, as they were divided for the model's training.
+fn part_rows(
+    spec: &InferSpec,
+    config: Option<&ModelConfig>,
+    part: mlctl_protocol::spec::SplitPart,
+) -> Result<Vec<u32>, Fault> {
+    let Some(config) = config else {
+        return Err(Fault::spec(
+            "infer.part needs to know how the data was divided, and the model has no config",
+            "name a model's or a checkpoint's folder, or leave infer.part out",
+        ));
+    };
+    if matches!(spec.data, DataSource::Randn { .. }) && randn_digest(&spec.data) != config.dataset.content_digest {
+        return Err(other_data("the generated data"));
+    }
+    let rows = u32::try_from(config.dataset.rows).unwrap_or(u32::MAX);
+    let rows = divide(&config.split, rows)?.of(part).to_vec();
+    if rows.is_empty() {
+        return Err(Fault::spec(
+            "the part that infer.part names was empty in the model's training",
+            "leave infer.part out, or train with a split",
+        ));
+    }
+    Ok(rows)
+}
+
+fn is_wanted(part: &mut Option<(Vec<u32>, usize)>, row: u64) -> bool {
+    let Some((rows, behind)) = part else { return true };
+    let wanted = rows.get(*behind).is_some_and(|next| u64::from(*next) == row);
+    *behind += usize::from(wanted);
+    wanted
+}
+
+fn expected(columns: &Columns, record: Record<'_>, task: &Task) -> Option<Expected> {
+    if columns.targets.is_empty() {
+        return None;
+    }
+    match task {
+        Task::Classes(classes) => columns.class(record, *classes).ok().map(Expected::Class),
+        Task::Values(_) => {
+            let mut values = Vec::new();
+            columns.targets(record, &mut values).ok().map(|()| Expected::Values(values))
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The results of an inference job on their way to storage: `predictions.jsonl` or `predictions.csv`, and `errors.jsonl` beside it for the rows
+//! that could not be predicted. Both are streamed and appear at the end, the predictions last. The folder belongs to the
+//! attempt alone, so an attempt that is no longer valid can overwrite nobody else's results.
+
+use mlctl_artifacts::{Location, Upload};
+use mlctl_protocol::{message::ReportBody, result::OutputRef, spec::OutputFormat};
+use serde::Serialize;
+
+use super::{
+    input::Batch,
+    lines::{self, Prediction},
+    meter::Meter,
+    task::Task,
+};
+use crate::{data::columns::BadRow, fault::Fault, job::Job};
+
+/// The rows that could not be predicted, beside the predictions.
+const ERRORS_FILE: &str = "errors.jsonl";
+
+/// A job fails when more than one row in so many cannot be predicted.
+const BAD_SHARE: u64 = 10;
+
+/// Rows after which a file that is mostly bad is given up before its end.
+const ENOUGH_ROWS: u64 = 10_000;
+
+/// Results being written.
+pub(super) struct Output<'a> {
+    job: Job<'a>,
+    format: OutputFormat,
+    task: Task,
+    at: Location,
+    predictions: Upload,
+    errors_at: Location,
+    bad: Upload,
+    records: u64,
+    errors: u64,
+    first: Option<BadRow>,
+}
+
+/// A line of `errors.jsonl`.
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    row: u64,
+    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<&'a str>,
+    error: &'a str,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(job: Job<'a>, format: OutputFormat, task: &Task) -> Result<Self, Fault> {
+        let name = match format {
+            OutputFormat::Jsonl => "predictions.jsonl",
+            OutputFormat::Csv => "predictions.csv",
+        };
+        let folder = job.stores.open(&job.start.storage.output_uri).map_err(|error| Fault::storage(&error))?;
+        let join = |name: &str| folder.join(name).map_err(|error| Fault::storage(&error));
+        let (at, errors_at) = (join(name)?, join(ERRORS_FILE)?);
+        let (predictions, bad) = (Upload::new(at.clone()), Upload::new(errors_at.clone()));
+        let mut output = Self {
+            job,
+            format,
+            task: task.clone(),
+            at,
+            predictions,
+            errors_at,
+            bad,
+            records: 0,
+            errors: 0,
+            first: None,
+        };
+        output.append(&lines::header(format, task))?;
+        Ok(output)
+    }
+
+    /// Rows predicted so far.
+    pub(super) const fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Rows that could not be predicted so far.
+    pub(super) const fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// Writes a batch: its rows' outputs, row-major, and the rows that are bad.
+    pub(super) fn write(&mut self, batch: &Batch, outputs: &[f32], meter: &mut Meter) -> Result<(), Fault> {
+        let width = match &self.task {
+            Task::Classes(classes) => *classes as usize,
+            Task::Values(names) => names.len(),
+        };
+        let mut text = Vec::new();
+        for (row, outputs) in batch.rows.iter().zip(outputs.chunks_exact(width.max(1))) {
+            let Some(prediction) = Prediction::of(outputs, &self.task) else {
+                let what = "the model's outputs for it are not finite".into();
+                self.refuse(BadRow { row: row.number, line: 0, column: None, what })?;
+                continue;
+            };
+            if let Some(expected) = &row.expected {
+                meter.take(outputs, prediction.class(), expected);
+            }
+            text.extend(lines::line(self.format, row, &prediction));
+            self.records += 1;
+        }
+        self.append(&text)?;
+        for bad in &batch.bad {
+            self.refuse(bad.clone())?;
+        }
+        if self.records + self.errors >= ENOUGH_ROWS { self.check_share() } else { Ok(()) }
+    }
+
+    /// Makes the results appear.
+    pub(super) fn publish(self) -> Result<OutputRef, Fault> {
+        if self.records + self.errors == 0 {
+            return Err(Fault::spec("the data has no rows", "a header alone is not enough: bring at least one row"));
+        }
+        self.check_share()?;
+        let Self { job, at, predictions, errors_at, bad, records, errors, first, .. } = self;
+        if let Some(first) = first {
+            job.runtime.block_on(bad.finish()).map_err(|error| Fault::storage(&error))?;
+            let rows = records + errors;
+            let uri = errors_at.uri();
+            let message =
+                format!("{errors} of {rows} rows could not be predicted, listed in {uri}; the first: {first}");
+            job.host.report(ReportBody::Warning { message })?;
+        }
+        job.runtime.block_on(predictions.finish()).map_err(|error| Fault::storage(&error))?;
+        Ok(OutputRef { uri: at.uri().to_owned(), records, errors })
+    }
+
+    /// Gives the results up.
+    pub(super) fn abort(self) {
+        let Self { job, predictions, bad, .. } = self;
+        job.runtime.block_on(async {
+            predictions.abort().await;
+            bad.abort().await;
+        });
+    }
+
+    fn append(&mut self, text: &[u8]) -> Result<(), Fault> {
+        let Self { job, predictions, .. } = self;
+        job.runtime.block_on(predictions.write(text)).map_err(|error| Fault::storage(&error))
+    }
+
+    fn refuse(&mut self, bad: BadRow) -> Result<(), Fault> {
+        let line = ErrorLine { row: bad.row, line: bad.line, column: bad.column.as_deref(), error: &bad.what };
+        // Numbers and text: nothing in them can fail to be written.
+        let mut json = serde_json::to_vec(&line).unwrap_or_default();
+        json.push(b'\n');
+        self.errors += 1;
+        self.first.get_or_insert(bad);
+        let Self { job, bad, .. } = self;
+        job.runtime.block_on(bad.write(&json)).map_err(|error| Fault::storage(&error))
+    }
+
+    fn check_share(&self) -> Result<(), Fault> {
+        let rows = self.records + self.errors;
+        match &self.first {
+            Some(first) if self.errors * BAD_SHARE > rows => Err(Fault::spec(
+                format!(
+                    "{} of {rows} rows cannot be predicted, more than one in {BAD_SHARE}; the first: {first}",
+                    self.errors
+                ),
+                "correct the data: a few bad rows are passed over, this many mean that something else is wrong",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
