@@ -47,7 +47,7 @@ fn matrix(out: &mut Output, confusion: &[Vec<u64>]) -> Result<(), Failure> {
     let widest = confusion.iter().flatten().copied().max().map_or(1, digits);
     let width = widest.max(digits(confusion.len() as u64)) + 1;
     let heads: String = (0..confusion.len()).map(|class| format!("{class:>width$}")).collect();
-    out.line(format!("  class |{heads}  recall   (columns: what it was taken for)"))?;
+    out.line(format!("  class |{heads}   recall   (columns: what it was taken for)"))?;
     for (class, row) in confusion.iter().enumerate() {
         let cells: String = row
             .iter()
@@ -61,7 +61,7 @@ fn matrix(out: &mut Output, confusion: &[Vec<u64>]) -> Result<(), Failure> {
                 }
             })
             .collect();
-        out.line(format!("  {class:>5} |{cells}  {:>6}", recall(class, row)))?;
+        out.line(format!("  {class:>5} |{cells} {:>8}", recall(class, row)))?;
     }
     Ok(())
 }

@@ -1,0 +1,59 @@
+//! Help texts, to the letter. Each has examples.
+
+use crate::rig::{Rig, snapshot};
+
+const VERBS: &[&str] = &[
+    "",
+    "submit",
+    "ls",
+    "show",
+    "follow",
+    "logs",
+    "why",
+    "wait",
+    "cancel",
+    "retry",
+    "plot",
+    "checkpoint",
+    "checkpoint ls",
+    "checkpoint show",
+    "checkpoint now",
+    "checkpoint verify",
+    "spec",
+    "spec init",
+    "spec validate",
+    "spec schema",
+    "daemon",
+    "daemon status",
+    "daemon stop",
+    "doctor",
+    "config",
+    "config show",
+    "completion",
+    "version",
+];
+
+#[test]
+fn every_help_is_pinned_and_has_examples() {
+    let rig = Rig::without_daemon();
+    let mut all = String::new();
+    for verb in VERBS {
+        let mut args: Vec<_> = verb.split_whitespace().collect();
+        args.push("--help");
+        let ran = rig.run(&args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{verb}");
+        assert!(ran.stdout.contains("Examples:\n  mlctl "), "{verb}: {}", ran.stdout);
+        all += &format!("=== mlctl {verb}\n{}\n", ran.stdout);
+    }
+    snapshot("help", &all);
+}
+
+#[test]
+fn completions_name_the_verbs() {
+    let rig = Rig::without_daemon();
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = rig.run(&["completion", shell]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.stdout.contains("checkpoint"), "{shell}");
+    }
+}

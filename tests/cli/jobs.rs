@@ -1,0 +1,150 @@
+//! Lists, jobs in full, waiting, and what is done to jobs.
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    played::Answer,
+    rig::{Rig, snapshot},
+    views::{SUBMITTED, ended, error, event, job, timeless},
+};
+
+fn running() -> Json {
+    job(
+        12,
+        json!({
+            "name": "mlp-large", "state": "running", "reason": "runs on cpu", "attempt": 2, "retries_used": 1,
+            "labels": {"team": "vision"}, "started_at": SUBMITTED.to_string(), "eta_seconds": 3700, "peak_rss_bytes": 64 << 20,
+            "progress": {"step": 1500, "steps": 10000, "epoch": 3, "epochs": 20, "rows_per_second": 54321.0, "loss": 0.125, "records": null, "total": null},
+            "metrics": {"train_loss": 0.125, "val_accuracy": 0.9712}, "worker": {"pid": 4711, "host": "box", "device": "cpu"},
+            "checkpoint": {"step": 1000, "uri": "file:///objects/jobs/12/2/checkpoints/1000"}
+        }),
+    )
+}
+
+fn all() -> Json {
+    let waiting = job(13, json!({"reason": "waits for 4 CPUs; 1 of 2 is free", "priority": 80}));
+    let failed = ended(9, "failed", "crash");
+    json!({"schema": 1, "jobs": [waiting, running(), failed, ended(7, "succeeded", "ok")]})
+}
+
+#[test]
+fn a_list_is_a_table_or_what_programs_read() {
+    let rig = Rig::new(&[("GET /v1/jobs", &[Answer::Json(200, all())])]);
+    snapshot("ls", &rig.run(&["ls"]).text());
+    snapshot("ls-wide", &rig.run(&["ls", "-o", "wide"]).text());
+    assert_eq!(rig.run(&["ps", "-o", "name"]).stdout, "13\n12\n9\n7\n");
+    assert_eq!(serde_json::from_str::<Json>(&rig.run(&["ls", "-o", "json"]).stdout).unwrap(), all());
+    let lines = rig.run(&["ls", "-o", "jsonl"]).stdout;
+    let lines: Vec<Json> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(Json::from(lines), all()["jobs"]);
+}
+
+#[test]
+fn filters_are_asked_of_the_daemon() {
+    let line = "GET /v1/jobs?state=failed%2Ccancelled&kind=train&user=ada&limit=5";
+    let none = [Answer::Json(200, json!({"schema": 1, "jobs": []}))];
+    let rig = Rig::new(&[(line, &none), ("GET /v1/jobs?finished=10000&limit=10000", &none)]);
+    let ran = rig.run(&["ls", "--state", "failed,cancelled", "--kind", "train", "--user", "ada", "--limit", "5"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "no jobs; `mlctl spec init train` writes a spec to begin with\n"));
+    assert_eq!(rig.run(&["ls", "--all"]).code, 0);
+}
+
+#[test]
+fn a_job_is_shown_in_full() {
+    let rig = Rig::new(&[
+        ("GET /v1/jobs/mlp-large", &[Answer::Json(200, running())]),
+        ("GET /v1/jobs/@last", &[Answer::Json(200, ended(9, "failed", "crash"))]),
+        ("GET /v1/jobs/9/logs?tail=20", &[Answer::Bytes(b"loading\n\x1b[31mpanic\x1b[0m\n".to_vec())]),
+    ]);
+    snapshot("show-running", &timeless(&rig.run(&["show", "mlp-large"]).text()));
+    snapshot("show-failed", &timeless(&rig.run(&["show", "@last"]).text()));
+    let shown: Json = serde_json::from_str(&rig.run(&["show", "mlp-large", "-o", "json"]).stdout).unwrap();
+    assert_eq!(shown, running());
+}
+
+#[test]
+fn a_wait_ends_as_the_job_did() {
+    for (state, class, code) in
+        [("succeeded", "ok", 0), ("failed", "crash", 20), ("cancelled", "cancelled", 21), ("failed", "timeout", 22)]
+    {
+        let end = ended(7, state, class);
+        let rig = Rig::new(&[
+            ("GET /v1/jobs/digits", &[Answer::Json(200, job(7, json!({})))]),
+            ("GET /v1/jobs/7/follow", &[Answer::Events(event("job", &job(7, json!({}))) + &event("end", &end))]),
+        ]);
+        let ran = rig.run(&["wait", "digits"]);
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.stdout.starts_with(&format!("job 7 (digits) {state} after 1m 15s\n")), "{ran:?}");
+        assert_eq!(rig.run(&["wait", "digits", "-o", "name"]).stdout, "7\n");
+        let json: Json = serde_json::from_str(&rig.run(&["wait", "digits", "-o", "json"]).stdout).unwrap();
+        assert_eq!(json, end);
+    }
+}
+
+#[test]
+fn a_wait_for_several_jobs_ends_as_the_worst() {
+    let rig = Rig::new(&[
+        ("GET /v1/jobs/1", &[Answer::Json(200, ended(1, "cancelled", "cancelled"))]),
+        ("GET /v1/jobs/2", &[Answer::Json(200, ended(2, "failed", "spec"))]),
+        ("GET /v1/jobs/3", &[Answer::Json(200, ended(3, "succeeded", "ok"))]),
+    ]);
+    assert_eq!(rig.run(&["wait", "1", "2", "3"]).code, 20);
+    assert_eq!(rig.run(&["wait", "1", "3"]).code, 21);
+    assert_eq!(rig.run(&["wait", "3", "none"]).code, 4, "a misspelt one is said at once");
+}
+
+#[test]
+fn a_wait_that_takes_too_long_ends_by_itself() {
+    let rig = Rig::new(&[
+        ("GET /v1/jobs/7", &[Answer::Json(200, job(7, json!({"state": "running"})))]),
+        ("GET /v1/jobs/7/follow", &[Answer::Hold(event("job", &job(7, json!({"state": "running"}))))]),
+    ]);
+    let ran = rig.run(&["wait", "7", "--timeout", "100ms"]);
+    assert_eq!(ran.code, 8);
+    assert!(ran.stderr.contains("job 7 (digits) is still running"), "{ran:?}");
+}
+
+#[test]
+fn several_jobs_are_cancelled_and_the_first_failure_counts() {
+    let conflict = Answer::Json(409, error("wrong_state", "job 8 is succeeded"));
+    let rig = Rig::new(&[
+        ("POST /v1/jobs/7/cancel", &[Answer::Json(200, ended(7, "cancelled", "cancelled"))]),
+        ("POST /v1/jobs/8/cancel", &[conflict]),
+        ("POST /v1/jobs/9/cancel", &[Answer::Json(200, running())]),
+    ]);
+    snapshot("cancel", &rig.run(&["cancel", "7", "8", "9"]).text());
+    assert_eq!(rig.asked(), ["POST /v1/jobs/7/cancel", "POST /v1/jobs/8/cancel", "POST /v1/jobs/9/cancel"]);
+}
+
+#[test]
+fn a_retry_says_where_it_goes_on() {
+    let again = job(7, json!({"checkpoint": {"step": 1500, "uri": "u"}}));
+    let rig = Rig::new(&[("POST /v1/jobs/7/retry", &[Answer::Json(200, again)])]);
+    assert_eq!(rig.run(&["retry", "7"]).stdout, "job 7 (digits) is queued again, from step 1,500\n");
+}
+
+#[test]
+fn a_curve_is_drawn_from_all_pages() {
+    let model = tempfile::tempdir().unwrap();
+    let evaluation = json!({"format": 1, "part": "test", "rows": 20, "loss": 0.1, "accuracy": 0.95, "confusion": [[9, 1], [0, 10]], "recall": [0.9, 1.0]});
+    std::fs::write(model.path().join("evaluation.json"), evaluation.to_string()).unwrap();
+    let mut done = ended(7, "succeeded", "ok");
+    done["model"] = json!({"uri": format!("file://{}", model.path().display()), "digest": "00"});
+    let page = |from: u64, next: Option<u64>| {
+        let points: Vec<_> = (from..from + 50)
+            .map(|step| json!({"id": step, "step": step, "epoch": 0, "values": {"train_loss": 100.0 / (step + 1) as f64}}))
+            .collect();
+        Answer::Json(200, json!({"schema": 1, "id": "7", "points": points, "next": next}))
+    };
+    let rig = Rig::new(&[
+        ("GET /v1/jobs/7", &[Answer::Json(200, done)]),
+        ("GET /v1/jobs/7/metrics?limit=10000", &[page(0, Some(49))]),
+        ("GET /v1/jobs/7/metrics?after=49&limit=10000", &[page(50, None)]),
+    ]);
+    snapshot("plot", &rig.run(&["plot", "7"]).text());
+    let ran = rig.run(&["plot", "7", "--metric", "val_loss"]);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("there are: train_loss"), "{ran:?}");
+    let drawn: Json = serde_json::from_str(&rig.run(&["plot", "7", "-o", "json"]).stdout).unwrap();
+    assert_eq!((drawn["points"].as_array().unwrap().len(), &drawn["evaluation"]["rows"]), (100, &json!(20)));
+}
