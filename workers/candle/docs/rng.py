@@ -73,6 +73,20 @@ class Rng:
         return order
 
 
+def randn_row(seed, table, row, width):
+    """A row of synthetic data; table 0 is features, 1 targets."""
+    return Rng(seed, DATA, table, row).normal(width)
+
+
+def split(seed, rows, validation, test):
+    """The row numbers of the train, validation and test parts."""
+    order = Rng(seed, SPLIT).permutation(rows)
+    n_validation, n_test = (math.floor(rows * share + 0.5) for share in (validation, test))
+    n_train = rows - n_validation - n_test
+    cuts = order[:n_train], order[n_train:n_train + n_validation], order[n_train + n_validation:]
+    return [sorted(part) for part in cuts]
+
+
 def vectors():
     """What `tests/rng_twin.rs` compares with the Rust side: words, numbers and orders of every kind of stream."""
     bits = lambda values: [struct.unpack("<I", struct.pack("<f", v))[0] for v in values]
@@ -95,7 +109,7 @@ def vectors():
             "permutation": draw().permutation(257),
             "below_3_000_000_000": [rng.below(3_000_000_000) for _ in range(64)],
         })
-    return out
+    return {"streams": out, "data": bits(randn_row(3, 1, 12345, 7)), "parts": split(7, 1797, 0.15, 0.1)}
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["vectors"]:

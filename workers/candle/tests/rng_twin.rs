@@ -2,7 +2,14 @@
 
 use std::process::Command;
 
-use mlworker::rng::{Rng, Stream};
+use mlctl_protocol::spec::Split;
+use mlworker::{
+    data::{
+        randn::{self, Table},
+        split::divide,
+    },
+    rng::{Rng, Stream},
+};
 use serde::Deserialize;
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -12,6 +19,15 @@ struct Vectors {
     normal: Vec<u32>,
     permutation: Vec<u32>,
     below_3_000_000_000: Vec<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Twin {
+    streams: Vec<Vectors>,
+    /// A row of synthetic data.
+    data: Vec<u32>,
+    /// The parts of a split.
+    parts: [Vec<u32>; 3],
 }
 
 fn vectors(seed: u64, stream: Stream) -> Vectors {
@@ -35,7 +51,7 @@ fn rust_and_python_draw_the_same_numbers() {
     let twin = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rng.py");
     let output = Command::new("python3").args([twin, "vectors"]).output().expect("python3 is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let theirs: Vec<Vectors> = serde_json::from_slice(&output.stdout).unwrap();
+    let Twin { streams: theirs, data, parts } = serde_json::from_slice(&output.stdout).unwrap();
     let ours = [
         vectors(0, Stream::Init { tensor: 0 }),
         vectors(42, Stream::Init { tensor: 3 }),
@@ -48,6 +64,10 @@ fn rust_and_python_draw_the_same_numbers() {
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs);
     }
+    let rows = randn::rows(3, Table::Targets, 12_344, 2, 7);
+    assert_eq!(rows[7..].iter().map(|value| value.to_bits()).collect::<Vec<_>>(), data);
+    let ours = divide(&Split { validation: 0.15, test: 0.1, seed: 7 }, 1797).unwrap();
+    assert_eq!([ours.train, ours.validation, ours.test], parts);
 }
 
 #[test]

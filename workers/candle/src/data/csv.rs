@@ -115,12 +115,6 @@ impl<'a> Reader<'a> {
         &self.uri
     }
 
-    /// The size of the file, and how much of it has been fetched, in bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.pieces.size()
-    }
-
     /// The next record; `None` at the end of the file.
     ///
     /// # Errors

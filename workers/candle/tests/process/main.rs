@@ -1,0 +1,7 @@
+//! The program itself: `mlworker` as a process, started and spoken to as the daemon does it, with the example jobs; ordered to stop, killed
+//! at random moments and started again; and started by a person.
+
+#[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod jobs;
