@@ -207,7 +207,7 @@ const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0
 const NEW_KEYS: &str = "
 INSERT INTO idempotency (user_id, key, job_id, seal) SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1)";
 
-const CHANGED_JOBS: &str = "
+pub(super) const CHANGED_JOBS: &str = "
 UPDATE jobs SET
     state = new.value ->> 4, due = new.value ->> 5, not_before_us = new.value ->> 6, attempt = new.value ->> 7, token = new.value ->> 8,
     intent = new.value ->> 9, retries_used = new.value ->> 10, started_us = new.value ->> 11, finished_us = new.value ->> 12,
@@ -220,10 +220,10 @@ INSERT INTO checkpoints (job_id, attempt, uri, checkpoint, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1) WHERE true
 ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint, seal = excluded.seal";
 
-const FORGOTTEN: &str = "
+pub(super) const FORGOTTEN: &str = "
 DELETE FROM checkpoints WHERE (job_id, uri) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1))";
 
-const SUPERSEDED: &str = "
+pub(super) const SUPERSEDED: &str = "
 DELETE FROM metrics WHERE id IN (
     SELECT old.id FROM jsonb_each(?1) AS new
     CROSS JOIN metrics AS old ON old.job_id = new.value ->> 0 AND old.attempt < new.value ->> 1 AND old.step >= new.value ->> 2
@@ -241,4 +241,4 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4) FR
 const COUNTERS: &str = "
 UPDATE counters SET jobs = counters.jobs + new.value ->> 1 FROM jsonb_each(?1) AS new WHERE counters.state = new.value ->> 0";
 
-const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";
+pub(super) const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";

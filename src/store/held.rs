@@ -163,6 +163,9 @@ macro_rules! columns {
 
 pub(super) use columns as sealed_attempt_columns;
 
+pub(super) const LOAD: &str =
+    concat!("SELECT ", columns!(), " FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?1))");
+
 /// The attempts that exist among these.
 pub(super) async fn load(
     conn: &mut SqliteConnection,
@@ -171,8 +174,7 @@ pub(super) async fn load(
     if tokens.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = concat!("SELECT ", columns!(), " FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?1))");
-    let found = sqlx::query(sql).bind(list(tokens)?).fetch_all(conn).await?;
+    let found = sqlx::query(LOAD).bind(list(tokens)?).fetch_all(conn).await?;
     let mut attempts = HashMap::with_capacity(found.len());
     for row in &found {
         let fields = Fields::new(row, "attempts", "token")?;
@@ -200,6 +202,10 @@ pub(super) async fn load(
     Ok(attempts)
 }
 
+pub(super) const LAST_METRICS: &str = "SELECT attempts.token, attempts.job_id, attempts.metrics FROM jsonb_each(?1) AS wanted \
+     CROSS JOIN jobs ON jobs.id = wanted.value ->> 0 \
+     CROSS JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt";
+
 /// The metrics of the last attempts of jobs.
 pub(super) async fn last_metrics(
     conn: &mut SqliteConnection,
@@ -208,10 +214,7 @@ pub(super) async fn last_metrics(
     if jobs.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT attempts.token, attempts.job_id, attempts.metrics FROM jsonb_each(?1) AS wanted \
-               CROSS JOIN jobs ON jobs.id = wanted.value ->> 0 \
-               CROSS JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt";
-    let found = sqlx::query(sql).bind(list(jobs)?).fetch_all(conn).await?;
+    let found = sqlx::query(LAST_METRICS).bind(list(jobs)?).fetch_all(conn).await?;
     let mut metrics = HashMap::with_capacity(found.len());
     for row in &found {
         let fields = Fields::new(row, "attempts", "token")?;
@@ -237,7 +240,7 @@ pub(super) async fn save<'a>(
     Ok(write(conn, "attempts", CHANGED, changed).await? + write(conn, "new attempts", NEW, new).await?)
 }
 
-const CHANGED: &str = "
+pub(super) const CHANGED: &str = "
 UPDATE attempts SET
     ended_us = new.value ->> 4, exit = new.value ->> 5, process = new.value ->> 6, device = new.value ->> 8, progress = new.value ->> 9,
     metrics = new.value ->> 10, heartbeat_us = new.value ->> 11, lease_until_us = new.value ->> 12, peak_rss_bytes = new.value ->> 13,

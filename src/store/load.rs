@@ -11,13 +11,22 @@ use super::{
 };
 use crate::domain::{Job, Uid};
 
+pub(super) const JOBS: &str =
+    concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))");
+pub(super) const KEYS: &str = "SELECT i.job_id, i.user_id, i.key, jobs.spec_digest FROM jsonb_each(?1) AS wanted \
+     CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1 \
+     CROSS JOIN jobs ON jobs.id = i.job_id";
+pub(super) const SPECS: &str =
+    "SELECT job_id, spec FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+pub(super) const CHECKPOINTS: &str = "SELECT id, job_id, checkpoint FROM checkpoints \
+     WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY id DESC";
+
 /// The jobs that exist among these.
 pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<Vec<Job>, Fault> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))");
-    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(JOBS).bind(list(ids)?).fetch_all(conn).await?;
     Ok(found.iter().map(rows::job).collect::<Result<_, _>>()?)
 }
 
@@ -33,10 +42,7 @@ pub(super) async fn keys(
     for (user, key) in keys {
         wanted.push(&[user.0.into(), (*key).into()])?;
     }
-    let sql = "SELECT i.job_id, i.user_id, i.key, jobs.spec_digest FROM jsonb_each(?1) AS wanted \
-               CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1 \
-               CROSS JOIN jobs ON jobs.id = i.job_id";
-    let found = sqlx::query(sql).bind(wanted.finish()).fetch_all(conn).await?;
+    let found = sqlx::query(KEYS).bind(wanted.finish()).fetch_all(conn).await?;
     let mut known = HashMap::with_capacity(keys.len());
     for row in &found {
         let fields = Fields::new(row, "idempotency", "job_id")?;
@@ -51,8 +57,7 @@ pub(super) async fn specs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) ->
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT job_id, spec FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
-    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(SPECS).bind(list(ids)?).fetch_all(conn).await?;
     let mut specs = HashMap::with_capacity(ids.len());
     for row in &found {
         let fields = Fields::new(row, "job_specs", "job_id")?;
@@ -69,9 +74,7 @@ pub(super) async fn checkpoints(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT id, job_id, checkpoint FROM checkpoints \
-               WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY id DESC";
-    let found = sqlx::query(sql).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(CHECKPOINTS).bind(list(ids)?).fetch_all(conn).await?;
     let mut checkpoints: HashMap<JobId, Vec<_>> = HashMap::new();
     for row in &found {
         let fields = Fields::new(row, "checkpoints", "id")?;

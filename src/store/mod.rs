@@ -17,6 +17,8 @@ mod open;
 mod read;
 mod rows;
 mod seals;
+#[cfg(test)]
+mod tests;
 mod types;
 mod unit;
 mod wal;

@@ -22,15 +22,16 @@ pub(super) fn detail(row: &sqlx::sqlite::SqliteRow) -> Result<JobDetail, RowErro
     Ok(JobDetail { job: rows::job(row)?, attempt, metrics })
 }
 
+pub(super) const JOB: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    ", ",
+    attempt_columns!(),
+    " FROM jobs LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt WHERE jobs.id = ?1"
+);
+
 pub(super) async fn job(pool: &SqlitePool, id: JobId) -> Result<JobDetail, StoreError> {
-    let sql = concat!(
-        "SELECT ",
-        job_columns!(),
-        ", ",
-        attempt_columns!(),
-        " FROM jobs LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt WHERE jobs.id = ?1"
-    );
-    let row = sqlx::query(sql).bind(integer(id.0)).fetch_optional(pool).await?;
+    let row = sqlx::query(JOB).bind(integer(id.0)).fetch_optional(pool).await?;
     let row = row.ok_or_else(|| StoreError::NotFound(id.to_string()))?;
     Ok(detail(&row).map_err(Fault::from)?)
 }
@@ -42,11 +43,15 @@ pub(super) async fn spec(pool: &SqlitePool, id: JobId) -> Result<JobSpec, StoreE
     Ok(spec.map_err(Fault::from)?)
 }
 
+pub(super) const LAST: &str = "SELECT max(id) FROM jobs";
+pub(super) const OPEN_NAMED: &str = "SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2";
+pub(super) const NEWEST_NAMED: &str = "SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1";
+
 /// An id, `@last`, or a name: of the one unfinished job that bears it, or else of the newest finished one.
 pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<JobId, StoreError> {
     let not_found = || StoreError::NotFound(reference.to_owned());
     if reference == "@last" {
-        let id: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM jobs").fetch_one(pool).await?;
+        let id: Option<i64> = sqlx::query_scalar(LAST).fetch_one(pool).await?;
         return id.map(job_id).ok_or_else(not_found);
     }
     if !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -55,8 +60,7 @@ pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<JobId, St
             sqlx::query_scalar("SELECT id FROM jobs WHERE id = ?1").bind(id).fetch_optional(pool).await?;
         return id.map(job_id).ok_or_else(not_found);
     }
-    let open = "SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2";
-    let open: Vec<i64> = sqlx::query_scalar(open).bind(reference).fetch_all(pool).await?;
+    let open: Vec<i64> = sqlx::query_scalar(OPEN_NAMED).bind(reference).fetch_all(pool).await?;
     match open.as_slice() {
         [] => {}
         [one] => return Ok(job_id(*one)),
@@ -65,8 +69,7 @@ pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<JobId, St
             return Err(StoreError::Ambiguous { name: reference.to_owned(), first, second });
         }
     }
-    let newest = "SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1";
-    let newest: Option<i64> = sqlx::query_scalar(newest).bind(reference).fetch_optional(pool).await?;
+    let newest: Option<i64> = sqlx::query_scalar(NEWEST_NAMED).bind(reference).fetch_optional(pool).await?;
     newest.map(job_id).ok_or_else(not_found)
 }
 
@@ -79,10 +82,12 @@ pub(super) async fn counts(pool: &SqlitePool) -> Result<Vec<(String, u64)>, Stor
     Ok(found.into_iter().map(|(state, jobs)| (state, jobs.unsigned_abs())).collect())
 }
 
+pub(super) const IS_OVERDUE: &str =
+    "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1)";
+
 /// Whether a queued job's time has come without its having been put among the ready ones.
 pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool, StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1)";
-    Ok(sqlx::query_scalar(sql).bind(now.as_microsecond()).fetch_one(pool).await?)
+    Ok(sqlx::query_scalar(IS_OVERDUE).bind(now.as_microsecond()).fetch_one(pool).await?)
 }
 
 /// From the index alone. The start time is looked at again because a clock may have been set back.
@@ -114,31 +119,36 @@ pub(super) async fn next_ready_at(pool: &SqlitePool, now: Timestamp) -> Result<O
     Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
 }
 
+pub(super) const RUNNING: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    ", ",
+    attempt_columns!(),
+    " FROM jobs JOIN attempts ON attempts.token = jobs.token WHERE jobs.state = 'running' ORDER BY jobs.id"
+);
+
 pub(super) async fn running(pool: &SqlitePool) -> Result<Vec<(Job, Attempt)>, StoreError> {
-    let sql = concat!(
-        "SELECT ",
-        job_columns!(),
-        ", ",
-        attempt_columns!(),
-        " FROM jobs JOIN attempts ON attempts.token = jobs.token WHERE jobs.state = 'running' ORDER BY jobs.id"
-    );
-    let found = sqlx::query(sql).fetch_all(pool).await?;
+    let found = sqlx::query(RUNNING).fetch_all(pool).await?;
     let running = found.iter().map(|row| Ok((rows::job(row)?, rows::attempt(row)?)));
     Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
+pub(super) const ATTEMPTS: &str =
+    concat!("SELECT ", attempt_columns!(), " FROM attempts WHERE job_id = ?1 ORDER BY attempt");
+
 pub(super) async fn attempts(pool: &SqlitePool, id: JobId) -> Result<Vec<Attempt>, StoreError> {
-    let sql = concat!("SELECT ", attempt_columns!(), " FROM attempts WHERE job_id = ?1 ORDER BY attempt");
-    let found = sqlx::query(sql).bind(integer(id.0)).fetch_all(pool).await?;
+    let found = sqlx::query(ATTEMPTS).bind(integer(id.0)).fetch_all(pool).await?;
     Ok(found.iter().map(rows::attempt).collect::<Result<_, _>>().map_err(Fault::from)?)
 }
+
+pub(super) const CHECKPOINTS: &str =
+    "SELECT id, attempt, checkpoint FROM checkpoints WHERE job_id = ?1 ORDER BY id DESC";
 
 pub(super) async fn checkpoints(
     pool: &SqlitePool,
     id: JobId,
 ) -> Result<Vec<(AttemptNumber, CheckpointRef)>, StoreError> {
-    let sql = "SELECT id, attempt, checkpoint FROM checkpoints WHERE job_id = ?1 ORDER BY id DESC";
-    let found = sqlx::query(sql).bind(integer(id.0)).fetch_all(pool).await?;
+    let found = sqlx::query(CHECKPOINTS).bind(integer(id.0)).fetch_all(pool).await?;
     let checkpoints = found.iter().map(|row| {
         let fields = Fields::new(row, "checkpoints", "id")?;
         Ok((AttemptNumber(fields.number("attempt")?), fields.json("checkpoint")?))
@@ -146,14 +156,15 @@ pub(super) async fn checkpoints(
     Ok(checkpoints.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
+pub(super) const METRICS: &str = "SELECT id, point FROM metrics WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+
 pub(super) async fn metrics(
     pool: &SqlitePool,
     id: JobId,
     after: i64,
     limit: u32,
 ) -> Result<Vec<(i64, MetricPoint)>, StoreError> {
-    let sql = "SELECT id, point FROM metrics WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-    let found = sqlx::query(sql).bind(integer(id.0)).bind(after).bind(limit).fetch_all(pool).await?;
+    let found = sqlx::query(METRICS).bind(integer(id.0)).bind(after).bind(limit).fetch_all(pool).await?;
     let points = found.iter().map(|row| {
         let fields = Fields::new(row, "metrics", "id")?;
         Ok((fields.id, fields.json("point")?))
@@ -161,15 +172,17 @@ pub(super) async fn metrics(
     Ok(points.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
+pub(super) const EVENTS: &str = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+pub(super) const EVENTS_OF_ONE: &str =
+    "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 ORDER BY id LIMIT ?2";
+
 pub(super) async fn events(
     pool: &SqlitePool,
     job: Option<JobId>,
     after: i64,
     limit: u32,
 ) -> Result<Vec<StoredEvent>, StoreError> {
-    let of_all = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let of_one = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 ORDER BY id LIMIT ?2";
-    let query = sqlx::query(if job.is_some() { of_one } else { of_all }).bind(after).bind(limit);
+    let query = sqlx::query(if job.is_some() { EVENTS_OF_ONE } else { EVENTS }).bind(after).bind(limit);
     let query = match job {
         Some(job) => query.bind(integer(job.0)),
         None => query,

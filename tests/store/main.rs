@@ -4,10 +4,18 @@
 #[path = "../support/chance.rs"]
 mod chance;
 #[cfg(test)]
+mod furniture;
+#[cfg(test)]
 mod rig;
 
 #[cfg(test)]
 mod basics;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod group;
 #[cfg(test)]

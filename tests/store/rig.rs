@@ -56,6 +56,11 @@ impl Rig {
         Self { store, clock, dir }
     }
 
+    /// Around a store that is kept elsewhere.
+    pub fn around(store: Store) -> Self {
+        Self { store, clock: Hand::new(), dir: tempfile::tempdir().unwrap() }
+    }
+
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("mld.db")
     }

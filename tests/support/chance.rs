@@ -12,10 +12,14 @@ pub fn cases(count: u64, mut case: impl FnMut(Chance)) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a failed random test is repeated with the seed that it printed")]
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
+fn number(name: &str) -> Option<u64> {
+    let text = variable(name)?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text:?}")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test is told its seed, and a test's child its work, in variables")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Says the seed when the case fails.

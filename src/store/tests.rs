@@ -1,0 +1,94 @@
+//! How SQLite carries out the statements: pinned, so that a change of one, of the schema or of SQLite that makes a path slow on a large table is seen without a large table.
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use super::{flush, held, list, load, read};
+
+async fn empty() -> SqliteConnection {
+    let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+    sqlx::raw_sql(include_str!("../../migrations/0001_jobs.sql")).execute(&mut conn).await.unwrap();
+    conn
+}
+
+async fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
+    let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = sqlx::query(explain).fetch_all(conn).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+}
+
+#[tokio::test]
+async fn the_fast_paths_are_walks_of_one_index() {
+    let mut conn = empty().await;
+    let attempt = "SEARCH attempts USING INDEX sqlite_autoindex_attempts_1 (job_id=? AND attempt=?) LEFT-JOIN";
+    let cases: [(&str, &str, &[&str]); 12] = [
+        ("ready", read::READY, &["SCAN jobs USING COVERING INDEX jobs_ready"]),
+        (
+            "next ready",
+            read::NEXT_READY,
+            &[
+                "CO-ROUTINE (subquery-2)",
+                "COMPOUND QUERY",
+                "LEFT-MOST SUBQUERY",
+                "SEARCH jobs USING COVERING INDEX jobs_later (due=? AND not_before_us>?)",
+                "UNION ALL",
+                "SEARCH jobs USING COVERING INDEX jobs_later (due=? AND not_before_us>?)",
+                "SEARCH (subquery-2)",
+            ],
+        ),
+        (
+            "overdue",
+            read::IS_OVERDUE,
+            &[
+                "SCAN CONSTANT ROW",
+                "SCALAR SUBQUERY 1",
+                "SEARCH jobs USING COVERING INDEX jobs_later (due=? AND not_before_us<?)",
+            ],
+        ),
+        ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=?)", attempt]),
+        ("finished", list::LAST_FINISHED, &["SEARCH jobs USING INDEX jobs_finished (finished_us>?)", attempt]),
+        ("one job", read::JOB, &["SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)", attempt]),
+        ("the last", read::LAST, &["SEARCH jobs"]),
+        ("a name", read::OPEN_NAMED, &["SEARCH jobs USING INDEX jobs_name (name=?)"]),
+        ("the newest of a name", read::NEWEST_NAMED, &["SEARCH jobs USING COVERING INDEX jobs_name (name=?)"]),
+        ("a curve", read::METRICS, &["SEARCH metrics USING INDEX metrics_job (job_id=? AND id>?)"]),
+        ("the log", read::EVENTS, &["SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"]),
+        ("a job's log", read::EVENTS_OF_ONE, &["SEARCH events USING INDEX events_job (job_id=? AND id>?)"]),
+    ];
+    for (name, sql, expected) in cases {
+        let plan = plan(&mut conn, sql).await;
+        assert_eq!(plan, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_statement_walks_a_whole_table_or_sorts_one() {
+    let mut conn = empty().await;
+    let statements = [
+        ("running", read::RUNNING),
+        ("attempts", read::ATTEMPTS),
+        ("checkpoints", read::CHECKPOINTS),
+        ("load jobs", load::JOBS),
+        ("load keys", load::KEYS),
+        ("load specs", load::SPECS),
+        ("load checkpoints", load::CHECKPOINTS),
+        ("load attempts", held::LOAD),
+        ("load last metrics", held::LAST_METRICS),
+        ("change attempts", held::CHANGED),
+        ("change jobs", flush::CHANGED_JOBS),
+        ("forget checkpoints", flush::FORGOTTEN),
+        ("supersede points", flush::SUPERSEDED),
+        ("promote", flush::PROMOTE),
+    ];
+    for (name, sql) in statements {
+        let plan = plan(&mut conn, sql).await;
+        let tables =
+            ["jobs", "attempts", "events", "metrics", "checkpoints", "idempotency", "job_specs", "old", "own", "i"];
+        for step in &plan {
+            let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+            assert!(!walked.is_some_and(|table| tables.contains(&table)), "{name}: {plan:#?}");
+        }
+    }
+    // The control.
+    let walk = plan(&mut conn, "SELECT id FROM jobs WHERE user_id = 1").await;
+    assert!(walk[0].starts_with("SCAN jobs"), "{walk:?}");
+}

@@ -1,0 +1,243 @@
+//! Flipped bits in committed data: found, or without any effect on what is read. Never silently wrong.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use mlctl::store::Store;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::{
+    chance::{Chance, cases},
+    furniture::{JOBS, furnish, submitted},
+    rig::{self, Hand, Rig, entropy},
+};
+
+/// The files of a database, and what is to be read from them.
+struct Whole {
+    files: Vec<(&'static str, Vec<u8>)>,
+    dump: String,
+    now: Timestamp,
+}
+
+const FILES: [&str; 4] = ["mld.db", "mld.db-wal", "mld.db.instance", "mld.db.head"];
+
+impl Whole {
+    async fn read(rig: &Rig) -> Self {
+        let now = rig.now();
+        let dump = rig::dump(&rig.store, now).await.unwrap();
+        let found = FILES.iter().filter_map(|name| Some((*name, fs::read(rig.dir.path().join(name)).ok()?)));
+        Self { files: found.collect(), dump, now }
+    }
+
+    /// A closed database, everything in its one file, without remains of earlier versions of its pages: all in it is alive.
+    async fn closed() -> Self {
+        let mut rig = Rig::new().await;
+        furnish(&rig).await;
+        rig.store.close().await;
+        let mut conn = connect(&rig.path()).await;
+        sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        rig.reopen().await;
+        let mut whole = Self::read(&rig).await;
+        rig.store.close().await;
+        whole.files.retain(|(name, _)| *name != "mld.db-wal");
+        whole.files[0].1 = fs::read(rig.path()).unwrap();
+        whole
+    }
+
+    fn file(&self, name: &str) -> &[u8] {
+        &self.files.iter().find(|(file, _)| *file == name).unwrap().1
+    }
+
+    /// The files once more, one of them with a bit flipped.
+    fn flipped(&self, name: &str, byte: usize, bit: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, bytes) in &self.files {
+            let mut bytes = bytes.clone();
+            if file == &name {
+                bytes[byte] ^= 1 << bit;
+            }
+            fs::write(dir.path().join(file), bytes).unwrap();
+        }
+        let path = dir.path().join("mld.db");
+        (dir, path)
+    }
+
+    async fn judge(&self, path: &Path) -> Verdict {
+        let store = match Store::open(path, Hand::new(), entropy).await {
+            Ok(store) => store,
+            Err(error) => return Verdict::Found(error.to_string()),
+        };
+        let verdict = self.judge_open(&store).await;
+        store.close().await;
+        verdict
+    }
+
+    async fn judge_open(&self, store: &Store) -> Verdict {
+        match store.check().await {
+            Ok(problems) if problems.is_empty() => {}
+            Ok(problems) => return Verdict::Found(problems.join("; ")),
+            Err(error) => return Verdict::Found(error.to_string()),
+        }
+        match rig::dump(store, self.now).await {
+            Ok(dump) if dump == self.dump => {}
+            Ok(_) => return Verdict::Silent("other rows are read"),
+            Err(error) => return Verdict::Found(error.to_string()),
+        }
+        // The keys are read by a submit alone.
+        for answer in join_all((1..=JOBS).map(|number| store.submit(submitted(number)))).await {
+            match answer {
+                Ok(answer) if answer.existed => {}
+                Ok(_) => return Verdict::Silent("a key was forgotten"),
+                Err(error) => return Verdict::Found(error.to_string()),
+            }
+        }
+        Verdict::Harmless
+    }
+}
+
+#[derive(Debug)]
+enum Verdict {
+    Found(String),
+    Harmless,
+    Silent(&'static str),
+}
+
+async fn connect(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).connect().await.unwrap()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Flips bits at random in a file. Returns how many were found.
+fn storm(whole: &Whole, name: &'static str, count: u64) -> u64 {
+    let (mut found, mut harmless) = (0, 0);
+    cases(count, |mut chance| {
+        let (byte, bit) = place(whole.file(name), &mut chance);
+        let (_dir, path) = whole.flipped(name, byte, bit);
+        match block_on(whole.judge(&path)) {
+            Verdict::Found(what) => {
+                assert!(!what.is_empty(), "found without a word");
+                found += 1;
+            }
+            Verdict::Harmless => harmless += 1,
+            Verdict::Silent(why) => panic!("bit {bit} of byte {byte} of {name}: {why}"),
+        }
+    });
+    println!("{name}, {} bytes: {found} flips found, {harmless} harmless", whole.file(name).len());
+    found
+}
+
+fn place(bytes: &[u8], chance: &mut Chance) -> (usize, u32) {
+    (usize::try_from(chance.below(bytes.len() as u64)).unwrap(), u32::try_from(chance.below(8)).unwrap())
+}
+
+#[test]
+fn a_flipped_bit_in_the_database_is_found_or_harmless() {
+    let whole = block_on(Whole::closed());
+    storm(&whole, "mld.db", 300);
+}
+
+#[test]
+fn a_flipped_bit_in_the_write_ahead_log_is_found_or_harmless() {
+    for copied in [false, true] {
+        let whole = block_on(async {
+            let rig = Rig::new().await;
+            furnish(&rig).await;
+            if copied {
+                // The pages are in the database file too; the log is read all the same, up to its first bad frame.
+                let mut conn = connect(&rig.path()).await;
+                sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut conn).await.unwrap();
+                return Whole::read(&rig).await;
+            }
+            Whole::read(&rig).await
+        });
+        storm(&whole, "mld.db-wal", 100);
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_file_that_tells_the_newest_commit_is_harmless() {
+    let whole = block_on(Whole::closed());
+    assert_eq!(storm(&whole, "mld.db.head", 40), 0, "its own damage is not the database's");
+}
+
+/// The control: a flip in an event is always found, wherever it is.
+#[test]
+fn a_flipped_bit_in_an_event_is_always_found() {
+    let whole = block_on(Whole::closed());
+    let bytes = whole.file("mld.db");
+    // SQLite leaves remains of moved rows on its pages: what is there once is alive.
+    let mut bodies = Vec::new();
+    for row in block_on(event_rows(&whole)) {
+        let mut places = bytes.windows(row.len()).enumerate().filter(|(_, window)| *window == row);
+        if let (Some((place, _)), None) = (places.next(), places.next()) {
+            bodies.push(place);
+        }
+    }
+    assert!(bodies.len() > 50, "{} events", bodies.len());
+    cases(100, |mut chance| {
+        let byte = chance.pick(&bodies) + usize::try_from(chance.below(30)).unwrap();
+        let bit = u32::try_from(chance.below(8)).unwrap();
+        let (_dir, path) = whole.flipped("mld.db", byte, bit);
+        let verdict = block_on(whole.judge(&path));
+        assert!(matches!(verdict, Verdict::Found(_)), "bit {bit} of byte {byte}: {verdict:?}");
+    });
+}
+
+/// The body and the hash of every event, as they lie in the file.
+async fn event_rows(whole: &Whole) -> Vec<Vec<u8>> {
+    let (_dir, path) = whole.flipped("none", 0, 0);
+    let mut conn = connect(&path).await;
+    let rows = sqlx::query_scalar("SELECT CAST(body AS BLOB) || hash FROM events").fetch_all(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    rows
+}
+
+/// What the seals are for: values that are well formed, plausible and wrong.
+#[test]
+fn a_plausible_wrong_value_is_found_in_every_table() {
+    let whole = block_on(Whole::closed());
+    let changes = [
+        "UPDATE jobs SET priority = priority + 1 WHERE id = 6",
+        "UPDATE jobs SET retries_used = 0 WHERE retries_used > 0",
+        "UPDATE job_specs SET spec = replace(spec, '0.001', '0.002') WHERE job_id = 1",
+        "UPDATE idempotency SET key = 'kez 1 of a client' WHERE job_id = 1",
+        "UPDATE attempts SET secret_hash = zeroblob(32) WHERE ended_us IS NULL",
+        "UPDATE attempts SET lease_until_us = lease_until_us + 1",
+        "UPDATE attempts SET metrics = replace(metrics, '0.125', '0.126')",
+        "UPDATE attempts SET device = 'cpv' WHERE token % 2 = 0",
+        "UPDATE attempts SET last_seq = last_seq + 1",
+        "UPDATE checkpoints SET checkpoint = replace(checkpoint, '\"step\":8', '\"step\":9')",
+        "UPDATE metrics SET point = replace(point, '0.125', '0.126')",
+        "UPDATE metrics SET step = step + 1 WHERE id = 3",
+        "UPDATE counters SET jobs = jobs + 1 WHERE state = 'queued'",
+        "UPDATE instance SET epoch = 2",
+        "UPDATE instance SET tokens_drawn = tokens_drawn - 1",
+        "UPDATE instance SET last_job_id = last_job_id - 1",
+        "UPDATE instance SET commits = commits - 1",
+        "UPDATE events SET at_us = at_us + 1 WHERE id = 7",
+        "UPDATE events SET job_id = 2 WHERE id = 1",
+        "DELETE FROM events WHERE id = (SELECT max(id) FROM events)",
+    ];
+    for change in changes {
+        let (_dir, path) = whole.flipped("none", 0, 0);
+        block_on(async {
+            let mut conn = connect(&path).await;
+            let done = sqlx::query(change).execute(&mut conn).await.unwrap();
+            assert!(done.rows_affected() > 0, "{change} changes nothing");
+            conn.close().await.unwrap();
+            let verdict = whole.judge(&path).await;
+            assert!(matches!(verdict, Verdict::Found(_)), "{change}: {verdict:?}");
+        });
+    }
+    let (_dir, path) = whole.flipped("none", 0, 0);
+    let verdict = block_on(whole.judge(&path));
+    assert!(matches!(verdict, Verdict::Harmless), "undamaged: {verdict:?}");
+}
