@@ -28,11 +28,17 @@ pub fn list(out: &mut Output, list: &JobList, now: Timestamp) -> Result<(), Fail
 }
 
 fn table(jobs: &[JobView], is_wide: bool, now: Timestamp) -> Table {
-    use Column::{Flexible, Left, Right};
-    let mut heads = vec![("ID", Right), ("NAME", Flexible), ("KIND", Left), ("STATE", Left), ("QUEUE", Left)];
-    heads.extend([("PRIO", Right), ("PROGRESS", Right), ("ETA", Right), ("AGE", Right)]);
+    use Column::{Flexible, Left, Right, Spare, SpareRight};
+    let mut heads = vec![("ID", Right), ("NAME", Flexible), ("KIND", Spare), ("STATE", Left), ("QUEUE", Spare)];
+    heads.extend([("PRIO", SpareRight), ("PROGRESS", Right), ("ETA", SpareRight), ("AGE", Right)]);
     if is_wide {
-        heads.extend([("USER", Left), ("TRY", Right), ("CPUS", Right), ("GPUS", Right), ("LABELS", Left)]);
+        heads.extend([
+            ("USER", Spare),
+            ("TRY", SpareRight),
+            ("CPUS", SpareRight),
+            ("GPUS", SpareRight),
+            ("LABELS", Spare),
+        ]);
     }
     heads.push(("REASON", Flexible));
     let mut table = Table::new(&heads);

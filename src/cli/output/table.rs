@@ -1,4 +1,4 @@
-//! A table that fits the terminal: columns as wide as what is in them, and the last ones cut where the screen ends. Pure but for the style, which the output decides.
+//! A table that fits the terminal: columns as wide as what is in them, the flexible ones cut and the spare ones left out where the screen ends. Pure but for the style, which the output decides.
 
 use anstyle::Style;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
@@ -41,6 +41,20 @@ pub enum Column {
     Right,
     /// Stands left and gives way where the screen is narrow.
     Flexible,
+    /// Stands left and is left out where the screen is narrower still.
+    Spare,
+    /// Stands right and is left out as well.
+    SpareRight,
+}
+
+impl Column {
+    const fn is_right(self) -> bool {
+        matches!(self, Self::Right | Self::SpareRight)
+    }
+
+    const fn is_spare(self) -> bool {
+        matches!(self, Self::Spare | Self::SpareRight)
+    }
 }
 
 /// A table.
@@ -63,15 +77,17 @@ impl Table {
     /// The lines, the heads first, no wider than `columns`. `paint` gives text its style.
     pub fn lines(&self, columns: Option<usize>, paint: impl Fn(Style, &str) -> String) -> Vec<String> {
         let widths = self.widths(columns);
+        let is_shown = |width: &usize| *width > 0;
         let heads: Vec<_> = self.heads.iter().map(|(head, _)| Cell::from(head)).collect();
         let rows = std::iter::once(&heads).chain(&self.rows);
         rows.map(|row| {
             let mut line = String::new();
-            for ((cell, (_, column)), width) in row.iter().zip(&self.heads).zip(&widths) {
+            let cells = row.iter().zip(&self.heads).zip(&widths).filter(|(_, width)| is_shown(width));
+            for ((cell, (_, column)), width) in cells {
                 let shown = fit(&cell.text, *width);
                 let padding = " ".repeat(width.saturating_sub(shown.width()));
                 let painted = if cell.style == Style::new() { shown } else { paint(cell.style, &shown) };
-                let cell = if *column == Column::Right { padding + &painted } else { painted + &padding };
+                let cell = if column.is_right() { padding + &painted } else { painted + &padding };
                 line.push_str(&cell);
                 line.push_str(&" ".repeat(GAP));
             }
@@ -80,7 +96,7 @@ impl Table {
         .collect()
     }
 
-    /// The width of each column: the flexible ones give way from the last on, and where that is not enough, all of them.
+    /// The width of each column. Where the screen is too narrow, the flexible ones give way from the last on, then the spare ones are 0, then all give way.
     fn widths(&self, columns: Option<usize>) -> Vec<usize> {
         let mut widths: Vec<_> = self.heads.iter().map(|(head, _)| head.width()).collect();
         for row in &self.rows {
@@ -89,14 +105,24 @@ impl Table {
             }
         }
         let Some(columns) = columns else { return widths };
-        let mut excess = (widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)).saturating_sub(columns);
-        let is_flexible = |index: usize| self.heads.get(index).is_some_and(|(_, column)| *column == Column::Flexible);
-        for (least, all) in [(LEAST, false), (1, true)] {
-            for (_, width) in widths.iter_mut().enumerate().rev().filter(|(index, _)| all || is_flexible(*index)) {
-                let given = excess.min(width.saturating_sub(least));
-                *width -= given;
-                excess -= given;
+        let excess = |widths: &[usize]| {
+            let shown = widths.iter().filter(|width| **width > 0);
+            (shown.clone().sum::<usize>() + GAP * shown.count().saturating_sub(1)).saturating_sub(columns)
+        };
+        let last_first = || self.heads.iter().enumerate().rev().map(|(index, (_, column))| (index, *column));
+        let cut = |widths: &mut [usize], index: usize, least: usize| {
+            widths[index] -= excess(widths).min(widths[index].saturating_sub(least));
+        };
+        for (index, _) in last_first().filter(|(_, column)| *column == Column::Flexible) {
+            cut(&mut widths, index, LEAST);
+        }
+        for (index, _) in last_first().filter(|(_, column)| column.is_spare()) {
+            if excess(&widths) > 0 {
+                widths[index] = 0;
             }
+        }
+        for (index, _) in last_first() {
+            cut(&mut widths, index, 1);
         }
         widths
     }
@@ -139,6 +165,23 @@ mod tests {
         let expected =
             [" ID  NAME        REASON", "  7  digits      waits for two CPUs that are in use", "123  größe-模型  a b"];
         assert_eq!(lines(None), expected);
+    }
+
+    #[test]
+    fn spare_columns_are_left_out_before_the_others_suffer() {
+        let mut table = Table::new(&[
+            ("ID", Column::Right),
+            ("KIND", Column::Spare),
+            ("PRIO", Column::SpareRight),
+            ("STATE", Column::Left),
+        ]);
+        table.row(["7", "train", "50", "queued"].map(Cell::from));
+        for (columns, line) in
+            [(23, " 7  train    50  queued"), (22, " 7  train  queued"), (16, " 7  queued"), (9, " 7  queu…")]
+        {
+            let lines = table.lines(Some(columns), |_, text| text.to_owned());
+            assert_eq!(lines[1], line, "{columns}");
+        }
     }
 
     #[test]
