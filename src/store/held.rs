@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, FencingToken, JobId, progress::MetricPoint};
+use mlctl_protocol::{AttemptNumber, FencingToken, JobId};
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
@@ -100,16 +100,16 @@ impl HeldAttempt {
         Ok(())
     }
 
-    /// A report was taken, with this result or these points.
+    /// A report was taken, with this result or these last values of metrics.
     pub(super) fn report(
         &mut self,
         seq: u64,
         result: Option<String>,
-        points: &[MetricPoint],
+        metrics: &BTreeMap<String, f64>,
     ) -> Result<(), serde_json::Error> {
         self.last_seq = seq;
         self.result = result.or(self.result.take());
-        for (name, value) in points.iter().flat_map(|point| &point.values) {
+        for (name, value) in metrics {
             self.metrics.insert(name.clone(), serde_json::value::to_raw_value(value)?);
         }
         self.touch();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody};
+use mlctl_protocol::{AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody, progress::MetricPoint};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -238,12 +238,14 @@ impl Unit {
         {
             return Ok(Err(error));
         }
-        let (result, points) = match body {
-            ReportBody::Finished { result } => (Some(serde_json::to_string(result)?), [].as_slice()),
-            ReportBody::Metrics { points } => (None, points.as_slice()),
-            _ => (None, [].as_slice()),
+        let (result, points, metrics) = match body {
+            ReportBody::Finished { result } => {
+                (Some(serde_json::to_string(result)?), [].as_slice(), result.metrics.clone())
+            }
+            ReportBody::Metrics { points } => (None, points.as_slice(), last_values(points)),
+            _ => (None, [].as_slice(), BTreeMap::new()),
         };
-        self.attempt(fence)?.report(seq, result, points)?;
+        self.attempt(fence)?.report(seq, result, &metrics)?;
         self.writes.points(fence, points)?;
         Ok(Ok(seq))
     }
@@ -277,6 +279,11 @@ impl Unit {
         let held = self.jobs.get(&fence.job).is_some_and(|held| state::holds(&held.job, fence));
         if held { Ok(()) } else { Err(Refusal::Stale { job: fence.job, attempt: fence.attempt }.into()) }
     }
+}
+
+/// The last value of each metric.
+fn last_values(points: &[MetricPoint]) -> BTreeMap<String, f64> {
+    points.iter().flat_map(|point| point.values.clone()).collect()
 }
 
 /// What an event changes of the attempt under way. It was read, or the command had no fence: then nothing of it changes.

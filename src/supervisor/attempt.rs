@@ -13,7 +13,7 @@ use mlctl_artifacts::{ArtifactError, checkpoint, keys};
 use mlctl_protocol::{
     ExitClass,
     launch::Launch,
-    message::ToWorker,
+    message::{ReportBody, ToWorker},
     result::{MAX_RESULT_BYTES, RESULT_FILE, WorkerResult},
 };
 use tokio::time::{Instant, sleep_until, timeout};
@@ -191,6 +191,9 @@ pub(super) async fn conclude(shared: &Shared, live: &Live, ended: Ended, reason:
         live.hang_up();
     }
     let testimony = testimony(shared, live).await;
+    if let Testimony::Result(result) = &testimony {
+        keep(shared, live, result).await;
+    }
     let progressed = live.vitals().progressed;
     let verdict = end::judge(Facts { ended, testimony, reason, progressed });
     if verdict.exit.class != ExitClass::Ok {
@@ -232,6 +235,21 @@ pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
     shared.remove(live);
     if live.has_saved() {
         retention::tidy(shared, fence.job, live.keep).await;
+    }
+}
+
+/// Puts a result on record that came as a file alone, since no daemon listened when the worker said it: its metrics are the job's.
+async fn keep(shared: &Shared, live: &Live, result: &WorkerResult) {
+    let (is_known, seq) = {
+        let vitals = live.vitals();
+        (vitals.result.is_some(), vitals.acked.saturating_add(1))
+    };
+    if is_known {
+        return;
+    }
+    let body = ReportBody::Finished { result: Box::new(result.clone()) };
+    if let Err(error) = shared.store.report(live.fence, seq, body).await {
+        warn!(job_id = %live.fence.job, error = report(&error), "a result's metrics could not be kept");
     }
 }
 
