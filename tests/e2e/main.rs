@@ -1,0 +1,19 @@
+//! The whole system from outside: the real `mld`, the real `mlctl`, the fake and the real worker. `support` builds them and keeps daemons; each other file is a
+//! promise and the ways in which it could be broken.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+#[path = "../support/chance.rs"]
+mod chance;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod promise;
+#[cfg(test)]
+mod starting;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,64 @@
+//! Eyes for processes. A worker and everything it starts bears its attempt's folder in the environment (`ML_RUN_DIR`), so a test can find all
+//! processes of its own daemon and none of another's.
+
+use std::{fs, path::Path};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process of some attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Its id.
+    pub pid: u32,
+    /// The job it was started for.
+    pub job: String,
+}
+
+/// Every live process of the attempts under a state directory.
+pub fn of_attempts(state_dir: &Path) -> Vec<Marked> {
+    let beginning = format!("ML_RUN_DIR={}/", state_dir.display());
+    let of = |pid: u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let variables: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        variables.iter().find(|variable| variable.starts_with(&beginning))?;
+        let job = variables.iter().find_map(|variable| variable.strip_prefix("ML_JOB_ID="))?;
+        is_alive(pid).then(|| Marked { pid, job: job.to_owned() })
+    };
+    all().into_iter().filter_map(of).collect()
+}
+
+/// Children of a process that have ended and were not reaped.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    all().into_iter().filter(|pid| stat(*pid).is_some_and(|(state, of)| state == 'Z' && of == parent)).collect()
+}
+
+/// Whether a process runs: it is there, and not a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// Sends a signal; that nobody is there any more is fine.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let _ = kill_process(pid, signal);
+}
+
+/// SIGKILL.
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Its state and its parent.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
