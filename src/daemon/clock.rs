@@ -1,4 +1,4 @@
-//! The system's wall clock: the only place that reads it. Made by `mld`'s main function and handed down as [`Clock`](crate::domain::Clock).
+//! The system's wall clock: the only place that reads it. Made by `mld`'s main function and handed down as [`Clock`].
 
 use jiff::{Timestamp, Unit};
 
