@@ -163,7 +163,7 @@ impl Store {
     /// its process is seen to end. A number already taken changes nothing. Returns the number up to which reports are durable.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] with [`Refusal::Stale`](crate::store::Refusal::Stale).
+    /// [`StoreError::Refused`] with [`Refusal::Stale`](crate::domain::Refusal::Stale).
     pub async fn report(&self, fence: Fence, seq: u64, body: ReportBody) -> Result<u64, StoreError> {
         let body = Box::new(body);
         self.ask(|reply| Ask::Report { fence, seq, body, reply }).await
@@ -172,7 +172,7 @@ impl Store {
     /// Renews a lease and keeps the progress.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] with [`Refusal::Stale`](crate::store::Refusal::Stale).
+    /// [`StoreError::Refused`] with [`Refusal::Stale`](crate::domain::Refusal::Stale).
     pub async fn heartbeat(&self, beat: Beat) -> Result<(), StoreError> {
         let beat = Box::new(beat);
         self.ask(|reply| Ask::Beat { beat, reply }).await

@@ -51,7 +51,7 @@ pub struct Part {
 pub struct Checkpoint {
     /// What it is.
     pub manifest: Manifest,
-    /// Its reference, as [`write`] returned it.
+    /// Its reference, as [`write()`] returned it.
     pub reference: CheckpointRef,
     /// Its objects in the manifest's order.
     pub parts: Vec<Part>,
