@@ -9,7 +9,7 @@ use std::{
 use mlctl_artifacts::{keys, uri};
 use mlctl_protocol::{
     JobSpec,
-    spec::{DataSource, ModelSource, Work},
+    spec::{DataSource, Work},
 };
 use tokio::fs;
 
@@ -23,9 +23,14 @@ use crate::{
 pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
     let roots = canonical(&api.config.data_roots).await;
     match &mut spec.work {
-        Work::Train(train) => problems.extend(data("train.data.uri", &mut train.data, &roots).await),
+        Work::Train(train) => {
+            if let Some(init) = &mut train.init {
+                problems.extend(model(api, "train.init.from", &mut init.from, &roots).await?);
+            }
+            problems.extend(data("train.data.uri", &mut train.data, &roots).await);
+        }
         Work::Infer(infer) => {
-            problems.extend(model(api, &mut infer.model, &roots).await?);
+            problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
             problems.extend(data("infer.data.uri", &mut infer.data, &roots).await);
         }
     }
@@ -62,15 +67,14 @@ async fn data(path: &str, data: &mut DataSource, roots: &Roots) -> Option<Proble
     }
 }
 
-async fn model(api: &Shared, model: &mut ModelSource, roots: &Roots) -> Result<Option<Problem>, Failure> {
-    const PATH: &str = "infer.model.from";
-    if let Some(reference) = model.from.strip_prefix("job:") {
+async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Result<Option<Problem>, Failure> {
+    if let Some(reference) = from.strip_prefix("job:") {
         return Ok(match model_of(api, reference).await? {
             Ok(uri) => {
-                model.from = uri;
+                *from = uri;
                 None
             }
-            Err(wrong) => Some(wrong.at(PATH)),
+            Err(wrong) => Some(wrong.at(path)),
         });
     }
     // Checkpoints and models of this daemon's own may always be used.
@@ -80,12 +84,12 @@ async fn model(api: &Shared, model: &mut ModelSource, roots: &Roots) -> Result<O
         }
         _ => roots.clone(),
     };
-    Ok(match place(&model.from, &roots, Kind::Model).await {
+    Ok(match place(from, &roots, Kind::Model).await {
         Ok(kept) => {
-            model.from = kept;
+            *from = kept;
             None
         }
-        Err(wrong) => Some(wrong.at(PATH)),
+        Err(wrong) => Some(wrong.at(path)),
     })
 }
 
@@ -175,7 +179,10 @@ async fn readable(named: &Path, real: &Path, kind: Kind) -> Result<(), Wrong> {
             }
         }
         let message = format!("{} holds neither {} nor {}", named.display(), keys::MODEL, keys::MANIFEST);
-        return Err(Wrong::new(message, "name the folder of a model or of a checkpoint, or a .safetensors file"));
+        return Err(Wrong::new(
+            message,
+            "name the folder of a model or of a checkpoint, a .safetensors or a .pth file",
+        ));
     }
     // Opening a pipe would wait for its writer, for ever.
     if !found.is_file() {

@@ -107,14 +107,17 @@ enum Kind {
 /// Where a spec names files: the dotted path, the text, and what must be there. A job's model is no file.
 fn files(work: &mut Work) -> impl Iterator<Item = (&'static str, &mut String, Kind)> {
     let (data_path, data, model) = match work {
-        Work::Train(train) => ("train.data.uri", &mut train.data, None),
-        Work::Infer(infer) => ("infer.data.uri", &mut infer.data, Some(&mut infer.model.from)),
+        Work::Train(train) => {
+            let init = train.init.as_mut().map(|init| ("train.init.from", &mut init.from));
+            ("train.data.uri", &mut train.data, init)
+        }
+        Work::Infer(infer) => ("infer.data.uri", &mut infer.data, Some(("infer.model.from", &mut infer.model.from))),
     };
     let data = match data {
         DataSource::Csv { uri, .. } => Some((data_path, uri, Kind::Data)),
         DataSource::Randn { .. } => None,
     };
-    let model = model.filter(|from| !from.starts_with("job:")).map(|from| ("infer.model.from", from, Kind::Model));
+    let model = model.filter(|(_, from)| !from.starts_with("job:")).map(|(path, from)| (path, from, Kind::Model));
     data.into_iter().chain(model)
 }
 
@@ -138,7 +141,7 @@ fn placed(document: &Document, found: rules::Problem) -> Problem {
 /// Whether a file is plainly not there. One that this user may not look at may still be the daemon's to read.
 fn missing(document: &Document, path: &str, uri: &str, kind: Kind) -> Option<Problem> {
     let file = Path::new(uri.strip_prefix("file://")?);
-    let wanted = if kind == Kind::Data { "a CSV file" } else { "a model's folder or a .safetensors file" };
+    let wanted = if kind == Kind::Data { "a CSV file" } else { "a model's folder, a .safetensors or a .pth file" };
     match file.metadata() {
         Ok(found) if found.is_dir() && kind == Kind::Data => {
             Some(document.problem(path, format!("{} is a folder", file.display())).hint(format!("name {wanted} in it")))

@@ -1,6 +1,6 @@
 //! The rules of an inference job.
 
-use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource};
+use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource, is_pytorch};
 
 use super::{Problem, data};
 
@@ -12,7 +12,7 @@ const MAX_REFERENCE_BYTES: usize = 200;
 
 pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     let mut found = Vec::new();
-    found.extend(source(&infer.model));
+    found.extend(model(&infer.model));
     if let Some(network) = &infer.model.network {
         found.extend(data::ends("infer.model.network", network, &infer.data, None));
     }
@@ -31,21 +31,41 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     found
 }
 
-fn source(model: &ModelSource) -> Option<Problem> {
-    let path = "infer.model.from";
-    let ModelSource { from, network } = model;
+fn model(model: &ModelSource) -> Option<Problem> {
+    let ModelSource { from, network, key } = model;
+    let problem = weights("infer.model", from, key.as_deref());
+    if problem.is_some() {
+        return problem;
+    }
+    let path = "infer.model.network";
+    match network {
+        None if is_pytorch(from) => {
+            let message = "a PyTorch file holds weights and no network";
+            Some(Problem::new("infer.model", message, "describe it in infer.model.network, as in train.model"))
+        }
+        Some(_) if !is_pytorch(from) && !from.ends_with(".safetensors") => {
+            let message = "the shape of the network is given for a .pth or .safetensors file only";
+            Some(Problem::new(path, message, "leave it out: a model's folder has its own config.json"))
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with where weights come from. `path` is that of the table with `from` and `key`.
+pub(super) fn weights(path: &str, from: &str, key: Option<&str>) -> Option<Problem> {
+    let at = format!("{path}.from");
     if let Some(job) = from.strip_prefix(JOB_SCHEME) {
         if job.is_empty() || job.len() > MAX_REFERENCE_BYTES || job.chars().any(|c| c.is_control() || c.is_whitespace())
         {
             let message = "expected the name or the id of a job after `job:`";
-            return Some(Problem::new(path, message, "for example \"job:digits\", or \"job:17\""));
+            return Some(Problem::new(at, message, "for example \"job:digits\", or \"job:17\""));
         }
-    } else if let Some(problem) = data::uri(path, from) {
+    } else if let Some(problem) = data::uri(&at, from) {
         let hint = problem.hint.unwrap_or_default() + "; or job:NAME for the final model of a job";
-        return Some(Problem::new(path, problem.message, hint));
+        return Some(Problem::new(at, problem.message, hint));
     }
-    (network.is_some() && !from.ends_with(".safetensors")).then(|| {
-        let message = "the shape of the network is given for a .safetensors file only";
-        Problem::new("infer.model.network", message, "leave it out: a model's folder has its own config.json")
+    (key.is_some() && !is_pytorch(from)).then(|| {
+        let message = "a key is given for a .pth file only, in which several things lie";
+        Problem::new(format!("{path}.key"), message, "leave it out")
     })
 }

@@ -82,8 +82,30 @@ fn what_makes_sense_is_accepted() {
             (&[("/infer/model/from", json!("job:17"))], &[]),
             (&[("/infer/model/from", json!("file:///models/digits"))], &[]),
             (&[("/infer/model", json!({"from": "/m/a.safetensors", "network": network}))], &[]),
+            (&[("/infer/model", json!({"from": "/m/a.pth", "key": "state", "network": network}))], &[]),
         ],
     );
+}
+
+#[test]
+fn weights_to_begin_with() {
+    let init = |value: Json| [("/train/init", value)];
+    for (value, expected) in [
+        (json!({"from": "job:digits"}), None),
+        (json!({"from": "/m/model.pt", "key": "state"}), None),
+        (json!({"from": "/m/folder"}), None),
+        (json!({"from": "model.pth"}), Some("train.init.from: expected an absolute path")),
+        (json!({"from": "job:"}), Some("train.init.from: expected the name or the id")),
+        (json!({"from": "/m/folder", "key": "state"}), Some("train.init.key: a key is given for a .pth file only")),
+        (json!({"from": "/m/a.pth", "key": ""}), Some("train.init.key: expected from 1 to 200 characters")),
+    ] {
+        let found = found(train(), &init(value.clone()));
+        let fits = match expected {
+            None => found.is_empty(),
+            Some(part) => found.len() == 1 && found[0].contains(part),
+        };
+        assert!(fits, "{value}: {found:?}");
+    }
 }
 
 #[test]
@@ -233,6 +255,8 @@ fn inference_has_a_model() {
             (&[("/infer/model/from", json!("models/digits"))], &["infer.model.from: expected an absolute path"]),
             (&[("/infer/model/from", json!("hf://bert"))], &["infer.model.from: the scheme \"hf\""]),
             (&[("/infer/model/network", network.clone())], &["infer.model.network: the shape of the network"]),
+            (&[("/infer/model", json!({"from": "/m/a.pth"}))], &["infer.model: a PyTorch file holds weights"]),
+            (&[("/infer/model", json!({"from": "job:a", "key": "b"}))], &["infer.model.key: a key is given for"]),
             (&[("/infer/data", randn.clone())], &["infer.id_column: generated data"]),
             (&[("/infer/id_column", json!(""))], &["infer.id_column: a column must have a name"]),
             (

@@ -2,12 +2,13 @@
 
 use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
 
-use super::{Problem, data};
+use super::{Problem, data, infer};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
     found.extend(data::problems("train.data", &train.data));
     found.extend(targets(&train.data, train.loss));
+    found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
     found.extend(split(&train.split));
     found.extend(optimizer(&train.optimizer));
     if train.max_epochs.is_none() && train.max_steps.is_none() {

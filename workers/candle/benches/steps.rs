@@ -69,6 +69,7 @@ fn measure(name: &str, layers: &[u32], rows: u32, batch_size: u32, loss: Loss) -
     let spec = |steps| TrainSpec {
         seed: 0,
         model: ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout: 0.0 },
+        init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
         split: Split::default(),
         scaling: Scaling::None,

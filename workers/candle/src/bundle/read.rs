@@ -1,10 +1,11 @@
-//! Reads a model to predict with: a published one, a checkpoint, or weights alone with the network that the spec gives. Everything is checked
-//! before it is used: checksums where there are some, then names, shapes, types and values of the tensors.
+//! Reads a model to predict with or to begin a training from: a published one, a checkpoint, or weights alone, as safetensors or as PyTorch saves
+//! them, with the network that the spec gives. Everything is checked before it is used: checksums where there are some, then names, shapes,
+//! types and values of the tensors.
 
 use mlctl_artifacts::{ArtifactError, Location, checkpoint, keys};
 use mlctl_protocol::{
     ExitClass,
-    spec::{ModelSource, ModelSpec},
+    spec::{InitSpec, ModelSource, ModelSpec, is_pytorch},
 };
 use serde::Deserialize;
 
@@ -18,6 +19,7 @@ use crate::{
     fault::Fault,
     job::Job,
     nn::{self, Tensors},
+    pth,
 };
 
 /// A model ready to predict.
@@ -31,20 +33,25 @@ pub struct Model {
     pub config: Option<ModelConfig>,
 }
 
+/// The bytes of a PyTorch file for each number of the network: those of a checkpoint in f64 with both of Adam's averages, and some more.
+const PTH_BYTES_PER_VALUE: u64 = 32;
+
 /// Reads the model that a spec names.
 ///
 /// # Errors
 /// `spec` when there is none, or it is not what its config or the spec says; `storage` when it is damaged or cannot be read.
 pub fn read(job: Job<'_>, source: &ModelSource) -> Result<Model, Fault> {
     let from = &source.from;
-    if from.starts_with("job:") {
-        return Err(Fault::spec(
-            format!("{from:?} names a job, and the daemon gave no model for it"),
-            "name the model's folder, or submit the job again",
-        ));
-    }
-    let at = job.stores.open(from).map_err(|error| unreadable(&error))?;
-    let model = if at.name().ends_with(".safetensors") {
+    let at = open(job, from)?;
+    let model = if is_pytorch(at.name()) {
+        let network = source.network.as_ref().ok_or_else(|| {
+            Fault::spec(
+                format!("{from} holds weights, and its network is not known"),
+                "describe it in infer.model.network, as in train.model",
+            )
+        })?;
+        Model { network: network.clone(), weights: load_pth(job, &at, network, source.key.as_deref())?, config: None }
+    } else if at.name().ends_with(".safetensors") {
         read_weights(job, &at, source.network.as_ref())?
     } else if is_there(job, &at, keys::MANIFEST)? {
         read_checkpoint(job, &at)?
@@ -53,16 +60,57 @@ pub fn read(job: Job<'_>, source: &ModelSource) -> Result<Model, Fault> {
     } else {
         return Err(Fault::spec(
             format!("{from} holds no model: neither {} nor {} is in it", keys::MODEL_CONFIG, keys::MANIFEST),
-            "name the folder of a model or of a checkpoint, or a .safetensors file",
+            "name the folder of a model or of a checkpoint, a .safetensors or a .pth file",
         ));
     };
-    if let Some(name) = tensors::not_finite(&model.weights)? {
+    check_finite(from, &model.weights)?;
+    Ok(model)
+}
+
+/// Reads the weights that a training begins with.
+///
+/// # Errors
+/// As [`read`], and `spec` when they are not those of the network to train.
+pub fn read_initial(job: Job<'_>, init: &InitSpec, network: &ModelSpec) -> Result<Tensors, Fault> {
+    let from = &init.from;
+    let at = open(job, from)?;
+    let weights = if is_pytorch(at.name()) {
+        load_pth(job, &at, network, init.key.as_deref())?
+    } else if at.name().ends_with(".safetensors") {
+        load(job, &at, network)?
+    } else {
+        let Model { weights, network: found, .. } =
+            read(job, &ModelSource { from: from.clone(), network: None, key: None })?;
+        if nn::layout(&found) != nn::layout(network) {
+            return Err(Fault::spec(
+                format!("the model at {from} has other layers than train.model"),
+                "give train.model the layers of that model, which its config.json lists",
+            ));
+        }
+        weights
+    };
+    check_finite(from, &weights)?;
+    Ok(weights)
+}
+
+fn open(job: Job<'_>, from: &str) -> Result<Location, Fault> {
+    if from.starts_with("job:") {
         return Err(Fault::spec(
-            format!("tensor {name:?} of {from} holds values that are not finite"),
-            "the model is broken: take an earlier checkpoint",
+            format!("{from:?} names a job, and the daemon gave no model for it"),
+            "name the model's folder, or submit the job again",
         ));
     }
-    Ok(model)
+    job.stores.open(from).map_err(|error| unreadable(&error))
+}
+
+fn check_finite(from: &str, weights: &Tensors) -> Result<(), Fault> {
+    match tensors::not_finite(weights)? {
+        None => Ok(()),
+        Some(name) => Err(Fault::spec(
+            format!("tensor {name:?} of {from} holds values that are not finite"),
+            "the model is broken: take an earlier checkpoint",
+        )),
+    }
 }
 
 fn read_folder(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
@@ -118,6 +166,22 @@ fn load(job: Job<'_>, at: &Location, network: &ModelSpec) -> Result<Tensors, Fau
         error => unreadable(&error),
     })?;
     tensors::decode_as(&bytes, &layout).map_err(|problems| unusable(at.uri(), &problems.join("; ")))
+}
+
+fn load_pth(job: Job<'_>, at: &Location, network: &ModelSpec, key: Option<&str>) -> Result<Tensors, Fault> {
+    let layout = nn::layout(network);
+    let limit = nn::values(&layout).saturating_mul(PTH_BYTES_PER_VALUE).saturating_add(pth::OVERHEAD_BYTES);
+    let bytes = job.runtime.block_on(at.get(limit.min(memory::budget()))).map_err(|error| match error {
+        ArtifactError::TooLarge { size, limit, .. } => Fault::spec(
+            format!("{} has {size} bytes, and a file with this network's weights {limit} at most", at.uri()),
+            "save the state_dict alone: torch.save(model.state_dict(), path); and check the network's layers",
+        ),
+        error => unreadable(&error),
+    })?;
+    pth::load(&bytes, &layout, key).map_err(|fault| Fault {
+        message: format!("cannot read the model at {}: {}", at.uri(), fault.message),
+        ..fault
+    })
 }
 
 fn read_checkpoint(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {

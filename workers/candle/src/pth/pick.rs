@@ -51,7 +51,7 @@ fn mismatch(problems: &[String]) -> Fault {
     }
     Fault::spec(
         message,
-        "network must describe the model that was saved; layers are named layer1, layer2, … in the state_dict",
+        "the network in the spec must be that of the model that was saved; its layers are named layer1, layer2, … in the state_dict",
     )
 }
 

@@ -5,6 +5,7 @@ use mlctl_protocol::spec::TrainSpec;
 use serde::Serialize;
 
 use super::{
+    learner::Learner,
     plan::Plan,
     resume::Resume,
     saver::Saver,
@@ -12,7 +13,7 @@ use super::{
     state::Identity,
     vault::{self, ObjectVault},
 };
-use crate::{data::examples::Examples, device, fault::Fault, job::Job, nn};
+use crate::{bundle::read::read_initial, data::examples::Examples, device, fault::Fault, job::Job, nn};
 
 /// A job's data, ready to train on.
 pub struct Prepared<'a, C> {
@@ -43,8 +44,12 @@ pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_,
     let identity = &Identity::new(spec, dataset_digest)?;
     let values = nn::values(&nn::layout(&spec.model));
     let threads = start.threads;
-    let (learner, from) = Resume { spec, identity, threads, device }
-        .first_of(&start.resume, host, |candidate| vault::read(job, candidate, values))?;
+    let beginning = || match &spec.init {
+        Some(init) => Learner::from_weights(spec, read_initial(job, init, &spec.model)?, device),
+        None => Learner::fresh(spec, device),
+    };
+    let read = |candidate: &_| vault::read(job, candidate, values);
+    let (learner, from) = Resume { spec, identity, threads, device }.first_of(&start.resume, host, read, beginning)?;
     let saved = from.as_ref().map(|from| from.step);
     let mut vault = ObjectVault::new(job, dataset_digest, from.map(|from| from.uri))?;
     let saver = Saver::new(&mut vault, saved, host.elapsed());

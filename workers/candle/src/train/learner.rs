@@ -34,6 +34,14 @@ impl Learner {
         Self::over(spec, nn::initial(&spec.model, spec.seed, device)?, device)
     }
 
+    /// The beginning of a run from weights that are there already.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn from_weights(spec: &TrainSpec, weights: Tensors, device: &Device) -> Result<Self, Fault> {
+        Self::over(spec, weights, device)
+    }
+
     /// A run as of a checkpoint.
     ///
     /// # Errors

@@ -34,7 +34,8 @@ pub struct Resume<'a> {
 }
 
 impl Resume<'_> {
-    /// The learner as of the first usable candidate, with that candidate; a fresh one when there is none. Tells the host which it is.
+    /// The learner as of the first usable candidate, with that candidate; the one of `beginning` when there is none. Tells the host which it
+    /// is.
     ///
     /// # Errors
     /// When a candidate is of another run, the store does not answer, or the device fails.
@@ -43,6 +44,7 @@ impl Resume<'_> {
         candidates: &[CheckpointRef],
         host: &dyn Host,
         mut read: impl FnMut(&CheckpointRef) -> Result<Content, Unreadable>,
+        beginning: impl FnOnce() -> Result<Learner, Fault>,
     ) -> Result<(Learner, Option<CheckpointRef>), Fault> {
         let mut skipped = Vec::new();
         for candidate in candidates {
@@ -64,7 +66,7 @@ impl Resume<'_> {
             let message = format!("training begins anew, from step 0: {}", skipped.join("; "));
             host.report(ReportBody::Warning { message })?;
         }
-        Ok((Learner::fresh(self.spec, self.device)?, None))
+        Ok((beginning()?, None))
     }
 
     fn learner(&self, content: &Content, host: &dyn Host) -> Result<Learner, Refusal> {

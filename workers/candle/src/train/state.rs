@@ -95,7 +95,9 @@ impl Identity {
             ("seed", raw(serde_json::to_string(&spec.seed))),
             ("split", raw(serde_json::to_string(&spec.split))),
         ];
-        let fields = fields.into_iter().map(|(name, text)| text.map(|text| (name.to_owned(), text)));
+        // What a job without it lacks, and so did jobs of earlier releases.
+        let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
+        let fields = fields.into_iter().chain(init).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
         fields.collect::<Result<_, _>>().map(Self).map_err(|e| {
             Fault::spec(
                 format!("the spec cannot be written as JSON: {e}"),

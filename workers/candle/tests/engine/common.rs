@@ -26,6 +26,7 @@ use mlworker::{
     host::{Host, Order},
     rng::{Rng, Stream},
     train::{
+        learner::Learner,
         plan::Plan,
         resume::{Resume, Unreadable},
         saver::{Saver, Vault},
@@ -130,6 +131,7 @@ impl Problem {
         let spec = TrainSpec {
             seed: 11,
             model: ModelSpec::Mlp { layers: vec![6, 12, 8, 3], activation: Activation::Relu, dropout: 0.25 },
+            init: None,
             data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
             split: Split::default(),
             scaling: Scaling::None,
@@ -173,7 +175,7 @@ impl Problem {
         let plan = Plan::new(spec, &self.policy, self.examples.train.len())?;
         let identity = &Identity::new(spec, "dataset")?;
         let resume = Resume { spec, identity, threads: 1, device };
-        let (learner, from) = resume.first_of(candidates, host, read)?;
+        let (learner, from) = resume.first_of(candidates, host, read, || Learner::fresh(spec, device))?;
         let saver = Saver::new(vault, from.map(|from| from.step), host.elapsed());
         let work = Work { spec, plan: &plan, examples: &self.examples, identity, threads: 1, device, host };
         Session::new(work, &|step, _| step, saver, learner).train()

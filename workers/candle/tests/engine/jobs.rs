@@ -199,6 +199,30 @@ fn changed_data_is_not_resumed_on() {
 }
 
 #[test]
+fn a_job_begun_from_weights_is_resumed_without_them() {
+    let bench = Bench::new();
+    let data = bench.file("small.csv", SMALL);
+    let first = bench.run(&small(&data), &Recorder::default(), (1, 1), &[]).unwrap().model.unwrap();
+    let mut spec = small(&data);
+    spec["train"]["init"] = json!({"from": first.uri});
+    let whole = bench.run(&spec, &Recorder::default(), (2, 1), &[]).unwrap().model.unwrap();
+    assert_ne!(whole.digest, first.digest);
+    let host = Recorder::ordering(6, Order::Stop(StopClass::Preempted));
+    bench.run(&spec, &host, (3, 1), &[]).unwrap_err();
+    std::fs::remove_dir_all(first.uri.strip_prefix("file://").unwrap()).unwrap();
+    let resumed = bench.run(&spec, &Recorder::default(), (3, 2), &checkpoints(&host)).unwrap().model.unwrap();
+    assert_eq!(resumed.digest, whole.digest);
+    // Other weights to begin with make another run.
+    spec["train"]["init"]["from"] = json!(whole.uri);
+    let fault = bench.run(&spec, &Recorder::default(), (3, 3), &checkpoints(&host)).unwrap_err();
+    assert!(fault.message.contains("init was"), "{}", fault.message);
+    spec["train"]["init"]["from"] = json!(first.uri);
+    let fault = bench.run(&spec, &Recorder::default(), (4, 1), &[]).unwrap_err();
+    assert_eq!(fault.class, ExitClass::Spec);
+    assert!(fault.message.contains("holds no model"), "{}", fault.message);
+}
+
+#[test]
 fn values_are_learnt_from_generated_data() {
     let spec = json!({"version": 1, "name": "randn", "train": {
         "loss": "mse", "batch_size": 50, "max_steps": 10, "optimizer": {"type": "adam"},

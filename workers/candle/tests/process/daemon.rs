@@ -31,6 +31,8 @@ pub struct Attempt {
     stream: DaemonStream<UnixStream>,
     /// Everything reported so far.
     pub reports: Vec<ReportBody>,
+    /// The most memory it has had, in bytes, as of its report that it has finished.
+    pub peak_bytes: u64,
 }
 
 /// How an attempt ended.
@@ -41,6 +43,8 @@ pub struct Ended {
     pub code: Option<i32>,
     /// Everything reported.
     pub reports: Vec<ReportBody>,
+    /// The most memory it had, in bytes.
+    pub peak_bytes: u64,
 }
 
 pub fn mlworker() -> Command {
@@ -93,7 +97,7 @@ impl Daemon {
             threads: 1,
         };
         stream.send(ToWorker::Start(Box::new(start))).await.unwrap();
-        Attempt { child, stream, reports: Vec::new() }
+        Attempt { child, stream, reports: Vec::new(), peak_bytes: 0 }
     }
 
     /// Runs an attempt to its end.
@@ -114,6 +118,10 @@ impl Attempt {
         loop {
             match within(self.stream.recv()).await {
                 Ok(Some(FromWorker::Report(Report { seq, body }))) => {
+                    if matches!(body, ReportBody::Finished { .. }) {
+                        // It waits for the acknowledgement, so it is still there to be looked at.
+                        self.peak_bytes = self.child.id().and_then(peak_bytes).unwrap_or(0);
+                    }
                     self.reports.push(body.clone());
                     // The worker may be gone by now.
                     let _ = self.stream.send(ToWorker::Ack { seq }).await;
@@ -155,8 +163,15 @@ impl Attempt {
             ReportBody::Finished { result } => Some(result.as_ref().clone()),
             _ => None,
         });
-        Ended { result, code, reports: self.reports }
+        Ended { result, code, reports: self.reports, peak_bytes: self.peak_bytes }
     }
+}
+
+/// The most memory that a process has had, in bytes; nothing when it is gone.
+fn peak_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// The checkpoints reported, the latest first.

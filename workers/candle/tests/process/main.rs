@@ -5,3 +5,5 @@
 mod daemon;
 #[cfg(test)]
 mod jobs;
+#[cfg(test)]
+mod pth;

@@ -39,13 +39,39 @@ const fn default_batch_size() -> u32 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// `job:NAME` or `job:ID` for the final model of a job; or the URI or path of a model's folder, of a checkpoint's folder or of a
-    /// `.safetensors` file.
+    /// `job:NAME` or `job:ID` for the final model of a job; or the URI or path of a model's folder, of a checkpoint's folder, of a
+    /// `.safetensors` file or of a `.pth` file, a `state_dict` that PyTorch saved.
     #[schemars(length(min = 1))]
     pub from: String,
-    /// The shape of the network, for a `.safetensors` file without a `config.json` beside it.
+    /// The shape of the network, for a `.pth` file, and for a `.safetensors` file without a `config.json` beside it.
     #[serde(default)]
     pub network: Option<ModelSpec>,
+    /// The key under which the `state_dict` lies in a `.pth` file that holds more than it, such as `model_state_dict`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub key: Option<String>,
+}
+
+/// Weights that a training begins with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitSpec {
+    /// As for the model of an inference job. Its tensors must be those of `train.model`; nothing else of it is taken over.
+    #[schemars(length(min = 1))]
+    pub from: String,
+    /// The key under which the `state_dict` lies in a `.pth` file that holds more than it, such as `model_state_dict`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub key: Option<String>,
+}
+
+/// The file endings that PyTorch's users give to what `torch.save` writes.
+const PYTORCH_ENDINGS: [&str; 2] = [".pth", ".pt"];
+
+/// Whether a URI or a path names a file that PyTorch wrote.
+#[must_use]
+pub fn is_pytorch(uri: &str) -> bool {
+    PYTORCH_ENDINGS.iter().any(|ending| uri.ends_with(ending))
 }
 
 /// The form of predictions.

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataSource, Scaling, Split, SplitPart};
-pub use infer::{InferSpec, ModelSource, OutputFormat};
+pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use policy::{CheckpointPolicy, Resources, RetryPolicy};
 pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
 

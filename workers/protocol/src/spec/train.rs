@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::data::{DataSource, Scaling, Split};
+use super::{
+    data::{DataSource, Scaling, Split},
+    infer::InitSpec,
+};
 
 /// Train a model by gradient descent: initialise, then batch, forward, loss, backward, update, until convergence or the
 /// maximum. At least one of `max_epochs` and `max_steps` bounds it.
@@ -15,6 +18,9 @@ pub struct TrainSpec {
     pub seed: u64,
     /// What to train.
     pub model: ModelSpec,
+    /// What its weights are at the beginning; fresh ones, drawn by the seed, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitSpec>,
     /// What to train on.
     pub data: DataSource,
     /// How rows are divided.
@@ -43,7 +49,7 @@ pub struct TrainSpec {
     pub convergence: Option<Convergence>,
 }
 
-/// A model to train from fresh weights.
+/// The shape of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelSpec {
