@@ -101,6 +101,8 @@ CREATE TABLE idempotency (
     -- Chosen by the client, unique per user.
     key     TEXT    NOT NULL CHECK (length(key) > 0),
     job_id  INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+    -- BLAKE3 of what was asked for, hexadecimal: the spec as it came, before names in it were resolved. Another request under the key is refused.
+    asked   TEXT    NOT NULL CHECK (length(asked) = 64),
     seal    INTEGER NOT NULL,
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;

@@ -17,11 +17,10 @@ use tokio::{fs, process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
     Context, Shared,
-    error::causes,
     types::{CheckStatus, CheckView, DoctorView, SCHEMA},
     view::reason,
 };
-use crate::store;
+use crate::{domain::causes, store};
 
 /// How long the database may take to be read through, and object storage to answer.
 const DATABASE_LIMIT: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::types::{ErrorBody, ErrorCode, ErrorView};
 use crate::{
-    domain::{Refusal, rules::Problem},
+    domain::{Refusal, causes, rules::Problem},
     store::StoreError,
     supervisor::CheckpointError,
 };
@@ -61,18 +61,6 @@ impl Failure {
     pub(super) const fn code(&self) -> ErrorCode {
         self.view.code
     }
-}
-
-/// An error and what caused it, in a line.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    line
 }
 
 const fn status(code: ErrorCode) -> StatusCode {

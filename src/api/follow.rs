@@ -13,14 +13,14 @@ use tracing::warn;
 
 use super::{
     Context, Shared,
-    error::{Failure, causes},
+    error::Failure,
     extract::{Asked, Named},
     query::FollowQuery,
     stream::{self, Gone, Messages},
     types::{FollowedPoints, JobView, follow},
     view,
 };
-use crate::store::StoreError;
+use crate::{domain::causes, store::StoreError};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::rules::{self, Problem},
-    store::NewJob,
+    store::{NewJob, Submitted},
 };
 
 /// `POST /v1/jobs`.
@@ -34,21 +34,46 @@ pub(super) async fn submit(
     let SubmitRequest { spec, key, dry_run } = request;
     check_key(&key)?;
     let mut spec = read(&spec, api.config.max_spec_bytes)?;
-    let mut problems = rules::problems(&spec);
-    problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
-    preflight::resolve(&api, &mut spec, &mut problems).await?;
-    if !problems.is_empty() {
-        return Err(Failure::spec(problems));
-    }
+    let asked = digest(&spec)?;
+    let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
+        admitted?;
         return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec }).into_response());
     }
-    api.room.take(&api).await?;
-    let submitted = api.store.submit(NewJob { spec, user: peer.uid, key }).await?;
+    let submitted = match admitted {
+        Ok(()) => api.store.submit(NewJob { spec, user: peer.uid, key, asked: Some(asked) }).await?,
+        // What was acknowledged once stays so, whatever has become of the files or the queue in the meantime.
+        Err(refused) => match api.store.keyed(peer.uid, &key, &asked).await? {
+            Some(id) => Submitted { id, existed: true },
+            None => return Err(refused),
+        },
+    };
     let status = if submitted.existed { StatusCode::OK } else { StatusCode::CREATED };
     // Who is first in line is not looked for: a submit is to be quick.
     let view = view::job(&api.store.job(submitted.id).await?, None, &api.scene());
     Ok((status, Json(view)).into_response())
+}
+
+/// Whether a job can be taken: its rules, what it names outside itself, which is put in its place, and room in the queue, which a dry run does not take.
+async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Failure> {
+    let mut problems = rules::problems(spec);
+    problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
+    let mut outside = Vec::new();
+    preflight::resolve(api, spec, &mut outside).await?;
+    // What breaks a rule already is one mistake, not two.
+    outside.retain(|new| problems.iter().all(|known| known.path != new.path));
+    problems.append(&mut outside);
+    if !problems.is_empty() {
+        return Err(Failure::spec(problems));
+    }
+    if dry_run { Ok(()) } else { api.room.take(api).await }
+}
+
+/// What was asked for, before anything named in it is looked up.
+fn digest(spec: &JobSpec) -> Result<blake3::Hash, Failure> {
+    let json =
+        serde_json::to_vec(spec).map_err(|error| Failure::internal("the spec cannot be written as JSON", &error))?;
+    Ok(blake3::hash(&json))
 }
 
 fn check_key(key: &str) -> Result<(), Failure> {

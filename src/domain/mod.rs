@@ -1,6 +1,7 @@
 //! The pure middle: what a job is, which changes of it are legal, when it is retried, whether a spec makes sense. Called by every other
 //! room; calls none. No I/O, no tokio, no SQL, no system clock: time and chance come in as arguments.
 
+mod causes;
 pub mod clock;
 pub mod event;
 pub mod job;
@@ -9,6 +10,7 @@ pub mod rules;
 pub mod schedule;
 pub mod state;
 
+pub use causes::causes;
 pub use clock::Clock;
 pub use event::{Command, Event, Refusal};
 pub use job::{Exit, Fence, Intent, Job, JobState, Uid};

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::plan::plan;
 use crate::{
-    domain::Clock,
+    domain::{Clock, causes},
     store::{Store, StoreError},
     supervisor::Handle,
 };
@@ -45,7 +45,7 @@ pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
         changes.mark_unchanged();
         freed.mark_unchanged();
         let wait = scheduler.round().await.unwrap_or_else(|error| {
-            warn!(error = describe(&error), "jobs cannot be dispatched for the moment");
+            warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
             Wait::Pause
         });
         let waited = async {
@@ -126,9 +126,4 @@ impl Scheduler {
         // A millisecond more, since what is not yet due when looked at would be waited for again at once.
         Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_millis(1)).min(LONGEST_SLEEP)
     }
-}
-
-fn describe(error: &StoreError) -> String {
-    use std::error::Error as _;
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -21,7 +21,7 @@ pub(super) struct Prepared {
     pub(super) user: Uid,
     pub(super) key: String,
     pub(super) spec: String,
-    pub(super) digest: String,
+    pub(super) asked: String,
     pub(super) event: Event,
     pub(super) body: String,
 }
@@ -30,9 +30,10 @@ impl Prepared {
     /// # Errors
     /// When the spec cannot be written as JSON.
     pub(super) fn new(new: NewJob) -> Result<Self, Fault> {
-        let NewJob { spec, user, key } = new;
+        let NewJob { spec, user, key, asked } = new;
         let json = serde_json::to_string(&spec)?;
-        let digest = blake3::hash(json.as_bytes()).to_hex().to_string();
+        let digest = blake3::hash(json.as_bytes());
+        let asked = asked.unwrap_or(digest).to_hex().to_string();
         let event = Event::Submitted {
             name: spec.name,
             kind: spec.work.kind().to_owned(),
@@ -42,10 +43,10 @@ impl Prepared {
             labels: spec.labels,
             resources: spec.resources,
             retry: spec.retry,
-            spec_digest: digest.clone(),
+            spec_digest: digest.to_hex().to_string(),
         };
         let body = serde_json::to_string(&event)?;
-        Ok(Self { user, key, spec: json, digest, event, body })
+        Ok(Self { user, key, spec: json, asked, event, body })
     }
 }
 

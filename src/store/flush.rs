@@ -51,7 +51,8 @@ impl Writes {
             job.submitted_at.into(),
         ])?;
         self.new_specs.push(&[job.id.into(), (&new.spec).into()])?;
-        self.new_keys.push_sealed("idempotency", &[job.user.0.into(), (&new.key).into(), job.id.into()])?;
+        self.new_keys
+            .push_sealed("idempotency", &[job.user.0.into(), (&new.key).into(), job.id.into(), (&new.asked).into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
         Ok(())
     }
@@ -205,7 +206,8 @@ FROM jsonb_each(?1)";
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
 
 const NEW_KEYS: &str = "
-INSERT INTO idempotency (user_id, key, job_id, seal) SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1)";
+INSERT INTO idempotency (user_id, key, job_id, asked, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1)";
 
 pub(super) const CHANGED_JOBS: &str = "
 UPDATE jobs SET

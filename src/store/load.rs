@@ -13,9 +13,8 @@ use crate::domain::{Job, Uid};
 
 pub(super) const JOBS: &str =
     concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))");
-pub(super) const KEYS: &str = "SELECT i.job_id, i.user_id, i.key, jobs.spec_digest FROM jsonb_each(?1) AS wanted \
-     CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1 \
-     CROSS JOIN jobs ON jobs.id = i.job_id";
+pub(super) const KEYS: &str = "SELECT i.job_id, i.user_id, i.key, i.asked FROM jsonb_each(?1) AS wanted \
+     CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1";
 pub(super) const SPECS: &str =
     "SELECT job_id, spec FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
 pub(super) const CHECKPOINTS: &str = "SELECT id, job_id, checkpoint FROM checkpoints \
@@ -30,7 +29,7 @@ pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> 
     Ok(found.iter().map(rows::job).collect::<Result<_, _>>()?)
 }
 
-/// The jobs, with their spec's digest, for which idempotency keys stand.
+/// The jobs for which idempotency keys stand, with the digest of what was asked for.
 pub(super) async fn keys(
     conn: &mut SqliteConnection,
     keys: &[(Uid, &str)],
@@ -47,7 +46,7 @@ pub(super) async fn keys(
     for row in &found {
         let fields = Fields::new(row, "idempotency", "job_id")?;
         let key = (Uid(fields.number("user_id")?), fields.get("key")?);
-        known.insert(key, (JobId(fields.number("job_id")?), fields.get("spec_digest")?));
+        known.insert(key, (JobId(fields.number("job_id")?), fields.get("asked")?));
     }
     Ok(known)
 }

@@ -45,7 +45,7 @@ pub use self::{
     error::StoreError,
     types::{Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, NewJob, Ready, StoredEvent, Submitted},
 };
-use crate::domain::{Clock, Command, Fence, Job};
+use crate::domain::{Clock, Command, Fence, Job, Uid};
 
 /// The version of SQLite in use, such as `3.51.3`.
 #[must_use]
@@ -134,6 +134,19 @@ impl Store {
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, StoreError> {
         let job = Box::new(Prepared::new(new)?);
         self.ask(|reply| Ask::Submit { job, reply }).await
+    }
+
+    /// The job that an idempotency key of a user stands for, if it was `asked` for the same.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyConflict`], [`StoreError::Failed`].
+    pub async fn keyed(&self, user: Uid, key: &str, asked: &blake3::Hash) -> Result<Option<JobId>, StoreError> {
+        match read::keyed(&self.inner.readers, user, key).await? {
+            Some((job, known)) if known != asked.to_hex().as_str() => {
+                Err(StoreError::KeyConflict { key: key.to_owned(), job })
+            }
+            found => Ok(found.map(|(job, _)| job)),
+        }
     }
 
     /// Starts an attempt of a queued job: draws a token, counts the attempt, keeps the secret's hash and the lease.

@@ -10,7 +10,7 @@ use super::{
     rows::{self, Fields, RowError, attempt_columns, integer, job_columns},
     types::{Attempt, JobDetail, Ready, StoredEvent},
 };
-use crate::domain::Job;
+use crate::domain::{Job, Uid};
 
 /// A job with its current or last attempt, from a row of [`job_columns`] and [`attempt_columns`].
 pub(super) fn detail(row: &sqlx::sqlite::SqliteRow) -> Result<JobDetail, RowError> {
@@ -34,6 +34,18 @@ pub(super) async fn job(pool: &SqlitePool, id: JobId) -> Result<JobDetail, Store
     let row = sqlx::query(JOB).bind(integer(id.0)).fetch_optional(pool).await?;
     let row = row.ok_or_else(|| StoreError::NotFound(id.to_string()))?;
     Ok(detail(&row).map_err(Fault::from)?)
+}
+
+pub(super) const KEYED: &str = "SELECT job_id, asked FROM idempotency WHERE user_id = ?1 AND key = ?2";
+
+pub(super) async fn keyed(pool: &SqlitePool, user: Uid, key: &str) -> Result<Option<(JobId, String)>, StoreError> {
+    let found = sqlx::query(KEYED).bind(user.0).bind(key).fetch_optional(pool).await?;
+    let Some(row) = found else { return Ok(None) };
+    let read = || {
+        let fields = Fields::new(&row, "idempotency", "job_id")?;
+        Ok::<_, RowError>((JobId(fields.number("job_id")?), fields.get("asked")?))
+    };
+    Ok(Some(read().map_err(Fault::from)?))
 }
 
 pub(super) async fn spec(pool: &SqlitePool, id: JobId) -> Result<JobSpec, StoreError> {

@@ -19,7 +19,7 @@ pub(super) struct Sealed {
 pub(super) const TABLES: [Sealed; 4] = [
     Sealed {
         table: "idempotency",
-        rows: "SELECT job_id, seal, user_id, key, job_id FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+        rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
     },
     Sealed {
         table: "attempts",

@@ -20,7 +20,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn the_fast_paths_are_walks_of_one_index() {
     let mut conn = empty().await;
     let attempt = "SEARCH attempts USING INDEX sqlite_autoindex_attempts_1 (job_id=? AND attempt=?) LEFT-JOIN";
-    let cases: [(&str, &str, &[&str]); 12] = [
+    let cases: [(&str, &str, &[&str]); 13] = [
         ("ready", read::READY, &["SCAN jobs USING COVERING INDEX jobs_ready"]),
         (
             "next ready",
@@ -46,6 +46,7 @@ async fn the_fast_paths_are_walks_of_one_index() {
         ),
         ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=?)", attempt]),
         ("finished", list::LAST_FINISHED, &["SEARCH jobs USING INDEX jobs_finished (finished_us>?)", attempt]),
+        ("a key", read::KEYED, &["SEARCH idempotency USING PRIMARY KEY (user_id=? AND key=?)"]),
         ("one job", read::JOB, &["SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)", attempt]),
         ("the last", read::LAST, &["SEARCH jobs"]),
         ("a name", read::OPEN_NAMED, &["SEARCH jobs USING INDEX jobs_name (name=?)"]),

@@ -18,6 +18,8 @@ pub struct NewJob {
     pub user: Uid,
     /// The idempotency key: unique per user.
     pub key: String,
+    /// BLAKE3 of the spec as it was asked for, where `spec` is no longer that. The key stands for what was asked for.
+    pub asked: Option<blake3::Hash>,
 }
 
 /// The answer to a submit.

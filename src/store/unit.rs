@@ -144,8 +144,8 @@ impl Unit {
 
     fn submit(&mut self, new: &Prepared) -> Result<Result<Submitted, StoreError>, Fault> {
         let key = (new.user, new.key.clone());
-        if let Some((job, digest)) = self.keys.get(&key) {
-            return Ok(if *digest == new.digest {
+        if let Some((job, asked)) = self.keys.get(&key) {
+            return Ok(if *asked == new.asked {
                 Ok(Submitted { id: *job, existed: true })
             } else {
                 Err(StoreError::KeyConflict { key: new.key.clone(), job: *job })
@@ -155,7 +155,7 @@ impl Unit {
         let job = state::apply(id, None, &new.event, self.now)?;
         self.writes.event(&mut self.ledger, self.now, id, &new.body)?;
         self.writes.new_job(&job, new)?;
-        self.keys.insert(key, (id, new.digest.clone()));
+        self.keys.insert(key, (id, new.asked.clone()));
         Ok(Ok(Submitted { id, existed: false }))
     }
 

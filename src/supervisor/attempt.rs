@@ -25,14 +25,13 @@ use super::{
     end::{self, Facts, Testimony, Verdict},
     executor::{Ended, Signal, StartError, Worker},
     kill::{Ending, Reason},
-    link::report,
     live::Live,
     retention,
     secret::Secret,
     watchdog::{self, Seen},
 };
 use crate::{
-    domain::{Command, Exit, Intent, Job, JobState},
+    domain::{Command, Exit, Intent, Job, JobState, causes},
     store::{Claimed, StoreError},
 };
 
@@ -84,7 +83,7 @@ async fn begin(
             Ok(worker)
         }
         Err(error) => {
-            warn!(job_id = %fence.job, error = report(&error), "a worker cannot be put on record and is ended");
+            warn!(job_id = %fence.job, error = causes(&error), "a worker cannot be put on record and is ended");
             worker.signal(Signal::Kill);
             worker.exited().await;
             worker.reap().await;
@@ -109,7 +108,7 @@ pub(super) fn obey(live: &Live, job: &Job) {
 }
 
 fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
-    error!(job_id = %live.fence.job, error = report(error), "a worker cannot be started");
+    error!(job_id = %live.fence.job, error = causes(error), "a worker cannot be started");
     let hint = match error {
         StartError::Command { .. } => {
             format!("check workers.command in mld.toml: {} must be an executable file", shared.config.command.display())
@@ -117,7 +116,7 @@ fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
         _ => format!("check the disk that holds {}", shared.config.attempts_dir.display()),
     };
     let class = if matches!(error, StartError::Folder { .. }) { ExitClass::Disk } else { ExitClass::Crash };
-    Exit { class, message: Some(format!("the worker could not be started: {}", report(error))), hint: Some(hint) }
+    Exit { class, message: Some(format!("the worker could not be started: {}", causes(error))), hint: Some(hint) }
 }
 
 /// Stays with a worker to its end. When the daemon stops first, the worker is left alone: the next daemon adopts it.
@@ -218,13 +217,13 @@ pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
             }
             // Someone else has ended it: this attempt had lost the job.
             Err(error @ (StoreError::Refused(_) | StoreError::NotFound(_))) => {
-                info!(job_id = %fence.job, attempt = %fence.attempt, error = report(&error), "an end came too late");
+                info!(job_id = %fence.job, attempt = %fence.attempt, error = causes(&error), "an end came too late");
                 break;
             }
             // The next daemon finds the worker dead and ends the attempt.
             Err(StoreError::Stopping) => return,
             Err(error) => {
-                error!(job_id = %fence.job, error = report(&error), "an end cannot be put on record yet");
+                error!(job_id = %fence.job, error = causes(&error), "an end cannot be put on record yet");
                 if shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                     return;
                 }
@@ -249,7 +248,7 @@ async fn keep(shared: &Shared, live: &Live, result: &WorkerResult) {
     }
     let body = ReportBody::Finished { result: Box::new(result.clone()) };
     if let Err(error) = shared.store.report(live.fence, seq, body).await {
-        warn!(job_id = %live.fence.job, error = report(&error), "a result's metrics could not be kept");
+        warn!(job_id = %live.fence.job, error = causes(&error), "a result's metrics could not be kept");
     }
 }
 
@@ -312,7 +311,7 @@ async fn is_published(shared: &Shared, result: &WorkerResult) -> Result<bool, St
         Ok::<_, ArtifactError>(sizes.iter().all(Option::is_some))
     };
     match timeout(STORAGE_LIMIT, look).await {
-        Ok(found) => found.map_err(|error| report(&error)),
+        Ok(found) => found.map_err(|error| causes(&error)),
         Err(_) => Err("no answer in time".into()),
     }
 }
@@ -326,16 +325,16 @@ async fn salvage(shared: &Shared, live: &Live) {
     };
     let found = match timeout(STORAGE_LIMIT, found).await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) => return warn!(job_id = %fence.job, error = report(&error), "checkpoints cannot be looked for"),
+        Ok(Err(error)) => return warn!(job_id = %fence.job, error = causes(&error), "checkpoints cannot be looked for"),
         Err(_) => return warn!(job_id = %fence.job, "checkpoints cannot be looked for: storage does not answer"),
     };
     let known = match shared.store.checkpoints(fence.job).await {
         Ok(known) => known,
-        Err(error) => return warn!(job_id = %fence.job, error = report(&error), "checkpoints cannot be looked for"),
+        Err(error) => return warn!(job_id = %fence.job, error = causes(&error), "checkpoints cannot be looked for"),
     };
     let newest = known.iter().filter(|(attempt, _)| *attempt == fence.attempt).map(|(_, known)| known.step).max();
     for damage in &found.damaged {
-        warn!(job_id = %fence.job, error = report(damage), "a checkpoint nobody had reported is damaged");
+        warn!(job_id = %fence.job, error = causes(damage), "a checkpoint nobody had reported is damaged");
     }
     let mut missed = found.found;
     missed.retain(|checkpoint| newest.is_none_or(|newest| checkpoint.step > newest));
@@ -349,7 +348,7 @@ async fn salvage(shared: &Shared, live: &Live) {
                 live.saved(checkpoint);
             }
             Err(error) => {
-                return debug!(job_id = %fence.job, error = report(&error), "a checkpoint is not put on record");
+                return debug!(job_id = %fence.job, error = causes(&error), "a checkpoint is not put on record");
             }
         }
     }

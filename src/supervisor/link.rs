@@ -23,7 +23,7 @@ use super::{
     live::{Connected, Live},
 };
 use crate::{
-    domain::Refusal,
+    domain::{Refusal, causes},
     store::{Beat, StoreError},
 };
 
@@ -102,9 +102,9 @@ async fn connection(shared: &Shared, stream: UnixStream) {
             match result {
                 Ok(()) => debug!(%job_id, %attempt, "a worker hung up"),
                 Err(error @ LinkError::Frame(FrameError::Io(_))) => {
-                    debug!(%job_id, %attempt, error = report(&error), "a worker's connection broke");
+                    debug!(%job_id, %attempt, error = causes(&error), "a worker's connection broke");
                 }
-                Err(error) => warn!(%job_id, %attempt, error = report(&error), "a worker's connection was closed"),
+                Err(error) => warn!(%job_id, %attempt, error = causes(&error), "a worker's connection was closed"),
             }
         }
         Ok(Greeting::Refused(reason)) => {
@@ -112,7 +112,7 @@ async fn connection(shared: &Shared, stream: UnixStream) {
             let _ = writer.send(ToWorker::Refused { reason }).await;
         }
         Ok(Greeting::Gone) => {}
-        Err(error) => warn!(error = report(&error), "a connection to the workers' socket was closed"),
+        Err(error) => warn!(error = causes(&error), "a connection to the workers' socket was closed"),
     }
 }
 
@@ -346,19 +346,7 @@ async fn keep_beat(
         Ok(()) => {}
         Err(StoreError::Refused(_)) => return Err(LinkError::Stale),
         // The lease that counts is the one in memory; the stored one is for readers and the next daemon.
-        Err(error) => warn!(job_id = %live.fence.job, error = report(&error), "a heartbeat cannot be stored"),
+        Err(error) => warn!(job_id = %live.fence.job, error = causes(&error), "a heartbeat cannot be stored"),
     }
     Ok(())
-}
-
-/// An error with its causes, on one line.
-pub(super) fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

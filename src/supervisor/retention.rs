@@ -7,7 +7,8 @@ use mlctl_artifacts::{checkpoint, keys};
 use mlctl_protocol::{JobId, result::CheckpointRef};
 use tracing::{debug, warn};
 
-use super::{Shared, link::report, live::Live};
+use super::{Shared, live::Live};
+use crate::domain::causes;
 
 /// Deletes what is too many whenever a checkpoint has become durable. Runs beside the attempt until it is dropped.
 pub(super) async fn follow(shared: Arc<Shared>, live: Arc<Live>) {
@@ -21,7 +22,7 @@ pub(super) async fn follow(shared: Arc<Shared>, live: Arc<Live>) {
 pub(super) async fn tidy(shared: &Shared, job: JobId, keep: u32) {
     let checkpoints = match shared.store.checkpoints(job).await {
         Ok(checkpoints) => checkpoints.into_iter().map(|(_, checkpoint)| checkpoint).collect::<Vec<_>>(),
-        Err(error) => return warn!(job_id = %job, error = report(&error), "checkpoints cannot be tidied"),
+        Err(error) => return warn!(job_id = %job, error = causes(&error), "checkpoints cannot be tidied"),
     };
     let (Some(newest), expired) = (checkpoints.first(), expired(&checkpoints, keep)) else { return };
     if expired.is_empty() {
@@ -34,7 +35,7 @@ pub(super) async fn tidy(shared: &Shared, job: JobId, keep: u32) {
             return warn!(job_id = %job, uri = newest.uri, problem, "the newest checkpoint is damaged: the older ones stay");
         }
         Err(error) => {
-            return warn!(job_id = %job, error = report(&error), "the newest checkpoint cannot be verified: the older ones stay");
+            return warn!(job_id = %job, error = causes(&error), "the newest checkpoint cannot be verified: the older ones stay");
         }
     }
     let home = keys::job_uri(&shared.config.storage_url, &shared.store.instance().id, job);
@@ -45,12 +46,12 @@ pub(super) async fn tidy(shared: &Shared, job: JobId, keep: u32) {
         }
         match checkpoint::delete(&shared.artifacts, &checkpoint.uri).await {
             Ok(()) => deleted.push(checkpoint.uri.clone()),
-            Err(error) => warn!(job_id = %job, error = report(&error), "an old checkpoint cannot be deleted"),
+            Err(error) => warn!(job_id = %job, error = causes(&error), "an old checkpoint cannot be deleted"),
         }
     }
     debug!(job_id = %job, deleted = deleted.len(), "old checkpoints were deleted");
     if let Err(error) = shared.store.forget_checkpoints(job, deleted).await {
-        warn!(job_id = %job, error = report(&error), "deleted checkpoints are still on record");
+        warn!(job_id = %job, error = causes(&error), "deleted checkpoints are still on record");
     }
 }
 

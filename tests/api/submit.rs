@@ -36,6 +36,29 @@ fn infer(from: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_key_holds_when_what_the_spec_names_is_gone_or_another() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.csv");
+    fs::write(&file, "a,b,c\n1,2,3\n").unwrap();
+    let body = submission(csv(file.to_str().unwrap()), "k");
+    let (status, answer) = rig.ask(Method::POST, "/v1/jobs", body.clone()).await;
+    let view: JobView = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(status, 201);
+    fs::remove_file(&file).unwrap();
+    let (status, answer) = rig.ask(Method::POST, "/v1/jobs", body).await;
+    let again: JobView = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((status.as_u16(), again.id), (200, view.id), "an acknowledged job is found though its file is gone");
+    let mut other = csv(file.to_str().unwrap());
+    other["priority"] = 51.into();
+    let (status, code, _) = rig.post_error("/v1/jobs", submission(other, "k")).await;
+    assert_eq!((status, code), (409, ErrorCode::KeyConflict), "and another body under its key is refused for that");
+    let (status, code, _) = rig.post_error("/v1/jobs", submission(csv(file.to_str().unwrap()), "new")).await;
+    assert_eq!((status, code), (422, ErrorCode::SpecInvalid), "the control: under a new key the file is missed");
+    rig.end_server().await;
+}
+
+#[tokio::test]
 async fn the_same_key_names_the_same_job() {
     let rig = Rig::new().await;
     let body = submission(spec("one"), "k");
@@ -155,8 +178,8 @@ async fn data_must_be_there() {
         (path("x.csv/y"), "no folder"),
         (format!("{}/", dir.display()), "is a folder"),
         (path("pipe"), "not a regular file"),
-        ("x.csv".into(), "no scheme"),
-        ("file://x.csv".into(), "not absolute"),
+        ("x.csv".into(), "absolute path"),
+        ("file://x.csv".into(), "absolute path"),
         (path("../x.csv"), "`..`"),
         ("gopher:///x.csv".into(), "not understood"),
     ];
@@ -213,7 +236,7 @@ async fn the_model_of_a_job_is_put_in_its_place() {
         ("infer.model.from", "job 1 is queued and has no model yet")
     );
     assert!(says("job:none").await.message.contains("no job none"));
-    assert!(says("job:").await.message.contains("no job"));
+    assert!(says("job:").await.message.contains("the name or the id of a job"));
     let fence = rig.claim(id).await;
     assert!(says("job:1").await.message.contains("running"));
     let model = ModelRef { uri: "file:///models/1".into(), digest: "a".repeat(64) };

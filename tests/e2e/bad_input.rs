@@ -197,18 +197,25 @@ fn a_truncated_checkpoint_is_passed_over_out_loud_for_the_one_before_it() {
     // The daemon first: it must not try again before the damage is done.
     let pid = daemon.wait_for_checkpoint(&id, 1);
     processes::signal(pid, rustix::process::Signal::STOP);
-    let found = checkpoints(&daemon);
+    let reported = checkpoints(&daemon);
     daemon.kill();
     processes::kill(pid);
-    let weights = uri_to_path(&found[0]["uri"]).join("model-00001-of-00001.safetensors");
+    // What is in storage counts: the newest may not have been reported yet, and one under way has no manifest.
+    let folder = uri_to_path(&reported[0]["uri"]).parent().unwrap().to_owned();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|checkpoint| checkpoint.join("manifest.json").is_file());
+    found.sort();
+    let [.., before, newest] = found.as_slice() else { panic!("{found:?}") };
+    let weights = newest.join("model-00001-of-00001.safetensors");
     let whole = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    let step = |checkpoint: &PathBuf| checkpoint.file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap();
     daemon.start();
     daemon.wait_until(&id, "goes on", |job| job["attempt"] == 2 && daemon.count(&id, "resumed") == 1);
     let resumed = daemon.events(&id).into_iter().find(|event| event["event"] == "resumed").unwrap();
-    assert_eq!(resumed["step"], found[1]["step"], "the newest that is whole: {resumed:#}");
+    assert_eq!(resumed["step"], step(before), "the newest that is whole: {resumed:#}");
     let skipped = resumed["skipped"].to_string();
-    assert!(skipped.contains(&format!("step {}", found[0]["step"])), "{skipped}");
+    assert!(skipped.contains(&format!("step {}", step(newest))), "{skipped}");
     daemon.mlctl(&["cancel", &id]).ok();
     daemon.wait_for(&id, "cancelled");
 }

@@ -122,7 +122,7 @@ pub fn spec(name: &str) -> JobSpec {
 }
 
 pub fn new_job(name: &str, key: &str) -> NewJob {
-    NewJob { spec: spec(name), user: USER, key: key.to_owned() }
+    NewJob { spec: spec(name), user: USER, key: key.to_owned(), asked: None }
 }
 
 pub fn exit(class: ExitClass) -> Exit {
