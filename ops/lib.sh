@@ -20,6 +20,19 @@ need() {
     $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends "$2" >/dev/null
 }
 
+# The S3 server that tests and demos run against, fetched once into the user's cache. Without it they fail; MLCTL_TEST_S3=skip does without.
+need_s3_server() {
+    [ "${MLCTL_TEST_S3:-}" = skip ] && return
+    if [ -z "${WEED:-}" ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        command -v apt-get >/dev/null || die "Python's venv is missing: install it (on Debian: package python3-venv)"
+        local sudo=""
+        [ "$(id -u)" = 0 ] || sudo=sudo
+        say "installing python3-venv"
+        $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends python3-venv >/dev/null
+    fi
+    python3 ops/s3-server.py --install
+}
+
 need_build_tools() {
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
     need cc build-essential

@@ -216,6 +216,7 @@ fn supervision(settings: &Settings) -> supervisor::Config {
         attempts_dir: settings.attempts_dir.clone(),
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
+        s3: None,
         command: workers.command.clone(),
         machine: Resources { cpus: workers.cpus, gpus: workers.gpus },
         heartbeat_seconds: workers.heartbeat_seconds,

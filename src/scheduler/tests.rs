@@ -101,6 +101,7 @@ impl Room {
             attempts_dir: dir.path().join("attempts"),
             workers_socket: dir.path().join("workers.sock"),
             storage_url: format!("file://{}", dir.path().join("objects").display()),
+            s3: None,
             command: "mayfly".into(),
             machine: Resources { cpus, gpus: 0 },
             heartbeat_seconds: 1,

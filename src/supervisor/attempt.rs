@@ -70,6 +70,7 @@ async fn begin(
         attempt: fence.attempt,
         secret: secret.reveal().to_owned(),
         attempt_dir: shared.attempt_dir(fence.job, fence.attempt),
+        s3: shared.config.s3.clone(),
     };
     let started = shared.executor.start(&launch, live.resources.cpus).await;
     let mut worker = started.map_err(|error| Some(not_started(shared, live, &error)))?;

@@ -32,6 +32,7 @@ use mlctl_protocol::{
     message::{Start, Storage, ToWorker},
     progress::Progress,
     result::CheckpointRef,
+    s3::S3Access,
     spec::Resources,
 };
 use tokio::{
@@ -68,6 +69,8 @@ pub struct Config {
     pub workers_socket: PathBuf,
     /// The prefix of all objects, without a slash at its end.
     pub storage_url: String,
+    /// The way into the S3 store, which every attempt is handed.
+    pub s3: Option<S3Access>,
     /// The worker's program, for messages.
     pub command: PathBuf,
     /// What there is to give to jobs.

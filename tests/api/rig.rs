@@ -89,6 +89,7 @@ impl Rig {
             attempts_dir: dir.path().join("attempts"),
             workers_socket: dir.path().join("workers.sock"),
             storage_url: storage_url.clone(),
+            s3: None,
             command: "/bin/false".into(),
             machine: Resources { cpus: 2, gpus: 0 },
             heartbeat_seconds: 1,

@@ -45,6 +45,7 @@ impl Scene {
             attempt: AttemptNumber(1),
             secret: "0123456789abcdef".into(),
             attempt_dir: self.attempt_dir(),
+            s3: None,
         };
         loop {
             match self.processes.start(&launch, 3).await {
@@ -189,6 +190,7 @@ async fn a_missing_program_is_named_and_leaves_no_process() {
         attempt: AttemptNumber(1),
         secret: "s".into(),
         attempt_dir: dir.path().join("1"),
+        s3: None,
     };
     let Err(StartError::Command { command, .. }) = processes.start(&launch, 1).await else { panic!("it started") };
     assert_eq!(command, dir.path().join("absent"));

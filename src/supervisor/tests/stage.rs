@@ -281,6 +281,7 @@ impl Stage {
             attempts_dir: self.dir.path().join("attempts"),
             workers_socket: self.dir.path().join("workers.sock"),
             storage_url: self.storage_url(),
+            s3: None,
             command: "mlworker".into(),
             machine: Resources { cpus: 4, gpus: 0 },
             heartbeat_seconds: 1,

@@ -122,14 +122,30 @@ pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Resu
     for part in parts {
         folder.join(&part.name)?.put(part.bytes).await?;
     }
-    match at.create(json.clone()).await {
-        Ok(()) => Ok(reference(&folder, &manifest, &json)),
-        Err(ArtifactError::AlreadyExists { .. }) => {
-            let existing = at.get(MAX_MANIFEST_BYTES).await?;
-            same_writer(&at, &folder, &existing, &manifest).await
+    commit(&at, &folder, &manifest, json).await
+}
+
+/// Creates the manifest. A try whose answer was lost may have taken effect, so what is there decides.
+async fn commit(
+    at: &Location,
+    folder: &Location,
+    manifest: &Manifest,
+    json: Bytes,
+) -> Result<CheckpointRef, ArtifactError> {
+    for left in (0..CREATE_TRIES).rev() {
+        let error = match at.create(json.clone()).await {
+            Ok(()) => return Ok(reference(folder, manifest, &json)),
+            Err(error @ (ArtifactError::AlreadyExists { .. } | ArtifactError::Unavailable { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        match at.get_optional(MAX_MANIFEST_BYTES).await {
+            Ok(Some(existing)) => return same_writer(at, folder, &existing, manifest).await,
+            // A concurrent create was refused as well, or ours never arrived.
+            Ok(None) if left > 0 => {}
+            Ok(None) | Err(_) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() })
 }
 
 async fn describe(at: &Location, header: Header, parts: &[Part]) -> Result<Manifest, ArtifactError> {
@@ -259,6 +275,9 @@ pub async fn verify<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<
     }
     Ok(Report { manifest, reference, problems })
 }
+
+/// Tries to create a manifest while none is there.
+const CREATE_TRIES: u32 = 3;
 
 const MISSING: &str = "it is listed in the manifest and not there";
 

@@ -3,6 +3,8 @@
 
 use mlctl_protocol::ExitClass;
 
+use crate::s3::refusal::Refusal;
+
 /// The cause as the storage library gave it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -57,6 +59,17 @@ pub enum ArtifactError {
         #[source]
         source: Cause,
     },
+    /// An S3 store knows us not, or not as one who may do this: the key, the secret, the region, the bucket, the clock. A second try is
+    /// refused as well; other credentials, or another bucket, are not.
+    #[error("{uri} cannot be used: {why}")]
+    Denied {
+        /// The object.
+        uri: String,
+        /// What is wrong, with the store's name for it.
+        why: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The device or quota behind the store is full.
     #[error("no space is left for {uri}")]
     Full {
@@ -84,12 +97,15 @@ impl ArtifactError {
     #[must_use]
     pub const fn exit_class(&self) -> ExitClass {
         match self {
-            Self::NotFound { .. } | Self::TooLarge { .. } | Self::BadUri { .. } => ExitClass::Spec,
+            Self::NotFound { .. } | Self::TooLarge { .. } | Self::BadUri { .. } | Self::Denied { .. } => {
+                ExitClass::Spec
+            }
             _ => self.storage_class(),
         }
     }
 
-    /// The class of a job's end that this error causes when it meets an object that the system itself wrote or writes.
+    /// The class of a job's end that this error causes when it meets an object that the system itself wrote or writes. A store that
+    /// denies in the middle of a job what it had allowed is `storage`: the next attempt is handed the credentials of then.
     #[must_use]
     pub const fn storage_class(&self) -> ExitClass {
         match self {
@@ -108,6 +124,7 @@ impl ArtifactError {
             | Self::Corrupt { uri, .. }
             | Self::BadUri { uri, .. }
             | Self::Refused { uri, .. }
+            | Self::Denied { uri, .. }
             | Self::Full { uri, .. }
             | Self::Unavailable { uri, .. } => uri,
         }
@@ -126,6 +143,9 @@ impl ArtifactError {
     pub(crate) fn from_store(uri: &str, error: object_store::Error) -> Self {
         use object_store::Error;
         let uri_owned = || uri.to_owned();
+        if let Some(refusal) = Refusal::behind(&error) {
+            return Self::Denied { uri: uri_owned(), why: refusal.to_string(), hint: refusal.hint };
+        }
         match error {
             Error::NotFound { .. } => Self::NotFound { uri: uri_owned() },
             Error::AlreadyExists { .. } | Error::Precondition { .. } => Self::AlreadyExists { uri: uri_owned() },

@@ -11,8 +11,11 @@ mod local;
 mod location;
 pub mod manifest;
 mod pieces;
+pub mod probe;
 pub mod publish;
+mod s3;
 mod stores;
+mod transfer;
 mod upload;
 pub mod uri;
 

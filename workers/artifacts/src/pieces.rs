@@ -1,15 +1,15 @@
-//! An object of any size read in order and in pieces, one of which is fetched ahead while the caller works on the last. Used for data sets
-//! and for checksums; it keeps two pieces at most, and never mixes two versions of an object.
+//! An object of any size read in order and in pieces, of which the next are fetched while the caller works on the last: one from a disk, a few
+//! over a network. Used for data sets and for checksums; it keeps five pieces at most, and never mixes two versions of an object.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::{ArtifactError, Location};
+use crate::{ArtifactError, Location, transfer};
 
 /// How much of an object is read at once.
-const PIECE_BYTES: u64 = 8 * 1024 * 1024;
+const PIECE_BYTES: u64 = transfer::PART_BYTES as u64;
 
 /// What is left to read of an object. Made by [`Location::pieces`].
 #[derive(Debug)]
@@ -19,12 +19,21 @@ pub struct Pieces {
     /// What names this version of the object, where the store has such a thing.
     version: Option<String>,
     asked: u64,
-    ahead: Option<JoinHandle<Result<Bytes, ArtifactError>>>,
+    /// How many pieces are fetched before they are asked for.
+    depth: usize,
+    ahead: VecDeque<JoinHandle<Result<Bytes, ArtifactError>>>,
 }
 
 impl Pieces {
     pub(crate) const fn new(at: Location, size: u64, version: Option<String>) -> Self {
-        Self { at, size, version, asked: 0, ahead: None }
+        let depth = if at.is_remote() { transfer::PARALLEL } else { 1 };
+        Self { at, size, version, asked: 0, depth, ahead: VecDeque::new() }
+    }
+
+    /// What the store calls this version of the object, its ETag; `None` where it has no such thing.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// The size of the whole object in bytes.
@@ -38,8 +47,11 @@ impl Pieces {
     /// # Errors
     /// [`ArtifactError::Corrupt`] when the object was changed since it was opened; else as [`Location::get`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
-        let Some(piece) = self.ahead.take().or_else(|| self.fetch()) else { return Ok(None) };
-        self.ahead = self.fetch();
+        while self.ahead.len() <= self.depth {
+            let Some(piece) = self.fetch() else { break };
+            self.ahead.push_back(piece);
+        }
+        let Some(piece) = self.ahead.pop_front() else { return Ok(None) };
         let joined = piece.await;
         joined
             .map_err(|error| ArtifactError::Unavailable { uri: self.at.uri().to_owned(), source: error.into() })?
@@ -59,9 +71,7 @@ impl Pieces {
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.abort();
-        }
+        self.ahead.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -1,13 +1,15 @@
-//! From a URI to a place in a store: the one match on the scheme, where S3 joins. Made once per process and cloned.
+//! From a URI to a place in a store: the one match on the scheme, the one place that knows them all. Made once per process and cloned.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use mlctl_protocol::s3::S3Access;
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory, path::Path};
 
 use crate::{
     ArtifactError,
     local::LocalFiles,
     location::Location,
+    s3::Buckets,
     uri::{Parsed, bad_uri, is_staging_name},
 };
 
@@ -17,6 +19,7 @@ pub struct Stores {
     local: Arc<LocalFileSystem>,
     files: LocalFiles,
     memory: Option<Arc<InMemory>>,
+    s3: Option<Arc<Buckets>>,
 }
 
 impl Default for Stores {
@@ -26,10 +29,35 @@ impl Default for Stores {
 }
 
 impl Stores {
-    /// The stores a program uses: `file://`.
+    /// The stores of a program without access to S3: `file://`.
     #[must_use]
     pub fn new() -> Self {
-        Self { local: Arc::new(LocalFileSystem::new().with_fsync(true)), files: LocalFiles::default(), memory: None }
+        let local = Arc::new(LocalFileSystem::new().with_fsync(true));
+        Self { local, files: LocalFiles::default(), memory: None, s3: None }
+    }
+
+    /// The stores of a program: `file://`, and `s3://` where there is access to it. Nothing is asked of the server yet.
+    #[must_use]
+    pub fn with_s3(access: Option<S3Access>) -> Self {
+        Self { s3: access.map(|access| Arc::new(Buckets::new(access))), ..Self::new() }
+    }
+
+    /// The same stores for a look that must not take long: a request that fails is not tried again.
+    #[must_use]
+    pub fn impatient(&self) -> Self {
+        Self { s3: self.s3.as_ref().map(|s3| Arc::new(s3.impatient())), ..self.clone() }
+    }
+
+    /// Whether there is access to S3.
+    #[must_use]
+    pub const fn has_s3(&self) -> bool {
+        self.s3.is_some()
+    }
+
+    /// What the S3 store's last answer said of the time, as in HTTP's `Date`, and how long ago it came.
+    #[must_use]
+    pub fn s3_time(&self) -> Option<(String, Duration)> {
+        self.s3.as_ref()?.clock().last()
     }
 
     /// For tests: beside `file://`, an own, empty `memory:///` that clones share.
@@ -41,7 +69,8 @@ impl Stores {
     /// The object or folder a URI names. Nothing is read: whether it exists is not known yet.
     ///
     /// # Errors
-    /// [`ArtifactError::BadUri`] for anything but an absolute `file://` URI without `..` and control characters.
+    /// [`ArtifactError::BadUri`] for anything but an absolute `file://` URI or an `s3://` one, without `..` and control characters, and for
+    /// `s3://` where there is no access to it.
     pub fn open(&self, uri: &str) -> Result<Location, ArtifactError> {
         match Parsed::parse(uri)? {
             Parsed::File(path) => {
@@ -62,6 +91,14 @@ impl Stores {
                 }
                 None => Err(bad_uri(uri, "memory:/// exists in tests only; write file:///absolute/path")),
             },
+            Parsed::S3 { bucket, key: name } => {
+                let Some(s3) = &self.s3 else {
+                    return Err(bad_uri(uri, "mld has no credentials for S3: see [storage.s3] in mld.toml"));
+                };
+                let at = format!("s3://{bucket}/{name}");
+                let store = s3.bucket(&bucket).map_err(|error| ArtifactError::from_store(&at, error))?;
+                Ok(Location::new(store, key(uri, &name)?, at, None))
+            }
         }
     }
 }
@@ -75,10 +112,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_file_is_understood() {
+    fn only_file_is_understood_without_access_to_s3() {
         let stores = Stores::new();
         assert_eq!(stores.open("file:///a//b/").unwrap().uri(), "file:///a/b");
-        for uri in ["s3://b/k", "memory:///a", "/a", "file://a", "file:///a/../b"] {
+        for uri in ["s3://bucket/key", "gs://bucket/key", "memory:///a", "/a", "file://a", "file:///a/../b"] {
             assert!(matches!(stores.open(uri), Err(ArtifactError::BadUri { .. })), "{uri}");
         }
         assert!(Stores::with_memory().open("memory:///a").is_ok());

@@ -4,10 +4,13 @@
 use bytes::Bytes;
 use object_store::MultipartUpload;
 
-use crate::{ArtifactError, Location};
+use crate::{
+    ArtifactError, Location,
+    transfer::{self, MAX_PARTS, PART_BYTES},
+};
 
-/// How much is written at once. S3 takes pieces from 5 MiB on.
-const PART_BYTES: usize = 8 * 1024 * 1024;
+/// The largest object that is written so, in bytes.
+const MAX_BYTES: u64 = (PART_BYTES * MAX_PARTS) as u64;
 
 /// An object being written. Dropped before [`Upload::finish`], it leaves nothing that a reader sees.
 pub struct Upload {
@@ -34,10 +37,18 @@ impl Upload {
     /// Appends bytes.
     ///
     /// # Errors
-    /// As [`Location::put`]. The object is lost then.
+    /// As [`Location::put`], and [`ArtifactError::TooLarge`] beyond 78 GiB. The object is lost then.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
         self.buffer.extend_from_slice(bytes);
         self.written += bytes.len() as u64;
+        if self.written > MAX_BYTES {
+            self.clear().await;
+            return Err(ArtifactError::TooLarge {
+                uri: self.at.uri().to_owned(),
+                size: self.written,
+                limit: MAX_BYTES,
+            });
+        }
         while self.buffer.len() >= PART_BYTES {
             let rest = self.buffer.split_off(PART_BYTES);
             let part = std::mem::replace(&mut self.buffer, rest);
@@ -59,18 +70,23 @@ impl Upload {
         if !rest.is_empty() {
             self.put_part(rest).await?;
         }
-        if let Some(mut parts) = self.parts.take() {
-            parts.complete().await.map_err(|error| ArtifactError::from_store(self.at.uri(), error))?;
+        if let Some(mut parts) = self.parts.take()
+            && let Err(error) = parts.complete().await
+        {
+            transfer::abort(self.at.uri(), &mut *parts).await;
+            return Err(ArtifactError::from_store(self.at.uri(), error));
         }
         Ok(self.written)
     }
 
     /// Gives the object up.
     pub async fn abort(mut self) {
-        if let Some(mut parts) = self.parts.take()
-            && let Err(error) = parts.abort().await
-        {
-            tracing::debug!(uri = self.at.uri(), %error, "an upload that was given up could not be cleared away");
+        self.clear().await;
+    }
+
+    async fn clear(&mut self) {
+        if let Some(mut parts) = self.parts.take() {
+            transfer::abort(self.at.uri(), &mut *parts).await;
         }
     }
 
@@ -79,7 +95,10 @@ impl Upload {
             Some(parts) => parts,
             None => self.at.begin_parts().await?,
         };
-        parts.put_part(bytes.into()).await.map_err(|error| ArtifactError::from_store(self.at.uri(), error))?;
+        if let Err(error) = parts.put_part(bytes.into()).await {
+            transfer::abort(self.at.uri(), &mut *parts).await;
+            return Err(ArtifactError::from_store(self.at.uri(), error));
+        }
         self.parts = Some(parts);
         Ok(())
     }

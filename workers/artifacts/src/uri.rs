@@ -11,8 +11,11 @@ pub const MAX_URI_BYTES: usize = 4096;
 /// The longest name between slashes, in bytes; the file system's 255 less what the storage library appends while it writes.
 const MAX_SEGMENT_BYTES: usize = 240;
 
+/// The longest key of an S3 object, in bytes.
+const MAX_KEY_BYTES: usize = 1024;
+
 /// What is understood, for error messages.
-const UNDERSTOOD: &str = "write file:///absolute/path (s3:// is not supported yet)";
+const UNDERSTOOD: &str = "write file:///absolute/path or s3://bucket/key";
 
 /// The scheme of a URI, with what follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,13 @@ pub(crate) enum Parsed {
     File(String),
     /// `memory:///a/b`, understood by test stores only.
     Memory(String),
+    /// `s3://bucket/a/b`: the key without a slash at its end, never empty.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
 }
 
 impl Parsed {
@@ -34,6 +44,7 @@ impl Parsed {
             return Err(bad(&format!("it has no scheme; {UNDERSTOOD}")));
         };
         let path = match scheme {
+            "s3" => return Self::s3(uri, rest),
             "file" | "memory" => rest.strip_prefix('/').ok_or_else(|| {
                 bad("its path is not absolute; three slashes follow the scheme, as in file:///data/x.csv")
             })?,
@@ -45,6 +56,31 @@ impl Parsed {
         }
         Ok(if scheme == "file" { Self::File(path) } else { Self::Memory(path) })
     }
+
+    /// Keys are taken as they are: `a//b` and `a/./b` are other keys than `a/b`, and none that can be read here.
+    fn s3(uri: &str, rest: &str) -> Result<Self, ArtifactError> {
+        let bad = |why: &str| bad_uri(uri, why);
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if !is_bucket(bucket) {
+            return Err(bad("a bucket's name has 3 to 63 lower-case letters, digits, dots and hyphens"));
+        }
+        let key = key.strip_suffix('/').unwrap_or(key);
+        if key.is_empty() {
+            return Err(bad("it names a bucket, not an object or folder in it"));
+        }
+        if key.len() > MAX_KEY_BYTES {
+            return Err(bad("its key is longer than 1,024 bytes"));
+        }
+        for name in key.split('/') {
+            match name {
+                "" => return Err(bad("there is an empty name between two slashes")),
+                "." | ".." => return Err(bad("`.` and `..` are not allowed as names in it")),
+                _ if name.chars().any(char::is_control) => return Err(bad("it contains a control character")),
+                _ => {}
+            }
+        }
+        Ok(Self::S3 { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
 }
 
 /// The `file://` URI of an absolute path.
@@ -55,7 +91,8 @@ pub fn from_path(path: &std::path::Path) -> Result<String, ArtifactError> {
     let text = path.to_str().ok_or_else(|| bad_uri(&path.to_string_lossy(), "the path is not valid UTF-8"))?;
     let uri = format!("file://{text}");
     match Parsed::parse(&uri)? {
-        Parsed::File(path) | Parsed::Memory(path) => Ok(format!("file:///{path}")),
+        Parsed::File(path) => Ok(format!("file:///{path}")),
+        Parsed::Memory(_) | Parsed::S3 { .. } => Err(bad_uri(&uri, "it is no path")),
     }
 }
 
@@ -66,8 +103,19 @@ pub fn from_path(path: &std::path::Path) -> Result<String, ArtifactError> {
 pub fn to_path(uri: &str) -> Result<Option<std::path::PathBuf>, ArtifactError> {
     Ok(match Parsed::parse(uri)? {
         Parsed::File(path) => Some(format!("/{path}").into()),
-        Parsed::Memory(_) => None,
+        Parsed::Memory(_) | Parsed::S3 { .. } => None,
     })
+}
+
+/// Whether a text can be the name of a bucket.
+#[must_use]
+pub fn is_bucket(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.bytes().all(|b| plain(b) || matches!(b, b'.' | b'-'))
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().next_back().is_some_and(plain)
+        && !name.contains("..")
 }
 
 /// Checks a relative path and drops its empty segments; the reason on refusal.
@@ -118,6 +166,9 @@ mod tests {
         for (uri, path) in cases {
             assert_eq!(Parsed::parse(uri).unwrap(), Parsed::File(path.into()), "{uri}");
         }
+        let s3 = |bucket: &str, key: &str| Parsed::S3 { bucket: bucket.into(), key: key.into() };
+        assert_eq!(Parsed::parse("s3://my.bucket-1/a b/ü/%41#1").unwrap(), s3("my.bucket-1", "a b/ü/%41#1"));
+        assert_eq!(Parsed::parse("s3://bucket/folder/").unwrap(), s3("bucket", "folder"));
     }
 
     #[test]
@@ -128,7 +179,17 @@ mod tests {
             ("", "no scheme"),
             ("/a/b", "no scheme"),
             ("a.csv", "no scheme"),
-            ("s3://bucket/key", "\"s3\""),
+            ("s3://bucket", "names a bucket"),
+            ("s3://bucket/", "names a bucket"),
+            ("s3:///key", "bucket's name"),
+            ("s3://Bucket/key", "bucket's name"),
+            ("s3://b/key", "bucket's name"),
+            ("s3://user:secret@bucket/key", "bucket's name"),
+            ("s3://bucket/a//b", "empty name"),
+            ("s3://bucket//a", "empty name"),
+            ("s3://bucket/a/../b", "`..`"),
+            ("s3://bucket/a\nb", "control"),
+            ("gs://bucket/key", "\"gs\""),
             ("FILE:///a", "\"FILE\""),
             ("file://a/b", "not absolute"),
             ("file://", "not absolute"),

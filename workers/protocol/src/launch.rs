@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptNumber, JobId};
+use crate::{AttemptNumber, JobId, s3::S3Access};
 
 /// The largest hand-over a worker reads, in bytes.
 pub const MAX_LAUNCH_BYTES: u64 = 64 * 1024;
@@ -25,6 +25,9 @@ pub struct Launch {
     pub secret: String,
     /// A folder of the attempt's own, for the result file and scratch.
     pub attempt_dir: PathBuf,
+    /// The way into the S3 store, where the daemon has one. Absent from what earlier daemons hand over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Access>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -35,6 +38,7 @@ impl std::fmt::Debug for Launch {
             .field("socket", &self.socket)
             .field("attempt_dir", &self.attempt_dir)
             .field("secret", &"…")
+            .field("s3", &self.s3)
             .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@ pub mod launch;
 pub mod message;
 pub mod progress;
 pub mod result;
+pub mod s3;
 pub mod spec;
 
 pub use exit::ExitClass;

@@ -72,7 +72,7 @@ impl Daemon {
         let log = std::fs::File::create(attempt_dir.join("stderr.log")).unwrap();
         let mut child = mlworker().stdin(Stdio::piped()).stderr(log).spawn().unwrap();
         let socket = self.dir.path().join("w.sock");
-        let launch = Launch { v: 1, socket, job, attempt, secret: "5e".repeat(32), attempt_dir };
+        let launch = Launch { v: 1, socket, job, attempt, secret: "5e".repeat(32), attempt_dir, s3: None };
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(&serde_json::to_vec(&launch).unwrap()).await.unwrap();
         drop(stdin);

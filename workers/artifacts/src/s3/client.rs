@@ -1,0 +1,161 @@
+//! The HTTP client below the storage library: connections, their limits in time, and a look at every answer before the library sees it. A refusal that no second try
+//! heals becomes an error of its own, which the library does not try again; and the body of no error is read beyond a limit.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, Once, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use object_store::{
+    ClientOptions,
+    client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
+};
+
+use super::refusal::Refusal;
+
+/// To reach the server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Without a byte. The whole of a request has no limit: large objects take their time. A body that is sent counts as silence, so
+/// what is sent at once must go through in this time: 8 MiB need 280 KB/s.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Connections that may wait for the next request.
+const MAX_IDLE: usize = 16;
+
+/// The most that is read of an error's body, in bytes.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// What the store's answers say of its clock. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServerClock {
+    last: Arc<Mutex<Option<(String, Instant)>>>,
+}
+
+impl ServerClock {
+    /// The `Date` of the last answer, and how long ago that was.
+    pub(crate) fn last(&self) -> Option<(String, Duration)> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(date, at)| (date.clone(), at.elapsed()))
+    }
+
+    fn saw(&self, answer: &HttpResponse) {
+        if let Some(date) = answer.headers().get("date").and_then(|date| date.to_str().ok()) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((date.to_owned(), Instant::now()));
+        }
+    }
+}
+
+/// Makes the clients of all buckets: one client, so that they share connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    plain: bool,
+    clock: ServerClock,
+    client: Arc<Mutex<Option<reqwest::Client>>>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("plain", &self.plain).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Without TLS only for an endpoint that says `http://`.
+    pub(super) fn new(endpoint: Option<&str>) -> Self {
+        let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        Self { plain, clock: ServerClock::default(), client: Arc::default() }
+    }
+
+    pub(super) const fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    pub(super) const fn clock(&self) -> &ServerClock {
+        &self.clock
+    }
+
+    fn client(&self) -> reqwest::Result<reqwest::Client> {
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.as_ref() {
+            return Ok(client.clone());
+        }
+        install_tls();
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("mlctl/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_LIMIT)
+            .read_timeout(SILENCE_LIMIT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .http1_only()
+            .https_only(!self.plain)
+            // Another region's address: to be set, not to be followed with our signature.
+            .redirect(reqwest::redirect::Policy::none())
+            // The daemon and its workers must go the same way, and workers do not see the daemon's environment.
+            .no_proxy()
+            .build()?;
+        Ok(made.insert(client).clone())
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client =
+            self.client().map_err(|error| object_store::Error::Generic { store: "S3", source: error.into() })?;
+        Ok(HttpClient::new(Client { inner: client, clock: self.clock.clone() }))
+    }
+}
+
+/// One implementation of cryptography for the process, once. Another that is there already does as well.
+fn install_tls() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("another provider of cryptography is installed already");
+        }
+    });
+}
+
+struct Client {
+    inner: reqwest::Client,
+    clock: ServerClock,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for Client {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = HttpService::call(&self.inner, request).await?;
+        self.clock.saw(&answer);
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (head, body) = answer.into_parts();
+        let body = beginning(body.bytes_stream()).await?;
+        match Refusal::find(head.status.as_u16(), &body) {
+            Some(refusal) => Err(HttpError::new(HttpErrorKind::Unknown, refusal)),
+            None => Ok(HttpResponse::from_parts(head, body.into())),
+        }
+    }
+}
+
+async fn beginning(
+    mut body: impl futures_util::Stream<Item = Result<Bytes, HttpError>> + Unpin,
+) -> Result<Bytes, HttpError> {
+    let mut read = BytesMut::new();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes?;
+        read.extend_from_slice(&bytes[..bytes.len().min(MAX_ERROR_BYTES - read.len())]);
+        if read.len() == MAX_ERROR_BYTES {
+            break;
+        }
+    }
+    Ok(read.freeze())
+}

@@ -1,0 +1,99 @@
+//! Large objects to and from a store over the network: in parts of one size, several at a time, so that none takes longer than a request may and little of it is in
+//! memory twice. Called by `location`, `upload` and `pieces`.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::MultipartUpload;
+
+use crate::{ArtifactError, Location};
+
+/// What is read or written by one request, in bytes. S3 takes parts from 5 MiB on.
+pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// An object up to this size is written by one request, in bytes.
+pub(crate) const WHOLE_BYTES: usize = 2 * PART_BYTES;
+
+/// Parts on their way at a time.
+pub(crate) const PARALLEL: usize = 4;
+
+/// The most parts of an object.
+pub(crate) const MAX_PARTS: usize = 10_000;
+
+/// The size of the parts of an object of `size` bytes: all alike but the last, and no more than there may be.
+pub(crate) const fn part_bytes(size: usize) -> usize {
+    let least = size.div_ceil(MAX_PARTS);
+    if least <= PART_BYTES { PART_BYTES } else { least.next_multiple_of(1024 * 1024) }
+}
+
+/// Writes an object in parts; on failure nothing of it stays.
+pub(crate) async fn put(at: &Location, bytes: &Bytes) -> Result<(), ArtifactError> {
+    let mut upload = at.begin_parts().await?;
+    let size = part_bytes(bytes.len());
+    let parts = (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..bytes.len().min(start + size)));
+    let sent = stream::iter(parts)
+        .map(|part| upload.put_part(part.into()))
+        .buffer_unordered(PARALLEL)
+        .try_collect::<()>()
+        .await
+        .map_err(|error| ArtifactError::from_store(at.uri(), error));
+    if let Err(error) = sent {
+        abort(at.uri(), &mut *upload).await;
+        return Err(error);
+    }
+    match upload.complete().await.map_err(|error| ArtifactError::from_store(at.uri(), error)) {
+        Ok(_) => Ok(()),
+        // It was complete, the answer was lost, and the library asked again: the upload is gone because the object is there.
+        Err(ArtifactError::NotFound { .. }) if is_there(at, bytes).await? => Ok(()),
+        Err(error) => {
+            abort(at.uri(), &mut *upload).await;
+            Err(error)
+        }
+    }
+}
+
+async fn is_there(at: &Location, bytes: &Bytes) -> Result<bool, ArtifactError> {
+    match at.digest().await {
+        Ok((size, digest)) => Ok(size == bytes.len() as u64 && digest == crate::digest::of(bytes).await),
+        Err(ArtifactError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives up what was sent of an object, so that it is not paid for.
+pub(crate) async fn abort(uri: &str, upload: &mut dyn MultipartUpload) {
+    if let Err(error) = upload.abort().await {
+        tracing::debug!(uri, %error, "an upload that was given up could not be cleared away");
+    }
+}
+
+/// Reads an object of a known size and version in parts, several at a time.
+pub(crate) async fn get(at: &Location, size: u64, version: Option<String>) -> Result<Bytes, ArtifactError> {
+    let part = PART_BYTES as u64;
+    let ranges = (0..size.div_ceil(part)).map(|n| n * part..size.min((n + 1) * part));
+    let mut parts = stream::iter(ranges).map(|range| at.piece(range, version.clone())).buffered(PARALLEL);
+    let capacity = usize::try_from(size).map_err(|_| ArtifactError::TooLarge {
+        uri: at.uri().to_owned(),
+        size,
+        limit: usize::MAX as u64,
+    })?;
+    let mut whole = Vec::with_capacity(capacity);
+    while let Some(part) = parts.try_next().await? {
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_alike_and_not_too_many() {
+        const GIB: usize = 1 << 30;
+        for size in [1, WHOLE_BYTES + 1, 78 * GIB, 79 * GIB, 5 << 40] {
+            let part = part_bytes(size);
+            assert!(size.div_ceil(part) <= MAX_PARTS && part >= PART_BYTES, "{size}: {part}");
+        }
+        assert_eq!(part_bytes(WHOLE_BYTES), PART_BYTES);
+    }
+}

@@ -1,0 +1,42 @@
+//! What every store must do, said once and tried on each: memory, a local disk, and a real S3 server over HTTP with signed requests. Then what only a server can do wrong:
+//! refuse, hang up, be somebody else's.
+
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod denied;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod puppet;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+#[path = "../../../../tests/support/s3.rs"]
+mod s3;
+
+#[cfg(test)]
+mod stores {
+    use mlctl_artifacts::Stores;
+
+    use super::{cases, s3};
+
+    #[tokio::test]
+    async fn memory_keeps_the_contract() {
+        cases::all(&Stores::with_memory(), "memory:///contract").await;
+    }
+
+    #[tokio::test]
+    async fn a_local_disk_keeps_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        cases::all(&Stores::new(), &format!("file://{}", dir.path().display())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_s3_server_keeps_the_contract() {
+        let Some(server) = s3::Server::start() else { return };
+        let stores = Stores::with_s3(Some(server.access()));
+        cases::all(&stores, &format!("s3://{}/contract", s3::BUCKET)).await;
+        let (date, _) = stores.s3_time().expect("a server says what time it has");
+        assert!(date.ends_with("GMT"), "{date}");
+    }
+}
