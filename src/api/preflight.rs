@@ -27,11 +27,11 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
             if let Some(init) = &mut train.init {
                 problems.extend(model(api, "train.init.from", &mut init.from, &roots).await?);
             }
-            problems.extend(data("train.data.uri", &mut train.data, &roots).await);
+            problems.extend(data("train.data", &mut train.data, &roots).await);
         }
         Work::Infer(infer) => {
             problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
-            problems.extend(data("infer.data.uri", &mut infer.data, &roots).await);
+            problems.extend(data("infer.data", &mut infer.data, &roots).await);
         }
     }
     Ok(())
@@ -56,15 +56,15 @@ async fn canonical(roots: &[PathBuf]) -> Roots {
     Roots::Only(found)
 }
 
-async fn data(path: &str, data: &mut DataSource, roots: &Roots) -> Option<Problem> {
-    let DataSource::Csv { uri, .. } = data else { return None };
-    match place(uri, roots, Kind::File).await {
-        Ok(kept) => {
-            *uri = kept;
-            None
+async fn data(path: &str, data: &mut DataSource, roots: &Roots) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (key, uri) in data.files_mut() {
+        match place(uri, roots, Kind::File).await {
+            Ok(kept) => *uri = kept,
+            Err(wrong) => problems.push(wrong.at(&format!("{path}.{key}"))),
         }
-        Err(wrong) => Some(wrong.at(path)),
     }
+    problems
 }
 
 async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Result<Option<Problem>, Failure> {

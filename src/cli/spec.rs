@@ -9,7 +9,7 @@ use std::{
 
 use mlctl_protocol::{
     JobSpec,
-    spec::{DataSource, MAX_SPEC_BYTES, Work},
+    spec::{MAX_SPEC_BYTES, Work},
 };
 
 use super::{Failure, exit::Exit};
@@ -67,14 +67,14 @@ pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
         file => environment.absolute(Path::new(file)).parent().map_or_else(PathBuf::new, Path::to_owned),
     };
     for (path, uri, _) in files(&mut spec.work) {
-        let base = if document.is_from_flag(path) { &environment.working_dir } else { &folder };
+        let base = if document.is_from_flag(&path) { &environment.working_dir } else { &folder };
         if let Some(absolute) = absolute(uri, base) {
             *uri = absolute;
         }
     }
     let mut problems: Vec<_> = rules::misfits(&spec).into_iter().map(|found| placed(&document, found)).collect();
     if problems.is_empty() {
-        problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(&document, path, uri, kind)));
+        problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(&document, &path, uri, kind)));
     }
     if problems.is_empty() { Ok(spec) } else { Err(invalid(document.report(problems))) }
 }
@@ -105,20 +105,17 @@ enum Kind {
 }
 
 /// Where a spec names files: the dotted path, the text, and what must be there. A job's model is no file.
-fn files(work: &mut Work) -> impl Iterator<Item = (&'static str, &mut String, Kind)> {
-    let (data_path, data, model) = match work {
+fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
+    let (table, data, model) = match work {
         Work::Train(train) => {
             let init = train.init.as_mut().map(|init| ("train.init.from", &mut init.from));
-            ("train.data.uri", &mut train.data, init)
+            ("train.data", &mut train.data, init)
         }
-        Work::Infer(infer) => ("infer.data.uri", &mut infer.data, Some(("infer.model.from", &mut infer.model.from))),
+        Work::Infer(infer) => ("infer.data", &mut infer.data, Some(("infer.model.from", &mut infer.model.from))),
     };
-    let data = match data {
-        DataSource::Csv { uri, .. } => Some((data_path, uri, Kind::Data)),
-        DataSource::Randn { .. } => None,
-    };
-    let model = model.filter(|(_, from)| !from.starts_with("job:")).map(|(path, from)| (path, from, Kind::Model));
-    data.into_iter().chain(model)
+    let data = data.files_mut().map(move |(key, uri)| (format!("{table}.{key}"), uri, Kind::Data));
+    let model = model.filter(|(_, from)| !from.starts_with("job:"));
+    data.chain(model.map(|(path, from)| (path.to_owned(), from, Kind::Model)))
 }
 
 /// A path as a `file://` URI; nothing for what has a scheme already.
@@ -141,7 +138,7 @@ fn placed(document: &Document, found: rules::Problem) -> Problem {
 /// Whether a file is plainly not there. One that this user may not look at may still be the daemon's to read.
 fn missing(document: &Document, path: &str, uri: &str, kind: Kind) -> Option<Problem> {
     let file = Path::new(uri.strip_prefix("file://")?);
-    let wanted = if kind == Kind::Data { "a CSV file" } else { "a model's folder, a .safetensors or a .pth file" };
+    let wanted = if kind == Kind::Data { "a file of rows" } else { "a model's folder, a .safetensors or a .pth file" };
     match file.metadata() {
         Ok(found) if found.is_dir() && kind == Kind::Data => {
             Some(document.problem(path, format!("{} is a folder", file.display())).hint(format!("name {wanted} in it")))

@@ -1,5 +1,7 @@
 //! Specs with mistakes, to the letter, and where paths lead.
 
+use mlctl_protocol::spec::DataSource;
+
 use super::*;
 
 const GOOD: &str = r#"version = 1
@@ -53,7 +55,7 @@ fn uri(spec: &JobSpec) -> &str {
     match &spec.work {
         Work::Train(train) => match &train.data {
             DataSource::Csv { uri, .. } => uri,
-            DataSource::Randn { .. } => panic!("no file"),
+            other => panic!("{other:?}"),
         },
         Work::Infer(infer) => &infer.model.from,
     }
@@ -115,9 +117,9 @@ fn rules_are_shown_where_they_were_broken_and_all_at_once() {
 fn a_file_that_is_not_there_is_missed_before_the_job_is_submitted() {
     for (path, expected) in [
         ("data/digit.csv", "digit.csv does not exist|did you mean HOME/jobs/data/digits.csv?"),
-        ("data/zzz", "HOME/jobs/data/zzz does not exist|expected a CSV file"),
+        ("data/zzz", "HOME/jobs/data/zzz does not exist|expected a file of rows"),
         ("date/digits.csv", "does not exist|no folder HOME/jobs/date either"),
-        ("data", "HOME/jobs/data is a folder|name a CSV file in it"),
+        ("data", "HOME/jobs/data is a folder|name a file of rows in it"),
     ] {
         let desk = Desk::new(&GOOD.replace("data/digits.csv", path));
         let said = desk.load(&Overlay::default()).unwrap_err().replace(&desk.root(), "HOME");

@@ -16,9 +16,13 @@ const MAX_VALUES: u64 = 1 << 34;
 pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
     let mut found = Vec::new();
     match data {
-        DataSource::Csv { uri, targets, features } => {
+        DataSource::Csv { uri, targets, features } | DataSource::Jsonl { uri, targets, features } => {
             found.extend(self::uri(&format!("{path}.uri"), uri));
             found.extend(columns(path, targets, features));
+        }
+        DataSource::Npy { uri, targets_uri } => {
+            found.extend(self::uri(&format!("{path}.uri"), uri));
+            found.extend(targets_uri.as_ref().and_then(|uri| self::uri(&format!("{path}.targets_uri"), uri)));
         }
         DataSource::Randn { rows, features, targets, .. } => {
             let columns = u64::from(*features) + u64::from(*targets);
@@ -41,7 +45,7 @@ fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> 
                 found.push(Problem::new(
                     path,
                     "a column must have a name",
-                    "the CSV file's header says which there are",
+                    "the header of the file, or its first line, says which there are",
                 ));
             } else if !seen.insert(name) {
                 let message = format!("the column {name:?} is listed twice");
@@ -81,7 +85,10 @@ pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Opt
     let ModelSpec::Mlp { layers, .. } = network;
     let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return Vec::new() };
     let (features, targets) = match data {
-        DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
+        DataSource::Csv { features, targets, .. } | DataSource::Jsonl { features, targets, .. } => {
+            (known(features), known(targets))
+        }
+        DataSource::Npy { .. } => (None, None),
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();

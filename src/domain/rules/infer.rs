@@ -22,11 +22,11 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
         (_, Some(column)) if column.is_empty() => {
             found.push(Problem::new("infer.id_column", "a column must have a name", "leave it out to number the rows"));
         }
-        (DataSource::Randn { .. }, Some(_)) => {
-            let message = "generated data has no column that names its rows";
+        (DataSource::Npy { .. } | DataSource::Randn { .. }, Some(_)) => {
+            let message = "neither generated data nor an array has a column that names its rows";
             found.push(Problem::new("infer.id_column", message, "leave it out: rows are numbered from 0"));
         }
-        (DataSource::Csv { .. }, Some(_)) => {}
+        (DataSource::Csv { .. } | DataSource::Jsonl { .. }, Some(_)) => {}
     }
     found
 }

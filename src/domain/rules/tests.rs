@@ -64,6 +64,8 @@ fn what_makes_sense_is_accepted() {
             (&[("/train/split", json!({"validation": 0.1, "test": 0.2}))], &[]),
             (&[("/train/optimizer", json!({"type": "sgd", "learning_rate": 0.1, "momentum": 0.9}))], &[]),
             (&[("/train/data/uri", json!("/data/a b/ü.csv"))], &[]),
+            (&[("/train/data/format", json!("jsonl"))], &[]),
+            (&[("/train/data", json!({"format": "npy", "uri": "/x.npy", "targets_uri": "/y.npy"}))], &[]),
             (
                 &[
                     ("/train/data", randn),
@@ -143,6 +145,21 @@ fn data_and_network_agree() {
         &[
             (&[("/train/model/layers", json!([64, 1]))], &["train.model.layers[1]: cross_entropy needs an output"]),
             (&[("/train/data/targets", json!([]))], &["train.data: there are no target columns"]),
+            (
+                &[("/train/data", json!({"format": "npy", "uri": "/x.npy"}))],
+                &["train.data: there is no array to learn"],
+            ),
+            (
+                &[("/train/data", json!({"format": "npy", "uri": "x.npy", "targets_uri": "s3:y.npy"}))],
+                &["train.data.uri: expected an absolute", "train.data.targets_uri: expected an absolute"],
+            ),
+            (
+                &[("/train/data/format", json!("jsonl")), ("/train/data/features", json!(["label"]))],
+                &[
+                    "train.model.layers[0]: the network takes 64",
+                    "train.data.features[0]: the column \"label\" is a target",
+                ],
+            ),
             (
                 &[("/train/data/targets", json!(["a", "b"]))],
                 &["train.data.targets: cross_entropy takes one target column, found 2"],
@@ -240,6 +257,14 @@ fn numbers_of_training_are_in_range() {
                 &["train.optimizer.momentum: expected a number from 0 to less than 1"],
             ),
             (&[("/train/optimizer", sgd("learning_rate", f64::MIN_POSITIVE))], &["train.optimizer.learning_rate"]),
+            (
+                &[("/train/optimizer", json!({"type": "sgd", "nesterov": true}))],
+                &["train.optimizer.momentum: expected a momentum for Nesterov's to look ahead with, found 0.0"],
+            ),
+            (&[("/train/optimizer", json!({"type": "sgd", "nesterov": true, "momentum": 0.9}))], &[]),
+            (&[("/train/max_grad_norm", json!(0.0))], &["train.max_grad_norm: expected a positive number, found 0.0"]),
+            (&[("/train/max_grad_norm", json!(1e-50))], &["train.max_grad_norm"]),
+            (&[("/train/max_grad_norm", json!(1.0)), ("/train/model/activation", json!("gelu"))], &[]),
         ],
     );
 }
@@ -257,7 +282,7 @@ fn inference_has_a_model() {
             (&[("/infer/model/network", network.clone())], &["infer.model.network: the shape of the network"]),
             (&[("/infer/model", json!({"from": "/m/a.pth"}))], &["infer.model: a PyTorch file holds weights"]),
             (&[("/infer/model", json!({"from": "job:a", "key": "b"}))], &["infer.model.key: a key is given for"]),
-            (&[("/infer/data", randn.clone())], &["infer.id_column: generated data"]),
+            (&[("/infer/data", randn.clone())], &["infer.id_column: neither generated data nor"]),
             (&[("/infer/id_column", json!(""))], &["infer.id_column: a column must have a name"]),
             (
                 &[

@@ -11,6 +11,10 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
     found.extend(split(&train.split));
     found.extend(optimizer(&train.optimizer));
+    if let Some(norm) = train.max_grad_norm.filter(|norm| !positive(*norm)) {
+        let message = format!("expected a positive number, found {norm:?}");
+        found.push(Problem::new("train.max_grad_norm", message, "1.0 is usual; leave it out to clip nothing"));
+    }
     if train.max_epochs.is_none() && train.max_steps.is_none() {
         let message = "the training has no end: there is neither max_epochs nor max_steps";
         found.push(Problem::new("train", message, "add max_epochs = 50, for example; convergence can end it earlier"));
@@ -24,10 +28,15 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
 /// Whether there is something to learn, of the kind that the loss takes.
 fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {
     let (path, count) = match data {
-        DataSource::Csv { targets, .. } => ("train.data.targets", targets.len()),
+        DataSource::Csv { targets, .. } | DataSource::Jsonl { targets, .. } => ("train.data.targets", targets.len()),
+        DataSource::Npy { targets_uri: Some(_), .. } => return None,
+        DataSource::Npy { targets_uri: None, .. } => {
+            let hint = "name its file, for example targets_uri = \"y.npy\"";
+            return Some(Problem::new("train.data", "there is no array to learn", hint));
+        }
         DataSource::Randn { .. } if loss == Loss::CrossEntropy => {
             let message = "cross_entropy needs class numbers, and randn draws numbers of any size";
-            return Some(Problem::new("train.loss", message, "use loss = \"mse\", or data from a CSV file"));
+            return Some(Problem::new("train.loss", message, "use loss = \"mse\", or data from a file"));
         }
         DataSource::Randn { .. } => return None,
     };
@@ -55,6 +64,11 @@ fn split(split: &Split) -> Option<Problem> {
     })
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "what the arithmetic makes of the number is the question")]
+fn positive(value: f64) -> bool {
+    (value as f32) > 0.0 && (value as f32).is_finite()
+}
+
 /// Numbers that make an optimizer do nothing, go uphill or divide by zero. Arithmetic is in 32 bits, so what is 0 or infinite there is so here.
 fn optimizer(optimizer: &OptimizerSpec) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -64,12 +78,12 @@ fn optimizer(optimizer: &OptimizerSpec) -> Vec<Problem> {
             found.push(Problem::new(format!("train.optimizer.{key}"), message, hint));
         }
     };
-    #[expect(clippy::cast_possible_truncation, reason = "what the arithmetic makes of the number is the question")]
-    let positive = |value: f64| (value as f32) > 0.0 && (value as f32).is_finite();
     let (rate, decay, averages) = match optimizer {
-        OptimizerSpec::Sgd { learning_rate, momentum, weight_decay } => {
+        OptimizerSpec::Sgd { learning_rate, momentum, weight_decay, nesterov } => {
             let is_right = (0.0..1.0).contains(momentum);
             require(is_right, "momentum", *momentum, "a number from 0 to less than 1", "0.9 is usual");
+            let is_right = !nesterov || *momentum != 0.0;
+            require(is_right, "momentum", *momentum, "a momentum for Nesterov's to look ahead with", "0.9 is usual");
             (learning_rate, weight_decay, None)
         }
         OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay }

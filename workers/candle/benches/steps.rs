@@ -75,6 +75,7 @@ fn measure(name: &str, layers: &[u32], rows: u32, batch_size: u32, loss: Loss) -
         scaling: Scaling::None,
         loss,
         optimizer: OptimizerSpec::Adam { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 },
+        max_grad_norm: None,
         batch_size,
         max_epochs: None,
         max_steps: Some(steps),

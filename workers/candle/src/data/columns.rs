@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::csv::Record;
+use super::record::Record;
 use crate::fault::Fault;
 
 /// Characters of a field shown in a message.
@@ -47,8 +47,8 @@ pub struct Columns {
 pub struct BadRow {
     /// Its number from 0.
     pub row: u64,
-    /// The line it begins on.
-    pub line: u64,
+    /// The line it begins on, in a file that has lines.
+    pub line: Option<u64>,
     /// The column, where it is one.
     pub column: Option<String>,
     /// What is wrong.
@@ -57,7 +57,10 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row {} (line {})", self.row, self.line)?;
+        write!(f, "row {}", self.row)?;
+        if let Some(line) = self.line {
+            write!(f, " (line {line})")?;
+        }
         if let Some(column) = &self.column {
             write!(f, ", column {column:?}")?;
         }
@@ -71,12 +74,12 @@ impl BadRow {
     pub fn into_fault(self, uri: &str) -> Fault {
         Fault::spec(
             format!("{uri}: {self}"),
-            "correct the row or take it out; rows are counted from 0, lines from 1 with the header",
+            "correct the row or take it out; rows are counted from 0, lines from 1, a header's too",
         )
     }
 
     fn of(record: Record<'_>, column: Option<&Column>, what: String) -> Self {
-        Self { row: record.row, line: record.line, column: column.map(|column| column.name.clone()), what }
+        Self { row: record.row, line: Some(record.line), column: column.map(|column| column.name.clone()), what }
     }
 }
 
@@ -135,18 +138,7 @@ impl Columns {
         let bytes = record.field(column.at);
         let bad = |why: &str| BadRow::of(record, Some(column), format!("{} {why}", shown(bytes)));
         let number = parse::<f64>(bytes).ok_or_else(|| bad("is not a class number"))?;
-        if number.fract() != 0.0 || !number.is_finite() {
-            return Err(bad("is not a whole number, and classes are numbered from 0"));
-        }
-        if number < 0.0 || number >= f64::from(classes) {
-            return Err(bad(&format!(
-                "is not a class of a model with {classes} outputs, whose classes are 0 to {}",
-                classes.saturating_sub(1)
-            )));
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
-        let class = number as u32;
-        Ok(class)
+        class_of(number, classes).map_err(|why| bad(&why))
     }
 
     /// The text of a record's first target; empty where there is none.
@@ -162,12 +154,29 @@ impl Columns {
     }
 
     fn check_width(&self, record: Record<'_>) -> Result<(), BadRow> {
+        if let Some(wrong) = record.wrong {
+            return Err(BadRow::of(record, None, wrong.to_owned()));
+        }
         if record.len() == self.width {
             return Ok(());
         }
         let what = format!("it has {} fields and the header has {}", record.len(), self.width);
         Err(BadRow::of(record, None, what))
     }
+}
+
+/// The class that a number means, below `classes`; or what it is not.
+pub(super) fn class_of(number: f64, classes: u32) -> Result<u32, String> {
+    if number.fract() != 0.0 || !number.is_finite() {
+        return Err("is not a whole number, and classes are numbered from 0".into());
+    }
+    if number < 0.0 || number >= f64::from(classes) {
+        let last = classes.saturating_sub(1);
+        return Err(format!("is not a class of a model with {classes} outputs, whose classes are 0 to {last}"));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let class = number as u32;
+    Ok(class)
 }
 
 fn numbers(columns: &[Column], record: Record<'_>, out: &mut Vec<f32>) -> Result<(), BadRow> {

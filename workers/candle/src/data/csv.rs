@@ -3,27 +3,21 @@
 
 use bytes::Bytes;
 use csv_core::ReadRecordResult;
-use mlctl_artifacts::Pieces;
 
+use super::{
+    record::{MAX_COLUMNS, MAX_RECORD_BYTES, Record},
+    stream::Stream,
+};
 use crate::{fault::Fault, job::Job};
-
-/// The longest record, in bytes.
-pub const MAX_RECORD_BYTES: usize = 32 * 1024 * 1024;
-
-/// The most columns.
-pub const MAX_COLUMNS: usize = 100_000;
 
 /// A file being read.
 pub struct Reader<'a> {
-    job: Job<'a>,
-    uri: String,
-    pieces: Pieces,
+    stream: Stream<'a>,
     piece: Bytes,
     /// How much of the piece is used up.
     at: usize,
     ended: bool,
     core: csv_core::Reader,
-    hasher: blake3::Hasher,
     header: Vec<String>,
     /// The line that the next byte is on, from 1.
     line: u64,
@@ -37,40 +31,7 @@ pub struct Reader<'a> {
 
 impl std::fmt::Debug for Reader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("uri", &self.uri).field("rows", &self.rows).finish_non_exhaustive()
-    }
-}
-
-/// A record of the file, the header apart.
-#[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
-    /// Its number from 0.
-    pub row: u64,
-    /// The line it begins on, from 1.
-    pub line: u64,
-    text: &'a [u8],
-    ends: &'a [usize],
-}
-
-impl<'a> Record<'a> {
-    /// The number of its fields.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether it has no field, which no record of a file has.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// A field's bytes without white space around them; nothing for a field that is not there.
-    #[must_use]
-    pub fn field(&self, column: usize) -> &'a [u8] {
-        let start = column.checked_sub(1).map_or(0, |before| self.ends.get(before).copied().unwrap_or(0));
-        let end = self.ends.get(column).copied().unwrap_or(start);
-        self.text.get(start..end).unwrap_or_default().trim_ascii()
+        f.debug_struct("Reader").field("uri", &self.stream.uri()).field("rows", &self.rows).finish_non_exhaustive()
     }
 }
 
@@ -80,18 +41,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the file cannot be read or has no header.
     pub fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
-        let fault = |error| Fault::input("the data", &error);
-        let at = job.stores.open(uri).map_err(fault)?;
-        let pieces = job.runtime.block_on(at.pieces(u64::MAX)).map_err(fault)?;
         let mut reader = Self {
-            job,
-            uri: at.uri().to_owned(),
-            pieces,
+            stream: Stream::open(job, uri)?,
             piece: Bytes::new(),
             at: 0,
             ended: false,
             core: csv_core::Reader::new(),
-            hasher: blake3::Hasher::new(),
             header: Vec::new(),
             line: 1,
             rows: 0,
@@ -112,7 +67,7 @@ impl<'a> Reader<'a> {
     /// The file.
     #[must_use]
     pub fn uri(&self) -> &str {
-        &self.uri
+        self.stream.uri()
     }
 
     /// The next record; `None` at the end of the file.
@@ -123,26 +78,26 @@ impl<'a> Reader<'a> {
         let Some(line) = self.read()? else { return Ok(None) };
         let row = self.rows;
         self.rows += 1;
-        Ok(Some(Record { row, line, text: &self.text, ends: &self.ends[..self.fields] }))
+        Ok(Some(Record { row, line, wrong: None, text: &self.text, ends: &self.ends[..self.fields] }))
     }
 
     /// The BLAKE3 of the file, once it is read to its end.
     #[must_use]
     pub fn content_digest(&self) -> String {
-        self.hasher.finalize().to_hex().to_string()
+        self.stream.content_digest()
     }
 
     fn read_header(&mut self) -> Result<(), Fault> {
         let Some(line) = self.read()? else {
             return Err(Fault::spec(
-                format!("{} is empty", self.uri),
+                format!("{} is empty", self.uri()),
                 "the first line must be a header that names the columns",
             ));
         };
-        let record = Record { row: 0, line, text: &self.text, ends: &self.ends[..self.fields] };
+        let record = Record { row: 0, line, wrong: None, text: &self.text, ends: &self.ends[..self.fields] };
         let names = (0..record.len()).map(|column| std::str::from_utf8(record.field(column)).map(str::to_owned));
         self.header = names.collect::<Result<_, _>>().map_err(|_| {
-            Fault::spec(format!("the header of {} is not UTF-8 text", self.uri), "export the file as CSV in UTF-8")
+            Fault::spec(format!("the header of {} is not UTF-8 text", self.uri()), "export the file as CSV in UTF-8")
         })?;
         Ok(())
     }
@@ -193,15 +148,18 @@ impl<'a> Reader<'a> {
     }
 
     fn refill(&mut self) -> Result<(), Fault> {
-        let next = self.job.runtime.block_on(self.pieces.next());
-        match next.map_err(|error| Fault::input("the data", &error))? {
-            Some(piece) => {
-                self.hasher.update(&piece);
-                (self.piece, self.at) = (piece, 0);
-            }
+        match self.stream.next().map_err(|fault| self.at_line(fault))? {
+            Some(piece) => (self.piece, self.at) = (piece, 0),
             None => self.ended = true,
         }
         Ok(())
+    }
+
+    fn at_line(&self, fault: Fault) -> Fault {
+        if self.stream.is_compressed() {
+            return Fault { message: format!("{}, at line {}", fault.message, self.line), ..fault };
+        }
+        fault
     }
 
     /// Goes over the rest of a line end, and over empty lines, which are no records.
@@ -214,7 +172,7 @@ impl<'a> Reader<'a> {
 
     fn too_long(&self, line: u64, unit: &str, limit: usize) -> Fault {
         Fault::spec(
-            format!("line {line} of {} has more than {limit} {unit}", self.uri),
+            format!("line {line} of {} has more than {limit} {unit}", self.uri()),
             "look for a quotation mark that is opened and not closed, or whether it is a CSV file at all",
         )
     }

@@ -8,10 +8,11 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    columns::{Columns, Wanted},
-    csv::Reader,
+    columns::{Column, Columns, Wanted},
     examples::{Answers, Examples},
+    lines::Lines,
     memory,
+    npy::Arrays,
     randn::{self, Table},
     scaling::Scaler,
     split::divide,
@@ -66,21 +67,25 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
         outputs: layers.last().copied().unwrap_or(0),
         loss: spec.loss,
     };
-    let (features, targets, mut rows, content_digest) = match &spec.data {
+    let Read { features, targets, mut rows, content_digest } = match &spec.data {
         DataSource::Csv { uri, targets, features } => {
-            let mut reader = Reader::open(job, uri)?;
-            let wanted = Wanted { features, targets, id: None };
-            let columns = Columns::find(reader.uri(), reader.header(), wanted)?;
-            shape.check(columns.features.len(), columns.targets.len())?;
-            let rows = read_all(job, &mut reader, &columns, shape)?;
-            let names = |columns: &[super::columns::Column]| columns.iter().map(|column| column.name.clone()).collect();
-            (names(&columns.features), names(&columns.targets), rows, reader.content_digest())
+            read_lines(job, Lines::csv(job, uri)?, Wanted { features, targets, id: None }, shape)?
+        }
+        DataSource::Jsonl { uri, targets, features } => {
+            read_lines(job, Lines::jsonl(job, uri)?, Wanted { features, targets, id: None }, shape)?
+        }
+        DataSource::Npy { uri, targets_uri } => {
+            read_arrays(job, Arrays::open(job, uri, targets_uri.as_deref())?, shape)?
         }
         DataSource::Randn { rows, features, targets, seed } => {
             shape.check(*features as usize, *targets as usize)?;
             let generated = generate(*seed, *rows, (*features, *targets), shape)?;
-            let names = |table, width| randn::names(table, width);
-            (names(Table::Features, *features), names(Table::Targets, *targets), generated, randn_digest(&spec.data))
+            Read {
+                features: randn::names(Table::Features, *features),
+                targets: randn::names(Table::Targets, *targets),
+                rows: generated,
+                content_digest: randn_digest(&spec.data),
+            }
         }
     };
     let count = u32::try_from(rows.count)
@@ -150,30 +155,90 @@ impl Shape {
     }
 }
 
-fn read_all(job: Job<'_>, reader: &mut Reader<'_>, columns: &Columns, shape: Shape) -> Result<Rows, Fault> {
-    let budget = memory::budget();
-    let uri = reader.uri().to_owned();
+/// What a source gave.
+struct Read {
+    features: Vec<String>,
+    targets: Vec<String>,
+    rows: Rows,
+    content_digest: String,
+}
+
+fn read_lines(job: Job<'_>, mut lines: Lines<'_>, wanted: Wanted<'_>, shape: Shape) -> Result<Read, Fault> {
+    let columns = Columns::find(lines.uri(), lines.header(), wanted)?;
+    shape.check(columns.features.len(), columns.targets.len())?;
+    let uri = lines.uri().to_owned();
     let (mut features, mut answers) = (Vec::new(), shape.empty(columns.targets.len()));
-    let mut orders = Orders::default();
-    let mut count = 0;
-    while let Some(record) = reader.next_record()? {
+    let mut look = Look::new(job, columns.features.len() + columns.targets.len());
+    while let Some(record) = lines.next_record()? {
         let read = columns.features(record, &mut features).and_then(|()| match &mut answers {
             Answers::Classes(classes) => columns.class(record, shape.outputs).map(|class| classes.push(class)),
             Answers::Values { values, .. } => columns.targets(record, values),
         });
         read.map_err(|bad| bad.into_fault(&uri))?;
-        count += 1;
-        if count % ROWS_PER_LOOK == 0 {
-            check_budget(count, columns.features.len() + columns.targets.len(), budget)?;
-            orders.poll(job.host);
-            if let Some(ending) = orders.ending() {
-                return Err(ending.fault.clone());
-            }
-            // Not yet steps, but a sign that the job gets on.
-            job.host.progress(Progress { records: Some(count), ..Progress::default() });
-        }
+        look.count()?;
     }
-    Ok(Rows { features, answers, count })
+    let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect();
+    Ok(Read {
+        features: names(&columns.features),
+        targets: names(&columns.targets),
+        rows: Rows { features, answers, count: look.count },
+        content_digest: lines.content_digest(),
+    })
+}
+
+fn read_arrays(job: Job<'_>, mut arrays: Arrays<'_>, shape: Shape) -> Result<Read, Fault> {
+    let (width, target_width) = arrays.widths();
+    shape.check(width, target_width)?;
+    check_budget(arrays.rows(), width + target_width, memory::budget())?;
+    let uri = arrays.uri().to_owned();
+    let (mut features, mut answers) = (Vec::new(), shape.empty(target_width));
+    let mut look = Look::new(job, width + target_width);
+    while arrays.next_row()?.is_some() {
+        let read = arrays.features(&mut features).and_then(|()| match &mut answers {
+            Answers::Classes(classes) => arrays.class(shape.outputs).map(|class| classes.push(class)),
+            Answers::Values { values, .. } => arrays.targets(values),
+        });
+        read.map_err(|bad| bad.into_fault(&uri))?;
+        look.count()?;
+    }
+    let names = |table, width| randn::names(table, u32::try_from(width).unwrap_or(u32::MAX));
+    Ok(Read {
+        features: names(Table::Features, width),
+        targets: names(Table::Targets, target_width),
+        rows: Rows { features, answers, count: look.count },
+        content_digest: arrays.content_digest(),
+    })
+}
+
+/// Looks up from reading once in a while: for orders, and whether what was read still fits.
+struct Look<'a> {
+    job: Job<'a>,
+    columns: usize,
+    budget: u64,
+    orders: Orders,
+    count: u64,
+}
+
+impl<'a> Look<'a> {
+    fn new(job: Job<'a>, columns: usize) -> Self {
+        Self { job, columns, budget: memory::budget(), orders: Orders::default(), count: 0 }
+    }
+
+    /// Counts a row.
+    fn count(&mut self) -> Result<(), Fault> {
+        self.count += 1;
+        if !self.count.is_multiple_of(ROWS_PER_LOOK) {
+            return Ok(());
+        }
+        check_budget(self.count, self.columns, self.budget)?;
+        self.orders.poll(self.job.host);
+        if let Some(ending) = self.orders.ending() {
+            return Err(ending.fault.clone());
+        }
+        // Not yet steps, but a sign that the job gets on.
+        self.job.host.progress(Progress { records: Some(self.count), ..Progress::default() });
+        Ok(())
+    }
 }
 
 fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape) -> Result<Rows, Fault> {

@@ -8,9 +8,11 @@ use crate::{
     bundle::{ModelConfig, config::shape, read::Model},
     data::{
         columns::{BadRow, Columns, Wanted},
-        csv::{Reader, Record},
+        lines::Lines,
         load::randn_digest,
+        npy::Arrays,
         randn::{self, Table},
+        record::Record,
         scaling::Scaler,
         split::divide,
     },
@@ -51,7 +53,8 @@ pub(super) struct Batch {
 
 /// Where rows come from.
 enum Source<'a> {
-    File { reader: Box<Reader<'a>>, columns: Columns },
+    Lines { lines: Lines<'a>, columns: Columns },
+    Arrays(Box<Arrays<'a>>),
     Generator { seed: u64, rows: u64, widths: (usize, usize) },
 }
 
@@ -75,20 +78,19 @@ impl<'a> Input<'a> {
         let config = model.config.as_ref();
         let (source, task, features) = match &spec.data {
             DataSource::Csv { uri, targets, features } => {
-                let reader = Box::new(Reader::open(job, uri)?);
-                let known = config.filter(|config| config.targets.iter().all(|name| reader.header().contains(name)));
-                let targets = match (targets.as_slice(), known) {
-                    ([], Some(config)) => config.targets.as_slice(),
-                    (named, _) => named,
-                };
-                let features = match (features.as_slice(), config) {
-                    ([], Some(config)) => config.features.as_slice(),
-                    (named, _) => named,
-                };
                 let wanted = Wanted { features, targets, id: spec.id_column.as_deref() };
-                let columns = Columns::find(reader.uri(), reader.header(), wanted)?;
-                let names: Vec<_> = columns.features.iter().map(|column| column.name.clone()).collect();
-                (Source::File { reader, columns }, Task::of(model, targets)?, names)
+                of_lines(Lines::csv(job, uri)?, wanted, model)?
+            }
+            DataSource::Jsonl { uri, targets, features } => {
+                let wanted = Wanted { features, targets, id: spec.id_column.as_deref() };
+                of_lines(Lines::jsonl(job, uri)?, wanted, model)?
+            }
+            DataSource::Npy { uri, targets_uri } => {
+                let arrays = Box::new(Arrays::open(job, uri, targets_uri.as_deref())?);
+                let names = |table, width| randn::names(table, u32::try_from(width).unwrap_or(u32::MAX));
+                let (features, targets) = arrays.widths();
+                let task = Task::of(model, &names(Table::Targets, targets))?;
+                (Source::Arrays(arrays), task, names(Table::Features, features))
             }
             DataSource::Randn { rows, features, targets, seed } => {
                 let widths = (*features as usize, *targets as usize);
@@ -118,7 +120,8 @@ impl<'a> Input<'a> {
         match (&self.part, &self.source) {
             (Some((rows, _)), _) => Some(rows.len() as u64),
             (None, Source::Generator { rows, .. }) => Some(*rows),
-            (None, Source::File { .. }) => None,
+            (None, Source::Arrays(arrays)) => Some(arrays.rows()),
+            (None, Source::Lines { .. }) => None,
         }
     }
 
@@ -131,16 +134,17 @@ impl<'a> Input<'a> {
     pub(super) fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, Fault> {
         let mut batch = Batch::default();
         match self.source {
-            Source::File { .. } => self.read(rows, &mut batch)?,
+            Source::Lines { .. } => self.read(rows, &mut batch)?,
+            Source::Arrays(_) => self.read_arrays(rows, &mut batch)?,
             Source::Generator { .. } => self.generate(rows, &mut batch),
         }
         Ok(if batch.rows.is_empty() && batch.bad.is_empty() { None } else { Some(batch) })
     }
 
     fn read(&mut self, rows: usize, batch: &mut Batch) -> Result<(), Fault> {
-        let Self { source: Source::File { reader, columns }, .. } = self else { return Ok(()) };
+        let Self { source: Source::Lines { lines, columns }, .. } = self else { return Ok(()) };
         while batch.rows.len() + batch.bad.len() < rows {
-            let Some(record) = reader.next_record()? else { break };
+            let Some(record) = lines.next_record()? else { break };
             self.next = record.row + 1;
             if !is_wanted(&mut self.part, record.row) {
                 continue;
@@ -155,7 +159,7 @@ impl<'a> Input<'a> {
                 let what = "the value is too large once it is scaled".into();
                 batch.bad.push(BadRow {
                     row: record.row,
-                    line: record.line,
+                    line: Some(record.line),
                     column: self.features.get(column).cloned(),
                     what,
                 });
@@ -164,6 +168,39 @@ impl<'a> Input<'a> {
             let expected = expected(columns, record, &self.task);
             self.unread_labels += u64::from(expected.is_none() && !columns.first_target(record).is_empty());
             batch.rows.push(Row { number: record.row, id: columns.id(record), expected });
+        }
+        Ok(())
+    }
+
+    fn read_arrays(&mut self, rows: usize, batch: &mut Batch) -> Result<(), Fault> {
+        let Self { source: Source::Arrays(arrays), .. } = self else { return Ok(()) };
+        while batch.rows.len() + batch.bad.len() < rows {
+            let Some(number) = arrays.next_row()? else { break };
+            self.next = number + 1;
+            if !is_wanted(&mut self.part, number) {
+                continue;
+            }
+            let start = batch.features.len();
+            if let Err(bad) = arrays.features(&mut batch.features) {
+                batch.bad.push(bad);
+                continue;
+            }
+            if let Some(column) = self.scaler.apply(&mut batch.features[start..]) {
+                batch.features.truncate(start);
+                let what = "the value is too large once it is scaled".into();
+                let column = self.features.get(column).cloned();
+                batch.bad.push(BadRow { row: number, line: None, column, what });
+                continue;
+            }
+            let has_targets = arrays.widths().1 > 0;
+            let mut values = Vec::new();
+            let expected = match &self.task {
+                _ if !has_targets => None,
+                Task::Classes(classes) => arrays.class(*classes).ok().map(Expected::Class),
+                Task::Values(_) => arrays.targets(&mut values).ok().map(|()| Expected::Values(values)),
+            };
+            self.unread_labels += u64::from(expected.is_none() && has_targets);
+            batch.rows.push(Row { number, id: None, expected });
         }
         Ok(())
     }
@@ -188,12 +225,32 @@ impl<'a> Input<'a> {
 
     /// Whether the data was what its part was cut from, once all of it has been read.
     pub(super) fn check_whole(&mut self) -> Result<(), Fault> {
-        let (Some(config), Source::File { reader, .. }) = (&self.whole, &self.source) else { return Ok(()) };
-        if self.next == config.dataset.rows && reader.content_digest() == config.dataset.content_digest {
-            return Ok(());
-        }
-        Err(other_data(reader.uri()))
+        let Some(config) = &self.whole else { return Ok(()) };
+        let (uri, digest) = match &self.source {
+            Source::Lines { lines, .. } => (lines.uri(), lines.content_digest()),
+            Source::Arrays(arrays) => (arrays.uri(), arrays.content_digest()),
+            Source::Generator { .. } => return Ok(()),
+        };
+        let same = self.next == config.dataset.rows && digest == config.dataset.content_digest;
+        if same { Ok(()) } else { Err(other_data(uri)) }
     }
+}
+
+/// The rows of a file of named columns: those that the spec names, or else those of the model's training.
+fn of_lines<'a>(lines: Lines<'a>, wanted: Wanted<'_>, model: &Model) -> Result<(Source<'a>, Task, Vec<String>), Fault> {
+    let config = model.config.as_ref();
+    let known = config.filter(|config| config.targets.iter().all(|name| lines.header().contains(name)));
+    let targets = match (wanted.targets, known) {
+        ([], Some(config)) => config.targets.as_slice(),
+        (named, _) => named,
+    };
+    let features = match (wanted.features, config) {
+        ([], Some(config)) => config.features.as_slice(),
+        (named, _) => named,
+    };
+    let columns = Columns::find(lines.uri(), lines.header(), Wanted { features, targets, ..wanted })?;
+    let names = columns.features.iter().map(|column| column.name.clone()).collect();
+    Ok((Source::Lines { lines, columns }, Task::of(model, targets)?, names))
 }
 
 fn other_data(uri: &str) -> Fault {

@@ -41,7 +41,8 @@ pub(super) struct Output<'a> {
 #[derive(Serialize)]
 struct ErrorLine<'a> {
     row: u64,
-    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<&'a str>,
     error: &'a str,
@@ -93,7 +94,7 @@ impl<'a> Output<'a> {
         for (row, outputs) in batch.rows.iter().zip(outputs.chunks_exact(width.max(1))) {
             let Some(prediction) = Prediction::of(outputs, &self.task) else {
                 let what = "the model's outputs for it are not finite".into();
-                self.refuse(BadRow { row: row.number, line: 0, column: None, what })?;
+                self.refuse(BadRow { row: row.number, line: None, column: None, what })?;
                 continue;
             };
             if let Some(expected) = &row.expected {

@@ -37,10 +37,7 @@ impl Task {
         let comparable = if classes { 1 } else { outputs };
         if !targets.is_empty() && targets.len() != comparable {
             return Err(Fault::spec(
-                format!(
-                    "infer.data.targets names {} columns, and the model is compared with {comparable}",
-                    targets.len()
-                ),
+                format!("infer.data has {} target columns, and the model is compared with {comparable}", targets.len()),
                 "name as many columns as the model has outputs, one for classes, or none",
             ));
         }

@@ -1,9 +1,9 @@
-//! The multi-layer perceptron: linear layers with ReLU and dropout between them. Tensors are named and shaped as in PyTorch.
+//! The multi-layer perceptron: linear layers with an activation and dropout between them. Tensors are named and shaped as in PyTorch.
 
 use candle_core::{Device, Error, Result, Tensor};
 use mlctl_protocol::spec::{Activation, ModelSpec};
 
-use super::{Dropping, Tensors, ops};
+use super::{Dropping, Tensors, activation, ops};
 use crate::rng::{Rng, Stream};
 
 /// A multi-layer perceptron over tensors that are trained (variables) or not.
@@ -11,6 +11,7 @@ use crate::rng::{Rng, Stream};
 pub struct Mlp {
     /// Weight (out, in) and bias (out) of each layer.
     layers: Vec<(Tensor, Tensor)>,
+    activation: Activation,
     dropout: f64,
 }
 
@@ -20,14 +21,14 @@ impl Mlp {
     /// # Errors
     /// When one is missing. Shapes are checked where files are read, and by the first forward pass.
     pub fn new(spec: &ModelSpec, tensors: &Tensors) -> Result<Self> {
-        let ModelSpec::Mlp { layers, activation: Activation::Relu, dropout } = spec;
+        let ModelSpec::Mlp { layers, activation, dropout } = spec;
         let take = |name: String| {
             tensors.get(&name).cloned().ok_or_else(|| Error::Msg(format!("the model has no tensor {name:?}")))
         };
         let layers = (1..layers.len())
             .map(|number| Ok((take(weight_name(number))?, take(bias_name(number))?)))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, dropout: *dropout })
+        Ok(Self { layers, activation: *activation, dropout: *dropout })
     }
 
     /// Outputs (rows, outputs) of features (rows, features): logits where classes are learnt.
@@ -39,7 +40,12 @@ impl Mlp {
         let mut x = features.clone();
         for (layer, (weight, bias)) in (0_u32..).zip(&self.layers) {
             let hidden = (layer as usize) < last;
-            x = ops::linear(&x, weight, bias, hidden)?;
+            x = ops::linear(&x, weight, bias, hidden && self.activation == Activation::Relu)?;
+            x = match self.activation {
+                Activation::Gelu if hidden => activation::gelu(&x)?,
+                Activation::Tanh if hidden => activation::tanh(&x)?,
+                _ => x,
+            };
             if let (true, Some(Dropping { seed, step })) = (hidden && self.dropout > 0.0, training) {
                 x = ops::dropout(&x, self.dropout, seed, Stream::Dropout { step, layer })?;
             }

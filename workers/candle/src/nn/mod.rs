@@ -1,6 +1,7 @@
 //! Models as structs over plain tensors, and the differentiable operations they are made of. `train` runs them over variables,
 //! `infer` over frozen tensors: the same forward pass. No file, no loop, no optimizer here.
 
+pub mod activation;
 pub(crate) mod blocks;
 pub mod mlp;
 pub mod ops;

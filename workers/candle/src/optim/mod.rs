@@ -1,6 +1,7 @@
 //! Optimizers with PyTorch's update formulas and defaults, and with their whole state open to checkpoints. On the CPU an update is
 //! one pass over each tensor's buffers; elsewhere it is composed of candle's operations, and a test holds the two together.
 
+pub mod clip;
 mod rules;
 mod state;
 
@@ -10,7 +11,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, backprop:
 use mlctl_protocol::spec::OptimizerSpec;
 
 use crate::nn::Tensors;
-use rules::Rule;
+use rules::{Rule, Scaled};
 use state::Moments;
 
 /// A trainable tensor and its name.
@@ -54,14 +55,14 @@ impl Optimizer {
         }
     }
 
-    /// Updates every tensor. Answers with the name of one whose new value or state is not finite: training has diverged and
+    /// Updates every tensor, its gradient multiplied by `factor` first. Answers with the name of one whose new value or state is not finite: training has diverged and
     /// the state must not be saved.
     ///
     /// # Errors
     /// When a gradient is missing or of another shape, and when the device refuses memory.
-    pub fn update(&mut self, gradients: &GradStore) -> Result<Option<String>> {
+    pub fn update(&mut self, gradients: &GradStore, factor: f32) -> Result<Option<String>> {
         self.step += 1;
-        let rule = Rule::at(&self.spec, self.step);
+        let rule = Scaled { rule: Rule::at(&self.spec, self.step), factor };
         let mut diverged = None;
         for ((name, var), moments) in self.parameters.iter().zip(&mut self.moments) {
             let Some(gradient) = gradients.get(var) else { bail!("no gradient reached {name:?}") };
@@ -111,7 +112,7 @@ impl Optimizer {
 }
 
 /// Whether everything is still finite.
-fn update_one(rule: Rule, var: &Var, gradient: &Tensor, moments: &mut Moments) -> Result<bool> {
+fn update_one(rule: Scaled, var: &Var, gradient: &Tensor, moments: &mut Moments) -> Result<bool> {
     if var.shape() != gradient.shape() {
         bail!("a gradient of shape {:?} for a tensor of shape {:?}", gradient.shape(), var.shape());
     }
@@ -128,7 +129,7 @@ fn update_one(rule: Rule, var: &Var, gradient: &Tensor, moments: &mut Moments) -
 
 /// One pass over a parameter's buffers. The averages come through a lock, since candle hands an operation out shared.
 struct HostUpdate<'a> {
-    rule: Rule,
+    rule: Scaled,
     averages: Mutex<(&'a mut Vec<Vec<f32>>, bool)>,
 }
 

@@ -13,9 +13,16 @@ pub(super) enum Rule {
     /// Stochastic gradient descent.
     Sgd { rate: f32, decay: f32 },
     /// The same with momentum.
-    Momentum { rate: f32, momentum: f32, decay: f32 },
+    Momentum { rate: f32, momentum: f32, decay: f32, nesterov: bool },
     /// Adam and AdamW.
     Adam(Adam),
+}
+
+/// A rule whose gradients are multiplied by a factor first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scaled {
+    pub(super) rule: Rule,
+    pub(super) factor: f32,
 }
 
 /// Adam's scalars at one step.
@@ -51,9 +58,12 @@ impl Rule {
     #[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
     pub(super) fn at(spec: &OptimizerSpec, step: u64) -> Self {
         match *spec {
-            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay } => {
+            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay, nesterov } => {
                 let (rate, momentum, decay) = (learning_rate as f32, momentum as f32, weight_decay as f32);
-                if momentum == 0.0 { Self::Sgd { rate, decay } } else { Self::Momentum { rate, momentum, decay } }
+                match momentum {
+                    0.0 => Self::Sgd { rate, decay },
+                    _ => Self::Momentum { rate, momentum, decay, nesterov },
+                }
             }
             OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay } => {
                 let adam = Adam::at(step, learning_rate, betas, eps);
@@ -65,16 +75,19 @@ impl Rule {
             }
         }
     }
+}
 
+impl Scaled {
     /// Updates a tensor in place, and its averages with it. Answers whether all of them are finite.
     ///
     /// # Errors
     /// When the averages are not those of [`Rule::kept`].
     pub(super) fn apply(self, weights: &mut [f32], gradient: &[f32], averages: &mut [Vec<f32>]) -> Result<bool> {
-        let rows = match (self, averages) {
-            (Self::Sgd { rate, decay }, []) => {
+        let Self { rule, factor } = self;
+        let rows = match (rule, averages) {
+            (Rule::Sgd { rate, decay }, []) => {
                 let update = |w: &mut f32, g: f32| {
-                    *w -= rate * (g + decay * *w);
+                    *w -= rate * (factor * g + decay * *w);
                     blown(*w)
                 };
                 let blocks = |(w, g): (&mut [f32], &[f32])| any(w.iter_mut().zip(g).map(|(w, g)| update(w, *g)));
@@ -84,10 +97,11 @@ impl Rule {
                     weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
                 }
             }
-            (Self::Momentum { rate, momentum, decay }, [buffer]) => {
+            (Rule::Momentum { rate, momentum, decay, nesterov }, [buffer]) => {
                 let update = |w: &mut f32, g: f32, b: &mut f32| {
-                    *b = momentum * *b + (g + decay * *w);
-                    *w -= rate * *b;
+                    let g = factor * g + decay * *w;
+                    *b = momentum * *b + g;
+                    *w -= rate * if nesterov { g + momentum * *b } else { *b };
                     blown(*w) | blown(*b)
                 };
                 let blocks = |((w, g), b): ((&mut [f32], &[f32]), &mut [f32])| {
@@ -100,23 +114,27 @@ impl Rule {
                     items.zip(buffer.par_chunks_mut(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
                 }
             }
-            (Self::Adam(adam), [first, second]) => adam.apply(weights, gradient, first, second),
+            (Rule::Adam(adam), [first, second]) => adam.apply(weights, (gradient, factor), first, second),
             _ => bail!("the optimizer's state is that of another one"),
         };
         Ok(rows == 0)
     }
 
-    /// [`Rule::apply`] of candle's own operations, for devices without a fused one.
+    /// [`Self::apply`] of candle's own operations, for devices without a fused one.
     pub(super) fn apply_composed(self, var: &Var, gradient: &Tensor, averages: &mut [Tensor]) -> Result<bool> {
         let old = var.as_detached_tensor();
-        let decayed = |decay: f32| if decay == 0.0 { Ok(gradient.clone()) } else { gradient + scaled(&old, decay)? };
-        let new = match (self, &mut *averages) {
-            (Self::Sgd { rate, decay }, []) => (&old - scaled(&decayed(decay)?, rate)?)?,
-            (Self::Momentum { rate, momentum, decay }, [buffer]) => {
-                *buffer = (scaled(buffer, momentum)? + decayed(decay)?)?;
-                (&old - scaled(buffer, rate)?)?
+        let Self { rule, factor } = self;
+        let gradient = if factor == 1.0 { gradient.clone() } else { scaled(gradient, factor)? };
+        let decayed = |decay: f32| if decay == 0.0 { Ok(gradient.clone()) } else { &gradient + scaled(&old, decay)? };
+        let new = match (rule, &mut *averages) {
+            (Rule::Sgd { rate, decay }, []) => (&old - scaled(&decayed(decay)?, rate)?)?,
+            (Rule::Momentum { rate, momentum, decay, nesterov }, [buffer]) => {
+                let g = decayed(decay)?;
+                *buffer = (scaled(buffer, momentum)? + &g)?;
+                let step = if nesterov { (g + scaled(buffer, momentum)?)? } else { buffer.clone() };
+                (&old - scaled(&step, rate)?)?
             }
-            (Self::Adam(adam), [first, second]) => {
+            (Rule::Adam(adam), [first, second]) => {
                 let g = decayed(adam.decay)?;
                 *first = (&*first + scaled(&(&g - &*first)?, adam.fresh)?)?;
                 *second = (scaled(second, adam.beta2)? + scaled(&g.sqr()?, adam.fresh2)?)?;
@@ -164,11 +182,17 @@ impl Adam {
         blown(*weight) | blown(*second)
     }
 
-    fn apply(self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) -> u32 {
+    fn apply(
+        self,
+        weights: &mut [f32],
+        (gradient, factor): (&[f32], f32),
+        first: &mut [f32],
+        second: &mut [f32],
+    ) -> u32 {
         type Item<'a> = (((&'a mut [f32], &'a [f32]), &'a mut [f32]), &'a mut [f32]);
         let blocks = |(((w, g), m), v): Item<'_>| {
             let values = w.iter_mut().zip(g).zip(m).zip(v);
-            any(values.map(|(((w, g), m), v)| self.one(w, *g, m, v)))
+            any(values.map(|(((w, g), m), v)| self.one(w, factor * g, m, v)))
         };
         if weights.len() < PARALLEL_FROM {
             let pairs = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));

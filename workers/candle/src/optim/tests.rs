@@ -3,16 +3,22 @@
 use candle_core::{Device, Tensor, Var};
 use mlctl_protocol::spec::OptimizerSpec;
 
-use super::{Optimizer, rules::Rule};
+use super::{
+    Optimizer,
+    rules::{Rule, Scaled},
+};
 use crate::rng::{Rng, Stream};
 
 const STEPS: u64 = 25;
+/// What gradients are multiplied by.
+const FACTOR: f32 = 0.75;
 
 fn specs() -> Vec<OptimizerSpec> {
     let betas = (0.9, 0.999);
     vec![
-        OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 },
-        OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01 },
+        OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0, nesterov: false },
+        OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, nesterov: false },
+        OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, nesterov: true },
         OptimizerSpec::Adam { learning_rate: 1e-2, betas, eps: 1e-8, weight_decay: 0.0 },
         OptimizerSpec::Adam { learning_rate: 1e-2, betas: (0.8, 0.95), eps: 1e-6, weight_decay: 0.1 },
         OptimizerSpec::AdamW { learning_rate: 1e-2, betas, eps: 1e-8, weight_decay: 0.01 },
@@ -43,7 +49,7 @@ fn optimizer(spec: &OptimizerSpec, n: usize) -> Optimizer {
 fn run(optimizer: &mut Optimizer, steps: std::ops::Range<u64>) {
     let var = optimizer.parameters()[0].1.clone();
     for step in steps {
-        assert_eq!(optimizer.update(&gradients(&var, &normal(var.elem_count(), step))).unwrap(), None);
+        assert_eq!(optimizer.update(&gradients(&var, &normal(var.elem_count(), step)), FACTOR).unwrap(), None);
     }
 }
 
@@ -51,12 +57,13 @@ fn run(optimizer: &mut Optimizer, steps: std::ops::Range<u64>) {
 fn reference(spec: &OptimizerSpec, mut w: f64, gradient: impl Fn(u64) -> f64) -> f64 {
     let (mut first, mut second, mut buffer) = (0.0, 0.0, None);
     for t in 1..=STEPS {
-        let g = gradient(t - 1);
+        let g = f64::from(FACTOR) * gradient(t - 1);
         let (lr, (beta1, beta2), eps, g) = match *spec {
-            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay } => {
+            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay, nesterov } => {
                 let g = g + weight_decay * w;
-                let step = buffer.map_or(g, |b| momentum * b + g);
-                buffer = Some(step);
+                let kept = buffer.map_or(g, |b| momentum * b + g);
+                buffer = Some(kept);
+                let step = if nesterov { g + momentum * kept } else { kept };
                 w -= learning_rate * if momentum == 0.0 { g } else { step };
                 continue;
             }
@@ -105,7 +112,8 @@ fn one_pass_over_blocks_agrees_with_the_composed_update() {
         let mut averages: Vec<_> = Rule::kept(&spec).iter().map(|_| var.zeros_like().unwrap()).collect();
         for step in 0..3 {
             let gradient = Tensor::from_vec(normal(n, step), n, &Device::Cpu).unwrap();
-            assert!(Rule::at(&spec, step + 1).apply_composed(&var, &gradient, &mut averages).unwrap());
+            let rule = Scaled { rule: Rule::at(&spec, step + 1), factor: FACTOR };
+            assert!(rule.apply_composed(&var, &gradient, &mut averages).unwrap());
         }
         for (a, b) in values(&fused.parameters()[0].1).into_iter().zip(values(&var)) {
             assert!((a - b).abs() <= 2e-6 * (1.0 + b.abs()), "{spec:?}: {a} is not {b}");
@@ -130,7 +138,7 @@ fn a_restored_state_goes_on_to_the_same_bits() {
 
 #[test]
 fn a_state_that_does_not_fit_is_refused_whole_and_in_words() {
-    let adam = &specs()[2];
+    let adam = &specs()[3];
     let mut state = optimizer(adam, 4).state().unwrap();
     state.remove("w.exp_avg");
     state.insert("w.exp_avg_sq".into(), Tensor::zeros(5, candle_core::DType::F32, &Device::Cpu).unwrap());
@@ -150,7 +158,7 @@ fn divergence_names_the_tensor() {
             let var = optimizer.parameters()[0].1.clone();
             let mut diverged = None;
             for _ in 0..12 {
-                diverged = optimizer.update(&gradients(&var, &[0.0, blow, 0.0])).unwrap();
+                diverged = optimizer.update(&gradients(&var, &[0.0, blow, 0.0]), 1.0).unwrap();
             }
             assert_eq!(diverged.as_deref(), Some("w"), "{spec:?} {blow}");
         }
@@ -161,5 +169,5 @@ fn divergence_names_the_tensor() {
 fn a_gradient_that_is_missing_is_an_error() {
     let mut optimizer = optimizer(&specs()[0], 3);
     let other = Var::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(optimizer.update(&gradients(&other, &[0.0; 3])).unwrap_err().to_string().contains("\"w\""));
+    assert!(optimizer.update(&gradients(&other, &[0.0; 3]), 1.0).unwrap_err().to_string().contains("\"w\""));
 }

@@ -27,6 +27,7 @@ use crate::{
     host::Host,
     loss::{loss, predicted_classes},
     nn::{self, Dropping, Mlp, Tensors},
+    optim::clip,
     orders::Orders,
     rng::{Rng, Stream},
 };
@@ -92,6 +93,8 @@ pub struct Session<'a, C> {
     curve: Curve,
     rate: Rate,
     last_loss: Option<f64>,
+    /// The norm of the last step's gradients, where they are clipped.
+    last_norm: Option<f64>,
     /// Since when this session works on the epoch, and the rows it has done of it.
     epoch_work: (Duration, u64),
 }
@@ -116,6 +119,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             curve: Curve::default(),
             rate: Rate::default(),
             last_loss: None,
+            last_norm: None,
             epoch_work: (work.host.elapsed(), 0),
         }
     }
@@ -192,7 +196,13 @@ impl<'a, C: Serialize> Session<'a, C> {
     }
 
     fn update(&mut self, gradients: &GradStore) -> Result<(), Fault> {
-        match self.learner.optimizer.update(gradients)? {
+        let mut factor = 1.0;
+        if let Some(max_norm) = self.work.spec.max_grad_norm {
+            let norm = clip::norm(self.learner.optimizer.parameters(), gradients)?;
+            factor = clip::factor(norm, max_norm);
+            self.last_norm = Some(norm);
+        }
+        match self.learner.optimizer.update(gradients, factor)? {
             Some(name) => Err(self.diverged(&format!("{name:?} is no longer finite"))),
             None => Ok(()),
         }
@@ -217,7 +227,9 @@ impl<'a, C: Serialize> Session<'a, C> {
         self.rate.count(now, rows);
         self.epoch_work.1 += rows;
         if plan.is_point(self.learner.run.step) {
-            self.curve.add(host, (self.learner.run.step, self.learner.run.epoch), &[("loss", loss)])?;
+            let norm = self.last_norm.map(|norm| ("grad_norm", norm));
+            let values: Vec<_> = [("loss", loss)].into_iter().chain(norm).collect();
+            self.curve.add(host, (self.learner.run.step, self.learner.run.epoch), &values)?;
         }
         self.last_loss = Some(loss);
         host.progress(self.progress());

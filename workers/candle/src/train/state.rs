@@ -97,7 +97,9 @@ impl Identity {
         ];
         // What a job without it lacks, and so did jobs of earlier releases.
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
-        let fields = fields.into_iter().chain(init).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
+        let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
+        let fields =
+            fields.into_iter().chain(init).chain(norm).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
         fields.collect::<Result<_, _>>().map(Self).map_err(|e| {
             Fault::spec(
                 format!("the spec cannot be written as JSON: {e}"),

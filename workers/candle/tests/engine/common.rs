@@ -137,6 +137,7 @@ impl Problem {
             scaling: Scaling::None,
             loss: Loss::CrossEntropy,
             optimizer: OptimizerSpec::Adam { learning_rate: 0.02, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 },
+            max_grad_norm: None,
             batch_size: 9,
             max_epochs: Some(12),
             max_steps: None,

@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod infer;
 #[cfg(test)]
 mod jobs;
+#[cfg(test)]
+mod pytorch;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::common::{Memory, Problem, Recorder, bits};
 use mlctl_protocol::{
     ExitClass,
     message::StopClass,
-    spec::{CheckpointPolicy, OptimizerSpec},
+    spec::{Activation, CheckpointPolicy, ModelSpec, OptimizerSpec},
 };
 use mlworker::{
     host::Order,
@@ -56,13 +56,20 @@ fn stopping_at_every_single_poll_changes_nothing() {
 #[test]
 fn random_kills_and_stops_in_a_row_change_nothing() {
     let mut rng = Rng::new(seed(), Stream::Data { table: 9, block: 0 });
-    let sgd = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.001 };
+    let sgd = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.001, nesterov: false };
+    let nesterov = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.0, nesterov: true };
     let adamw = OptimizerSpec::AdamW { learning_rate: 0.01, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
     for round in 0..60 {
         let mut problem = Problem::classes();
-        match round % 3 {
+        match round % 4 {
             0 => {}
             1 => problem.spec.optimizer = sgd.clone(),
+            2 => {
+                let ModelSpec::Mlp { activation, .. } = &mut problem.spec.model;
+                *activation = if round % 8 == 2 { Activation::Gelu } else { Activation::Tanh };
+                problem.spec.optimizer = nesterov.clone();
+                problem.spec.max_grad_norm = Some(0.5);
+            }
             _ => problem.spec.optimizer = adamw.clone(),
         }
         problem.spec.batch_size = 1 + rng.below(45);

@@ -73,7 +73,8 @@ fn values_are_learnt_by_mean_squared_error() {
 #[test]
 fn divergence_is_the_users_error_names_the_step_and_spares_the_checkpoints() {
     let mut problem = Problem::classes();
-    problem.spec.optimizer = OptimizerSpec::Sgd { learning_rate: 1e30, momentum: 0.0, weight_decay: 0.0 };
+    problem.spec.optimizer =
+        OptimizerSpec::Sgd { learning_rate: 1e30, momentum: 0.0, weight_decay: 0.0, nesterov: false };
     problem.policy.every_steps = Some(1);
     let mut vault = Memory::default();
     let fault = problem.attempt(&Recorder::default(), &mut vault).unwrap_err();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "format", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataSource {
-    /// A CSV file with a header.
+    /// A CSV file with a header. It, and every other file of data, may be compressed by gzip or zstd.
     Csv {
         /// The file: a path relative to the spec's folder, an absolute path or `file://`.
         #[schemars(length(min = 1))]
@@ -19,6 +19,29 @@ pub enum DataSource {
         /// The columns to learn from, in order; every other column when empty.
         #[serde(default)]
         features: Vec<String>,
+    },
+    /// A JSONL file: each line an object of numbers by column. The columns are the keys of the first line.
+    Jsonl {
+        /// The file, as for CSV.
+        #[schemars(length(min = 1))]
+        uri: String,
+        /// The keys to learn, as for CSV.
+        #[serde(default)]
+        targets: Vec<String>,
+        /// The keys to learn from, in order; every other key when empty.
+        #[serde(default)]
+        features: Vec<String>,
+    },
+    /// NumPy arrays, as `np.save` writes them: a row of numbers for each row, further dimensions laid out behind each other.
+    Npy {
+        /// The file with the features, as for CSV.
+        #[schemars(length(min = 1))]
+        uri: String,
+        /// The file with what is to be learnt, as many rows: one column of class numbers for `cross_entropy`, any numbers for `mse`. Inference
+        /// needs none.
+        #[serde(default)]
+        #[schemars(length(min = 1))]
+        targets_uri: Option<String>,
     },
     /// Rows drawn from the standard normal distribution; see the generator's specification in `workers/candle/docs/rng.md`.
     Randn {
@@ -35,6 +58,18 @@ pub enum DataSource {
         #[serde(default)]
         seed: u64,
     },
+}
+
+impl DataSource {
+    /// The files it is read from: each one's key in the spec, and where it is.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
+        let (uri, targets_uri) = match self {
+            Self::Csv { uri, .. } | Self::Jsonl { uri, .. } => (Some(uri), None),
+            Self::Npy { uri, targets_uri } => (Some(uri), targets_uri.as_mut()),
+            Self::Randn { .. } => (None, None),
+        };
+        uri.map(|uri| ("uri", uri)).into_iter().chain(targets_uri.map(|uri| ("targets_uri", uri)))
+    }
 }
 
 /// How rows are divided into train, validation and test parts: a seeded permutation of the row numbers, cut in that order. Training gets the rest.

@@ -33,6 +33,9 @@ pub struct TrainSpec {
     pub loss: Loss,
     /// How weights are updated.
     pub optimizer: OptimizerSpec,
+    /// The largest norm of all gradients together; larger ones are scaled down to it before each update, as by PyTorch's `clip_grad_norm_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
     /// Rows per step. The last batch of an epoch may be smaller.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub batch_size: u32,
@@ -76,6 +79,10 @@ pub enum Activation {
     /// max(0, x); its derivative at 0 is 0, as in PyTorch.
     #[default]
     Relu,
+    /// x times the share of the standard normal distribution below x, as PyTorch's `nn.GELU()`.
+    Gelu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 /// What training minimises, averaged over a batch.
@@ -104,6 +111,9 @@ pub enum OptimizerSpec {
         /// L2 penalty added to the gradient.
         #[serde(default)]
         weight_decay: f64,
+        /// Nesterov's momentum: steps look ahead.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        nesterov: bool,
     },
     /// Adam, <https://arxiv.org/abs/1412.6980>.
     Adam {

@@ -1,0 +1,208 @@
+//! The bytes of a data file as they come in, decompressed where the file is compressed by gzip or zstd, which its first bytes tell. In memory are
+//! two pieces of the file and a piece of what comes out of it; what comes out is bounded, so that a small file cannot become an endless one.
+
+use std::io::{self, BufRead, Read};
+
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use mlctl_artifacts::Pieces;
+
+use crate::{fault::Fault, job::Job};
+
+/// How much is decompressed at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What any compressed file may become.
+const FREE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How many times its own size a file may become beyond that. Tables of numbers shrink to a fifth, those of few values to a fiftieth.
+const MAX_RATIO: u64 = 200;
+
+/// What a file may become at most.
+const MAX_BYTES: u64 = 1 << 40;
+
+/// The logarithm of the most memory that zstd may take: what its own programs take.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// A file being read.
+pub(super) struct Stream<'a> {
+    uri: String,
+    decoder: Decoder<'a>,
+    /// Bytes that came out of a compressed file.
+    made: u64,
+}
+
+enum Decoder<'a> {
+    Plain(Stored<'a>),
+    Gzip(MultiGzDecoder<Stored<'a>>),
+    Zstd(zstd::stream::read::Decoder<'static, Stored<'a>>),
+}
+
+impl<'a> Stream<'a> {
+    /// Opens a file and looks at its first bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
+        let fault = |error| Fault::input("the data", &error);
+        let at = job.stores.open(uri).map_err(fault)?;
+        let pieces = job.runtime.block_on(at.pieces(u64::MAX)).map_err(fault)?;
+        let mut stored =
+            Stored { job, pieces, piece: Bytes::new(), hasher: blake3::Hasher::new(), used: 0, fault: None };
+        stored.refill()?;
+        let uri = at.uri().to_owned();
+        let decoder = if stored.piece.starts_with(GZIP) {
+            Decoder::Gzip(MultiGzDecoder::new(stored))
+        } else if stored.piece.starts_with(ZSTD) {
+            let decoder = zstd::stream::read::Decoder::with_buffer(stored).and_then(|mut decoder| {
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Ok(decoder)
+            });
+            Decoder::Zstd(decoder.map_err(|error| damaged(&uri, "zstd", &error))?)
+        } else {
+            Decoder::Plain(stored)
+        };
+        Ok(Self { uri, decoder, made: 0 })
+    }
+
+    /// The file.
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The next bytes, never none of them; `None` at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read on, is damaged, or becomes too much.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let (read, what) = match &mut self.decoder {
+            Decoder::Plain(stored) => return stored.take(),
+            Decoder::Gzip(decoder) => (chunk(decoder), "gzip"),
+            Decoder::Zstd(decoder) => (chunk(decoder), "zstd"),
+        };
+        let bytes = read.map_err(|error| match self.stored_mut().fault.take() {
+            Some(fault) => fault,
+            None => damaged(&self.uri, what, &error),
+        })?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.made += bytes.len() as u64;
+        let used = self.stored().used;
+        if self.made > MAX_BYTES || self.made > FREE_BYTES && self.made / MAX_RATIO > used {
+            return Err(Fault::spec(
+                format!("{} becomes too much: {used} bytes of it have become {} already", self.uri, self.made),
+                format!(
+                    "decompressed, a file may be {MAX_RATIO} times as large; when it is meant to be so, name it decompressed"
+                ),
+            ));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether it is compressed, so that what is wrong with it may lie at any line.
+    pub(super) const fn is_compressed(&self) -> bool {
+        !matches!(self.decoder, Decoder::Plain(_))
+    }
+
+    /// The BLAKE3 of the file as it is stored, once it is read to its end.
+    pub(super) fn content_digest(&self) -> String {
+        self.stored().hasher.finalize().to_hex().to_string()
+    }
+
+    fn stored(&self) -> &Stored<'a> {
+        match &self.decoder {
+            Decoder::Plain(stored) => stored,
+            Decoder::Gzip(decoder) => decoder.get_ref(),
+            Decoder::Zstd(decoder) => decoder.get_ref(),
+        }
+    }
+
+    fn stored_mut(&mut self) -> &mut Stored<'a> {
+        match &mut self.decoder {
+            Decoder::Plain(stored) => stored,
+            Decoder::Gzip(decoder) => decoder.get_mut(),
+            Decoder::Zstd(decoder) => decoder.get_mut(),
+        }
+    }
+}
+
+/// The next decompressed bytes; none at the end.
+fn chunk(decoder: &mut impl Read) -> io::Result<Bytes> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match decoder.read(&mut buffer[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+fn damaged(uri: &str, what: &str, error: &io::Error) -> Fault {
+    Fault::spec(
+        format!("{uri} cannot be decompressed as {what}, which its first bytes say it is: {error}"),
+        "copy it again from where it came from, or compress it again",
+    )
+}
+
+/// A file as it is stored.
+struct Stored<'a> {
+    job: Job<'a>,
+    pieces: Pieces,
+    /// What is left of the piece.
+    piece: Bytes,
+    hasher: blake3::Hasher,
+    /// Bytes given to the decoder.
+    used: u64,
+    /// Why the last read failed, which an `io::Error` cannot carry.
+    fault: Option<Fault>,
+}
+
+impl Stored<'_> {
+    /// Fetches the next piece; none is left at the end.
+    fn refill(&mut self) -> Result<(), Fault> {
+        let next = self.job.runtime.block_on(self.pieces.next());
+        self.piece = next.map_err(|error| Fault::input("the data", &error))?.unwrap_or_default();
+        self.hasher.update(&self.piece);
+        Ok(())
+    }
+
+    /// The next piece as it is.
+    fn take(&mut self) -> Result<Option<Bytes>, Fault> {
+        if self.piece.is_empty() {
+            self.refill()?;
+        }
+        Ok(Some(std::mem::take(&mut self.piece)).filter(|piece| !piece.is_empty()))
+    }
+}
+
+impl BufRead for Stored<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.piece.is_empty()
+            && let Err(fault) = self.refill()
+        {
+            self.fault = Some(fault);
+            return Err(io::Error::other("the file cannot be read on"));
+        }
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.used += n as u64;
+        drop(self.piece.split_to(n));
+    }
+}
+
+impl Read for Stored<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(out)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
