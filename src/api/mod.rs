@@ -43,6 +43,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The socket clients talk to.
     pub socket: PathBuf,
+    /// Whether the daemon's group may use that socket.
+    pub group_access: bool,
     /// The socket workers dial.
     pub workers_socket: PathBuf,
     /// The prefix of all objects, without a slash at its end.

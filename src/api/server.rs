@@ -98,7 +98,7 @@ async fn serve(
         Ok(peer) => Peer { uid: Uid(peer.uid()) },
         Err(error) => return warn!(%error, "a client that the kernel does not know is not served"),
     };
-    let permitted = permit::check(peer, api.owner);
+    let permitted = permit::check(peer, api.owner, api.config.group_access);
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let (routes, permitted) = (routes.clone(), permitted.clone());

@@ -33,6 +33,8 @@ pub struct DaemonSection {
     pub state_dir: Option<PathBuf>,
     /// The socket clients talk to.
     pub socket: Option<PathBuf>,
+    /// Whether the members of the group that mld runs as may use it, all of them alike.
+    pub group_access: bool,
 }
 
 /// Object storage and data.

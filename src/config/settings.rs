@@ -14,6 +14,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The socket clients talk to.
     pub socket: PathBuf,
+    /// Whether the daemon's group may use that socket.
+    pub group_access: bool,
     /// The socket workers dial.
     pub workers_socket: PathBuf,
     /// The database.

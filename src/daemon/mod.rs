@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod lock;
 pub mod logging;
 pub mod run;
+mod service_manager;
 pub mod signals;
 pub mod socket;
 

@@ -20,8 +20,9 @@ use tracing::{error, info, warn};
 use super::{
     entropy,
     lock::{LockError, StateLock},
+    service_manager,
     signals::Stop,
-    socket::{self, SocketError},
+    socket::{self, Audience, SocketError},
 };
 use crate::{
     api::{self, Api},
@@ -142,8 +143,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         Supervisor::new(supervision(&settings), parts, part_stop.clone()).map_err(DaemonError::Supervise)?;
     let handle = supervisor.handle();
     let adoption = supervisor.adopt().await.map_err(of_store)?;
-    let (workers, _workers_bound) = socket::listen(&settings.workers_socket)?;
-    let (clients, _clients_bound) = socket::listen(&settings.socket)?;
+    let audience = if settings.group_access { Audience::Group } else { Audience::Owner };
+    let (workers, _workers_bound) = socket::listen(&settings.workers_socket, Audience::Owner)?;
+    let (clients, _clients_bound) = socket::listen(&settings.socket, audience)?;
     let api_parts = api::Parts {
         store: store.clone(),
         supervisor: handle.clone(),
@@ -158,11 +160,13 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         Part::spawn("api", api.run(clients)),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
+        Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())),
     ];
     info!(
         socket = %settings.socket.display(), pid = std::process::id(), adopted = adoption.adopted, ended = adoption.ended,
         "mld {} is ready", env!("CARGO_PKG_VERSION")
     );
+    service_manager::ready();
     let outcome = serve(running, &stop, &part_stop).await;
     if timeout(STOP_LIMIT, stop.hard.run_until_cancelled(store.close())).await.is_err() {
         warn!("the database did not close in time");
@@ -194,6 +198,7 @@ async fn serve(mut parts: Vec<Part>, stop: &Stop, part_stop: &CancellationToken)
     if let Err(error) = &outcome {
         error!(%error, "stopping");
     }
+    service_manager::stopping();
     part_stop.cancel();
     for Part { name, task } in parts {
         let ended = timeout(STOP_LIMIT, stop.hard.run_until_cancelled(task)).await;
@@ -234,6 +239,7 @@ fn service(settings: &Settings) -> api::Config {
     api::Config {
         state_dir: settings.state_dir.clone(),
         socket: settings.socket.clone(),
+        group_access: settings.group_access,
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         data_roots: settings.storage.data_roots.clone(),

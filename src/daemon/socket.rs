@@ -3,7 +3,7 @@
 use std::{
     io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -50,11 +50,20 @@ impl Drop for Bound {
     }
 }
 
+/// Who may connect to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// The daemon's own user, and root.
+    Owner,
+    /// The daemon's group as well.
+    Group,
+}
+
 /// Listens at `path`. A socket that a dead daemon left there is removed first.
 ///
 /// # Errors
 /// [`SocketError`].
-pub fn listen(path: &Path) -> Result<(UnixListener, Bound), SocketError> {
+pub fn listen(path: &Path, audience: Audience) -> Result<(UnixListener, Bound), SocketError> {
     if path.as_os_str().len() > MAX_PATH_BYTES {
         return Err(SocketError::TooLong(path.to_owned()));
     }
@@ -74,6 +83,9 @@ pub fn listen(path: &Path) -> Result<(UnixListener, Bound), SocketError> {
         }
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
+    if audience == Audience::Group {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    }
     Ok((listener, Bound { path: path.to_owned() }))
 }
 
@@ -85,17 +97,25 @@ mod tests {
     async fn a_stale_socket_gives_way_and_a_live_one_or_a_file_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/mld.sock");
-        let (listener, bound) = listen(&path).unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+        let (listener, bound) = listen(&path, Audience::Owner).unwrap();
+        assert!(matches!(listen(&path, Audience::Owner), Err(SocketError::InUse(_))));
         drop(listener);
-        let (_second, second_bound) = listen(&path).expect("nobody listens at it any more");
+        let (_second, second_bound) = listen(&path, Audience::Owner).expect("nobody listens at it any more");
         std::mem::forget(bound);
         drop(second_bound);
         assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(listen(&path, Audience::Owner), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-        assert!(matches!(listen(&dir.path().join("x".repeat(108))), Err(SocketError::TooLong(_))));
-        assert!(matches!(listen(Path::new("/proc/none/mld.sock")), Err(SocketError::Failed { .. })));
+        assert!(matches!(listen(&dir.path().join("x".repeat(108)), Audience::Owner), Err(SocketError::TooLong(_))));
+        assert!(matches!(listen(Path::new("/proc/none/mld.sock"), Audience::Owner), Err(SocketError::Failed { .. })));
+    }
+    #[tokio::test]
+    async fn the_group_is_let_in_when_it_should_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let shared = dir.path().join("shared.sock");
+        let _shared = listen(&shared, Audience::Group).unwrap();
+        assert_eq!(mode(&shared), 0o660);
     }
 }

@@ -109,6 +109,7 @@ impl Rig {
         let mut config = api::Config {
             state_dir: dir.path().to_owned(),
             socket: dir.path().join("mld.sock"),
+            group_access: false,
             workers_socket: dir.path().join("workers.sock"),
             storage_url,
             data_roots: Vec::new(),

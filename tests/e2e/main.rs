@@ -17,3 +17,5 @@ mod promise;
 mod starting;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod systemd;

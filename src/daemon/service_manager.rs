@@ -1,0 +1,35 @@
+//! What is said to the service manager that started the daemon, if one did (systemd's `sd_notify` protocol): ready, alive, stopping. Called by the lifecycle. Without a
+//! manager, every function does nothing and sets no timer. Workers never see the manager's socket.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Clients and workers are served from now on.
+pub(super) fn ready() {
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+}
+
+/// The stop has begun; workers go on.
+pub(super) fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("stopping; workers go on")]);
+}
+
+/// Says twice in every watchdog period that the runtime still turns, until the stop.
+pub(super) async fn watchdog(stop: CancellationToken) {
+    let Some(period) = sd_notify::watchdog_enabled().filter(|period| !period.is_zero()) else {
+        return stop.cancelled().await;
+    };
+    let mut beat = tokio::time::interval((period / 2).max(Duration::from_millis(1)));
+    while stop.run_until_cancelled(beat.tick()).await.is_some() {
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "the service manager cannot be told");
+    }
+}
