@@ -44,5 +44,5 @@ fn first_failure(failures: Vec<(String, Failure)>) -> Result<Exit, Failure> {
     let why = failures.into_iter().flat_map(|(job, failure)| {
         failure.why.into_iter().map(move |why| if many { format!("{job}: {why}") } else { why })
     });
-    Err(Failure { exit, code, why: why.collect(), report: None, hint })
+    Err(Failure { exit, code, why: why.collect(), problems: Vec::new(), report: None, hint })
 }

@@ -7,6 +7,7 @@ use super::exit::Exit;
 use crate::{
     api::types::{ErrorCode, ErrorView},
     config::{ConfigError, document::Report},
+    domain::{causes, rules::Problem},
 };
 
 /// A verb's failure.
@@ -18,6 +19,8 @@ pub struct Failure {
     pub code: Option<ErrorCode>,
     /// Why, a line each; what is most general first.
     pub why: Vec<String>,
+    /// Mistakes in a spec that the daemon found, by key; `why` has them too.
+    pub problems: Vec<Problem>,
     /// Mistakes in a document.
     pub report: Option<Box<Report>>,
     /// What to do.
@@ -27,28 +30,22 @@ pub struct Failure {
 impl Failure {
     /// A failure for one reason.
     pub fn new(exit: Exit, why: impl fmt::Display) -> Self {
-        Self { exit, code: None, why: vec![why.to_string()], report: None, hint: None }
+        Self { exit, code: None, why: vec![why.to_string()], problems: Vec::new(), report: None, hint: None }
     }
 
     /// An operation that failed, by an error and its causes.
     pub fn caused(what: impl fmt::Display, error: &dyn std::error::Error) -> Self {
-        let mut why = format!("{what}: {error}");
-        let mut next = error.source();
-        while let Some(cause) = next {
-            why = format!("{why}: {cause}");
-            next = cause.source();
-        }
-        Self::new(Exit::Failed, why)
+        Self::new(Exit::Failed, format!("{what}: {}", causes(error)))
     }
 
     /// A document that is wrong.
     pub fn report(exit: Exit, report: Report) -> Self {
-        Self { exit, code: None, why: Vec::new(), report: Some(Box::new(report)), hint: None }
+        Self { exit, code: None, why: Vec::new(), problems: Vec::new(), report: Some(Box::new(report)), hint: None }
     }
 
     /// Nobody reads the output any more: the end, and no failure.
     pub fn unread() -> Self {
-        Self { exit: Exit::Ok, code: None, why: Vec::new(), report: None, hint: None }
+        Self { exit: Exit::Ok, code: None, why: Vec::new(), problems: Vec::new(), report: None, hint: None }
     }
 
     /// Whether there is something to say.
@@ -67,11 +64,11 @@ impl From<ErrorView> for Failure {
     fn from(error: ErrorView) -> Self {
         let ErrorView { code, message, hint, problems } = error;
         let mut why = vec![message];
-        for problem in problems {
-            let hint = problem.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
-            why.push(format!("{}: {}{hint}", problem.path, problem.message));
+        for Problem { path, message, hint } in &problems {
+            let hint = hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+            why.push(format!("{path}: {message}{hint}"));
         }
-        Self { exit: Exit::of_error(code), code: Some(code), why, report: None, hint }
+        Self { exit: Exit::of_error(code), code: Some(code), why, problems, report: None, hint }
     }
 }
 

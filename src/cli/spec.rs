@@ -38,11 +38,37 @@ pub struct Overlay<'a> {
     pub numbers: &'a [(&'static str, &'static [&'static str], Option<u32>)],
 }
 
+/// A spec that has passed every check that needs no daemon, and where each of its keys was written.
+pub struct Written {
+    /// The spec, its paths absolute.
+    pub spec: JobSpec,
+    document: Document,
+}
+
+impl Written {
+    /// A refusal by the daemon, its mistakes shown where they were written.
+    pub fn located(&self, refusal: Failure) -> Failure {
+        if refusal.problems.is_empty() {
+            return refusal;
+        }
+        let placed = refusal.problems.into_iter().map(|found| placed(&self.document, found)).collect();
+        Failure { code: refusal.code, ..Failure::report(refusal.exit, self.document.report(placed)) }
+    }
+}
+
 /// Reads and checks a spec.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<JobSpec, Failure> {
+    open(file, overlay, environment).map(|written| written.spec)
+}
+
+/// [`load`], for who may hear of further mistakes from the daemon.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<Written, Failure> {
     let text = read(file, environment)?;
     let invalid = |report| Failure::report(Exit::Invalid, report);
     let mut document = Document::parse(file, &text).map_err(invalid)?;
@@ -76,7 +102,7 @@ pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
     if problems.is_empty() {
         problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(&document, &path, uri, kind)));
     }
-    if problems.is_empty() { Ok(spec) } else { Err(invalid(document.report(problems))) }
+    if problems.is_empty() { Ok(Written { spec, document }) } else { Err(invalid(document.report(problems))) }
 }
 
 fn read(file: &str, environment: &Environment) -> Result<String, Failure> {

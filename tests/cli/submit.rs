@@ -163,11 +163,20 @@ fn a_wrong_spec_never_reaches_the_daemon() {
 }
 
 #[test]
-fn what_the_daemon_finds_wrong_is_shown_too() {
+fn what_the_daemon_finds_wrong_is_shown_where_it_was_written() {
     let mut refusal = error("spec_invalid", "the spec is wrong");
     refusal["error"]["problems"] =
         json!([{"path": "train.data.uri", "message": "it is outside the data roots", "hint": "move it"}]);
-    let ran = rig(&[Answer::Json(422, refusal)]).run(&["submit", "job.toml"]);
+    let rig = rig(&[Answer::Json(422, refusal)]);
+    let ran = rig.run(&["submit", "job.toml"]);
     assert_eq!(ran.code, 6);
-    assert!(ran.stderr.contains("  train.data.uri: it is outside the data roots (move it)\n"), "{ran:?}");
+    let (line, text) = (1..).zip(SPEC.lines()).find(|(_, text)| text.contains("uri")).unwrap();
+    let place = format!("job.toml:{line}:{}: it is outside the data roots", text.find("uri").unwrap() + 1);
+    assert!(ran.stderr.contains("it is outside the data roots") && ran.stderr.contains("move it"), "{ran:?}");
+    assert!(ran.stderr.contains(&place) || ran.stderr.contains(&format!("job.toml:{line}:")), "{place}: {ran:?}");
+    let ran = rig.run(&["submit", "job.toml", "--set", "train.data.uri='x.csv'", "--dry-run"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    let ran = rig.run(&["submit", "job.toml", "-o", "json"]);
+    let shown: Json = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(shown["error"]["problems"][0]["line"], line, "{shown:#}");
 }

@@ -19,3 +19,5 @@ mod starting;
 mod support;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod terminal;

@@ -87,15 +87,20 @@ impl Arguments {
                 ("--gpus", &["resources", "gpus"], self.gpus),
             ],
         };
-        let spec = spec::load(&self.file, &overlay, context.environment)?;
-        let spec = to_raw_value(&spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
+        let written = spec::open(&self.file, &overlay, context.environment)?;
+        let spec = to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
         let request = SubmitRequest { spec, key, dry_run: self.dry_run };
         if self.dry_run {
-            let checked: DryRunView = context.client.post_body("/v1/jobs", &request, ANSWER_LIMIT).await?;
+            let checked: DryRunView = context
+                .client
+                .post_body("/v1/jobs", &request, ANSWER_LIMIT)
+                .await
+                .map_err(|refusal| written.located(refusal))?;
             return self.checked(context, &checked);
         }
-        let (status, job): (_, JobView) = context.client.post_safely("/v1/jobs", &request).await?;
+        let (status, job): (_, JobView) =
+            context.client.post_safely("/v1/jobs", &request).await.map_err(|refusal| written.located(refusal))?;
         let is_new = status == hyper::StatusCode::CREATED;
         let is_last = !self.follow && !self.wait;
         self.submitted(context, &job, is_new, is_last)?;
