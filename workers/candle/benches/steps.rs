@@ -1,4 +1,4 @@
-//! Training steps per second of the loop itself, data in memory: `cargo bench --package mlworker --bench steps`. Set RAYON_NUM_THREADS,
+//! Training steps per second of the loop itself, data in memory: `ops/bench train` runs it beside PyTorch, `cargo bench --workspace --bench steps` alone. Set RAYON_NUM_THREADS,
 //! CANDLE_NUM_THREADS and the MALLOC_ thresholds as the daemon does, or the numbers mean little.
 #![expect(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
@@ -52,7 +52,13 @@ impl Vault for Nowhere {
     }
 }
 
-fn measure(name: &str, layers: &[u32], rows: u32, batch_size: u32, loss: Loss) -> Result<(), Fault> {
+fn measure(
+    options: Options,
+    name: &str,
+    layers: &[u32],
+    (rows, batch_size): (u32, u32),
+    loss: Loss,
+) -> Result<(), Fault> {
     let (width, outputs) = (layers[0] as usize, layers[layers.len() - 1]);
     let mut features = vec![0.0; rows as usize * width];
     Rng::new(0, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
@@ -99,26 +105,58 @@ fn measure(name: &str, layers: &[u32], rows: u32, batch_size: u32, loss: Loss) -
         Session::new(work, &|_, _| (), Saver::new(&mut Nowhere, None, host.elapsed()), learner).train()?;
         Ok(start.elapsed())
     };
-    // As many steps as take about a second, three times; the middle one counts.
+    // As many steps as take about so long, three times; the middle one counts.
     let one = run(20)?.max(Duration::from_micros(20)) / 20;
-    let steps = u64::try_from(Duration::from_secs(1).as_nanos() / one.as_nanos().max(1)).unwrap_or(1).max(20);
+    let steps = u64::try_from((options.length / 3).as_nanos() / one.as_nanos().max(1)).unwrap_or(1).max(20);
     let mut rounds = [run(steps)?, run(steps)?, run(steps)?];
     rounds.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "for display")]
     let rate = steps as f64 / rounds[1].as_secs_f64();
-    println!("{name:<28} batch {batch_size:>5}  {rate:>9.1} steps/s  {:>8.3} ms/step", 1000.0 / rate);
+    if options.json {
+        println!("{{\"steps_per_s\": {rate}, \"rss_mb\": {}}}", peak_mib());
+    } else {
+        println!("{name:<28} batch {batch_size:>5}  {rate:>9.1} steps/s  {:>8.3} ms/step", 1000.0 / rate);
+    }
     Ok(())
 }
 
-fn all() -> Result<(), Fault> {
-    for batch in [1000, 128, 32] {
-        measure("1000-500-100-10, mse, adam", &[1000, 500, 100, 10], 10_000, batch, Loss::Mse)?;
+/// The most memory that this process has had.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// How to measure, and how to tell.
+#[derive(Clone, Copy)]
+struct Options {
+    length: Duration,
+    json: bool,
+}
+
+const ARTICLE: (&str, &[u32]) = ("1000-500-100-10, mse, adam", &[1000, 500, 100, 10]);
+
+/// The article's job at one batch size for some seconds, as a line of JSON; or, without arguments, a table.
+fn measure_all(arguments: &[String]) -> Result<(), Fault> {
+    let (name, layers) = ARTICLE;
+    if let [batch, seconds] = arguments {
+        let wrong = |what: &str| Fault::spec(format!("expected {what}"), "steps BATCH SECONDS");
+        let batch = batch.parse().map_err(|_| wrong("a batch size"))?;
+        let length = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let options = Options { length: length.ok_or_else(|| wrong("a number of seconds"))?, json: true };
+        return measure(options, name, layers, (10_000, batch), Loss::Mse);
     }
-    measure("64-128-10, ce, adam", &[64, 128, 10], 1437, 64, Loss::CrossEntropy)
+    let options = Options { length: Duration::from_secs(3), json: false };
+    for batch in [1000, 128, 32] {
+        measure(options, name, layers, (10_000, batch), Loss::Mse)?;
+    }
+    measure(options, "64-128-10, ce, adam", &[64, 128, 10], (1437, 64), Loss::CrossEntropy)
 }
 
 fn main() -> Result<(), Fault> {
     // On a thread of its own, as in the worker: glibc gives it another arena than the main thread's.
-    let thread = std::thread::spawn(all);
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let thread = std::thread::spawn(move || measure_all(&arguments));
     thread.join().unwrap_or_else(|_| Err(Fault::new(mlctl_protocol::ExitClass::Crash, "the benchmark panicked")))
 }

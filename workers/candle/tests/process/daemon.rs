@@ -183,12 +183,13 @@ pub fn checkpoints(reports: &[ReportBody]) -> Vec<CheckpointRef> {
     found.collect::<Vec<_>>().into_iter().rev().collect()
 }
 
-/// An example job, its data's path made absolute as the CLI does it.
+/// An example job, its paths made absolute as the CLI does it.
 pub fn example(name: &str) -> serde_json::Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/jobs").canonicalize().unwrap();
     let mut spec: serde_json::Value = toml::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
-    for kind in ["train", "infer"] {
-        if let Some(uri) = spec.pointer_mut(&format!("/{kind}/data/uri")) {
+    for place in ["/train/data/uri", "/infer/data/uri", "/infer/model/from"] {
+        let uri = spec.pointer_mut(place).filter(|uri| !uri.as_str().unwrap().starts_with("job:"));
+        if let Some(uri) = uri {
             *uri = format!("file://{}/{}", folder.display(), uri.as_str().unwrap()).into();
         }
     }

@@ -2,6 +2,8 @@
 //! at random moments and started again; and started by a person.
 
 #[cfg(test)]
+mod article;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod jobs;

@@ -1,0 +1,65 @@
+"""PyTorch on the article's job, for comparison: the steps per second of its training loop, in eager mode, as one line of JSON. Needs torch.
+
+    python3 pytorch.py --batch 1000 --seconds 3 --threads 2 [--fused]
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+
+import torch
+from torch import nn
+
+ROWS = 10_000
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = nn.Linear(1000, 500), nn.Linear(500, 100), nn.Linear(100, 10)
+
+    def forward(self, x):
+        return self.layer3(torch.relu(self.layer2(torch.relu(self.layer1(x)))))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fused", action="store_true", help="PyTorch's fused Adam instead of its default")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    x, y, net = torch.randn(ROWS, 1000), torch.randn(ROWS, 10), Net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=options.fused or None)
+    batch, place, times = options.batch, 0, []
+
+    def step():
+        nonlocal place
+        if place + batch > ROWS:
+            place = 0
+        loss = nn.functional.mse_loss(net(x[place:place + batch]), y[place:place + batch])
+        place += batch
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(10):
+        step()
+    end = time.perf_counter() + options.seconds
+    while len(times) < 20 or time.perf_counter() < end:
+        began = time.perf_counter()
+        step().item()
+        times.append(time.perf_counter() - began)
+    print(json.dumps({
+        "steps_per_s": 1.0 / statistics.median(times),
+        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "version": torch.__version__,
+    }))
+
+
+main()
