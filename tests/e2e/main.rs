@@ -21,3 +21,5 @@ mod support;
 mod systemd;
 #[cfg(test)]
 mod terminal;
+#[cfg(test)]
+mod weights;

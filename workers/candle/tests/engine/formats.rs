@@ -237,3 +237,30 @@ fn every_format_is_predicted() {
     assert_eq!((&listed["row"], &listed["line"]), (&json!(21), &json!(22)));
     assert!(listed["error"].as_str().unwrap().contains("it is no JSON object"), "{listed}");
 }
+
+#[test]
+fn a_file_cut_or_changed_anywhere_ends_in_words_or_in_a_model() {
+    let bench = Bench::new();
+    let classes = bench.file("y.npy", numpy("y_i8.npy"));
+    type Source = fn(&str, &str) -> Value;
+    let files: [(&str, Vec<u8>, Source); 5] = [
+        ("csv.gz", gzip(SMALL), |uri, _| csv(uri)),
+        ("csv.zst", zstandard(SMALL), |uri, _| csv(uri)),
+        ("jsonl", JSONL.into(), |uri, _| jsonl(uri)),
+        ("npy", numpy("x_f4.npy"), npy),
+        ("npy.gz", gzip(numpy("x_f4.npy")), npy),
+    ];
+    for (name, whole, source) in files {
+        // Every place of the beginning, where sizes and types are, and some of the rest.
+        for at in (0..whole.len()).filter(|at| *at < 24 || at % 17 == 0) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            for content in [changed, whole[..at].to_vec()] {
+                if let Err(fault) = digest(&bench, source(&bench.file(name, content), &classes)) {
+                    assert_eq!(fault.class, ExitClass::Spec, "{name} {at}: {}", fault.message);
+                    assert!(fault.hint.is_some(), "{name} {at}: {}", fault.message);
+                }
+            }
+        }
+    }
+}
