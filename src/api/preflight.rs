@@ -27,11 +27,11 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
             if let Some(init) = &mut train.init {
                 problems.extend(model(api, "train.init.from", &mut init.from, &roots).await?);
             }
-            problems.extend(data("train.data", &mut train.data, &roots).await);
+            problems.extend(data(api, "train.data", &mut train.data, &roots).await);
         }
         Work::Infer(infer) => {
             problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
-            problems.extend(data("infer.data", &mut infer.data, &roots).await);
+            problems.extend(data(api, "infer.data", &mut infer.data, &roots).await);
         }
     }
     Ok(())
@@ -56,10 +56,10 @@ async fn canonical(roots: &[PathBuf]) -> Roots {
     Roots::Only(found)
 }
 
-async fn data(path: &str, data: &mut DataSource, roots: &Roots) -> Vec<Problem> {
+async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (key, uri) in data.files_mut() {
-        match place(uri, roots, Kind::File).await {
+        match place(api, uri, roots, Kind::File).await {
             Ok(kept) => *uri = kept,
             Err(wrong) => problems.push(wrong.at(&format!("{path}.{key}"))),
         }
@@ -84,7 +84,7 @@ async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Re
         }
         _ => roots.clone(),
     };
-    Ok(match place(from, &roots, Kind::Model).await {
+    Ok(match place(api, from, &roots, Kind::Model).await {
         Ok(kept) => {
             *from = kept;
             None
@@ -143,11 +143,15 @@ enum Kind {
 }
 
 /// The URI to be kept for something that is there and may be read. What is not on a local disk is left to the worker.
-async fn place(named: &str, roots: &Roots, kind: Kind) -> Result<String, Wrong> {
-    const FORM: &str = "write file:///absolute/path or an absolute path";
+async fn place(api: &Shared, named: &str, roots: &Roots, kind: Kind) -> Result<String, Wrong> {
+    const FORM: &str = "write an absolute path, file:///absolute/path or s3://bucket/key";
     let named = if named.starts_with('/') { format!("file://{named}") } else { named.to_owned() };
     let path = match uri::to_path(&named) {
         Ok(Some(path)) => path,
+        Ok(None) if named.starts_with("s3://") && !api.artifacts.has_s3() => {
+            let message = "mld has no credentials for S3, so that none of its workers could read it";
+            return Err(Wrong::new(message, "see [storage.s3] in mld.toml, or bring the file to a local disk"));
+        }
         Ok(None) => return Ok(named),
         Err(error) => return Err(Wrong::new(error.to_string(), FORM)),
     };

@@ -64,6 +64,7 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
     };
     let environment = Environment::read();
     let settings = settings(flags, &environment)?;
+    let s3 = config::s3::access(&settings, &environment).map_err(|error| unusable(&error))?;
     if flags.check {
         show(&settings);
         return Ok(());
@@ -73,7 +74,7 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
     let clock = SystemClock::with_offset(offset).map_err(usage)?;
     let stop = Stop::default();
     let surroundings =
-        Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), stop: stop.clone() };
+        Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), s3, stop: stop.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Complaint {
         code: 1,
@@ -98,21 +99,23 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
 fn settings(flags: &Flags, environment: &Environment) -> Result<Settings, Complaint> {
     let Flags { config, state_dir, set, worker, check: _ } = flags;
     let overrides = Overrides { config: config.clone(), state_dir: state_dir.clone(), set: set.clone() };
-    let mut settings = config::load(&overrides, environment).map_err(|error| Complaint {
-        code: 2,
-        what: "cannot use its settings".into(),
-        why: causes(&error),
-        hint: match error {
-            ConfigError::Wrong(_) => "config/mld.toml of the distribution shows every key with its default and unit",
-            ConfigError::Read { .. } => "check the path and the permissions of the file",
-            ConfigError::Homeless => "name a folder with --state-dir",
-        }
-        .into(),
-    })?;
+    let mut settings = config::load(&overrides, environment).map_err(|error| unusable(&error))?;
     if let Some(worker) = worker {
         settings.workers.command = environment.absolute(worker);
     }
     Ok(settings)
+}
+
+fn unusable(error: &ConfigError) -> Complaint {
+    let hint = match error {
+        ConfigError::Wrong(_) => "config/mld.toml of the distribution shows every key with its default and unit",
+        ConfigError::Read { .. } => "check the path and the permissions of the file",
+        ConfigError::Credentials { .. } => {
+            "[storage.s3] in config/mld.toml of the distribution says where they may stand"
+        }
+        ConfigError::Homeless => "name a folder with --state-dir",
+    };
+    Complaint { code: 2, what: "cannot use its settings".into(), why: causes(error), hint: hint.into() }
 }
 
 /// An error and its causes, each a line.

@@ -5,6 +5,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use mlctl_protocol::s3::S3Credentials;
+
 /// What the programs take from their environment. A variable that is set to nothing counts as not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
@@ -22,6 +24,10 @@ pub struct Environment {
     pub mlctl_config: Option<PathBuf>,
     /// `MLCTL_OUTPUT`: the form of the output.
     pub mlctl_output: Option<String>,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, where one of the first two is set; the other is empty then.
+    pub s3: Option<S3Credentials>,
+    /// `CREDENTIALS_DIRECTORY`: what systemd was asked to load.
+    pub credentials_directory: Option<PathBuf>,
     /// `NO_COLOR`: no colour, whatever it is set to.
     pub no_color: bool,
     /// `TERM=dumb`: neither colour nor a moving cursor.
@@ -54,6 +60,8 @@ impl Environment {
             mlctl_socket: path("MLCTL_SOCKET"),
             mlctl_config: path("MLCTL_CONFIG"),
             mlctl_output: text("MLCTL_OUTPUT"),
+            s3: s3_credentials(),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             no_color: variable("NO_COLOR").is_some(),
             dumb_terminal: text("TERM").is_some_and(|term| term == "dumb"),
             is_service: rustix::process::geteuid().is_root() || variable("STATE_DIRECTORY").is_some(),
@@ -107,6 +115,15 @@ fn path(name: &str) -> Option<PathBuf> {
 
 fn text(name: &str) -> Option<String> {
     variable(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn s3_credentials() -> Option<S3Credentials> {
+    let (id, secret) = (text("AWS_ACCESS_KEY_ID"), text("AWS_SECRET_ACCESS_KEY"));
+    (id.is_some() || secret.is_some()).then(|| S3Credentials {
+        access_key_id: id.unwrap_or_default(),
+        secret_access_key: secret.unwrap_or_default(),
+        session_token: text("AWS_SESSION_TOKEN"),
+    })
 }
 
 /// A folder of the XDG base directory specification, which says that a relative one is to be ignored.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use mlctl_protocol::spec::MAX_SPEC_BYTES;
+use mlctl_protocol::{s3::S3Checksum, spec::MAX_SPEC_BYTES};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,42 @@ pub struct StorageSection {
     pub url: Option<String>,
     /// Folders that job specs may read from. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
+    /// The S3 store that `s3://` URIs mean.
+    pub s3: S3Section,
+}
+
+/// The S3 store that `s3://` URIs mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Section {
+    /// The server's URL, without a path; Amazon's when absent. `http://` sends everything unencrypted.
+    #[schemars(length(min = 1))]
+    pub endpoint: Option<String>,
+    /// The region requests are signed for.
+    #[schemars(length(min = 1))]
+    pub region: String,
+    /// Whether the bucket stands in the path of a URL rather than before the host's name.
+    pub path_style: bool,
+    /// The checksum sent with every object.
+    pub checksum: S3Checksum,
+    /// Seconds for which a request that fails is tried again; 0 for never.
+    #[schemars(range(max = 240))]
+    pub retry_seconds: u32,
+    /// A file with the key, in the form of `~/.aws/credentials`.
+    pub credentials_file: Option<PathBuf>,
+}
+
+impl Default for S3Section {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: "us-east-1".into(),
+            path_style: true,
+            checksum: S3Checksum::default(),
+            retry_seconds: 60,
+            credentials_file: None,
+        }
+    }
 }
 
 /// Workers and what they may use.

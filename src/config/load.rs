@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mlctl_artifacts::uri::is_bucket;
+
 use super::{
-    Environment, LimitSettings, LogSettings, Settings, StorageSettings, WorkerSettings,
+    Environment, LimitSettings, LogSettings, S3Settings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
-    file::{ClientFile, OutputForm, SettingsFile},
+    file::{ClientFile, OutputForm, S3Section, SettingsFile},
 };
 
 /// The settings file of the system's daemon, from which the CLI learns its socket too.
@@ -48,6 +50,14 @@ pub enum ConfigError {
     /// Something in the file or in a flag is wrong: the report shows where.
     #[error("{0}")]
     Wrong(Report),
+    /// Who we are to the S3 store cannot be read, or nobody says it.
+    #[error("read the S3 credentials of {place}: {why}")]
+    Credentials {
+        /// The file, the environment, or what needs them.
+        place: String,
+        /// Why. Never what was read.
+        why: String,
+    },
     /// There is no folder to keep anything in.
     #[error("neither XDG_STATE_HOME nor HOME is set, so there is no folder to keep jobs in")]
     Homeless,
@@ -156,6 +166,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
         storage: StorageSettings {
             url: storage.url.as_ref().map_or_else(objects, |url| url.trim_end_matches('/').to_owned()),
             data_roots: storage.data_roots.clone(),
+            s3: s3_settings(&storage.s3),
         },
         workers: WorkerSettings {
             command: workers.command.clone().unwrap_or(worker),
@@ -173,6 +184,17 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
     }
 }
 
+fn s3_settings(section: &S3Section) -> S3Settings {
+    S3Settings {
+        endpoint: section.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+        region: section.region.clone(),
+        path_style: section.path_style,
+        checksum: section.checksum,
+        retry_seconds: section.retry_seconds,
+        credentials_file: section.credentials_file.clone(),
+    }
+}
+
 /// What no schema can say.
 fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -181,6 +203,7 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
         ("daemon.state_dir".to_owned(), file.daemon.state_dir.as_ref()),
         ("daemon.socket".to_owned(), file.daemon.socket.as_ref()),
         ("workers.command".to_owned(), file.workers.command.as_ref()),
+        ("storage.s3.credentials_file".to_owned(), file.storage.s3.credentials_file.as_ref()),
     ];
     let roots = roots.map(|(index, root)| (format!("storage.data_roots[{index}]"), Some(root)));
     for (key, path) in paths.into_iter().chain(roots) {
@@ -198,14 +221,38 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
             problems.push(document.problem(key, message).hint("choose a shorter folder"));
         }
     }
-    let path = settings.storage.url.strip_prefix("file://");
-    if !path.is_some_and(|path| path.starts_with('/') && path.len() > 1 && !path.split('/').any(|name| name == "..")) {
-        let problem = document.problem("storage.url", "expected the URI of a folder: file:///absolute/path");
-        problems.push(problem.hint("for example \"file:///srv/ml/objects\""));
-    }
+    problems.extend(unsound_storage(document, settings));
     if settings.workers.lease_seconds < settings.workers.heartbeat_seconds.saturating_mul(5) {
         let message = "a lease must be at least five heartbeats long";
         problems.push(document.problem("workers.lease_seconds", message));
+    }
+    problems
+}
+
+fn unsound_storage(document: &Document, settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let no_detour = |path: &str| !path.split('/').any(|name| matches!(name, "." | ".."));
+    let is_sound = match settings.storage.url.split_once("://") {
+        Some(("file", path)) => path.starts_with('/') && path.len() > 1 && no_detour(path),
+        Some(("s3", rest)) => {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            is_bucket(bucket) && no_detour(prefix) && !prefix.contains("//")
+        }
+        _ => false,
+    };
+    if !is_sound {
+        let message = "expected the URI of a folder: file:///absolute/path or s3://bucket/prefix";
+        let hint = "for example \"file:///srv/ml/objects\" or \"s3://my-bucket/ml\"";
+        problems.push(document.problem("storage.url", message).hint(hint));
+    }
+    let is_endpoint = |url: &str| {
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']))
+    };
+    if settings.storage.s3.endpoint.as_deref().is_some_and(|url| !is_endpoint(url)) {
+        let message = "expected a server's URL without a path or a user: https://host or https://host:port";
+        let hint = "the bucket stands in storage.url, the key in storage.s3.credentials_file";
+        problems.push(document.problem("storage.s3.endpoint", message).hint(hint));
     }
     problems
 }

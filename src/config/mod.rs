@@ -5,6 +5,7 @@ pub mod document;
 pub mod env;
 pub mod file;
 mod load;
+pub mod s3;
 mod settings;
 
 #[cfg(test)]
@@ -13,4 +14,4 @@ mod tests;
 pub use env::Environment;
 pub use file::OutputForm;
 pub use load::{ConfigError, Overrides, SYSTEM_FILE, load, load_client, usual_sockets};
-pub use settings::{LimitSettings, LogFormat, LogSettings, Settings, StorageSettings, WorkerSettings};
+pub use settings::{LimitSettings, LogFormat, LogSettings, S3Settings, Settings, StorageSettings, WorkerSettings};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mlctl_protocol::s3::S3Checksum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,25 @@ pub struct StorageSettings {
     pub url: String,
     /// Folders that `file://` URIs of a spec may name. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
+    /// The S3 store that `s3://` URIs mean. Who we are to it is no setting.
+    pub s3: S3Settings,
+}
+
+/// The S3 store that `s3://` URIs mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct S3Settings {
+    /// The server's URL, without a path and a slash at its end; Amazon's when absent.
+    pub endpoint: Option<String>,
+    /// The region requests are signed for.
+    pub region: String,
+    /// Whether the bucket stands in the path of a URL rather than before the host's name.
+    pub path_style: bool,
+    /// The checksum sent with every object.
+    pub checksum: S3Checksum,
+    /// Seconds for which a request that fails is tried again; 0 for never.
+    pub retry_seconds: u32,
+    /// A file with the key.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// Workers and what they may use.

@@ -39,10 +39,14 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     let schema = schemars::schema_for!(SettingsFile);
     let sections = schema.get("$defs").unwrap().as_object().unwrap();
     let mut keys = BTreeSet::new();
-    for (section, reference) in schema.get("properties").unwrap().as_object().unwrap() {
-        let name = reference["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
-        for key in sections[name]["properties"].as_object().unwrap().keys() {
-            keys.insert(format!("{section}.{key}"));
+    let mut todo = vec![(String::new(), schema.as_value())];
+    while let Some((section, schema)) = todo.pop() {
+        for (key, value) in schema["properties"].as_object().unwrap() {
+            let name = value.get("$ref").and_then(|name| name.as_str()?.rsplit('/').next());
+            match name.map(|name| &sections[name]).filter(|inner| inner.get("properties").is_some()) {
+                Some(inner) => todo.push((format!("{section}{key}."), inner)),
+                None => assert!(keys.insert(format!("{section}{key}"))),
+            }
         }
     }
     let mut listed = BTreeSet::new();
@@ -59,6 +63,8 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     }
     assert_eq!(listed, keys);
     let uncommented = SHIPPED.replace("\n# state_dir = ", "\nstate_dir = ").replace("\n# cpus = ", "\ncpus = ");
+    let uncommented =
+        uncommented.replace("\n# endpoint = ", "\nendpoint = ").replace("\n# credentials_file", "\ncredentials_file");
     load_text(&uncommented.replace("\n# url = ", "\nurl = "), &[]).unwrap();
 }
 
@@ -142,7 +148,15 @@ fn what_no_schema_can_say_is_checked_too() {
     let cases = [
         ("[daemon]\nsocket = \"mld.sock\"", "mld.toml:2:10: expected an absolute path"),
         ("[storage]\ndata_roots = [\"/a\", \"b\"]", "mld.toml:2:21: expected an absolute path"),
-        ("[storage]\nurl = \"s3://bucket\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[storage]\nurl = \"s3://B\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[storage]\nurl = \"s3://bucket/../x\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[storage]\nurl = \"gs://bucket/x\"", "mld.toml:2:7: expected the URI of a folder"),
+        ("[storage.s3]\nendpoint = \"minio:9000\"", "mld.toml:2:12: expected a server's URL"),
+        ("[storage.s3]\nendpoint = \"https://me:secret@minio\"", "mld.toml:2:12: expected a server's URL"),
+        ("[storage.s3]\nendpoint = \"https://minio/bucket\"", "mld.toml:2:12: expected a server's URL"),
+        ("[storage.s3]\ncredentials_file = \"key\"", "mld.toml:2:20: expected an absolute path"),
+        ("[storage.s3]\nretry_seconds = 241", "mld.toml:2:17: `retry_seconds` must be"),
+        ("[storage.s3]\nchecksum = \"md5\"", "mld.toml:2:12: \"md5\" is no value"),
         ("[storage]\nurl = \"file://\"", "mld.toml:2:7: expected the URI of a folder"),
         ("[workers]\nheartbeat_seconds = 60\nlease_seconds = 100", "mld.toml:3:17: a lease must be at least"),
         (long.as_str(), "mld.toml:2:13: the socket /xxx"),
@@ -151,6 +165,18 @@ fn what_no_schema_can_say_is_checked_too() {
         let said = load_text(text, &[]).unwrap_err();
         assert!(said.starts_with(expected), "{text:?} should give {expected:?}, but gave\n{said}");
     }
+}
+
+#[test]
+fn a_bucket_may_hold_everything() {
+    let text = "[storage]\nurl = \"s3://my-bucket/ml/\"\n[storage.s3]\nendpoint = \"http://127.0.0.1:9000/\"\n";
+    let set = ["storage.s3.path_style=false", "storage.s3.credentials_file=/etc/mld/s3"];
+    let settings = load_text(text, &set).unwrap();
+    assert_eq!(settings.storage.url, "s3://my-bucket/ml");
+    let s3 = settings.storage.s3;
+    assert_eq!((s3.endpoint.as_deref(), s3.region.as_str()), (Some("http://127.0.0.1:9000"), "us-east-1"));
+    assert_eq!((s3.path_style, s3.credentials_file), (false, Some("/etc/mld/s3".into())));
+    assert!(load_text("[storage]\nurl = \"s3://bucket\"\n", &[]).is_ok());
 }
 
 #[test]

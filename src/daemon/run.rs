@@ -11,7 +11,7 @@ use std::{
 };
 
 use mlctl_artifacts::Stores;
-use mlctl_protocol::spec::Resources;
+use mlctl_protocol::{s3::S3Access, spec::Resources};
 use rustix::fs::Mode;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// The environment it was started with, of which workers see a part.
     pub environment: Vec<(OsString, OsString)>,
+    /// The way into the S3 store, where there is one.
+    pub s3: Option<S3Access>,
     /// When to stop.
     pub stop: Stop,
 }
@@ -126,12 +128,12 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     make_folder(&settings.state_dir)?;
     let _lock = StateLock::take(&settings.state_dir)?;
     make_folder(&settings.attempts_dir)?;
-    let Surroundings { clock, environment, stop } = surroundings;
+    let Surroundings { clock, environment, s3, stop } = surroundings;
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
     let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
     let executor =
         LocalProcesses::new(settings.workers.command.clone(), environment).map_err(DaemonError::Supervise)?;
-    let artifacts = Stores::new();
+    let artifacts = Stores::with_s3(s3.clone());
     let parts = supervisor::Parts {
         store: store.clone(),
         artifacts: artifacts.clone(),
@@ -140,7 +142,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     };
     let part_stop = CancellationToken::new();
     let supervisor =
-        Supervisor::new(supervision(&settings), parts, part_stop.clone()).map_err(DaemonError::Supervise)?;
+        Supervisor::new(supervision(&settings, s3), parts, part_stop.clone()).map_err(DaemonError::Supervise)?;
     let handle = supervisor.handle();
     let adoption = supervisor.adopt().await.map_err(of_store)?;
     let audience = if settings.group_access { Audience::Group } else { Audience::Owner };
@@ -214,14 +216,14 @@ fn make_folder(path: &Path) -> Result<(), DaemonError> {
     made.map_err(|source| DaemonError::Folder { path: path.to_owned(), source })
 }
 
-fn supervision(settings: &Settings) -> supervisor::Config {
+fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config {
     let workers = &settings.workers;
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     supervisor::Config {
         attempts_dir: settings.attempts_dir.clone(),
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
-        s3: None,
+        s3,
         command: workers.command.clone(),
         machine: Resources { cpus: workers.cpus, gpus: workers.gpus },
         heartbeat_seconds: workers.heartbeat_seconds,

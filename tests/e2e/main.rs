@@ -14,6 +14,11 @@ mod faults;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
+mod s3;
+#[cfg(test)]
+#[path = "../support/s3.rs"]
+mod s3_server;
+#[cfg(test)]
 mod starting;
 #[cfg(test)]
 mod support;

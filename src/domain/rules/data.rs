@@ -59,13 +59,16 @@ fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> 
     found
 }
 
-/// Whether a text names a file in a way that is understood: `file://` or an absolute path, with nothing in it that has two readings.
+/// Whether a text names a file in a way that is understood: `file://`, an absolute path or `s3://`, with nothing in it that has two readings.
 pub(super) fn uri(path: &str, uri: &str) -> Option<Problem> {
     let (scheme, file) = uri.split_once("://").unwrap_or(("file", uri));
+    if scheme == "s3" && uri.len() <= MAX_URI_BYTES {
+        return object(path, file);
+    }
     let (message, hint) = if uri.len() > MAX_URI_BYTES {
         ("it is longer than 4,096 bytes".to_owned(), "no path on Linux is")
     } else if scheme != "file" {
-        (format!("the scheme {scheme:?} is not understood"), "write a path or file:///absolute/path")
+        (format!("the scheme {scheme:?} is not understood"), "write a path, file:///absolute/path or s3://bucket/key")
     } else if !file.starts_with('/') {
         ("expected an absolute path".to_owned(), "three slashes follow the scheme, as in file:///data/x.csv")
     } else if file.split('/').any(|name| name == "..") {
@@ -77,6 +80,27 @@ pub(super) fn uri(path: &str, uri: &str) -> Option<Problem> {
     } else {
         return None;
     };
+    Some(Problem::new(path, message, hint))
+}
+
+/// Whether what follows `s3://` names an object or a folder of a bucket.
+fn object(path: &str, rest: &str) -> Option<Problem> {
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    let key = key.strip_suffix('/').unwrap_or(key);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let ends = bucket.starts_with(plain) && bucket.ends_with(plain);
+    let (message, hint) =
+        if !ends || !(3..=63).contains(&bucket.len()) || !bucket.chars().all(|c| plain(c) || matches!(c, '.' | '-')) {
+            ("a bucket's name has 3 to 63 lower-case letters, digits, dots and hyphens", "write s3://bucket/key")
+        } else if key.is_empty() {
+            ("it names a bucket, not an object or folder in it", "write s3://bucket/key")
+        } else if key.split('/').any(|name| matches!(name, "" | "." | "..")) {
+            ("a name in it is empty, `.` or `..`", "write the key without detours")
+        } else if key.chars().any(char::is_control) {
+            ("there is a control character in it", "name another object")
+        } else {
+            return None;
+        };
     Some(Problem::new(path, message, hint))
 }
 

@@ -97,6 +97,11 @@ impl Daemon {
         cli::run(self.dir.path(), command)
     }
 
+    /// Has it started otherwise from now on.
+    pub fn change(&mut self, setup: Setup, more: &[String]) {
+        self.setup = more.iter().fold(setup, |setup, assignment| setup.set(assignment));
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(programs::mld());
         command.arg("--state-dir").arg(&self.state_dir).arg("--worker").arg(&self.setup.worker);

@@ -114,6 +114,15 @@ impl ArtifactError {
         }
     }
 
+    /// What to do, where the store's answer tells.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied { hint, .. } => Some(hint),
+            _ => None,
+        }
+    }
+
     /// The URI of the object.
     #[must_use]
     pub fn uri(&self) -> &str {

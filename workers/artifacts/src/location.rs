@@ -315,7 +315,8 @@ impl Location {
     }
 
     /// Whether the store is reached over a network, and durable by itself.
-    pub(crate) const fn is_remote(&self) -> bool {
+    #[must_use]
+    pub const fn is_remote(&self) -> bool {
         self.files.is_none()
     }
 

@@ -30,10 +30,10 @@ impl Pieces {
         Self { at, size, version, asked: 0, depth, ahead: VecDeque::new() }
     }
 
-    /// What the store calls this version of the object, its ETag; `None` where it has no such thing.
+    /// What the store calls this version of the object, its ETag; `None` for a local file, which has no such thing.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
+        self.version.as_deref().filter(|_| self.at.is_remote())
     }
 
     /// The size of the whole object in bytes.

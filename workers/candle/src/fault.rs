@@ -32,17 +32,31 @@ impl Fault {
     /// An error on an object that the system itself writes, with its causes.
     #[must_use]
     pub fn storage(error: &ArtifactError) -> Self {
-        Self::new(error.storage_class(), with_causes(error))
+        let fault = Self::new(error.storage_class(), with_causes(error));
+        match error.hint() {
+            Some(hint) => fault.with_hint(hint),
+            None => fault,
+        }
+    }
+
+    /// An error on the system's own storage before anything was kept there: a store that denies access has never granted it.
+    #[must_use]
+    pub fn before(error: &ArtifactError) -> Self {
+        Self { class: error.exit_class(), ..Self::storage(error) }
     }
 
     /// An error on a file that the user brought. `what` names it: the data, the model.
     #[must_use]
     pub fn input(what: &str, error: &ArtifactError) -> Self {
         let hint = match error {
+            ArtifactError::Denied { hint, .. } => hint,
+            ArtifactError::NotFound { uri } if uri.starts_with("s3://") => {
+                "check the bucket and the key in the spec, or upload it first"
+            }
             ArtifactError::NotFound { .. } => {
                 "check the path in the spec; a relative one is taken from the spec's folder"
             }
-            ArtifactError::BadUri { .. } => "write a path or file:///absolute/path",
+            ArtifactError::BadUri { .. } => "write a path, file:///absolute/path or s3://bucket/key",
             ArtifactError::TooLarge { .. } => "split it into smaller files",
             ArtifactError::Refused { .. } => "it must be a regular file that the daemon's user may read",
             ArtifactError::Corrupt { .. } => {

@@ -2,7 +2,7 @@
 //! to the daemon's socket; tests drive it through a recorded [`host::Host`].
 //!
 //! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `pth` know a model's files and `data`, below
-//! them, a job's rows; `coverage`, `optim`, `loss` and `nn` know tensors; `rng`, `device`, `job`, `orders`, `host` and `fault` know
+//! them, a job's rows; `coverage`, `optim`, `loss` and `nn` know tensors; `storage`, `rng`, `device`, `job`, `orders`, `host` and `fault` know
 //! nothing of these. Tensors stay in this crate.
 
 pub mod bundle;
@@ -19,4 +19,5 @@ pub mod optim;
 pub mod orders;
 pub mod pth;
 pub mod rng;
+pub mod storage;
 pub mod train;

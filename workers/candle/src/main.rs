@@ -29,7 +29,7 @@ use mlworker::{
     host::{Done, Host, Order},
     infer,
     job::Job,
-    train,
+    storage, train,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -111,8 +111,9 @@ fn work(runtime: &Runtime) -> Result<u8, LinkError> {
 }
 
 fn run(launch: &Launch, start: &Start, host: &Outside, runtime: &Runtime) -> Result<Done, Fault> {
-    let stores = Stores::new();
+    let stores = Stores::with_s3(launch.s3.clone());
     let job = Job { id: launch.job, attempt: launch.attempt, start, host, stores: &stores, runtime: runtime.handle() };
+    storage::check(job)?;
     match &start.spec.work {
         Work::Train(spec) => train::run(job, spec),
         Work::Infer(spec) => infer::run(job, spec),

@@ -72,7 +72,7 @@ pub struct Actor<'a> {
 impl<'a> Actor<'a> {
     /// A fake that has been given its work.
     pub fn new(launch: &'a Launch, start: &'a Start, handle: Handle, runtime: &'a Runtime) -> Self {
-        let (stores, token) = (Stores::new(), start.token);
+        let (stores, token) = (Stores::with_s3(launch.s3.clone()), start.token);
         Self { launch, start, handle, runtime, stores, token, step: 0, steps: 0, saved: None, deaf: false }
     }
 

@@ -178,7 +178,8 @@ async fn versions_are_never_mixed(_: &Stores, folder: &Location) {
     let version = |pieces: mlctl_artifacts::Pieces| pieces.version().map(str::to_owned);
     let now = version(at.pieces(u64::MAX).await.unwrap());
     at.put(noise(3, 10)).await.unwrap();
-    assert_ne!(version(at.pieces(u64::MAX).await.unwrap()), now, "a version has a name");
+    let then = version(at.pieces(u64::MAX).await.unwrap());
+    assert!(then != now || at.uri().starts_with("file:"), "a version has a name where it is not a local file: {now:?}");
 }
 
 async fn lists_are_whole_and_sorted(_: &Stores, folder: &Location) {

@@ -81,6 +81,12 @@ impl<'a> Reader<'a> {
         Ok(Some(Record { row, line, wrong: None, text: &self.text, ends: &self.ends[..self.fields] }))
     }
 
+    /// What the store calls this version of the file, where it has such a thing.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        self.stream.version()
+    }
+
     /// The BLAKE3 of the file, once it is read to its end.
     #[must_use]
     pub fn content_digest(&self) -> String {

@@ -105,6 +105,12 @@ impl<'a> Reader<'a> {
         Ok(Some(Record { row, line: self.line, wrong, text: &self.fields, ends: &self.ends }))
     }
 
+    /// What the store calls this version of the file, where it has such a thing.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        self.stream.version()
+    }
+
     /// The BLAKE3 of the file, once it is read to its end.
     #[must_use]
     pub fn content_digest(&self) -> String {

@@ -58,6 +58,15 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// What the store calls this version of the file, where it has such a thing.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        match self {
+            Self::Csv(reader) => reader.version(),
+            Self::Jsonl(reader) => reader.version(),
+        }
+    }
+
     /// The BLAKE3 of the file, once it is read to its end.
     #[must_use]
     pub fn content_digest(&self) -> String {

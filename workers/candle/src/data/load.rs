@@ -46,6 +46,9 @@ pub struct Identity {
     pub content_digest: String,
     /// Rows.
     pub rows: u64,
+    /// What the store called the version of the file that was read, for messages; nothing for local files and generated data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// Unscaled rows.
@@ -67,7 +70,7 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
         outputs: layers.last().copied().unwrap_or(0),
         loss: spec.loss,
     };
-    let Read { features, targets, mut rows, content_digest } = match &spec.data {
+    let Read { features, targets, mut rows, content_digest, version } = match &spec.data {
         DataSource::Csv { uri, targets, features } => {
             read_lines(job, Lines::csv(job, uri)?, Wanted { features, targets, id: None }, shape)?
         }
@@ -85,6 +88,7 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
                 targets: randn::names(Table::Targets, *targets),
                 rows: generated,
                 content_digest: randn_digest(&spec.data),
+                version: None,
             }
         }
     };
@@ -105,7 +109,8 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
             ));
         }
     }
-    let identity = Identity { digest: digest(&content_digest, &features, &targets), content_digest, rows: rows.count };
+    let digest = digest(&content_digest, &features, &targets);
+    let identity = Identity { digest, content_digest, rows: rows.count, version };
     let examples = Examples {
         features: rows.features,
         width,
@@ -161,6 +166,7 @@ struct Read {
     targets: Vec<String>,
     rows: Rows,
     content_digest: String,
+    version: Option<String>,
 }
 
 fn read_lines(job: Job<'_>, mut lines: Lines<'_>, wanted: Wanted<'_>, shape: Shape) -> Result<Read, Fault> {
@@ -183,6 +189,7 @@ fn read_lines(job: Job<'_>, mut lines: Lines<'_>, wanted: Wanted<'_>, shape: Sha
         targets: names(&columns.targets),
         rows: Rows { features, answers, count: look.count },
         content_digest: lines.content_digest(),
+        version: lines.version(),
     })
 }
 
@@ -207,6 +214,7 @@ fn read_arrays(job: Job<'_>, mut arrays: Arrays<'_>, shape: Shape) -> Result<Rea
         targets: names(Table::Targets, target_width),
         rows: Rows { features, answers, count: look.count },
         content_digest: arrays.content_digest(),
+        version: arrays.version(),
     })
 }
 

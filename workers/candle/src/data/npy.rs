@@ -111,6 +111,16 @@ impl<'a> Arrays<'a> {
         }
     }
 
+    /// What the store calls the versions of the files, where it has such a thing.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        let targets = self.targets.as_ref().map(|targets| targets.stream.version());
+        match (self.features.stream.version(), targets) {
+            (Some(features), Some(Some(targets))) => Some(format!("{features} and {targets}")),
+            (features, _) => features,
+        }
+    }
+
     /// What the files hold, once they are read to their end: the file's BLAKE3, or that of both digests where there are two.
     #[must_use]
     pub fn content_digest(&self) -> String {

@@ -113,6 +113,11 @@ impl<'a> Stream<'a> {
         self.stored().hasher.finalize().to_hex().to_string()
     }
 
+    /// What the store calls this version of the file, where it has such a thing.
+    pub(super) fn version(&self) -> Option<String> {
+        self.stored().pieces.version().map(str::to_owned)
+    }
+
     fn stored(&self) -> &Stored<'a> {
         match &self.decoder {
             Decoder::Plain(stored) => stored,

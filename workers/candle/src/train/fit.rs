@@ -21,6 +21,8 @@ pub struct Prepared<'a, C> {
     pub examples: &'a Examples,
     /// BLAKE3 of the dataset, 64 hexadecimal digits.
     pub dataset_digest: &'a str,
+    /// What the store called the version of the data that was read.
+    pub dataset_version: Option<&'a str>,
     /// The model's config as of a step and its metrics.
     pub config: ConfigOf<'a, C>,
 }
@@ -37,11 +39,11 @@ impl<C> std::fmt::Debug for Prepared<'_, C> {
 /// As [`Session::train`], and when the spec asks for what cannot be: no rows, no end, a device that is not there, a checkpoint
 /// of another run.
 pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_, C>) -> Result<Trained, Fault> {
-    let Prepared { examples, dataset_digest, config } = *prepared;
+    let Prepared { examples, dataset_digest, config, .. } = *prepared;
     let Job { start, host, .. } = job;
     let device = &device::open(&start.spec.resources)?;
     let plan = &Plan::new(spec, &start.spec.checkpoint, examples.train.len())?;
-    let identity = &Identity::new(spec, dataset_digest)?;
+    let identity = &Identity::new(spec, dataset_digest)?.of_version(prepared.dataset_version);
     let values = nn::values(&nn::layout(&spec.model));
     let threads = start.threads;
     let beginning = || match &spec.init {

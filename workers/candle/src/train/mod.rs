@@ -48,7 +48,12 @@ pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
     config(0, &Metrics::new())
         .to_json()
         .map_err(|what| Fault::spec(what, "take fewer columns, or shorter names for them"))?;
-    let prepared = Prepared { examples: &dataset.examples, dataset_digest: &dataset.identity.digest, config: &config };
+    let prepared = Prepared {
+        examples: &dataset.examples,
+        dataset_digest: &dataset.identity.digest,
+        dataset_version: dataset.identity.version.as_deref(),
+        config: &config,
+    };
     let Trained { model, run, evaluation } = fit(job, spec, &prepared)?;
     let mut beside = Vec::new();
     if let Some(evaluation) = evaluation {

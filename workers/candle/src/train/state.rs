@@ -5,7 +5,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mlctl_protocol::{ExitClass, progress::Metrics, spec::TrainSpec};
+use mlctl_protocol::{
+    ExitClass,
+    progress::Metrics,
+    spec::{DataSource, TrainSpec},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -76,7 +80,19 @@ impl Stopping {
 /// that is parsed and written again may differ in its last digit.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Identity(BTreeMap<String, Box<RawValue>>);
+pub struct Identity {
+    fields: BTreeMap<String, Box<RawValue>>,
+    /// Which data is meant, for messages: it decides nothing, since the same content may be uploaded again.
+    #[serde(skip)]
+    data: Named,
+}
+
+/// Data by the names it has outside.
+#[derive(Debug, Default)]
+struct Named {
+    uri: Option<String>,
+    version: Option<String>,
+}
 
 impl Identity {
     /// The identity of a job on a dataset.
@@ -100,7 +116,14 @@ impl Identity {
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
         let fields =
             fields.into_iter().chain(init).chain(norm).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
-        fields.collect::<Result<_, _>>().map(Self).map_err(|e| {
+        let uri = match &spec.data {
+            DataSource::Csv { uri, .. } | DataSource::Jsonl { uri, .. } | DataSource::Npy { uri, .. } => {
+                Some(uri.clone())
+            }
+            DataSource::Randn { .. } => None,
+        };
+        let data = Named { uri, version: None };
+        fields.collect::<Result<_, _>>().map(|fields| Self { fields, data }).map_err(|e| {
             Fault::spec(
                 format!("the spec cannot be written as JSON: {e}"),
                 "look for a number that is infinite or not a number",
@@ -108,14 +131,34 @@ impl Identity {
         })
     }
 
-    /// A sentence for each field in which a checkpoint differs from this job.
-    fn differences(&self, saved: &Self) -> Vec<String> {
-        let differs = |(name, ours): (&String, &str)| match saved.0.get(name).map(|theirs| theirs.get()) {
+    /// The identity with what the store calls the version of the data.
+    #[must_use]
+    pub fn of_version(mut self, version: Option<&str>) -> Self {
+        self.data.version = version.map(str::to_owned);
+        self
+    }
+
+    /// A sentence for each field in which a checkpoint differs from this job. `version` is what the store called the data of then.
+    fn differences(&self, saved: &Self, version: Option<&str>) -> Vec<String> {
+        let differs = |(name, ours): (&String, &str)| match saved.fields.get(name).map(|theirs| theirs.get()) {
             Some(theirs) if theirs == ours => None,
+            Some(theirs) if name == "dataset" && self.data.uri.is_some() => {
+                let uri = self.data.uri.as_deref().unwrap_or_default();
+                let (then, now) = (shown(version, theirs), shown(self.data.version.as_deref(), ours));
+                Some(format!("the data at {uri} was {then} and is {now}"))
+            }
             Some(theirs) => Some(format!("{name} was {theirs} and is {ours}")),
             None => Some(format!("{name} is not recorded")),
         };
-        self.0.iter().map(|(name, ours)| (name, ours.get())).filter_map(differs).collect()
+        self.fields.iter().map(|(name, ours)| (name, ours.get())).filter_map(differs).collect()
+    }
+}
+
+/// A version of some data, by its store's name for it and by its digest.
+fn shown(version: Option<&str>, digest: &str) -> String {
+    match version {
+        Some(version) => format!("version {version} (digest {digest})"),
+        None => format!("of digest {digest}"),
     }
 }
 
@@ -146,6 +189,23 @@ struct StateIn {
     threads: u32,
     run: RunState,
     identity: Identity,
+    #[serde(default)]
+    config: Option<Box<RawValue>>,
+}
+
+impl StateIn {
+    /// What the store called the data of then.
+    fn version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Config {
+            dataset: Dataset,
+        }
+        #[derive(Deserialize)]
+        struct Dataset {
+            version: Option<String>,
+        }
+        serde_json::from_str::<Config>(self.config.as_ref()?.get()).ok()?.dataset.version
+    }
 }
 
 /// What goes into a checkpoint.
@@ -225,8 +285,10 @@ pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usi
             "run the worker that wrote it, or submit the job anew",
         )));
     }
-    let StateIn { threads, run, identity: saved } = serde_json::from_slice(&content.state).map_err(corrupt)?;
-    let differences = identity.differences(&saved);
+    let state: StateIn = serde_json::from_slice(&content.state).map_err(corrupt)?;
+    let version = state.version();
+    let StateIn { threads, run, identity: saved, .. } = state;
+    let differences = identity.differences(&saved, version.as_deref());
     if !differences.is_empty() {
         return Err(Refusal::Foreign(Fault::spec(
             format!("the checkpoint is of another run: {}", differences.join("; ")),

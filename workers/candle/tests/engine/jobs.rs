@@ -195,7 +195,7 @@ fn changed_data_is_not_resumed_on() {
     bench.file("small.csv", SMALL.replace("4.5", "4.25"));
     let fault = bench.run(&small(&data), &Recorder::default(), (1, 2), &checkpoints(&host)).unwrap_err();
     assert_eq!(fault.class, ExitClass::Spec);
-    assert!(fault.message.contains("dataset was"), "{}", fault.message);
+    assert!(fault.message.contains("small.csv was of digest"), "{}", fault.message);
 }
 
 #[test]
