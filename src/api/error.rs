@@ -35,13 +35,15 @@ impl Failure {
 
     /// The spec has mistakes; there is at least one.
     pub(super) fn spec(problems: Vec<Problem>) -> Self {
+        Self::mistakes("job spec", problems)
+    }
+
+    /// What was sent has mistakes; there is at least one.
+    pub(super) fn mistakes(what: &str, problems: Vec<Problem>) -> Self {
         let count = problems.len();
-        let message = if count == 1 {
-            "the job spec has a mistake".to_owned()
-        } else {
-            format!("the job spec has {count} mistakes")
-        };
-        let mut failure = Self::new(ErrorCode::SpecInvalid, message, "correct the spec and submit it again");
+        let message =
+            if count == 1 { format!("the {what} has a mistake") } else { format!("the {what} has {count} mistakes") };
+        let mut failure = Self::new(ErrorCode::SpecInvalid, message, format!("correct the {what} and send it again"));
         failure.view.problems = problems;
         failure
     }
@@ -91,6 +93,14 @@ impl From<StoreError> for Failure {
         let message = error.to_string();
         match &error {
             StoreError::NotFound(_) => Self::new(ErrorCode::NotFound, message, "`mlctl ls --all` lists every job"),
+            StoreError::NoSchedule(_) => {
+                Self::new(ErrorCode::NotFound, message, "`mlctl schedule ls` lists every schedule")
+            }
+            StoreError::ScheduleExists(name) => Self::new(
+                ErrorCode::KeyConflict,
+                message,
+                format!("choose another name, or remove that one first with `mlctl schedule rm {name}`"),
+            ),
             StoreError::Ambiguous { .. } => {
                 Self::new(ErrorCode::Ambiguous, message, "`mlctl ls` shows the ids of jobs and their names")
             }
@@ -165,6 +175,8 @@ mod tests {
             (ambiguous, ErrorCode::Ambiguous, 409),
             (wrong.into(), ErrorCode::WrongState, 409),
             (StoreError::KeyConflict { key: "k".into(), job: JobId(1) }, ErrorCode::KeyConflict, 409),
+            (StoreError::NoSchedule("x".into()), ErrorCode::NotFound, 404),
+            (StoreError::ScheduleExists("x".into()), ErrorCode::KeyConflict, 409),
             (StoreError::Full, ErrorCode::DiskFull, 507),
             (StoreError::Stopping, ErrorCode::Stopping, 503),
             (failed, ErrorCode::Internal, 500),

@@ -23,16 +23,32 @@ impl FromRequestParts<Context> for Named {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
-        let reference = parameter(parts, api, "job").await?;
-        let bad = |what: &str| Failure::bad_request(what, "name a job by its id, by its name or by @last");
-        if reference.len() > MAX_REFERENCE_BYTES {
-            return Err(bad(&format!("no job is named by more than {MAX_REFERENCE_BYTES} bytes")));
-        }
-        if reference.chars().any(char::is_control) {
-            return Err(bad("no job is named by control characters"));
-        }
+        let reference = reference(parts, api, "job", "name a job by its id, by its name or by @last").await?;
         Ok(Self(api.store.find(&reference).await?))
     }
+}
+
+/// The name that `{schedule}` in the path stands for; whether there is such a schedule is not looked at.
+pub(super) struct NamedSchedule(pub(super) String);
+
+impl FromRequestParts<Context> for NamedSchedule {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "schedule", "name a schedule by its name").await.map(Self)
+    }
+}
+
+/// A bounded text of the path.
+async fn reference(parts: &mut Parts, api: &Context, what: &str, hint: &str) -> Result<String, Failure> {
+    let reference = parameter(parts, api, what).await?;
+    if reference.len() > MAX_REFERENCE_BYTES {
+        return Err(Failure::bad_request(format!("no {what} is named by more than {MAX_REFERENCE_BYTES} bytes"), hint));
+    }
+    if reference.chars().any(char::is_control) {
+        return Err(Failure::bad_request(format!("no {what} is named by control characters"), hint));
+    }
+    Ok(reference)
 }
 
 /// The step that `{step}` in the path means.

@@ -13,6 +13,7 @@ mod permit;
 mod preflight;
 pub mod query;
 mod routes;
+mod schedules;
 mod server;
 mod stream;
 mod submit;

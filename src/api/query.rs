@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Finished jobs listed beside the unfinished ones when the list names no number.
@@ -61,6 +62,23 @@ pub struct FollowQuery {
     /// Only points of the learning curve after this id; all of them when absent. A `Last-Event-ID` header goes over it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
+}
+
+/// Runs of a preview that names no number, and the most that one has.
+pub const DEFAULT_PREVIEW_RUNS: u32 = 5;
+/// See [`DEFAULT_PREVIEW_RUNS`].
+pub const MAX_PREVIEW_RUNS: u32 = 10_000;
+
+/// The query of `GET /v1/schedules/{name}/preview`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreviewQuery {
+    /// Only runs after this moment; the present when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+    /// Runs at most; [`DEFAULT_PREVIEW_RUNS`] when absent, never more than [`MAX_PREVIEW_RUNS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 /// One of the two streams of a worker.

@@ -16,7 +16,9 @@ use futures_util::FutureExt as _;
 use tokio::time::timeout;
 use tracing::error;
 
-use super::{Context, checkpoints, daemon, doctor, error::Failure, follow, jobs, logs, submit, types::ErrorCode};
+use super::{
+    Context, checkpoints, daemon, doctor, error::Failure, follow, jobs, logs, schedules, submit, types::ErrorCode,
+};
 
 /// How long an answer may take to begin.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,6 +42,10 @@ fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Context>) -> Rou
 
 fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Context>) -> Route {
     Route { method: Method::POST, path, answer: routing::post(handler), limit: LIMIT }
+}
+
+fn delete<T: 'static>(path: &'static str, handler: impl Handler<T, Context>) -> Route {
+    Route { method: Method::DELETE, path, answer: routing::delete(handler), limit: LIMIT }
 }
 
 impl Route {
@@ -66,6 +72,11 @@ fn all() -> Vec<Route> {
         post("/v1/jobs/{job}/checkpoint", checkpoints::take).within(LONG_LIMIT),
         post("/v1/jobs/{job}/cancel", jobs::cancel),
         post("/v1/jobs/{job}/retry", jobs::retry),
+        get("/v1/schedules", schedules::list),
+        post("/v1/schedules", schedules::add),
+        get("/v1/schedules/{schedule}", schedules::show),
+        delete("/v1/schedules/{schedule}", schedules::remove),
+        get("/v1/schedules/{schedule}/preview", schedules::preview),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/stop", daemon::stop),
         get("/v1/doctor", doctor::examine).within(LONG_LIMIT),

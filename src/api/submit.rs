@@ -21,7 +21,10 @@ use super::{
     view::{self, reason},
 };
 use crate::{
-    domain::rules::{self, Problem},
+    domain::{
+        rules::{self, Problem},
+        schedule::KEY_PREFIX,
+    },
     store::{NewJob, Submitted},
 };
 
@@ -56,6 +59,15 @@ pub(super) async fn submit(
 
 /// Whether a job can be taken: its rules, what it names outside itself, which is put in its place, and room in the queue, which a dry run does not take.
 async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Failure> {
+    let problems = problems(api, spec).await?;
+    if !problems.is_empty() {
+        return Err(Failure::spec(problems));
+    }
+    if dry_run { Ok(()) } else { api.room.take(api).await }
+}
+
+/// Everything that is wrong with a spec here and now. What it names outside itself is put in its place.
+pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Problem>, Failure> {
     let mut problems = rules::problems(spec);
     problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
     let mut outside = Vec::new();
@@ -63,10 +75,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
     // What breaks a rule already is one mistake, not two.
     outside.retain(|new| problems.iter().all(|known| known.path != new.path));
     problems.append(&mut outside);
-    if !problems.is_empty() {
-        return Err(Failure::spec(problems));
-    }
-    if dry_run { Ok(()) } else { api.room.take(api).await }
+    Ok(problems)
 }
 
 /// What was asked for, before anything named in it is looked up.
@@ -84,14 +93,18 @@ fn check_key(key: &str) -> Result<(), Failure> {
     if key.len() > MAX_KEY_BYTES {
         return Err(Failure::bad_request(format!("the idempotency key is longer than {MAX_KEY_BYTES} bytes"), hint));
     }
+    if key.starts_with(KEY_PREFIX) {
+        let message = format!("idempotency keys that begin with {KEY_PREFIX:?} are the daemon's own");
+        return Err(Failure::bad_request(message, hint));
+    }
     if key.chars().any(char::is_control) {
         return Err(Failure::bad_request("the idempotency key has control characters in it", hint));
     }
     Ok(())
 }
 
-/// The spec, or where it is no spec.
-fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure> {
+/// The spec, or where it is none.
+pub(super) fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure> {
     let json = raw.get();
     if json.len() > max_bytes {
         let message = format!("the job spec has {} bytes, more than the {max_bytes} that are taken", json.len());

@@ -1,6 +1,8 @@
 //! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
 //! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
 
+mod schedules;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -12,6 +14,8 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
 
 use crate::domain::rules::Problem;
 
@@ -521,13 +525,13 @@ pub struct ErrorView {
 pub enum ErrorCode {
     /// The request is not one: bad JSON, a bad parameter, an unknown path or method.
     BadRequest,
-    /// There is no such job, attempt or checkpoint.
+    /// There is no such job, attempt, checkpoint or schedule.
     NotFound,
     /// A name fits several jobs.
     Ambiguous,
     /// The job is in a state in which this makes no sense.
     WrongState,
-    /// The idempotency key stands for another job.
+    /// The idempotency key stands for another job, or the name for another schedule.
     KeyConflict,
     /// The spec is wrong; `problems` says where.
     SpecInvalid,

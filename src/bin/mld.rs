@@ -70,8 +70,8 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
         return Ok(());
     }
     logging::start(&settings.log.level, settings.log.format).map_err(|error| usage(error.to_string()))?;
-    let offset = environment.mld_clock_offset_seconds.as_deref();
-    let clock = SystemClock::with_offset(offset).map_err(usage)?;
+    let (offset, rate) = (&environment.mld_clock_offset_seconds, &environment.mld_clock_rate);
+    let clock = SystemClock::set(offset.as_deref(), rate.as_deref()).map_err(usage)?;
     let stop = Stop::default();
     let surroundings =
         Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), s3, stop: stop.clone() };

@@ -19,6 +19,7 @@ Examples:
   mlctl logs digits -f                    what its worker says
   mlctl why digits                        why it does not run, or why it failed
   mlctl spec init train > job.toml        a job to begin with
+  mlctl schedule add job.toml --cron '30 2 * * *' --zone Europe/Berlin
 
 A JOB is an id, a name that one unfinished job bears (or the newest that bore it), or @last.
 Exit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 not found, 5 wrong state or conflict, 6 spec invalid,
@@ -112,6 +113,8 @@ verbs! {
     Plot => plot,
     /// List, show, take and verify checkpoints
     Checkpoint => checkpoint,
+    /// Run a job again and again: add, list, show, preview and remove schedules
+    Schedule => schedule,
     /// Write and check job specs
     Spec => spec,
     /// Ask for the daemon, or stop it

@@ -104,7 +104,14 @@ impl Client {
         self.answer(response, limit).await
     }
 
-    /// Asks for something that may be asked for twice, as its body carries an idempotency key: when the connection breaks, it is asked for again, until a restarting daemon
+    /// Asks for something to be removed.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let call = Call { method: Method::DELETE, path, body: Bytes::new(), last_event: None, limit: ANSWER_LIMIT };
+        let response = self.call(&call).await.map_err(|trouble| self.failure(trouble))?;
+        self.answer(response, ANSWER_LIMIT).await
+    }
+
+    /// Asks for something that may be asked for twice, as its body carries an idempotency key or a name: when the connection breaks, it is asked for again, until a restarting daemon
     /// should be back. The status tells whether it was new.
     pub async fn post_safely<T: DeserializeOwned>(
         &self,

@@ -11,6 +11,7 @@ pub mod logs;
 pub mod ls;
 pub mod plot;
 pub mod retry;
+pub mod schedule;
 pub mod show;
 pub mod spec;
 pub mod submit;

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub use nearest::nearest;
 pub use place::Place;
 use place::Source;
-pub use report::{Located, Problem, Report};
+pub use report::{FlagMistake, Located, Problem, Report};
 use tree::{Entry, Node, Table, Value};
 
 /// Syntax errors shown of one document: what follows the first few is mostly their echo.

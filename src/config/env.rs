@@ -18,6 +18,8 @@ pub struct Environment {
     pub mld_log: Option<String>,
     /// `MLD_CLOCK_OFFSET_SECONDS`: moves the daemon's clock, for tests.
     pub mld_clock_offset_seconds: Option<String>,
+    /// `MLD_CLOCK_RATE`: hurries the daemon's clock, for tests.
+    pub mld_clock_rate: Option<String>,
     /// `MLCTL_SOCKET`: the daemon's socket.
     pub mlctl_socket: Option<PathBuf>,
     /// `MLCTL_CONFIG`: the CLI's settings file.
@@ -57,6 +59,7 @@ impl Environment {
             mld_state_dir: path("MLD_STATE_DIR"),
             mld_log: text("MLD_LOG"),
             mld_clock_offset_seconds: text("MLD_CLOCK_OFFSET_SECONDS"),
+            mld_clock_rate: text("MLD_CLOCK_RATE"),
             mlctl_socket: path("MLCTL_SOCKET"),
             mlctl_config: path("MLCTL_CONFIG"),
             mlctl_output: text("MLCTL_OUTPUT"),

@@ -28,7 +28,10 @@ use crate::{
     api::{self, Api},
     config::Settings,
     domain::Clock,
-    scheduler::{self, Scheduler},
+    scheduler::{
+        self, Scheduler,
+        cron::{self, Cron},
+    },
     store::{Store, StoreError},
     supervisor::{self, LogBounds, Supervisor, executor::Executor, process::LocalProcesses},
 };
@@ -156,10 +159,17 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         stop_daemon: stop.soft.clone(),
     };
     let api = Api::new(service(&settings), api_parts, part_stop.clone());
+    let cron = Cron {
+        store: store.clone(),
+        clock: clock.clone(),
+        zones: jiff::tz::db().clone(),
+        max_queued: settings.limits.max_queued,
+    };
     let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let running = vec![
         Part::spawn("api", api.run(clients)),
+        Part::spawn("cron", cron::run(cron, part_stop.clone())),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
         Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())),

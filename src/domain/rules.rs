@@ -29,6 +29,12 @@ impl Problem {
     }
 }
 
+/// What is wrong with a schedule's name, which stands on command lines and in paths as a job's does, and follows the same rules.
+#[must_use]
+pub fn schedule_name(name: &str) -> Option<Problem> {
+    job::name(name)
+}
+
 /// Every mistake in a spec, in the order of its keys; empty when it makes sense. The bounds of the published schema are checked too: a spec that came as JSON has met
 /// no schema yet.
 #[must_use]

@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// How long the store is left alone after it failed.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// The longest sleep towards a moment of the wall clock, which may jump meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// How many ready jobs are read at most, when all of those before are too large for the machine.
 const MOST_READ: u32 = 16_384;
@@ -122,8 +122,7 @@ impl Scheduler {
     }
 
     fn until(&self, moment: Timestamp) -> Duration {
-        let left = moment.duration_since(self.clock.now());
         // A millisecond more, since what is not yet due when looked at would be waited for again at once.
-        Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_millis(1)).min(LONGEST_SLEEP)
+        self.clock.until(moment).saturating_add(Duration::from_millis(1)).min(LONGEST_SLEEP)
     }
 }

@@ -9,9 +9,12 @@ use super::{
     StoreError,
     error::Fault,
     rows::{RowError, integer},
-    types::{Beat, Claimed, NewJob, Submitted},
+    types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
-use crate::domain::{Command, Event, Fence, Job, Uid};
+use crate::domain::{
+    Command, Event, Fence, Job, Uid,
+    schedule::{Tick, Turn},
+};
 
 /// The queue of a job that names none; there are no others yet.
 const DEFAULT_QUEUE: &str = "default";
@@ -47,6 +50,53 @@ impl Prepared {
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body })
+    }
+}
+
+/// A schedule ready to be kept.
+pub(super) struct PreparedSchedule {
+    pub(super) name: String,
+    pub(super) cron: String,
+    pub(super) zone: String,
+    pub(super) spec: String,
+    pub(super) user: Uid,
+    pub(super) created: Timestamp,
+    pub(super) next: Option<Timestamp>,
+}
+
+impl PreparedSchedule {
+    /// # Errors
+    /// When the spec cannot be written as JSON.
+    pub(super) fn new(new: NewSchedule) -> Result<Self, Fault> {
+        let NewSchedule { name, cron, zone, spec, user, created_at, next } = new;
+        Ok(Self { name, cron, zone, spec: serde_json::to_string(&spec)?, user, created: created_at, next })
+    }
+}
+
+/// A schedule's turn, ready to be taken.
+pub(super) struct PreparedTurn {
+    pub(super) schedule: i64,
+    pub(super) name: String,
+    /// As the schedule was read.
+    pub(super) settled_before: Timestamp,
+    pub(super) settled: Timestamp,
+    pub(super) next: Option<Timestamp>,
+    /// The tick that fires, and its job.
+    pub(super) fire: Option<(Tick, Prepared)>,
+}
+
+impl PreparedTurn {
+    /// # Errors
+    /// When the spec cannot be written as JSON.
+    pub(super) fn new(schedule: &Schedule, turn: Turn) -> Result<Self, Fault> {
+        let Turn { fire, settled, next } = turn;
+        let fire = fire.map(|tick| {
+            let spec = tick.job(&schedule.name, &schedule.spec);
+            let job = NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked: None };
+            Ok::<_, Fault>((tick, Prepared::new(job)?))
+        });
+        let (name, settled_before) = (schedule.name.clone(), schedule.settled);
+        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()? })
     }
 }
 
@@ -117,9 +167,17 @@ pub(super) enum Ask {
     Beat { beat: Box<Beat>, reply: Reply<()> },
     Promote { now: Timestamp, reply: Reply<()> },
     Forget { job: JobId, uris: Vec<String>, reply: Reply<()> },
+    AddSchedule { schedule: Box<PreparedSchedule>, reply: Reply<bool> },
+    RemoveSchedule { name: String, reply: Reply<()> },
+    Turn { turn: Box<PreparedTurn>, reply: Reply<Option<Submitted>> },
 }
 
 impl Ask {
+    /// Whether other ticks may be the nearest afterwards, unknown to who waits for them.
+    pub(super) const fn changes_schedules(&self) -> bool {
+        matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. })
+    }
+
     /// Sends the staged answer.
     pub(super) fn send(self) {
         match self {
@@ -127,7 +185,12 @@ impl Ask {
             Self::Claim { reply, .. } => reply.send(),
             Self::Command { reply, .. } => reply.send(),
             Self::Report { reply, .. } => reply.send(),
-            Self::Beat { reply, .. } | Self::Promote { reply, .. } | Self::Forget { reply, .. } => reply.send(),
+            Self::Beat { reply, .. }
+            | Self::Promote { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::RemoveSchedule { reply, .. } => reply.send(),
+            Self::AddSchedule { reply, .. } => reply.send(),
+            Self::Turn { reply, .. } => reply.send(),
         }
     }
 
@@ -138,7 +201,12 @@ impl Ask {
             Self::Claim { reply, .. } => reply.fail(error),
             Self::Command { reply, .. } => reply.fail(error),
             Self::Report { reply, .. } => reply.fail(error),
-            Self::Beat { reply, .. } | Self::Promote { reply, .. } | Self::Forget { reply, .. } => reply.fail(error),
+            Self::Beat { reply, .. }
+            | Self::Promote { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::RemoveSchedule { reply, .. } => reply.fail(error),
+            Self::AddSchedule { reply, .. } => reply.fail(error),
+            Self::Turn { reply, .. } => reply.fail(error),
         }
     }
 }

@@ -13,6 +13,12 @@ pub enum StoreError {
     /// There is no such job.
     #[error("no job {0}")]
     NotFound(String),
+    /// There is no such schedule.
+    #[error("no schedule {0}")]
+    NoSchedule(String),
+    /// There is one of that name, and it is not the same.
+    #[error("there is a schedule {0} already, with another cron line, zone, job or user")]
+    ScheduleExists(String),
     /// The name fits more than one job.
     #[error("the name {name:?} fits jobs {first} and {second}: use an id")]
     Ambiguous {

@@ -12,6 +12,7 @@ use super::{
     held::{self, HeldAttempt},
     ledger::Ledger,
     rows::{Cell, Rows, integer},
+    timers::Timers,
     unit::Held,
 };
 use crate::domain::{Event, Fence, Intent, Job, JobState};
@@ -150,10 +151,12 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
+        timers: Timers,
     ) -> Result<(), Fault> {
         let mut changed = write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
         changed += write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
         changed += write(conn, "new keys", NEW_KEYS, self.new_keys).await?;
+        changed += timers.flush(conn).await?;
         changed += write(conn, "changed jobs", CHANGED_JOBS, self.changed_jobs).await?;
         changed += held::save(conn, attempts).await?;
         changed += write(conn, "checkpoints", CHECKPOINTS, self.checkpoints).await?;
@@ -189,7 +192,7 @@ pub(super) async fn write(
 }
 
 /// A statement that changes what it finds. Returns how much that was.
-async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: Rows) -> Result<u64, Fault> {
+pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: Rows) -> Result<u64, Fault> {
     if rows.is_empty() {
         return Ok(0);
     }

@@ -1,7 +1,7 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file is the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
+//! This file and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
 
 mod ask;
 mod chain;
@@ -16,9 +16,11 @@ mod load;
 mod open;
 mod read;
 mod rows;
+mod schedules;
 mod seals;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod types;
 mod unit;
 mod wal;
@@ -43,7 +45,10 @@ use self::{
 };
 pub use self::{
     error::StoreError,
-    types::{Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, NewJob, Ready, StoredEvent, Submitted},
+    types::{
+        Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, NewJob, NewSchedule, Ready, Schedule, StoredEvent,
+        Submitted, TickRow,
+    },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
 
@@ -67,6 +72,7 @@ struct Inner {
     asks: mpsc::Sender<Ask>,
     readers: SqlitePool,
     changes: watch::Receiver<i64>,
+    schedule_changes: watch::Receiver<u64>,
     stop: CancellationToken,
     _stop: DropGuard,
     tasks: TaskTracker,
@@ -82,6 +88,7 @@ impl Store {
         let opened = open::open(path, writer::microseconds(clock.now()), entropy).await?;
         let (asks, waiting) = mpsc::channel(QUEUE);
         let (changed, changes) = watch::channel(opened.ledger.last_event);
+        let (schedules_changed, schedule_changes) = watch::channel(0);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
         let writer = Writer {
             conn: opened.writer,
@@ -90,6 +97,7 @@ impl Store {
             clock,
             asks: waiting,
             changes: changed,
+            schedule_changes: schedules_changed,
             log: log.clone(),
             broken: None,
         };
@@ -101,6 +109,7 @@ impl Store {
             asks,
             readers: opened.readers,
             changes,
+            schedule_changes,
             stop: stop.clone(),
             _stop: stop.drop_guard(),
             tasks,

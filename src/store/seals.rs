@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 4] = [
+pub(super) const TABLES: [Sealed; 6] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
@@ -36,6 +36,16 @@ pub(super) const TABLES: [Sealed; 4] = [
     Sealed {
         table: "metrics",
         rows: "SELECT id, seal, job_id, attempt, step, point FROM metrics WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+    Sealed {
+        table: "schedules",
+        rows: "SELECT id, seal, name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us FROM schedules \
+               WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+    Sealed {
+        table: "ticks",
+        rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
+               WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
     },
 ];
 

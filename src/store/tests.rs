@@ -2,11 +2,13 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{flush, held, list, load, read};
+use super::{flush, held, list, load, open, read, schedules, timers};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
-    sqlx::raw_sql(include_str!("../../migrations/0001_jobs.sql")).execute(&mut conn).await.unwrap();
+    for migration in open::MIGRATIONS {
+        sqlx::raw_sql(*migration).execute(&mut conn).await.unwrap();
+    }
     conn
 }
 
@@ -20,7 +22,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn the_fast_paths_are_walks_of_one_index() {
     let mut conn = empty().await;
     let attempt = "SEARCH attempts USING INDEX sqlite_autoindex_attempts_1 (job_id=? AND attempt=?) LEFT-JOIN";
-    let cases: [(&str, &str, &[&str]); 13] = [
+    let cases: [(&str, &str, &[&str]); 16] = [
         ("ready", read::READY, &["SCAN jobs USING COVERING INDEX jobs_ready"]),
         (
             "next ready",
@@ -53,6 +55,13 @@ async fn the_fast_paths_are_walks_of_one_index() {
         ("the newest of a name", read::NEWEST_NAMED, &["SEARCH jobs USING COVERING INDEX jobs_name (name=?)"]),
         ("a curve", read::METRICS, &["SEARCH metrics USING INDEX metrics_job (job_id=? AND id>?)"]),
         ("the log", read::EVENTS, &["SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"]),
+        (
+            "the nearest tick",
+            schedules::NEXT,
+            &["SEARCH schedules USING COVERING INDEX schedules_next (next_tick_us>?)"],
+        ),
+        ("due schedules", schedules::DUE, &["SEARCH schedules USING INDEX schedules_next (next_tick_us<?)"]),
+        ("a schedule's ticks", schedules::TICKS, &["SEARCH ticks USING PRIMARY KEY (schedule_id=?)"]),
         ("a job's log", read::EVENTS_OF_ONE, &["SEARCH events USING INDEX events_job (job_id=? AND id>?)"]),
     ];
     for (name, sql, expected) in cases {
@@ -79,11 +88,29 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("forget checkpoints", flush::FORGOTTEN),
         ("supersede points", flush::SUPERSEDED),
         ("promote", flush::PROMOTE),
+        ("a schedule", schedules::ONE),
+        ("load schedules", timers::LOAD),
+        ("load ticks", timers::FIRED),
+        ("change schedules", timers::CHANGED),
+        ("remove ticks", timers::REMOVE_TICKS),
+        ("remove schedules", timers::REMOVE),
     ];
     for (name, sql) in statements {
         let plan = plan(&mut conn, sql).await;
-        let tables =
-            ["jobs", "attempts", "events", "metrics", "checkpoints", "idempotency", "job_specs", "old", "own", "i"];
+        let tables = [
+            "jobs",
+            "attempts",
+            "events",
+            "metrics",
+            "checkpoints",
+            "idempotency",
+            "job_specs",
+            "old",
+            "own",
+            "i",
+            "schedules",
+            "ticks",
+        ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
             assert!(!walked.is_some_and(|table| tables.contains(&table)), "{name}: {plan:#?}");

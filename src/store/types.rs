@@ -1,6 +1,6 @@
 //! What goes into the store and comes out of it. Plain data: made and read by every room that calls the store; no SQL, no behaviour.
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime};
 use mlctl_protocol::{
     JobId, JobSpec,
     progress::{Metrics, Progress},
@@ -149,4 +149,63 @@ pub struct Instance {
     pub id: String,
     /// Grows with every restore; the high part of every token.
     pub epoch: u32,
+}
+
+/// A schedule to keep.
+#[derive(Debug, Clone)]
+pub struct NewSchedule {
+    /// Its name, which no other bears.
+    pub name: String,
+    /// The crontab line as written, which is valid.
+    pub cron: String,
+    /// The IANA name of its zone.
+    pub zone: String,
+    /// The checked spec of the job that each tick submits.
+    pub spec: JobSpec,
+    /// In whose name.
+    pub user: Uid,
+    /// When it was added: ticks come after.
+    pub created_at: Timestamp,
+    /// The first tick.
+    pub next: Option<Timestamp>,
+}
+
+/// A schedule.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Its number, never used again.
+    pub id: i64,
+    /// Its name, which may be used again when it was removed.
+    pub name: String,
+    /// The crontab line as written.
+    pub cron: String,
+    /// The IANA name of its zone.
+    pub zone: String,
+    /// The job that each tick submits.
+    pub spec: JobSpec,
+    /// In whose name.
+    pub user: Uid,
+    /// Whether it submits anything.
+    pub enabled: bool,
+    /// The nearest tick to come.
+    pub next: Option<Timestamp>,
+    /// Up to this moment all ticks were submitted, or left out by the policy for missed ones.
+    pub settled: Timestamp,
+    /// When it was added.
+    pub created_at: Timestamp,
+}
+
+/// A tick that fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TickRow {
+    /// Its moment.
+    pub at: Timestamp,
+    /// The local time that it stands for.
+    pub nominal: DateTime,
+    /// 2 for the second of two moments at which the clock shows that time, else 1.
+    pub pass: u8,
+    /// What it submitted.
+    pub job: JobId,
+    /// When it did.
+    pub submitted_at: Timestamp,
 }

@@ -9,12 +9,13 @@ use sqlx::SqliteConnection;
 
 use super::{
     StoreError,
-    ask::{Ask, Claim, Prepared},
+    ask::{Ask, Claim, Prepared, PreparedTurn},
     error::Fault,
     flush::Writes,
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
     load,
+    timers::{Standing, Timers},
     types::{Beat, Submitted},
 };
 use crate::domain::{Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, state};
@@ -33,6 +34,7 @@ pub(super) struct Unit {
     earlier: HashMap<JobId, Metrics>,
     specs: HashMap<JobId, String>,
     checkpoints: HashMap<JobId, Vec<String>>,
+    timers: Timers,
     writes: Writes,
 }
 
@@ -49,6 +51,8 @@ struct Needs<'a> {
     claimed: BTreeSet<JobId>,
     attempts: BTreeSet<FencingToken>,
     keys: Vec<(Uid, &'a str)>,
+    schedules: BTreeSet<&'a str>,
+    turns: Vec<&'a PreparedTurn>,
 }
 
 impl<'a> Needs<'a> {
@@ -71,6 +75,13 @@ impl<'a> Needs<'a> {
                 Ask::Report { fence, .. } => needs.attempt(*fence),
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
                 Ask::Promote { .. } => {}
+                Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
+                Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
+                Ask::Turn { turn, .. } => {
+                    needs.schedules.insert(&turn.name);
+                    needs.keys.extend(turn.fire.iter().map(|(_, job)| (job.user, job.key.as_str())));
+                    needs.turns.push(turn);
+                }
             }
         }
         needs
@@ -103,6 +114,7 @@ impl Unit {
             earlier: held::last_metrics(conn, &again).await?,
             specs: load::specs(conn, &needs.claimed).await?,
             checkpoints: load::checkpoints(conn, &needs.claimed).await?,
+            timers: Timers::load(conn, &needs.schedules, &needs.turns).await?,
             writes: Writes::default(),
         })
     }
@@ -127,6 +139,9 @@ impl Unit {
                 reply.stage(Ok(()));
             }
             Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
+            Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
+            Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
+            Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
         }
         Ok(())
     }
@@ -138,7 +153,7 @@ impl Unit {
                 self.writes.job(held, self.now)?;
             }
         }
-        self.writes.flush(conn, &mut self.ledger, self.attempts.values()).await?;
+        self.writes.flush(conn, &mut self.ledger, self.attempts.values(), self.timers).await?;
         Ok(self.ledger)
     }
 
@@ -157,6 +172,20 @@ impl Unit {
         self.writes.new_job(&job, new)?;
         self.keys.insert(key, (id, new.asked.clone()));
         Ok(Ok(Submitted { id, existed: false }))
+    }
+
+    /// A tick's job and its row, or neither.
+    fn turn(&mut self, turn: &PreparedTurn) -> Result<Result<Option<Submitted>, StoreError>, Fault> {
+        let submitted = match (self.timers.stands(turn), &turn.fire) {
+            (Standing::Stale, _) => return Ok(Ok(None)),
+            (Standing::Fires, Some((_, job))) => match self.submit(job)? {
+                Ok(submitted) => Some(submitted),
+                Err(error) => return Ok(Err(error)),
+            },
+            _ => None,
+        };
+        self.timers.take(turn, submitted.map(|submitted| submitted.id), self.now)?;
+        Ok(Ok(submitted))
     }
 
     fn claim(

@@ -31,6 +31,7 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) changes: watch::Sender<i64>,
+    pub(super) schedule_changes: watch::Sender<u64>,
     pub(super) log: Arc<Log>,
     /// Why nothing is acknowledged any more.
     pub(super) broken: Option<StoreError>,
@@ -53,9 +54,13 @@ impl Writer {
             if received == 0 {
                 break;
             }
+            let schedules = group.iter().any(Ask::changes_schedules);
             self.serve(std::mem::take(&mut group)).await;
             let newest = self.ledger.last_event;
             self.changes.send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+            if schedules {
+                self.schedule_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+            }
             self.log.written(&mut self.conn).await;
         }
         self.finish().await;

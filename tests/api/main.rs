@@ -18,4 +18,6 @@ mod logs;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod submit;

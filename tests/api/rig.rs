@@ -160,6 +160,10 @@ impl Rig {
         good(self.ask(Method::POST, path, body).await)
     }
 
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> T {
+        good(self.ask(Method::DELETE, path, "").await)
+    }
+
     /// The error that a GET is answered with.
     pub async fn get_error(&self, path: &str) -> (u16, ErrorCode, String) {
         bad(self.ask(Method::GET, path, "").await)

@@ -73,7 +73,7 @@ async fn the_same_key_names_the_same_job() {
     let (status, code, message) = rig.post_error("/v1/jobs", submission(other, "k")).await;
     assert_eq!((status, code), (409, ErrorCode::KeyConflict));
     assert!(message.contains("job 1"), "{message}");
-    for key in [String::new(), "x".repeat(201), "a\nb".into()] {
+    for key in [String::new(), "x".repeat(201), "a\nb".into(), "mlctl:schedule:1".into()] {
         let (status, code, _) = rig.post_error("/v1/jobs", submission(spec("one"), &key)).await;
         assert_eq!((status, code), (400, ErrorCode::BadRequest), "{key:?}");
     }

@@ -19,6 +19,8 @@ mod jobs;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod schedule;
+#[cfg(test)]
 mod spec;
 #[cfg(test)]
 mod submit;

@@ -19,6 +19,8 @@ mod s3;
 #[path = "../support/s3.rs"]
 mod s3_server;
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod starting;
 #[cfg(test)]
 mod support;

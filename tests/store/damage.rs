@@ -14,6 +14,7 @@ use crate::{
     chance::{Chance, cases},
     furniture::{JOBS, furnish, submitted},
     rig::{self, Hand, Rig, entropy},
+    schedules,
 };
 
 /// The files of a database, and what is to be read from them.
@@ -37,6 +38,7 @@ impl Whole {
     async fn closed() -> Self {
         let mut rig = Rig::new().await;
         furnish(&rig).await;
+        schedules::furnish(&rig).await;
         rig.store.close().await;
         let mut conn = connect(&rig.path()).await;
         sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
@@ -217,6 +219,14 @@ fn a_plausible_wrong_value_is_found_in_every_table() {
         "UPDATE checkpoints SET checkpoint = replace(checkpoint, '\"step\":8', '\"step\":9')",
         "UPDATE metrics SET point = replace(point, '0.125', '0.126')",
         "UPDATE metrics SET step = step + 1 WHERE id = 3",
+        "UPDATE schedules SET cron = '1 * * * *' WHERE name = 'hourly'",
+        "UPDATE schedules SET enabled = 0",
+        "UPDATE schedules SET settled_us = settled_us - 1",
+        "UPDATE schedules SET next_tick_us = next_tick_us + 60000000 WHERE name = 'nightly'",
+        "UPDATE schedules SET spec = replace(spec, '0.001', '0.002')",
+        "UPDATE ticks SET tick_us = tick_us + 1",
+        "UPDATE ticks SET pass = 2",
+        "UPDATE ticks SET job_id = 1",
         "UPDATE counters SET jobs = jobs + 1 WHERE state = 'queued'",
         "UPDATE instance SET epoch = 2",
         "UPDATE instance SET tokens_drawn = tokens_drawn - 1",

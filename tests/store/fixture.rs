@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use crate::{
     furniture::{JOBS, furnish, submitted},
     rig::{self, Hand, Rig, entropy},
+    schedules,
 };
 
 fn fixture(name: &str) -> PathBuf {
@@ -24,11 +25,12 @@ fn fixture(name: &str) -> PathBuf {
 async fn make() {
     let rig = Rig::new().await;
     furnish(&rig).await;
+    schedules::furnish(&rig).await;
     rig.store.close().await;
     let mut conn = SqliteConnectOptions::new().filename(rig.path()).connect().await.unwrap();
     sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
-    fs::copy(rig.path(), fixture("db-v1.sqlite")).unwrap();
+    fs::copy(rig.path(), fixture("db-v2.sqlite")).unwrap();
 }
 
 #[tokio::test]
@@ -56,6 +58,26 @@ async fn a_database_of_the_first_schema_opens_and_goes_on() {
     let claimed = rig.store.claim(waiting, [1; 32], rig.now()).await.unwrap();
     assert_eq!((claimed.fence.attempt.0, claimed.resume.len()), (4, 3));
     assert_eq!(rig.submit("new").await, JobId(JOBS + 1));
+    assert!(rig.store.schedules().await.unwrap().is_empty());
+    assert_eq!(schedules::furnish(&rig).await, JobId(JOBS + 2), "what is new in this version works");
     rig::dump(&rig.store, rig.now()).await.unwrap();
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_second_schema_opens_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mld.db");
+    fs::copy(fixture("db-v2.sqlite"), &path).unwrap();
+    let clock = Hand::new();
+    clock.forward(86_400);
+    let rig = Rig { store: Store::open(&path, clock.clone(), entropy).await.unwrap(), clock, dir };
+    rig.check().await;
+    let all = rig.store.schedules().await.unwrap();
+    let names: Vec<_> = all.iter().map(|(schedule, last)| (schedule.name.as_str(), last.is_some())).collect();
+    assert_eq!(names, [("hourly", true), ("nightly", false)]);
+    let ticks = rig.store.ticks(all[0].0.id, 10).await.unwrap();
+    assert_eq!(ticks.iter().map(|tick| tick.job).collect::<Vec<_>>(), [JobId(JOBS + 1)]);
+    rig.store.remove_schedule("hourly").await.unwrap();
     rig.check().await;
 }

@@ -26,3 +26,5 @@ mod lists;
 mod opening;
 #[cfg(test)]
 mod reports;
+#[cfg(test)]
+mod schedules;

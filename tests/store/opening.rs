@@ -46,7 +46,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     meddle(&rig.path(), "PRAGMA user_version = 99").await;
     let before = fs::read(rig.path()).unwrap();
     let why = refusal(&rig.path()).await;
-    assert!(why.contains("has schema 99, made by a newer mld, and this one knows 1: install the newer mld"), "{why}");
+    assert!(why.contains("has schema 99, made by a newer mld, and this one knows 2: install the newer mld"), "{why}");
     assert_eq!(fs::read(rig.path()).unwrap(), before);
 }
 
@@ -131,6 +131,10 @@ async fn a_truncated_database_is_found() {
     let whole = fs::read(rig.path()).unwrap();
     // At every page, and within some.
     for length in (1..whole.len()).step_by(2048) {
+        // The rest of an empty page is nothing.
+        if whole[length..].iter().all(|byte| *byte == 0) {
+            continue;
+        }
         fs::write(rig.path(), &whole[..length]).unwrap();
         match open(&rig.path()).await {
             Err(StoreError::Unusable { .. } | StoreError::Failed(_)) => {}

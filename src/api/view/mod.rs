@@ -1,7 +1,8 @@
-//! From what the store keeps to what a client sees: data in, data out. Called by the handlers; the words are in [`reason`] and [`event`].
+//! From what the store keeps to what a client sees: data in, data out. Called by the handlers; the words are in [`reason`] and [`event`]; schedules are in [`schedule`].
 
 pub(super) mod event;
 pub(super) mod reason;
+pub(super) mod schedule;
 #[cfg(test)]
 mod tests;
 

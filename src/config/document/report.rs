@@ -1,7 +1,10 @@
 //! Mistakes and the one way in which they are shown: `file:line:col: what`, the line with a caret, what to do. Made by the document and by whoever reads one; shown
 //! by `cli::output` and by `mld`'s main function.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    ops::Range,
+};
 
 use serde::Serialize;
 
@@ -53,6 +56,23 @@ pub struct Located {
     pub hint: Option<String>,
 }
 
+/// A mistake in the text of a flag that is no document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagMistake<'a> {
+    /// The flag: `--cron`.
+    pub flag: &'static str,
+    /// Its text.
+    pub text: &'a str,
+    /// The characters that are wrong, from 0.
+    pub span: Range<usize>,
+    /// What the flag sets.
+    pub path: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
 /// All that is wrong with a document, in the order in which it is written, with the texts to show it in. Its `Display` is for people and ends without a newline.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -65,6 +85,19 @@ impl Report {
         problems.sort_by_key(|problem| problem.place);
         problems.dedup();
         Self { sources, problems }
+    }
+
+    /// Mistakes in flags.
+    #[must_use]
+    pub fn of_flags(mistakes: Vec<FlagMistake<'_>>) -> Self {
+        let (mut sources, mut problems) = (Vec::new(), Vec::new());
+        for FlagMistake { flag, text, span, path, message, hint } in mistakes {
+            let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
+            let place = Place::new(sources.len(), byte(span.start)..byte(span.end));
+            sources.push(Source::flag(flag, text));
+            problems.push(Problem::at(place, path, message).hint(hint));
+        }
+        Self::new(sources, problems)
     }
 
     /// How many problems there are; at least one in a report that is worth showing.

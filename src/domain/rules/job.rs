@@ -31,7 +31,7 @@ pub(super) fn problems(spec: &JobSpec) -> Vec<Problem> {
 }
 
 /// A name stands on command lines and in paths of URLs, beside ids and `@last`, and must be taken for none of them.
-fn name(name: &str) -> Option<Problem> {
+pub(super) fn name(name: &str) -> Option<Problem> {
     let problem = |message: &str, hint: &str| Some(Problem::new("name", message, hint));
     let stray = name.chars().find(|c| !is_plain(*c));
     if name.is_empty() || name.chars().count() > MAX_NAME {

@@ -1,4 +1,4 @@
-//! When a schedule runs: a crontab line ([`Crontab`]) read in a time zone ([`Timetable`]) gives ticks ([`Tick`]). Called by the scheduler's cron loop, by the API when a
+//! When a schedule runs: a crontab line ([`Crontab`]) read in a time zone ([`Timetable`]) gives ticks ([`Tick`]), and what is to be done about them at a moment ([`Turn`]). Called by the scheduler's cron loop, by the API when a
 //! schedule is added, and by `mlctl schedule preview`. Pure: the zone and every moment come in as arguments, and what a timetable says about a span of time depends on
 //! nothing but the line, the zone's rules and the span: not on when it is asked, how often, or where the clock jumped.
 //!
@@ -10,6 +10,7 @@ mod calendar;
 mod crontab;
 mod field;
 mod ticks;
+mod turn;
 mod zone;
 
 #[cfg(test)]
@@ -17,4 +18,5 @@ mod tests;
 
 pub use crontab::{Crontab, CrontabError, MAX_EXPRESSION_BYTES};
 pub use ticks::{Effect, Gap, Pass, Tick, Ticks, Timetable};
+pub use turn::{KEY_PREFIX, SCHEDULE_LABEL, TICK_LABEL, Turn, labelled};
 pub use zone::{ZoneError, zone};

@@ -3,6 +3,7 @@
 //! daemon and its workers said is printed.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -26,6 +27,8 @@ pub struct Setup {
     pub worker: PathBuf,
     /// Keys and values as `--set` takes them.
     pub settings: Vec<String>,
+    /// Variables of its environment.
+    pub variables: BTreeMap<String, String>,
     /// The state directory; one in a folder of the daemon's own when absent.
     pub state_dir: Option<PathBuf>,
 }
@@ -35,7 +38,18 @@ impl Setup {
     pub fn of(worker: Worker) -> Self {
         let settings =
             ["workers.cpus=4", "workers.heartbeat_seconds=1", "workers.grace_seconds=10", "log.level='debug'"];
-        Self { worker: worker.program(), settings: settings.map(str::to_owned).to_vec(), state_dir: None }
+        Self {
+            worker: worker.program(),
+            settings: settings.map(str::to_owned).to_vec(),
+            variables: BTreeMap::new(),
+            state_dir: None,
+        }
+    }
+
+    /// With a variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.to_owned());
+        self
     }
 
     /// With one more setting, over an earlier one of the same key.
@@ -108,6 +122,7 @@ impl Daemon {
         for assignment in &self.setup.settings {
             command.arg("--set").arg(assignment);
         }
+        command.envs(&self.setup.variables);
         command
     }
 
@@ -118,6 +133,11 @@ impl Daemon {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    /// Changes a variable of its environment, for its next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.setup.variables.insert(name.to_owned(), value.to_owned());
     }
 
     /// Its process id.

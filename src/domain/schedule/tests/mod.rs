@@ -3,6 +3,7 @@
 mod debian;
 mod lines;
 mod spans;
+mod turns;
 mod vectors;
 mod zones;
 

@@ -1,0 +1,136 @@
+//! Handlers about schedules: add, list, show, preview, remove. Called by the router. When a schedule runs is `domain::schedule`'s; that it does is the scheduler's.
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+
+use super::{
+    Context,
+    error::Failure,
+    extract::{Asked, NamedSchedule, Sent},
+    permit::Peer,
+    query::{DEFAULT_PREVIEW_RUNS, MAX_PREVIEW_RUNS, PreviewQuery},
+    submit,
+    types::{AddScheduleRequest, ErrorCode, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
+    view,
+};
+use crate::{
+    domain::{
+        rules::{self, Problem},
+        schedule::{Crontab, Timetable, labelled, zone},
+    },
+    store::{NewSchedule, Schedule},
+};
+
+/// Schedules kept at most: each is looked at when the daemon starts.
+const MAX_SCHEDULES: usize = 1000;
+
+/// Ticks that the answer about one schedule shows.
+const SHOWN_TICKS: u32 = 10;
+
+/// The zone of a schedule that names none.
+const DEFAULT_ZONE: &str = "UTC";
+
+/// `POST /v1/schedules`.
+pub(super) async fn add(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Sent(request): Sent<AddScheduleRequest>,
+) -> Result<Response, Failure> {
+    let AddScheduleRequest { name, cron, zone, spec } = request;
+    let mut spec = submit::read(&spec, api.config.max_spec_bytes)?;
+    let name = name.unwrap_or_else(|| spec.name.clone());
+    let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();
+    let timetable = timetable(&cron, zone.as_deref().unwrap_or(DEFAULT_ZONE), &mut problems);
+    let mistakes = submit::problems(&api, &mut spec).await?;
+    if mistakes.is_empty() {
+        // As it will be when a tick submits it.
+        problems.extend(rules::misfits(&labelled(&spec, &name, api.clock.now())));
+    }
+    problems.extend(mistakes);
+    let timetable = match timetable {
+        Some(timetable) if problems.is_empty() => timetable,
+        _ => return Err(Failure::mistakes("schedule", problems)),
+    };
+    if api.store.schedules().await?.len() >= MAX_SCHEDULES && api.store.schedule(&name).await.is_err() {
+        let message = format!("there are {MAX_SCHEDULES} schedules, and no more may be");
+        return Err(Failure::new(ErrorCode::Busy, message, "remove some with `mlctl schedule rm`"));
+    }
+    let now = api.clock.now();
+    let zone = timetable.zone().iana_name().unwrap_or(DEFAULT_ZONE).to_owned();
+    let (cron, next) = (timetable.line().expression().to_owned(), timetable.after(now).next().map(|tick| tick.at));
+    let new = NewSchedule { name: name.clone(), cron, zone, spec, user: peer.uid, created_at: now, next };
+    let existed = api.store.add_schedule(new).await?;
+    let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(seen(&api, &api.store.schedule(&name).await?).await?)).into_response())
+}
+
+/// The timetable of a line in a zone, or what is wrong with them.
+fn timetable(cron: &str, zone_name: &str, problems: &mut Vec<Problem>) -> Option<Timetable> {
+    let mut problem = |path: &str, message: String, hint: String| {
+        problems.push(Problem { path: path.into(), message, hint: Some(hint) });
+    };
+    let line = Crontab::parse(cron).map_err(|error| problem("cron", error.to_string(), error.hint)).ok();
+    let zone = zone(jiff::tz::db(), zone_name).map_err(|error| problem("zone", error.message, error.hint)).ok();
+    Some(Timetable::new(line?, zone?))
+}
+
+/// `GET /v1/schedules`.
+pub(super) async fn list(State(api): State<Context>) -> Result<Json<ScheduleList>, Failure> {
+    let names = api.users.names();
+    let found = api.store.schedules().await?;
+    let schedules = found.iter().map(|(schedule, last)| view::schedule::view(schedule, *last, &names)).collect();
+    Ok(Json(ScheduleList { schema: SCHEMA, schedules }))
+}
+
+/// `GET /v1/schedules/{schedule}`.
+pub(super) async fn show(
+    State(api): State<Context>,
+    NamedSchedule(name): NamedSchedule,
+) -> Result<Json<ScheduleDetail>, Failure> {
+    let found = api.store.schedule(&name).await?;
+    let ticks = api.store.ticks(found.id, SHOWN_TICKS).await?;
+    let schedule = view::schedule::view(&found, ticks.first().copied(), &api.users.names());
+    let ticks = ticks.into_iter().map(view::schedule::tick).collect();
+    Ok(Json(ScheduleDetail { schedule, ticks, spec: found.spec }))
+}
+
+/// `GET /v1/schedules/{schedule}/preview`.
+pub(super) async fn preview(
+    State(api): State<Context>,
+    NamedSchedule(name): NamedSchedule,
+    Asked(query): Asked<PreviewQuery>,
+) -> Result<Json<PreviewView>, Failure> {
+    let found = api.store.schedule(&name).await?;
+    let mut problems = Vec::new();
+    let Some(timetable) = timetable(&found.cron, &found.zone, &mut problems) else {
+        return Err(Failure::mistakes("schedule", problems));
+    };
+    let from = query.from.unwrap_or_else(|| api.clock.now());
+    let count = query.n.unwrap_or(DEFAULT_PREVIEW_RUNS).clamp(1, MAX_PREVIEW_RUNS);
+    let ticks = timetable.after(from).take(usize::try_from(count).unwrap_or(usize::MAX));
+    let run = |tick: crate::domain::schedule::Tick| RunView {
+        utc: tick.at,
+        local: tick.local(&timetable),
+        note: tick.effect.map(|effect| effect.to_string()),
+    };
+    Ok(Json(PreviewView { schema: SCHEMA, runs: ticks.map(run).collect() }))
+}
+
+/// `DELETE /v1/schedules/{schedule}`.
+pub(super) async fn remove(
+    State(api): State<Context>,
+    NamedSchedule(name): NamedSchedule,
+) -> Result<Json<ScheduleView>, Failure> {
+    let view = seen(&api, &api.store.schedule(&name).await?).await?;
+    api.store.remove_schedule(&name).await?;
+    Ok(Json(view))
+}
+
+async fn seen(api: &Context, schedule: &Schedule) -> Result<ScheduleView, Failure> {
+    let last = api.store.ticks(schedule.id, 1).await?.pop();
+    Ok(view::schedule::view(schedule, last, &api.users.names()))
+}

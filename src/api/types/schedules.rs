@@ -1,0 +1,113 @@
+//! The bodies about schedules.
+
+use jiff::Timestamp;
+use mlctl_protocol::{JobId, JobSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// `POST /v1/schedules`. The answer is a [`ScheduleView`]: status 201 for a new one, 200 when the same was there already.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddScheduleRequest {
+    /// Its name; the job's when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The crontab line: five fields, or `@daily` and the like.
+    pub cron: String,
+    /// The IANA name of the time zone; UTC when absent.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// The spec of the job that each tick submits, as JSON.
+    pub spec: Box<RawValue>,
+}
+
+/// A schedule. `DELETE /v1/schedules/{name}` answers with the one that was removed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Its name.
+    pub name: String,
+    /// The crontab line as written.
+    pub cron: String,
+    /// The IANA name of its time zone.
+    pub zone: String,
+    /// Whether it submits jobs.
+    pub enabled: bool,
+    /// The login name of who added it, or the user id as text where there is none: its jobs are that user's.
+    pub user: String,
+    /// The user id of who added it.
+    pub uid: u32,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// The name of its jobs.
+    pub job_name: String,
+    /// `train` or `infer`.
+    pub job_kind: String,
+    /// The next tick.
+    pub next_at: Option<Timestamp>,
+    /// The same as its zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
+    pub next_local: Option<String>,
+    /// The last tick that submitted a job.
+    pub last: Option<TickView>,
+    /// Why it submits nothing; null when all is well.
+    pub problem: Option<String>,
+    /// What its line means that may not be meant.
+    pub remarks: Vec<String>,
+}
+
+/// A tick that submitted a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TickView {
+    /// When it was.
+    pub at: Timestamp,
+    /// The local time that it stands for, without an offset.
+    pub nominal: String,
+    /// 2 for the second of two moments at which the clock shows that time, else 1.
+    pub pass: u8,
+    /// The job.
+    pub job: JobId,
+    /// When the job was submitted; later than `at` for a tick that was missed and made up for.
+    pub submitted_at: Timestamp,
+}
+
+/// `GET /v1/schedules`, by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleList {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The schedules.
+    pub schedules: Vec<ScheduleView>,
+}
+
+/// `GET /v1/schedules/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleDetail {
+    /// The schedule.
+    #[serde(flatten)]
+    pub schedule: ScheduleView,
+    /// The last ticks that submitted jobs, newest first.
+    pub ticks: Vec<TickView>,
+    /// The job that each tick submits.
+    pub spec: JobSpec,
+}
+
+/// `GET /v1/schedules/{name}/preview`, and what `mlctl schedule preview` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The runs, in order.
+    pub runs: Vec<RunView>,
+}
+
+/// A run to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunView {
+    /// When.
+    pub utc: Timestamp,
+    /// The same as the zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
+    pub local: String,
+    /// What a change of the zone's offset does to it; null where there is none.
+    pub note: Option<String>,
+}

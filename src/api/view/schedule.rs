@@ -1,0 +1,45 @@
+//! A schedule as a client sees it. Data in, data out.
+
+use crate::{
+    api::{
+        types::{SCHEMA, ScheduleView, TickView},
+        users::Names,
+    },
+    domain::schedule::{Crontab, zone},
+    store::{Schedule, TickRow},
+};
+
+/// A schedule with the last tick that fired.
+pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &Names) -> ScheduleView {
+    let (line, found) = (Crontab::parse(&schedule.cron), zone(jiff::tz::db(), &schedule.zone));
+    let problem = match (&line, &found) {
+        (Err(error), _) => Some(format!("{error}; {}", error.hint)),
+        (_, Err(error)) => Some(format!("{error}; {}", error.hint)),
+        _ => None,
+    };
+    let local = |zone: &jiff::tz::TimeZone| schedule.next.map(|next| next.to_zoned_datetime(zone.clone()).to_string());
+    let uid = schedule.user.0;
+    ScheduleView {
+        schema: SCHEMA,
+        name: schedule.name.clone(),
+        cron: schedule.cron.clone(),
+        zone: schedule.zone.clone(),
+        enabled: schedule.enabled,
+        user: names.get(&uid).cloned().unwrap_or_else(|| uid.to_string()),
+        uid,
+        created_at: schedule.created_at,
+        job_name: schedule.spec.name.clone(),
+        job_kind: schedule.spec.work.kind().to_owned(),
+        next_at: schedule.next,
+        next_local: found.as_ref().ok().and_then(local),
+        last: last.map(tick),
+        problem,
+        remarks: line.map(|line| line.remarks().to_vec()).unwrap_or_default(),
+    }
+}
+
+/// A tick that fired.
+pub(in crate::api) fn tick(row: TickRow) -> TickView {
+    let TickRow { at, nominal, pass, job, submitted_at } = row;
+    TickView { at, nominal: nominal.to_string(), pass, job, submitted_at }
+}

@@ -1,0 +1,205 @@
+//! `mlctl schedule`: jobs that are submitted again and again. What a line means is said here without a daemon; the daemon checks it once more.
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::value::to_raw_value;
+
+use crate::{
+    api::{
+        query::{DEFAULT_PREVIEW_RUNS, PreviewQuery, address, segment},
+        types::{AddScheduleRequest, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
+    },
+    cli::{Context, Done, Failure, exit::Exit, output::schedules, spec},
+    config::document::{FlagMistake, Report},
+    domain::schedule::{Crontab, Tick, Timetable, zone},
+};
+
+/// The most runs that are previewed.
+const MAX_RUNS: i64 = 10_000;
+
+const EXAMPLES: &str = "\
+A line has five fields: minute, hour, day of month, month, day of week. Or it is one of @hourly,
+@daily, @weekly, @monthly and @yearly. A time of day runs once a day through every change of the
+clock; a line whose minute or hour begins with * follows the clock. Of the runs that were missed
+while no daemon ran, the latest alone is made up for. The jobs bear the labels mlctl/schedule and
+mlctl/scheduled-at.
+
+Examples:
+  mlctl schedule add config/jobs/digits.toml --cron '30 2 * * *' --zone Europe/Berlin
+  mlctl schedule add job.toml --cron '*/15 8-18 * * mon-fri' -n workdays --set priority=80
+  mlctl schedule ls
+  mlctl schedule show workdays                 its last runs and their jobs
+  mlctl schedule preview workdays -n 10
+  mlctl schedule preview --cron '30 2 * * *' --zone Europe/Berlin --from 2026-03-27T00:00:00Z
+  mlctl schedule rm workdays                   its jobs stay";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Submit a job whenever a crontab line says so
+    #[command(after_help = EXAMPLES)]
+    Add {
+        /// The job's spec, a TOML file; - for standard input. It is kept as it is now
+        #[arg(value_name = "FILE")]
+        file: String,
+        /// When: five crontab fields, or @daily and the like
+        #[arg(long, value_name = "LINE", allow_hyphen_values = true)]
+        cron: String,
+        /// The time zone that the line is read in
+        #[arg(long, value_name = "ZONE", default_value = "UTC")]
+        zone: String,
+        /// The schedule's name [default: the job's]
+        #[arg(short, long)]
+        name: Option<String>,
+        /// Lay a value over the spec, as for submit; may be repeated
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// List schedules with their next and last runs
+    #[command(after_help = EXAMPLES)]
+    Ls,
+    /// Show a schedule and its last runs
+    #[command(after_help = EXAMPLES)]
+    Show {
+        /// The schedule's name
+        #[arg(value_parser = schedule_name)]
+        name: String,
+    },
+    /// Show when a schedule runs next, or when a line would: no daemon is needed for that
+    #[command(after_help = EXAMPLES)]
+    Preview {
+        /// The schedule's name
+        #[arg(value_parser = schedule_name, required_unless_present = "cron", conflicts_with_all = ["cron", "zone"])]
+        name: Option<String>,
+        /// The crontab line instead of a schedule
+        #[arg(long, value_name = "LINE", allow_hyphen_values = true)]
+        cron: Option<String>,
+        /// The time zone that the line is read in [default: UTC]
+        #[arg(long, value_name = "ZONE", requires = "cron")]
+        zone: Option<String>,
+        /// Only runs after this moment, such as 2026-03-27T00:00:00Z [default: now]
+        #[arg(long, value_name = "MOMENT")]
+        from: Option<Timestamp>,
+        /// How many runs
+        #[arg(short, value_name = "N", default_value_t = DEFAULT_PREVIEW_RUNS, value_parser = clap::value_parser!(u32).range(1..=MAX_RUNS))]
+        n: u32,
+    },
+    /// Remove schedules; the jobs that they submitted stay
+    #[command(after_help = EXAMPLES)]
+    Rm {
+        /// The schedules' names
+        #[arg(value_parser = schedule_name, required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// Refuses what would lead to another path.
+fn schedule_name(text: &str) -> Result<String, String> {
+    match text {
+        "" | "." | ".." => Err("this is no name of a schedule".into()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/v1/schedules/{}", segment(name))
+}
+
+impl Arguments {
+    pub fn goal(&self) -> String {
+        match &self.verb {
+            Verb::Add { file, .. } if file == spec::STANDARD_INPUT => "schedule the spec from standard input".into(),
+            Verb::Add { file, .. } => format!("schedule {file}"),
+            Verb::Ls => "list schedules".into(),
+            Verb::Show { name } => format!("show schedule {name}"),
+            Verb::Preview { name: Some(name), .. } => format!("preview schedule {name}"),
+            Verb::Preview { name: None, .. } => "preview a schedule".into(),
+            Verb::Rm { names } => format!("remove {}", names.join(", ")),
+        }
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
+        let now = context.clock.now();
+        match self.verb {
+            Verb::Add { file, cron, zone, name, set } => {
+                timetable(&cron, &zone)?;
+                let overlay = spec::Overlay { set: &set, ..spec::Overlay::default() };
+                let spec = spec::load(&file, &overlay, context.environment)?;
+                let spec = to_raw_value(&spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
+                let request = AddScheduleRequest { name, cron, zone: Some(zone), spec };
+                let (status, view): (_, ScheduleView) = context.client.post_safely("/v1/schedules", &request).await?;
+                schedules::added(&mut context.out, &view, status == hyper::StatusCode::CREATED, now)?;
+            }
+            Verb::Ls => {
+                let list: ScheduleList = context.client.get("/v1/schedules").await?;
+                schedules::list(&mut context.out, &list, now)?;
+                if list.schedules.is_empty() {
+                    context.out.say("no schedules; `mlctl schedule add --help` has examples");
+                }
+            }
+            Verb::Show { name } => {
+                let detail: ScheduleDetail = context.client.get(&path(&name)).await?;
+                schedules::show(&mut context.out, &detail, now)?;
+            }
+            Verb::Preview { name: Some(name), from, n, .. } => {
+                // The daemon's present, where no moment is named.
+                let query = PreviewQuery { from, n: Some(n) };
+                let preview: PreviewView =
+                    context.client.get(&address(&format!("{}/preview", path(&name)), &query)).await?;
+                schedules::preview(&mut context.out, &preview)?;
+            }
+            Verb::Preview { name: None, cron, zone, from, n } => {
+                let timetable = timetable(&cron.unwrap_or_default(), zone.as_deref().unwrap_or("UTC"))?;
+                for remark in timetable.line().remarks() {
+                    context.out.say(format!("note: {remark}"));
+                }
+                let ticks = timetable.after(from.unwrap_or(now)).take(usize::try_from(n).unwrap_or(usize::MAX));
+                let runs = ticks.map(|tick| run(&tick, &timetable)).collect();
+                schedules::preview(&mut context.out, &PreviewView { schema: SCHEMA, runs })?;
+            }
+            Verb::Rm { names } => {
+                let mut failures = Vec::new();
+                for name in names {
+                    match context.client.delete::<ScheduleView>(&path(&name)).await {
+                        Ok(view) => schedules::removed(&mut context.out, &view)?,
+                        Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
+                        Err(failure) => failures.push((name, failure)),
+                    }
+                }
+                return super::first_failure(failures);
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn run(tick: &Tick, timetable: &Timetable) -> RunView {
+    let note = tick.effect.map(|effect| effect.to_string());
+    RunView { utc: tick.at, local: tick.local(timetable), note }
+}
+
+/// The timetable of a line in a zone, or all that is wrong with the two.
+fn timetable(cron: &str, zone_name: &str) -> Result<Timetable, Failure> {
+    let (line, found) = (Crontab::parse(cron), zone(jiff::tz::db(), zone_name));
+    let mut mistakes = Vec::new();
+    if let Err(error) = &line {
+        let at = error.column - 1;
+        let (message, hint) = (error.to_string(), error.hint.clone());
+        mistakes.push(FlagMistake { flag: "--cron", text: cron, span: at..at + 1, path: "cron", message, hint });
+    }
+    if let Err(error) = &found {
+        let (message, hint) = (error.message.clone(), error.hint.clone());
+        let span = 0..zone_name.chars().count();
+        mistakes.push(FlagMistake { flag: "--zone", text: zone_name, span, path: "zone", message, hint });
+    }
+    match (line, found) {
+        (Ok(line), Ok(zone)) => Ok(Timetable::new(line, zone)),
+        _ => Err(Failure::report(Exit::Invalid, Report::of_flags(mistakes))),
+    }
+}

@@ -1,0 +1,148 @@
+//! Schedules in print.
+
+use jiff::Timestamp;
+
+use super::{
+    Output,
+    table::{Cell, Column, Table},
+    text,
+};
+use crate::{
+    api::types::{PreviewView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
+    cli::Failure,
+    config::OutputForm,
+};
+
+/// Prints what was added, or was there already.
+pub fn added(out: &mut Output, view: &ScheduleView, is_new: bool, now: Timestamp) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(view),
+        OutputForm::Name => return out.line(&view.name),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    let what = if is_new { "added" } else { "is there already, the same in everything" };
+    out.line(format!("schedule {} {what}: {} in {}", view.name, view.cron, view.zone))?;
+    out.line(format!("  next {}", next(view, now)))?;
+    out.flush()?;
+    for remark in &view.remarks {
+        out.say(format!("note: {remark}"));
+    }
+    Ok(())
+}
+
+/// Prints what was removed.
+pub fn removed(out: &mut Output, view: &ScheduleView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(view),
+        OutputForm::Name => out.line(&view.name),
+        OutputForm::Table | OutputForm::Wide => out.line(format!("schedule {} removed; its jobs stay", view.name)),
+    }
+}
+
+/// Prints schedules with their next and last runs.
+pub fn list(out: &mut Output, list: &ScheduleList, now: Timestamp) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json_list(list, &list.schedules),
+        OutputForm::Name => return list.schedules.iter().try_for_each(|one| out.line(&one.name)),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    use Column::{Flexible, Left, Right, Spare};
+    let mut heads = vec![("NAME", Flexible), ("CRON", Left), ("ZONE", Left), ("NEXT", Left), ("LAST JOB", Right)];
+    if out.is_wide() {
+        heads.extend([("LAST RUN", Spare), ("JOB NAME", Spare), ("KIND", Spare), ("USER", Spare)]);
+    }
+    let mut table = Table::new(&heads);
+    for one in &list.schedules {
+        let mut cells: Vec<Cell> = vec![
+            one.name.as_str().into(),
+            one.cron.as_str().into(),
+            one.zone.as_str().into(),
+            next(one, now).into(),
+            one.last.as_ref().map_or_else(String::new, |tick| tick.job.to_string()).into(),
+        ];
+        if out.is_wide() {
+            cells.extend([
+                one.last.as_ref().map(|tick| text::moment(tick.at, now)).unwrap_or_default().into(),
+                one.job_name.as_str().into(),
+                one.job_kind.as_str().into(),
+                one.user.as_str().into(),
+            ]);
+        }
+        table.row(cells);
+    }
+    out.table(&table)
+}
+
+/// Prints a schedule with its last runs.
+pub fn show(out: &mut Output, detail: &ScheduleDetail, now: Timestamp) -> Result<(), Failure> {
+    let ScheduleDetail { schedule, ticks, .. } = detail;
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(detail),
+        OutputForm::Name => return out.line(&schedule.name),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    out.line(format!("schedule {}: {} in {}", schedule.name, schedule.cron, schedule.zone))?;
+    let mut facts = vec![
+        ("next", next(schedule, now)),
+        ("submits", format!("{}, {}", schedule.job_name, schedule.job_kind)),
+        ("added", format!("{} by {}", text::moment(schedule.created_at, now), schedule.user)),
+    ];
+    facts.extend(schedule.remarks.iter().map(|remark| ("note", remark.clone())));
+    for (name, value) in facts {
+        out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
+    }
+    if ticks.is_empty() {
+        return out.line("  it has not run yet");
+    }
+    use Column::{Left, Right};
+    let mut table = Table::new(&[("RUN", Left), ("JOB", Right), ("SUBMITTED", Left)]);
+    for tick in ticks {
+        table.row([at(tick.at).into(), tick.job.to_string().into(), lateness(tick).into()]);
+    }
+    out.table(&table)
+}
+
+/// Prints runs to come.
+pub fn preview(out: &mut Output, preview: &PreviewView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json_list(preview, &preview.runs),
+        OutputForm::Name => return preview.runs.iter().try_for_each(|run| out.line(run.utc.to_string())),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    let mut table = Table::new(&[("UTC", Column::Left), ("LOCAL", Column::Left), ("NOTE", Column::Flexible)]);
+    for run in &preview.runs {
+        table.row([
+            at(run.utc).into(),
+            Cell::from(run.local.replacen('T', " ", 1)),
+            run.note.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    out.table(&table)
+}
+
+fn at(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// When it runs next, as its zone's clock shows it, or why it does not.
+fn next(view: &ScheduleView, now: Timestamp) -> String {
+    if let Some(problem) = &view.problem {
+        return format!("never: {problem}");
+    }
+    match (view.next_at, &view.next_local) {
+        (Some(next), Some(local)) if next > now => {
+            format!("{} (in {})", local.replacen('T', " ", 1), text::between(now, next))
+        }
+        (Some(_), Some(local)) => format!("{} (now)", local.replacen('T', " ", 1)),
+        _ => "never".into(),
+    }
+}
+
+/// How long after its moment a tick's job was submitted.
+fn lateness(tick: &TickView) -> String {
+    let seconds = tick.submitted_at.duration_since(tick.at).as_secs();
+    match u64::try_from(seconds) {
+        Ok(late) if late >= 60 => format!("{} late", text::duration(late)),
+        _ => "on time".into(),
+    }
+}

@@ -1,0 +1,181 @@
+//! The cron loop: submits what schedules say when they say it. It wakes at the nearest tick, when a schedule is added or removed, and once a minute while it waits for a tick,
+//! since the wall clock may have been set meanwhile; it never polls. What is done at a moment is `domain::schedule`'s to decide, and that no tick fires twice is the store's. Called
+//! once by the daemon's lifecycle.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use jiff::{Timestamp, tz::TimeZoneDatabase};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::run::{LONGEST_SLEEP, PAUSE_AFTER_ERROR};
+use crate::{
+    domain::{
+        Clock, causes,
+        schedule::{Crontab, Tick, Timetable, Turn, zone},
+    },
+    store::{Schedule, Store, StoreError},
+};
+
+/// What the loop works with.
+#[derive(Clone)]
+pub struct Cron {
+    /// The database.
+    pub store: Store,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The zones that schedules are read in.
+    pub zones: TimeZoneDatabase,
+    /// Jobs that may wait: a tick that would add one to so many waits for room itself.
+    pub max_queued: u32,
+}
+
+/// Submits jobs by schedule until `stop`.
+pub async fn run(cron: Cron, stop: CancellationToken) {
+    let mut changes = cron.store.schedule_changes();
+    let mut rounds = Rounds { cron, seen: None };
+    while !stop.is_cancelled() {
+        // Before reading: what changes from here on wakes the wait below.
+        changes.mark_unchanged();
+        let mut events = rounds.cron.store.changes();
+        events.mark_unchanged();
+        let wait = rounds.round().await.unwrap_or_else(|error| {
+            warn!(error = causes(&error), "schedules cannot submit anything for the moment");
+            Wait { until: Some(PAUSE_AFTER_ERROR), is_full: false }
+        });
+        stop.run_until_cancelled(waited(wait, &mut changes, &mut events)).await;
+    }
+}
+
+async fn waited(wait: Wait, changes: &mut watch::Receiver<u64>, events: &mut watch::Receiver<i64>) {
+    let Wait { until, is_full } = wait;
+    tokio::select! {
+        // The senders live in the store, which the loop holds.
+        _ = changes.changed() => {}
+        _ = events.changed(), if is_full => {}
+        () = tokio::time::sleep(until.unwrap_or_default()), if until.is_some() => {}
+    }
+}
+
+/// What the next round is worth waiting for, besides a change of the schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// So long at most; `None`: there is no tick to wait for.
+    pub(super) until: Option<Duration>,
+    /// A tick waits for room in the queue, which any event may make.
+    pub(super) is_full: bool,
+}
+
+/// Rounds over the schedules.
+pub(super) struct Rounds {
+    pub(super) cron: Cron,
+    /// The wall clock at the last round; `None` before the first.
+    pub(super) seen: Option<Timestamp>,
+}
+
+/// What kept a schedule from its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Nothing.
+    Done,
+    /// The queue is full.
+    Full,
+    /// It cannot be read, or its job cannot be submitted.
+    Wrong,
+}
+
+impl Rounds {
+    /// Takes the turns that are due. At the start, and when the clock was set back, that is every schedule's: the ticks to come may be other ones.
+    pub(super) async fn round(&mut self) -> Result<Wait, StoreError> {
+        let now = self.cron.clock.now();
+        let all = self.seen.is_none_or(|seen| now < seen);
+        let cron = &self.cron;
+        let schedules = if all {
+            cron.store
+                .schedules()
+                .await?
+                .into_iter()
+                .map(|(schedule, _)| schedule)
+                .filter(|found| found.enabled)
+                .collect()
+        } else {
+            cron.store.due_schedules(now).await?
+        };
+        let has_room = schedules.is_empty() || cron.has_room().await?;
+        let turns = join_all(schedules.iter().map(|schedule| cron.turn(schedule, now, has_room))).await;
+        let kept = turns.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.seen = Some(now);
+        let next = cron.store.next_tick(now).await?;
+        let left = kept.iter().any(|kept| *kept != Kept::Done);
+        let until = next.map(|next| self.cron.until(next)).or_else(|| left.then_some(LONGEST_SLEEP));
+        Ok(Wait { until, is_full: kept.contains(&Kept::Full) })
+    }
+}
+
+impl Cron {
+    async fn has_room(&self) -> Result<bool, StoreError> {
+        let counts = self.store.counts().await?;
+        let queued = counts.iter().find(|(state, _)| state == "queued").map_or(0, |(_, jobs)| *jobs);
+        Ok(queued < u64::from(self.max_queued))
+    }
+
+    async fn turn(&self, schedule: &Schedule, now: Timestamp, has_room: bool) -> Result<Kept, StoreError> {
+        let name = &schedule.name;
+        let timetable = match self.timetable(schedule) {
+            Ok(timetable) => timetable,
+            Err(why) => {
+                warn!(schedule = %name, "schedule {name} submits nothing: {why}");
+                return Ok(Kept::Wrong);
+            }
+        };
+        let turn = timetable.turn(schedule.settled, now);
+        if turn.fire.is_none() && turn.next == schedule.next && schedule.settled <= now {
+            return Ok(Kept::Done);
+        }
+        if turn.fire.is_some() && !has_room {
+            let most = self.max_queued;
+            warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
+            return Ok(Kept::Full);
+        }
+        match self.store.take_turn(schedule, turn).await {
+            Ok(submitted) => {
+                if let Some(tick) = &turn.fire {
+                    let job = submitted.map(|submitted| submitted.id);
+                    tell(schedule, &timetable, &turn, tick, job.map(|job| job.to_string()).as_deref());
+                }
+                Ok(Kept::Done)
+            }
+            Err(error @ StoreError::KeyConflict { .. }) => {
+                warn!(schedule = %name, error = causes(&error), "schedule {name} cannot submit its job");
+                Ok(Kept::Wrong)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn timetable(&self, schedule: &Schedule) -> Result<Timetable, String> {
+        let line = Crontab::parse(&schedule.cron).map_err(|error| format!("{error}; {}", error.hint))?;
+        let zone = zone(&self.zones, &schedule.zone).map_err(|error| format!("{error}; {}", error.hint))?;
+        Ok(Timetable::new(line, zone))
+    }
+
+    fn until(&self, moment: Timestamp) -> Duration {
+        // A millisecond more, since what is not yet due when looked at would be waited for again at once.
+        self.clock.until(moment).saturating_add(Duration::from_millis(1)).min(LONGEST_SLEEP)
+    }
+}
+
+/// Says what a tick came to.
+fn tell(schedule: &Schedule, timetable: &Timetable, turn: &Turn, tick: &Tick, job: Option<&str>) {
+    let (name, local) = (&schedule.name, tick.local(timetable));
+    let Some(job) = job else {
+        debug!(schedule = %name, tick = %tick.at, "schedule {name}: the tick of {local} has fired before");
+        return;
+    };
+    let late_seconds = turn.settled.duration_since(tick.at).as_secs();
+    let is_first = timetable.after(schedule.settled).next().is_none_or(|first| first.at == tick.at);
+    let missed = if is_first { "" } else { "; earlier ones that were missed are left out" };
+    info!(schedule = %name, job_id = %job, tick = %tick.at, late_seconds, "schedule {name} submitted job {job} for {local}{missed}");
+}

@@ -1,0 +1,327 @@
+//! Rounds over a real database with a clock that is set by hand, and the loop itself with one that runs by the test.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use mlctl_protocol::JobSpec;
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cron::{Cron, Rounds, Wait, run},
+    run::LONGEST_SLEEP,
+};
+use crate::{
+    domain::{
+        Clock, Uid,
+        schedule::{Crontab, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
+    },
+    store::{ListFilter, NewSchedule, Store, StoreError},
+};
+
+const CEILING: Duration = Duration::from_secs(30);
+
+/// A clock that stands where it was set. Timers that wait for it look at it often.
+struct Hand(AtomicI64);
+
+impl Hand {
+    fn set(&self, moment: &str) {
+        self.0.store(at(moment).as_microsecond(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_microsecond(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn until(&self, moment: Timestamp) -> Duration {
+        if moment > self.now() { Duration::from_millis(2) } else { Duration::ZERO }
+    }
+}
+
+fn at(moment: &str) -> Timestamp {
+    moment.parse().unwrap()
+}
+
+fn spec() -> JobSpec {
+    let spec = serde_json::json!({
+        "version": 1, "name": "night",
+        "train": {
+            "model": {"type": "mlp", "layers": [2, 1]},
+            "data": {"format": "randn", "rows": 4, "features": 2, "targets": 1},
+            "loss": "mse", "optimizer": {"type": "sgd"}, "batch_size": 2, "max_steps": 10
+        }
+    });
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A daemon's cron without the daemon.
+struct Room {
+    clock: Arc<Hand>,
+    rounds: Rounds,
+    dir: tempfile::TempDir,
+}
+
+impl Room {
+    async fn at(moment: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(Hand(AtomicI64::new(0)));
+        clock.set(moment);
+        let rounds = Rounds { cron: cron(&dir.path().join("mld.db"), &clock).await, seen: None };
+        Self { clock, rounds, dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mld.db")
+    }
+
+    fn store(&self) -> &Store {
+        &self.rounds.cron.store
+    }
+
+    async fn add(&self, name: &str, line: &str, zone_name: &str) {
+        let now = self.clock.now();
+        // A zone may be gone by the time it is used.
+        let found = zone(jiff::tz::db(), zone_name).unwrap_or(TimeZone::UTC);
+        let next = Timetable::new(Crontab::parse(line).unwrap(), found).after(now).next().map(|tick| tick.at);
+        let (cron, zone) = (line.to_owned(), zone_name.to_owned());
+        let new = NewSchedule { name: name.into(), cron, zone, spec: spec(), user: Uid(7), created_at: now, next };
+        assert!(!self.store().add_schedule(new).await.unwrap());
+    }
+
+    /// What the daemon does when the wall clock shows `moment`.
+    async fn wake(&mut self, moment: &str) -> Wait {
+        self.clock.set(moment);
+        self.rounds.round().await.unwrap()
+    }
+
+    /// Kills the daemon and starts another one.
+    async fn restart(&mut self) {
+        self.store().close().await;
+        self.rounds = Rounds { cron: cron(&self.path(), &self.clock).await, seen: None };
+    }
+
+    /// How many jobs each tick submitted, by schedule and tick, counted among the jobs themselves.
+    async fn fired(&self) -> BTreeMap<(String, String), usize> {
+        let filter = ListFilter { states: vec!["queued".into()], limit: u32::MAX, ..ListFilter::default() };
+        let mut fired = BTreeMap::new();
+        for detail in self.store().list(filter).await.unwrap() {
+            let label = |name: &str| detail.job.labels[name].clone();
+            *fired.entry((label(SCHEDULE_LABEL), label(TICK_LABEL))).or_default() += 1;
+        }
+        fired
+    }
+
+    /// The ticks that fired, each once.
+    async fn ticks(&self) -> Vec<String> {
+        let fired = self.fired().await;
+        let doubles: Vec<_> = fired.iter().filter(|(_, jobs)| **jobs != 1).collect();
+        assert!(doubles.is_empty(), "fired more than once: {doubles:?}");
+        assert_eq!(self.store().check().await.unwrap(), Vec::<String>::new());
+        fired.into_keys().map(|(_, tick)| tick).collect()
+    }
+}
+
+async fn cron(path: &std::path::Path, clock: &Arc<Hand>) -> Cron {
+    let store = Store::open(path, clock.clone(), |bytes| bytes.fill(3)).await.unwrap();
+    Cron { store, clock: clock.clone(), zones: jiff::tz::db().clone(), max_queued: 1000 }
+}
+
+#[tokio::test]
+async fn a_tick_submits_its_job_when_it_comes_and_not_before() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    assert_eq!(room.wake("2026-06-01T12:00:00Z").await.until, None, "nothing to wait for");
+    room.add("nightly", "30 2 * * *", "UTC").await;
+    for moment in ["2026-06-01T12:00:01Z", "2026-06-02T02:29:59.999999Z"] {
+        assert!(room.wake(moment).await.until.is_some());
+        assert_eq!(room.ticks().await, [""; 0]);
+    }
+    room.wake("2026-06-02T02:30:00Z").await;
+    room.wake("2026-06-02T02:30:00.5Z").await;
+    assert_eq!(room.ticks().await, ["2026-06-02T02:30:00Z"]);
+    let job = room.store().job(mlctl_protocol::JobId(1)).await.unwrap().job;
+    assert_eq!((job.name.as_str(), job.user), ("night", Uid(7)));
+    assert_eq!(job.labels[SCHEDULE_LABEL], "nightly");
+    let schedule = room.store().schedule("nightly").await.unwrap();
+    let ticks = room.store().ticks(schedule.id, 10).await.unwrap();
+    assert_eq!(ticks.len(), 1);
+    assert_eq!((ticks[0].job, ticks[0].at), (job.id, at("2026-06-02T02:30:00Z")));
+    room.store().remove_schedule("nightly").await.unwrap();
+    assert_eq!(room.wake("2026-06-03T02:30:00Z").await.until, None);
+    assert_eq!(room.ticks().await.len(), 1, "the jobs stay, and no more come");
+    assert!(matches!(room.store().remove_schedule("nightly").await, Err(StoreError::NoSchedule(_))));
+}
+
+/// Ticks of some days around a change, woken every seven minutes and at each tick, with a restart now and then.
+async fn through(line: &str, zone_name: &str, begin: &str, hours: i64) -> (Vec<String>, Vec<String>) {
+    let mut room = Room::at(begin).await;
+    room.add("x", line, zone_name).await;
+    let timetable = Timetable::new(Crontab::parse(line).unwrap(), zone(jiff::tz::db(), zone_name).unwrap());
+    let end = at(begin) + SignedDuration::from_hours(hours);
+    let due: Vec<Timestamp> = timetable.after(at(begin)).map(|tick| tick.at).take_while(|at| *at <= end).collect();
+    let mut now = at(begin);
+    for step in 0_u32.. {
+        let tick = room.store().next_tick(now).await.unwrap();
+        now = (now + SignedDuration::from_mins(7)).min(tick.unwrap_or(end)).min(end);
+        room.wake(&now.to_string()).await;
+        if step % 16 == 3 {
+            room.restart().await;
+        }
+        if now >= end {
+            break;
+        }
+    }
+    (room.ticks().await, due.iter().map(ToString::to_string).collect())
+}
+
+#[tokio::test]
+async fn each_tick_fires_once_through_both_changes_of_the_offset_and_restarts() {
+    let (fired, _) = through("30 2 * * *", "Europe/Berlin", "2026-03-27T12:00:00Z", 60).await;
+    assert_eq!(fired, ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z"], "02:30 is left out: at 03:00 summer time");
+    let (fired, _) = through("30 2 * * *", "Europe/Berlin", "2026-10-23T12:00:00Z", 60).await;
+    assert_eq!(fired, ["2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z"], "02:30 comes twice: the first");
+    let (fired, due) = through("*/15 * * * *", "Europe/Berlin", "2026-10-24T22:00:00Z", 6).await;
+    assert_eq!((fired.len(), fired), (24, due), "both passes of the repeated hour");
+    let (fired, due) = through("*/15 * * * *", "America/New_York", "2026-03-08T05:00:00Z", 4).await;
+    assert_eq!(fired, due);
+}
+
+#[tokio::test]
+async fn of_missed_ticks_the_latest_alone_is_made_up_for() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add("hourly", "0 * * * *", "UTC").await;
+    room.wake("2026-06-01T13:00:00Z").await;
+    room.restart().await;
+    room.wake("2026-06-03T09:20:00Z").await;
+    room.wake("2026-06-03T10:00:00Z").await;
+    assert_eq!(room.ticks().await, ["2026-06-01T13:00:00Z", "2026-06-03T09:00:00Z", "2026-06-03T10:00:00Z"]);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_forth_and_back_fires_no_tick_twice() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add("quarterly", "*/15 * * * *", "UTC").await;
+    let moments = [
+        "2026-06-01T12:15:00Z",
+        "2026-06-01T12:30:00Z",
+        "2026-06-01T12:45:00Z",
+        // Back by an hour, and through the same ticks again.
+        "2026-06-01T11:50:00Z",
+        "2026-06-01T12:00:00Z",
+        "2026-06-01T12:15:00Z",
+        "2026-06-01T12:30:01Z",
+        "2026-06-01T12:45:00Z",
+        "2026-06-01T13:00:00Z",
+        // Two years ahead, a tick there, and back: the schedule does not wait two years.
+        "2028-06-01T13:07:00Z",
+        "2028-06-01T13:15:00Z",
+        "2026-06-01T13:10:00Z",
+        "2026-06-01T13:15:00Z",
+    ];
+    let mut expected = vec!["2026-06-01T12:00:00Z"];
+    expected.extend(["2026-06-01T12:15:00Z", "2026-06-01T12:30:00Z", "2026-06-01T12:45:00Z", "2026-06-01T13:00:00Z"]);
+    expected.extend(["2026-06-01T13:15:00Z", "2028-06-01T13:00:00Z", "2028-06-01T13:15:00Z"]);
+    for moment in moments {
+        room.wake(moment).await;
+    }
+    assert_eq!(room.ticks().await, expected);
+    // The same over restarts.
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add("quarterly", "*/15 * * * *", "UTC").await;
+    for moment in moments {
+        room.wake(moment).await;
+        room.restart().await;
+    }
+    room.wake("2026-06-01T13:15:30Z").await;
+    assert_eq!(room.ticks().await, expected);
+}
+
+/// The control: without the row and the key that a tick leaves, the detector finds a double.
+#[tokio::test]
+async fn without_its_row_a_tick_would_fire_twice_and_be_found() {
+    for (forget, doubles) in [("", 1), ("DELETE FROM ticks; DELETE FROM idempotency", 2)] {
+        let mut room = Room::at("2026-06-01T12:00:00Z").await;
+        room.add("hourly", "0 * * * *", "UTC").await;
+        room.wake("2026-06-01T13:00:00Z").await;
+        room.store().close().await;
+        let mut conn = SqliteConnectOptions::new().filename(room.path()).connect().await.unwrap();
+        sqlx::raw_sql(forget).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        room.restart().await;
+        room.wake("2026-06-01T12:30:00Z").await;
+        room.wake("2026-06-01T13:00:00Z").await;
+        let fired = room.fired().await;
+        assert_eq!(fired.into_values().collect::<Vec<_>>(), [doubles], "{forget:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tick_waits_for_room_in_the_queue_and_one_run_makes_up_for_all() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.rounds.cron.max_queued = 1;
+    room.add("minutely", "* * * * *", "UTC").await;
+    room.wake("2026-06-01T12:01:00Z").await;
+    for moment in ["2026-06-01T12:02:00Z", "2026-06-01T12:03:00Z"] {
+        assert!(room.wake(moment).await.is_full);
+    }
+    assert_eq!(room.ticks().await.len(), 1);
+    room.rounds.cron.max_queued = 2;
+    assert!(!room.wake("2026-06-01T12:03:30Z").await.is_full);
+    assert_eq!(room.ticks().await, ["2026-06-01T12:01:00Z", "2026-06-01T12:03:00Z"]);
+}
+
+#[tokio::test]
+async fn a_zone_that_is_gone_holds_nobody_else_back() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add("gone", "* * * * *", "Europe/Gone").await;
+    room.add("utc", "* * * * *", "UTC").await;
+    for minute in 1..=3 {
+        let wait = room.wake(&format!("2026-06-01T12:0{minute}:00Z")).await;
+        assert!(wait.until.is_some_and(|until| !until.is_zero() && until <= LONGEST_SLEEP), "{wait:?}");
+    }
+    let fired = room.fired().await;
+    assert_eq!(fired.len(), 3, "{fired:?}");
+    room.store().remove_schedule("utc").await.unwrap();
+    let wait = room.wake("2026-06-01T12:04:00Z").await;
+    assert_eq!(wait.until, Some(LONGEST_SLEEP), "it may come back, and until then nothing spins");
+}
+
+#[tokio::test]
+async fn the_loop_wakes_at_ticks_and_when_a_schedule_is_added() {
+    let room = Room::at("2026-06-01T12:00:00Z").await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(room.rounds.cron.clone(), stop.clone()));
+    let wait_for = async |count: usize| {
+        let arrived = async {
+            while room.fired().await.len() < count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(CEILING, arrived).await.expect("it fires in time");
+    };
+    // The loop has found nothing and waits without a timer by now, or will.
+    room.add("minutely", "* * * * *", "UTC").await;
+    for minute in 1..=5 {
+        room.clock.set(&format!("2026-06-01T12:0{minute}:00Z"));
+        wait_for(minute).await;
+    }
+    room.clock.set("2026-06-01T11:58:00Z");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    room.clock.set("2026-06-01T12:05:59Z");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    room.clock.set("2026-06-01T12:06:00Z");
+    wait_for(6).await;
+    stop.cancel();
+    tokio::time::timeout(CEILING, running).await.expect("it stops").unwrap();
+    let ticks = room.ticks().await;
+    assert!(ticks.iter().all(|tick| tick.ends_with(":00Z")), "{ticks:?}");
+}

@@ -1,0 +1,160 @@
+//! The store's surface for schedules, and what is read about them. Writes go through the one writer like all others: a tick's row, its job and the schedule's next tick are
+//! one transaction.
+
+use jiff::{Timestamp, civil::DateTime};
+use mlctl_protocol::JobId;
+use sqlx::sqlite::SqliteRow;
+use tokio::sync::watch;
+
+use super::{
+    Store, StoreError,
+    ask::{Ask, PreparedSchedule, PreparedTurn},
+    error::Fault,
+    rows::{Fields, RowError},
+    timers::schedule_columns,
+    types::{NewSchedule, Schedule, Submitted, TickRow},
+};
+use crate::domain::{Uid, schedule::Turn};
+
+impl Store {
+    /// Keeps a schedule. Returns whether the very same one was there already.
+    ///
+    /// # Errors
+    /// [`StoreError::ScheduleExists`] when its name is another's.
+    pub async fn add_schedule(&self, new: NewSchedule) -> Result<bool, StoreError> {
+        let schedule = Box::new(PreparedSchedule::new(new)?);
+        self.ask(|reply| Ask::AddSchedule { schedule, reply }).await
+    }
+
+    /// Removes a schedule. The jobs that it submitted stay.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSchedule`].
+    pub async fn remove_schedule(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.ask(|reply| Ask::RemoveSchedule { name, reply }).await
+    }
+
+    /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. Nothing is done when the schedule
+    /// is gone or no longer as it was read.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
+    pub async fn take_turn(&self, schedule: &Schedule, turn: Turn) -> Result<Option<Submitted>, StoreError> {
+        let turn = Box::new(PreparedTurn::new(schedule, turn)?);
+        self.ask(|reply| Ask::Turn { turn, reply }).await
+    }
+
+    /// Grows when a schedule is added or removed: wakes whoever waits for ticks.
+    #[must_use]
+    pub fn schedule_changes(&self) -> watch::Receiver<u64> {
+        self.inner.schedule_changes.clone()
+    }
+
+    /// All schedules by name, each with the last tick that fired.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn schedules(&self) -> Result<Vec<(Schedule, Option<TickRow>)>, StoreError> {
+        let found = sqlx::query(ALL).fetch_all(&self.inner.readers).await?;
+        let all = found.iter().map(|row| Ok((schedule(row)?, maybe_tick(row)?)));
+        Ok(all.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+
+    /// A schedule by name.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSchedule`].
+    pub async fn schedule(&self, name: &str) -> Result<Schedule, StoreError> {
+        let row = sqlx::query(ONE).bind(name).fetch_optional(&self.inner.readers).await?;
+        let row = row.ok_or_else(|| StoreError::NoSchedule(name.to_owned()))?;
+        Ok(schedule(&row).map_err(Fault::from)?)
+    }
+
+    /// The enabled schedules whose next tick is at `now` or before.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn due_schedules(&self, now: Timestamp) -> Result<Vec<Schedule>, StoreError> {
+        let found = sqlx::query(DUE).bind(now.as_microsecond()).fetch_all(&self.inner.readers).await?;
+        Ok(found.iter().map(schedule).collect::<Result<_, _>>().map_err(Fault::from)?)
+    }
+
+    /// The nearest tick after `now` of all enabled schedules.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn next_tick(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let nearest = sqlx::query_scalar(NEXT).bind(now.as_microsecond());
+        let at: Option<i64> = nearest.fetch_one(&self.inner.readers).await?;
+        Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
+    }
+
+    /// The ticks of a schedule that fired, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn ticks(&self, schedule: i64, limit: u32) -> Result<Vec<TickRow>, StoreError> {
+        let found = sqlx::query(TICKS).bind(schedule).bind(limit).fetch_all(&self.inner.readers).await?;
+        let ticks = found.iter().map(|row| tick(&Fields::new(row, "ticks", "job_id")?));
+        Ok(ticks.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+}
+
+pub(super) const ALL: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    ", ticks.tick_us, ticks.nominal, ticks.pass, ticks.job_id, ticks.submitted_us FROM schedules \
+     LEFT JOIN ticks ON ticks.schedule_id = schedules.id \
+     AND ticks.tick_us = (SELECT max(latest.tick_us) FROM ticks AS latest WHERE latest.schedule_id = schedules.id) ORDER BY schedules.name"
+);
+
+pub(super) const ONE: &str = concat!("SELECT ", schedule_columns!(), " FROM schedules WHERE schedules.name = ?1");
+
+pub(super) const DUE: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM schedules WHERE enabled = 1 AND next_tick_us <= ?1 ORDER BY next_tick_us"
+);
+
+pub(super) const NEXT: &str = "SELECT min(next_tick_us) FROM schedules WHERE enabled = 1 AND next_tick_us > ?1";
+
+pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2";
+
+/// A schedule from [`schedule_columns`].
+fn schedule(row: &SqliteRow) -> Result<Schedule, RowError> {
+    let fields = Fields::new(row, "schedules", "id")?;
+    Ok(Schedule {
+        id: fields.id,
+        name: fields.get("name")?,
+        cron: fields.get("cron")?,
+        zone: fields.get("zone")?,
+        spec: fields.json("spec")?,
+        user: Uid(fields.number("user_id")?),
+        enabled: fields.get("enabled")?,
+        next: fields.maybe_time("next_tick_us")?,
+        settled: fields.time("settled_us")?,
+        created_at: fields.time("created_us")?,
+    })
+}
+
+/// `None` where a left join found none.
+fn maybe_tick(row: &SqliteRow) -> Result<Option<TickRow>, RowError> {
+    let fields = Fields { row, table: "ticks", id: 0 };
+    if fields.get::<Option<i64>>("job_id")?.is_none() {
+        return Ok(None);
+    }
+    tick(&Fields::new(row, "ticks", "job_id")?).map(Some)
+}
+
+fn tick(fields: &Fields<'_>) -> Result<TickRow, RowError> {
+    let nominal: &str = fields.get("nominal")?;
+    let nominal: DateTime = nominal.parse().map_err(|error| fields.error("nominal", error))?;
+    Ok(TickRow {
+        at: fields.time("tick_us")?,
+        nominal,
+        pass: fields.number("pass")?,
+        job: JobId(fields.number("job_id")?),
+        submitted_at: fields.time("submitted_us")?,
+    })
+}

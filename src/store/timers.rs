@@ -1,0 +1,246 @@
+//! Schedules in the writer's hands: read whole, changed in memory, written whole and sealed; and the row that each tick leaves, which keeps it from firing twice. Called by `unit`.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use jiff::Timestamp;
+use mlctl_protocol::JobId;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{
+    StoreError,
+    ask::{PreparedSchedule, PreparedTurn},
+    error::Fault,
+    flush::{sweep, write},
+    rows::{Cell, Fields, Rows},
+};
+
+/// A row of table `schedules`.
+#[derive(Debug, Clone)]
+struct Held {
+    /// Given by the database to a new one.
+    id: Option<i64>,
+    name: String,
+    cron: String,
+    zone: String,
+    spec: String,
+    user: u32,
+    enabled: bool,
+    next: Option<Timestamp>,
+    settled: Timestamp,
+    /// As read: what a change must find.
+    settled_before: Timestamp,
+    created: Timestamp,
+    is_changed: bool,
+}
+
+/// The schedules that a group of commands is about, and what it makes of them.
+#[derive(Default)]
+pub(super) struct Timers {
+    held: BTreeMap<String, Held>,
+    /// The ticks in question that have a row.
+    fired: HashSet<(i64, i64)>,
+    removed: Rows,
+    ticks: Rows,
+}
+
+impl Timers {
+    /// Reads the schedules of these names, and which of these turns' ticks fired before.
+    pub(super) async fn load(
+        conn: &mut SqliteConnection,
+        names: &BTreeSet<&str>,
+        turns: &[&PreparedTurn],
+    ) -> Result<Self, Fault> {
+        let mut timers = Self::default();
+        if names.is_empty() {
+            return Ok(timers);
+        }
+        let mut wanted = Rows::default();
+        names.iter().try_for_each(|name| wanted.push(&[(*name).into()]))?;
+        for row in &sqlx::query(LOAD).bind(wanted.finish()).fetch_all(&mut *conn).await? {
+            let fields = Fields::new(row, "schedules", "id")?;
+            let name: String = fields.get("name")?;
+            let settled = fields.time("settled_us")?;
+            let held = Held {
+                id: Some(fields.id),
+                name: name.clone(),
+                cron: fields.get("cron")?,
+                zone: fields.get("zone")?,
+                spec: fields.get("spec")?,
+                user: fields.number("user_id")?,
+                enabled: fields.get("enabled")?,
+                next: fields.maybe_time("next_tick_us")?,
+                settled,
+                settled_before: settled,
+                created: fields.time("created_us")?,
+                is_changed: false,
+            };
+            timers.held.insert(name, held);
+        }
+        let mut wanted = Rows::default();
+        for turn in turns {
+            if let Some((tick, _)) = &turn.fire {
+                let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
+                wanted.push(&[turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into()])?;
+            }
+        }
+        if !wanted.is_empty() {
+            for row in &sqlx::query(FIRED).bind(wanted.finish()).fetch_all(conn).await? {
+                timers.fired.insert((row.try_get(0)?, row.try_get(1)?));
+            }
+        }
+        Ok(timers)
+    }
+
+    /// Keeps a schedule. Returns whether the same one was there already.
+    pub(super) fn add(&mut self, new: &PreparedSchedule) -> Result<bool, StoreError> {
+        let PreparedSchedule { name, cron, zone, spec, user, created, next } = new;
+        if let Some(held) = self.held.get(name) {
+            let same = (&held.cron, &held.zone, &held.spec, held.user) == (cron, zone, spec, user.0);
+            return if same { Ok(true) } else { Err(StoreError::ScheduleExists(name.clone())) };
+        }
+        let held = Held {
+            id: None,
+            name: name.clone(),
+            cron: cron.clone(),
+            zone: zone.clone(),
+            spec: spec.clone(),
+            user: user.0,
+            enabled: true,
+            next: *next,
+            settled: *created,
+            settled_before: *created,
+            created: *created,
+            is_changed: false,
+        };
+        self.held.insert(name.clone(), held);
+        Ok(false)
+    }
+
+    /// Removes a schedule with its ticks; the jobs stay.
+    pub(super) fn remove(&mut self, name: &str) -> Result<Result<(), StoreError>, Fault> {
+        let Some(held) = self.held.remove(name) else { return Ok(Err(StoreError::NoSchedule(name.to_owned()))) };
+        // One that was added in this very group was never written.
+        if let Some(id) = held.id {
+            self.removed.push(&[id.into()])?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether a turn is still to be taken, and whether its tick fires.
+    pub(super) fn stands(&self, turn: &PreparedTurn) -> Standing {
+        let held = self.held.get(&turn.name).filter(|held| held.id == Some(turn.schedule) && held.enabled);
+        match (held, &turn.fire) {
+            (Some(held), _) if held.settled != turn.settled_before => Standing::Stale,
+            (None, _) => Standing::Stale,
+            (Some(_), Some((tick, _))) if !self.fired.contains(&(turn.schedule, tick.at.as_microsecond())) => {
+                Standing::Fires
+            }
+            _ => Standing::Settles,
+        }
+    }
+
+    /// Takes a turn that stands, with the job that its tick submitted.
+    pub(super) fn take(&mut self, turn: &PreparedTurn, job: Option<JobId>, now: Timestamp) -> Result<(), Fault> {
+        if let (Some((tick, _)), Some(job)) = (&turn.fire, job) {
+            let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
+            let cells: [Cell<'_>; 6] =
+                [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), job.into(), now.into()];
+            self.ticks.push_sealed("ticks", &cells)?;
+            self.fired.insert((turn.schedule, tick.at.as_microsecond()));
+        }
+        if let Some(held) = self.held.get_mut(&turn.name) {
+            (held.settled, held.next, held.is_changed) = (turn.settled, turn.next, true);
+        }
+        Ok(())
+    }
+
+    /// Writes what changed, after the jobs that ticks submitted. Returns how many rows.
+    pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
+        let (mut new, mut changed) = (Rows::default(), Rows::default());
+        for held in self.held.values() {
+            let enabled = i64::from(held.enabled);
+            let cells: [Cell<'_>; 9] = [
+                (&held.name).into(),
+                (&held.cron).into(),
+                (&held.zone).into(),
+                (&held.spec).into(),
+                held.user.into(),
+                enabled.into(),
+                held.next.into(),
+                held.settled.into(),
+                held.created.into(),
+            ];
+            match held.id {
+                None => new.push_sealed("schedules", &cells)?,
+                Some(id) if held.is_changed => {
+                    let seal = super::rows::seal("schedules", &cells);
+                    let before = held.settled_before.into();
+                    changed.push(&[id.into(), before, held.next.into(), held.settled.into(), seal.into()])?;
+                }
+                Some(_) => {}
+            }
+        }
+        let mut rows = write(conn, "ticks", TICKS, self.ticks).await?;
+        rows += write(conn, "schedules", CHANGED, changed).await?;
+        if !self.removed.is_empty() {
+            let removed = self.removed.finish();
+            rows += sqlx::query(REMOVE_TICKS).bind(&removed).execute(&mut *conn).await?.rows_affected();
+            rows += sqlx::query(REMOVE).bind(&removed).execute(&mut *conn).await?.rows_affected();
+        }
+        // After the removals: a name may be free again.
+        rows += sweep(conn, NEW, new).await?;
+        Ok(rows)
+    }
+}
+
+/// Where a turn stands when it comes to the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The schedule is gone, or another turn was taken meanwhile: nothing is done.
+    Stale,
+    /// No tick, or one that fired before: only the schedule's own row changes.
+    Settles,
+    /// The tick submits its job.
+    Fires,
+}
+
+/// The columns of a schedule.
+macro_rules! schedule_columns {
+    () => {
+        "schedules.id, schedules.name, schedules.cron, schedules.zone, schedules.spec, schedules.user_id, schedules.enabled, \
+         schedules.next_tick_us, schedules.settled_us, schedules.created_us"
+    };
+}
+
+pub(super) use schedule_columns;
+
+pub(super) const LOAD: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM schedules WHERE schedules.name IN (SELECT value ->> 0 FROM jsonb_each(?1))"
+);
+
+/// By either name of a tick.
+pub(super) const FIRED: &str = "
+SELECT wanted.value ->> 0, wanted.value ->> 1 FROM jsonb_each(?1) AS wanted
+CROSS JOIN ticks ON ticks.schedule_id = wanted.value ->> 0 AND ticks.tick_us = wanted.value ->> 1
+UNION ALL
+SELECT wanted.value ->> 0, wanted.value ->> 1 FROM jsonb_each(?1) AS wanted
+CROSS JOIN ticks ON ticks.schedule_id = wanted.value ->> 0 AND ticks.nominal = wanted.value ->> 2 AND ticks.pass = wanted.value ->> 3";
+
+const NEW: &str = "
+INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9
+FROM jsonb_each(?1)";
+
+pub(super) const CHANGED: &str = "
+UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4
+FROM jsonb_each(?1) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
+
+const TICKS: &str = "
+INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?1)";
+
+pub(super) const REMOVE_TICKS: &str = "DELETE FROM ticks WHERE schedule_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+
+pub(super) const REMOVE: &str = "DELETE FROM schedules WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))";

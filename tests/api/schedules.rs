@@ -1,0 +1,118 @@
+//! Schedules over the socket: added once, listed, shown, previewed, removed; and what is refused.
+
+use hyper::Method;
+use jiff::Timestamp;
+use mlctl::api::types::{ErrorBody, ErrorCode, PreviewView, ScheduleDetail, ScheduleList, ScheduleView};
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, spec};
+
+fn schedule(name: &str, cron: &str, zone: &str) -> Value {
+    json!({"name": name, "cron": cron, "zone": zone, "spec": spec("night")})
+}
+
+/// The problems that a schedule is refused for: the path and the words of each.
+async fn problems(rig: &Rig, request: &Value) -> Vec<(String, String)> {
+    let (status, body) = rig.ask(Method::POST, "/v1/schedules", request.to_string()).await;
+    let ErrorBody { error } = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status} {body:?}"));
+    assert_eq!((status.as_u16(), error.code), (422, ErrorCode::SpecInvalid), "{error:?}");
+    let own = error.problems.iter().filter(|problem| ["name", "cron", "zone"].contains(&problem.path.as_str()));
+    assert!(own.into_iter().all(|problem| problem.hint.is_some()), "{error:?}");
+    error.problems.into_iter().map(|problem| (problem.path, problem.message)).collect()
+}
+
+#[tokio::test]
+async fn a_schedule_lives_from_add_to_remove() {
+    let rig = Rig::new().await;
+    let body = schedule("night", " 30 2 * * * ", "europe/berlin").to_string();
+    let (status, answer) = rig.ask(Method::POST, "/v1/schedules", body.clone()).await;
+    let added: ScheduleView = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(status, 201, "{added:?}");
+    assert_eq!(
+        (added.cron.as_str(), added.zone.as_str()),
+        ("30 2 * * *", "Europe/Berlin"),
+        "as they are properly written"
+    );
+    assert_eq!((added.job_name.as_str(), added.job_kind.as_str(), added.enabled), ("night", "train", true));
+    assert!(added.next_at > Some(added.created_at) && added.last.is_none() && added.problem.is_none());
+    assert!(added.next_local.is_some_and(|local| local.ends_with("[Europe/Berlin]")));
+    assert_eq!(rig.ask(Method::POST, "/v1/schedules", body).await.0, 200, "the same once more");
+    let other = schedule("night", "31 2 * * *", "Europe/Berlin");
+    let (status, code, message) = rig.post_error("/v1/schedules", other.to_string()).await;
+    assert_eq!((status, code), (409, ErrorCode::KeyConflict));
+    assert!(message.contains("night"), "{message}");
+    let unnamed = json!({"cron": "@hourly", "spec": spec("hourly")});
+    let added: ScheduleView = rig.post("/v1/schedules", unnamed.to_string()).await;
+    assert_eq!((added.name.as_str(), added.zone.as_str()), ("hourly", "UTC"));
+    let list: ScheduleList = rig.get("/v1/schedules").await;
+    assert_eq!(list.schedules.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["hourly", "night"]);
+    let shown: ScheduleDetail = rig.get("/v1/schedules/night").await;
+    assert_eq!((shown.schedule.name.as_str(), shown.ticks.len(), shown.spec.name.as_str()), ("night", 0, "night"));
+    let preview: PreviewView = rig.get("/v1/schedules/night/preview?from=2026-03-28T00:00:00Z&n=2").await;
+    let runs: Vec<_> = preview.runs.iter().map(|run| (run.utc, run.note.is_some())).collect();
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    assert_eq!(runs, [(at("2026-03-28T01:30:00Z"), false), (at("2026-03-29T01:00:00Z"), true)]);
+    let preview: PreviewView = rig.get("/v1/schedules/night/preview").await;
+    assert_eq!((preview.runs.len(), Some(preview.runs[0].utc)), (5, shown.schedule.next_at));
+    let removed: ScheduleView = rig.delete("/v1/schedules/night").await;
+    assert_eq!(removed, shown.schedule);
+    for path in ["/v1/schedules/night", "/v1/schedules/night/preview"] {
+        let (status, code, message) = rig.get_error(path).await;
+        assert_eq!((status, code, message.as_str()), (404, ErrorCode::NotFound, "no schedule night"));
+    }
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_said_at_once() {
+    let rig = Rig::new().await;
+    let mut request = schedule("a name", "0 0 30 2 *", "Europe/Berln");
+    request["spec"]["priority"] = 200.into();
+    let found = problems(&rig, &request).await;
+    let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, ["name", "cron", "zone", "priority"], "{found:?}");
+    assert_eq!(found[1].1, "column 5: 30 February does not exist: this would never run");
+    let mut many = spec("many");
+    many["labels"] = (0..63).map(|n| (format!("label-{n}"), json!("x"))).collect::<serde_json::Map<_, _>>().into();
+    let found = problems(&rig, &json!({"cron": "@daily", "spec": many})).await;
+    assert_eq!(found[0].0, "labels", "with the two labels of a tick there are too many: {found:?}");
+    let long = schedule("x", &"*".repeat(2000), "UTC");
+    assert!(problems(&rig, &long).await[0].1.contains("1000 bytes"));
+    let cases = [
+        (json!({"cron": "@daily"}).to_string(), 400),
+        (json!({"cron": "@daily", "spec": spec("x"), "catch_up": "all"}).to_string(), 400),
+        (json!({"cron": 5, "spec": spec("x")}).to_string(), 400),
+        ("[]".to_owned(), 400),
+        (json!({"cron": "@daily", "spec": {"version": 1}}).to_string(), 422),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(rig.post_error("/v1/schedules", body.clone()).await.0, expected, "{body}");
+    }
+    let list: ScheduleList = rig.get("/v1/schedules").await;
+    assert!(list.schedules.is_empty(), "nothing was kept");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn hostile_names_and_queries_are_refused() {
+    let rig = Rig::new().await;
+    let _: ScheduleView = rig.post("/v1/schedules", schedule("night", "@daily", "UTC").to_string()).await;
+    let long = "x".repeat(201);
+    for (name, status) in [
+        ("..", 404),
+        ("%2e%2e%2fnight", 404),
+        ("night%20", 404),
+        ("%27%20OR%201=1", 404),
+        ("a%00", 400),
+        ("%ff", 400),
+        (&long, 400),
+    ] {
+        assert_eq!(rig.get_error(&format!("/v1/schedules/{name}")).await.0, status, "{name}");
+    }
+    for query in ["n=-1", "n=x", "from=noon", "from=2026-13-01T00:00:00Z", "until=2026-01-01T00:00:00Z"] {
+        assert_eq!(rig.get_error(&format!("/v1/schedules/night/preview?{query}")).await.0, 400, "{query}");
+    }
+    let preview: PreviewView = rig.get("/v1/schedules/night/preview?n=4294967295&from=2099-12-01T00:00:00Z").await;
+    assert!(preview.runs.len() < 10_001, "bounded, and no further than there is a calendar");
+    rig.end_server().await;
+}

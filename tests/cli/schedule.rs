@@ -1,0 +1,185 @@
+//! Schedules: what a line means without a daemon, and what the daemon is asked.
+
+use jiff::SignedDuration;
+use serde_json::{Value as Json, json};
+
+use crate::{
+    played::Answer,
+    rig::{Rig, snapshot},
+    views::{SUBMITTED, error, timeless},
+};
+
+const BERLIN: [&str; 8] =
+    ["schedule", "preview", "--cron", "30 2 * * *", "--zone", "Europe/Berlin", "--from", "2026-03-27T00:00:00Z"];
+
+fn with<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [args, more].concat()
+}
+
+#[test]
+fn a_preview_needs_no_daemon_and_shows_both_changes_of_the_clock() {
+    let rig = Rig::without_daemon();
+    snapshot("preview-spring", &rig.run(&BERLIN).text());
+    let said: Json = serde_json::from_str(&rig.run(&with(&BERLIN, &["-n", "3", "-o", "json"])).stdout).unwrap();
+    let gap = "the clock goes from 02:00 to 03:00: runs at the first moment after";
+    assert_eq!(
+        said,
+        json!({"schema": 1, "runs": [
+            {"utc": "2026-03-27T01:30:00Z", "local": "2026-03-27T02:30:00+01:00[Europe/Berlin]", "note": null},
+            {"utc": "2026-03-28T01:30:00Z", "local": "2026-03-28T02:30:00+01:00[Europe/Berlin]", "note": null},
+            {"utc": "2026-03-29T01:00:00Z", "local": "2026-03-29T03:00:00+02:00[Europe/Berlin]", "note": gap},
+        ]})
+    );
+    let args = ["schedule", "preview", "--cron", "*/30 1 * * *", "--zone", "America/New_York"];
+    snapshot("preview-autumn", &rig.run(&with(&args, &["--from", "2026-11-01T04:00:00Z", "-n", "5"])).text());
+    assert_eq!(rig.run(&with(&BERLIN, &["-n", "1", "-o", "name"])).stdout, "2026-03-27T01:30:00Z\n");
+    assert_eq!(rig.run(&with(&BERLIN, &["-n", "4", "-o", "jsonl"])).stdout.lines().count(), 4);
+    let ran = rig.run(&["schedule", "preview", "--cron", "0 0 13 * fri", "--from", "2026-01-01T00:00:00Z", "-n", "1"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.stdout.contains("2026-01-02 00:00:00+00:00[UTC]"), "{ran:?}");
+    assert!(ran.stderr.starts_with("note: day of month and day of week are both given"), "{ran:?}");
+}
+
+#[test]
+fn a_line_or_a_zone_that_is_none_is_6_and_says_where() {
+    let rig = Rig::without_daemon();
+    let mut all = String::new();
+    for (cron, zone) in [
+        ("30 25 * * *", "UTC"),
+        ("0 0 30 2 *", "UTC"),
+        ("0 2 * *", "UTC"),
+        ("0 2 * * * root", "UTC"),
+        ("*5 * * * *", "UTC"),
+        ("@reboot", "UTC"),
+        ("", "UTC"),
+        ("0 2 * * *", "Europe/Berln"),
+        ("0 2 * * *", "CEST+1"),
+        ("99 2 * * *", "Nowhere/At_All"),
+    ] {
+        let args = ["schedule", "preview", "--cron", cron, "--zone", zone];
+        all += &rig.run(&args).text();
+        let ran = rig.run(&with(&args, &["-o", "json"]));
+        let said: Json = serde_json::from_str(&ran.stderr).unwrap();
+        assert_eq!((ran.code, ran.stdout.as_str(), &said["error"]["exit_code"]), (6, "", &json!(6)), "{cron} {zone}");
+        let problem = &said["error"]["problems"][0];
+        assert!(problem["column"].as_u64() > Some(0) && problem["hint"].is_string(), "{said:#}");
+    }
+    snapshot("schedule-mistakes", &all);
+    let ran = rig.run(&["schedule", "preview", "--cron", "0 0 30 2 *", "-o", "json"]);
+    let said: Json = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(said["error"]["problems"][0]["column"], json!(5), "{said:#}");
+    // Refused before the spec is looked for, and without a daemon.
+    assert_eq!(rig.run(&["schedule", "add", "none.toml", "--cron", "0 0 31 4,6 *"]).code, 6);
+}
+
+#[test]
+fn a_wrong_use_is_2() {
+    let rig = Rig::without_daemon();
+    for args in [
+        &["schedule"][..],
+        &["schedule", "add", "job.toml"],
+        &["schedule", "preview"],
+        &["schedule", "preview", "night", "--cron", "0 2 * * *"],
+        &["schedule", "preview", "--zone", "UTC"],
+        &["schedule", "preview", "--cron", "0 2 * * *", "--from", "tomorrow"],
+        &["schedule", "preview", "--cron", "0 2 * * *", "-n", "0"],
+        &["schedule", "preview", "--cron", "0 2 * * *", "-n", "10001"],
+        &["schedule", "show", ".."],
+        &["schedule", "rm"],
+    ] {
+        assert_eq!(rig.run(args).code, 2, "{args:?}");
+    }
+    assert_eq!(rig.run(&["schedule", "ls"]).code, 3);
+}
+
+fn view(name: &str) -> Json {
+    let next = SUBMITTED.checked_add(SignedDuration::from_hours(5 * 24)).unwrap();
+    json!({
+        "schema": 1, "name": name, "cron": "30 2 * * *", "zone": "Europe/Berlin", "enabled": true, "user": "ada", "uid": 1000,
+        "created_at": SUBMITTED.to_string(), "job_name": "digits", "job_kind": "train", "next_at": next.to_string(),
+        "next_local": "2026-11-27T02:30:00+01:00[Europe/Berlin]", "last": tick(7, 0), "problem": null, "remarks": []
+    })
+}
+
+fn tick(job: u64, late: i64) -> Json {
+    let submitted = SUBMITTED.checked_add(SignedDuration::from_secs(late)).unwrap();
+    json!({"at": SUBMITTED.to_string(), "nominal": "2026-11-20T02:30:00", "pass": 1, "job": job.to_string(), "submitted_at": submitted.to_string()})
+}
+
+#[test]
+fn schedules_are_listed_and_shown() {
+    let mut broken = view("old");
+    for (key, value) in
+        [("last", Json::Null), ("next_local", Json::Null), ("problem", json!("\"Europe/Gone\" is no time zone"))]
+    {
+        broken[key] = value;
+    }
+    let list = json!({"schema": 1, "schedules": [view("night"), broken]});
+    let mut detail = view("night");
+    detail["ticks"] = json!([tick(9, 7200), tick(7, 0)]);
+    detail["remarks"] = json!(["day of month and day of week are both given"]);
+    detail["spec"] = json!({
+        "version": 1, "name": "digits",
+        "train": {
+            "model": {"type": "mlp", "layers": [2, 1]}, "data": {"format": "randn", "rows": 4, "features": 2, "targets": 1},
+            "loss": "mse", "optimizer": {"type": "sgd"}, "batch_size": 2, "max_steps": 10
+        }
+    });
+    let rig = Rig::new(&[
+        ("GET /v1/schedules", &[Answer::Json(200, list.clone())]),
+        ("GET /v1/schedules/night", &[Answer::Json(200, detail)]),
+        ("GET /v1/schedules/night/preview?n=2", &[Answer::Json(200, json!({"schema": 1, "runs": []}))]),
+    ]);
+    snapshot("schedule-ls", &timeless(&rig.run(&["schedule", "ls", "-o", "wide"]).text()));
+    snapshot("schedule-show", &timeless(&rig.run(&["schedule", "show", "night"]).text()));
+    assert_eq!(serde_json::from_str::<Json>(&rig.run(&["schedule", "ls", "-o", "json"]).stdout).unwrap(), list);
+    assert_eq!(rig.run(&["schedule", "ls", "-o", "name"]).stdout, "night\nold\n");
+    let ran = rig.run(&["schedule", "preview", "night", "-n", "2", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<Json>(&ran.stdout).unwrap(), json!({"schema": 1, "runs": []}));
+}
+
+#[test]
+fn a_schedule_is_added_once_and_removed() {
+    let (line, gone) = ("POST /v1/schedules", error("not_found", "no schedule none"));
+    let rig = Rig::new(&[
+        (
+            line,
+            &[
+                Answer::Json(201, view("night")),
+                Answer::Break,
+                Answer::Json(200, view("night")),
+                Answer::Json(409, error("key_conflict", "there is one")),
+            ],
+        ),
+        ("DELETE /v1/schedules/night", &[Answer::Json(200, view("night"))]),
+        ("DELETE /v1/schedules/none", &[Answer::Json(404, gone)]),
+    ]);
+    rig.write("job.toml", &rig.run(&["spec", "init", "train"]).stdout.replace("housing.csv", "job.toml"));
+    let set = ["--set", "train.data={format=\"randn\",rows=64,features=8,targets=1}"];
+    let args =
+        with(&["schedule", "add", "job.toml", "--cron", "30 2 * * *", "--zone", "Europe/Berlin", "-n", "night"], &set);
+    let ran = rig.run(&args);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (
+            0,
+            "schedule night added: 30 2 * * * in Europe/Berlin\n  next 2026-11-27 02:30:00+01:00[Europe/Berlin] (in 1d 21h)\n"
+        ),
+        "{ran:?}"
+    );
+    let asked = rig.daemon.as_ref().unwrap().asked();
+    let sent = &asked[0].body;
+    assert_eq!(
+        (&sent["name"], &sent["cron"], &sent["zone"]),
+        (&json!("night"), &json!("30 2 * * *"), &json!("Europe/Berlin"))
+    );
+    assert_eq!(sent["spec"]["version"], json!(1));
+    let ran = rig.run(&args);
+    assert!(
+        ran.stdout.starts_with("schedule night is there already"),
+        "asked again where the connection broke: {ran:?}"
+    );
+    assert_eq!(rig.run(&args).code, 5);
+    let ran = rig.run(&["schedule", "rm", "none", "night"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, "schedule night removed; its jobs stay\n"), "{ran:?}");
+}

@@ -1,0 +1,164 @@
+//! A schedule through everything that can happen to a daemon: each tick submits one job, whatever is killed, whenever, and wherever the clock jumps. The wall clock of the
+//! real daemon runs faster (`MLD_CLOCK_RATE`), so that a minute takes seconds.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use jiff::Timestamp;
+use mlctl::{daemon::clock::SystemClock, domain::Clock as _};
+use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+
+use crate::{
+    chance::cases,
+    support::{Daemon, Setup, Worker, until},
+};
+
+const RATE: &str = "MLD_CLOCK_RATE";
+const OFFSET: &str = "MLD_CLOCK_OFFSET_SECONDS";
+
+/// A daemon whose clock runs so many times as fast from now on, and that clock.
+fn hurried(worker: Worker, times: u32) -> (Daemon, SystemClock) {
+    let rate = format!("{times}@{}", SystemClock::default().now());
+    let clock = SystemClock::set(None, Some(&rate)).unwrap();
+    (Setup::of(worker).variable(RATE, &rate).start(), clock)
+}
+
+/// The jobs that schedules submitted.
+fn scheduled(daemon: &Daemon) -> Vec<Value> {
+    let list = daemon.client.get("/v1/jobs?state=queued,running,succeeded,failed,cancelled&limit=10000").ok();
+    let jobs = list["jobs"].as_array().unwrap().iter();
+    jobs.filter(|job| job["labels"]["mlctl/schedule"].is_string()).cloned().collect()
+}
+
+/// How many jobs each tick submitted.
+fn fired(daemon: &Daemon) -> BTreeMap<Timestamp, usize> {
+    let mut fired = BTreeMap::new();
+    for job in scheduled(daemon) {
+        let tick = job["labels"]["mlctl/scheduled-at"].as_str().unwrap().parse().unwrap();
+        *fired.entry(tick).or_default() += 1;
+    }
+    fired
+}
+
+fn doubles(fired: &BTreeMap<Timestamp, usize>) -> Vec<Timestamp> {
+    fired.iter().filter(|(_, jobs)| **jobs != 1).map(|(tick, _)| *tick).collect()
+}
+
+fn wait_for_ticks(daemon: &Daemon, count: usize) -> BTreeMap<Timestamp, usize> {
+    until(&format!("{count} ticks have fired"), || Some(fired(daemon)).filter(|fired| fired.len() >= count))
+}
+
+#[test]
+fn the_digits_are_retrained_every_minute_whatever_is_killed() {
+    let (mut daemon, clock) = hurried(Worker::Real, 10);
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/jobs/digits.toml");
+    let digits = digits.to_str().unwrap();
+    let mut args = vec!["schedule", "add", digits, "--cron", "* * * * *", "--zone", "Europe/Berlin", "-n", "retrain"];
+    args.extend(["--set", "train.max_epochs=2", "--set", "resources.cpus=1", "-o", "json"]);
+    let added = daemon.mlctl(&args).json();
+    let begin: Timestamp = added["created_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!(added["next_local"].as_str().map(|local| local.ends_with("[Europe/Berlin]")), Some(true), "{added:#}");
+    wait_for_ticks(&daemon, 1);
+    let mut away = Vec::new();
+    cases(1, |mut chance| {
+        for kill in 0..4 {
+            std::thread::sleep(Duration::from_millis(1000 + chance.below(6000)));
+            let gone = clock.now();
+            daemon.kill();
+            daemon.start();
+            away.push((gone, clock.now()));
+            wait_for_ticks(&daemon, kill + 2);
+        }
+    });
+    let fired = wait_for_ticks(&daemon, 6);
+    assert_eq!(doubles(&fired), [], "{fired:?}");
+    // Each minute from the first on, but for those that came while no daemon ran and were not the last of them.
+    let last = *fired.keys().next_back().unwrap();
+    let minutes = (1..).map(|n| Timestamp::from_second((begin.as_second() / 60 + n) * 60).unwrap());
+    for minute in minutes.take_while(|minute| *minute <= last).filter(|minute| !fired.contains_key(minute)) {
+        let is_missed = away.iter().any(|(gone, back)| *gone <= minute && minute < *back);
+        assert!(is_missed, "{minute} did not fire; fired: {fired:?}, away: {away:?}");
+    }
+    let shown = daemon.mlctl(&["schedule", "show", "retrain", "-o", "json"]).json();
+    daemon.mlctl(&["schedule", "rm", "retrain"]).ok();
+    let jobs = scheduled(&daemon);
+    for tick in shown["ticks"].as_array().unwrap() {
+        let job = jobs.iter().find(|job| job["id"] == tick["job"]).unwrap();
+        assert_eq!(job["labels"]["mlctl/scheduled-at"], tick["at"], "{job:#}");
+    }
+    for job in &jobs {
+        let id = job["id"].as_str().unwrap();
+        let job = daemon.wait_for(id, "succeeded");
+        assert_eq!((&job["name"], &job["labels"]["mlctl/schedule"]), (&json!("digits"), &json!("retrain")));
+        assert!(job["model"]["digest"].is_string() && job["metrics"]["test_accuracy"].is_f64(), "{job:#}");
+    }
+    let count = jobs.len();
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(scheduled(&daemon).len(), count, "a schedule that was removed submits nothing");
+}
+
+const JOB: &str = r#"
+version = 1
+name = "minute"
+labels = { fake = "steps:2:1" }
+[train]
+loss = "mse"
+batch_size = 8
+max_epochs = 1
+model = { type = "mlp", layers = [4, 8, 2] }
+data = { format = "randn", rows = 64, features = 4, targets = 2, seed = 1 }
+optimizer = { type = "adam" }
+"#;
+
+#[test]
+fn a_clock_set_back_fires_no_tick_twice() {
+    let (mut daemon, clock) = hurried(Worker::Fake, 60);
+    daemon.write("job.toml", JOB);
+    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *"]).ok();
+    let before = wait_for_ticks(&daemon, 4);
+    let newest = *before.keys().next_back().unwrap();
+    daemon.stop();
+    daemon.set_variable(OFFSET, "-180");
+    let passed = clock.now() - newest;
+    daemon.start();
+    let after = until("the clock has caught up", || {
+        let fired = fired(&daemon);
+        fired.keys().next_back().filter(|tick| **tick > newest).is_some().then_some(fired)
+    });
+    assert_eq!(doubles(&after), [], "{passed:?} had passed: {after:?}");
+    // The control: a daemon that has forgotten what fired does it again, and is found out.
+    daemon.stop();
+    forget(&daemon.state_dir.join("mld.db"));
+    daemon.set_variable(OFFSET, "-480");
+    daemon.start();
+    until("a tick fires twice", || (!doubles(&fired(&daemon)).is_empty()).then_some(()));
+}
+
+fn forget(database: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut conn = SqliteConnectOptions::new().filename(database).connect().await.unwrap();
+        let done = sqlx::raw_sql("DELETE FROM ticks; DELETE FROM idempotency").execute(&mut conn).await.unwrap();
+        assert!(done.rows_affected() > 0);
+        conn.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_impossible_schedule_is_refused_and_nothing_is_kept() {
+    let daemon = Daemon::with(Worker::Fake);
+    daemon.write("job.toml", JOB);
+    let add = |cron: &str, zone: &str| daemon.mlctl(&["schedule", "add", "job.toml", "--cron", cron, "--zone", zone]);
+    add("0 0 30 2 *", "UTC").must_fail(6, &["column 5: 30 February does not exist", "hint: name a day up to 29"]);
+    add("0 2 * * *", "Europe/Berln")
+        .must_fail(6, &["\"Europe/Berln\" is no time zone", "did you mean `Europe/Berlin`?"]);
+    add("61 2 * * *", "UTC").must_fail(6, &["column 1: ", "minutes go from 0 to 59"]);
+    let request = json!({"cron": "0 0 31 4 *", "spec": {"version": 1}});
+    assert_eq!(daemon.client.post("/v1/schedules", &request).status, 422);
+    assert_eq!(daemon.mlctl(&["schedule", "ls", "-o", "json"]).json()["schedules"], json!([]));
+    daemon.mlctl(&["schedule", "show", "none"]).must_fail(4, &["no schedule none", "mlctl schedule ls"]);
+    add("@daily", "UTC").ok();
+    daemon
+        .mlctl(&["schedule", "add", "job.toml", "--cron", "@hourly"])
+        .must_fail(5, &["there is a schedule minute already"]);
+}

@@ -1,0 +1,196 @@
+//! Schedules and their ticks: the row and the job are there together or not at all, and once.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use mlctl::{
+    domain::schedule::{Crontab, TICK_LABEL, Timetable, zone},
+    store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
+};
+use mlctl_protocol::JobId;
+
+use crate::{
+    chance::{cases, variable},
+    rig::{Hand, Rig, USER, entropy, spec},
+};
+
+fn timetable(cron: &str) -> Timetable {
+    Timetable::new(Crontab::parse(cron).unwrap(), zone(jiff::tz::db(), "UTC").unwrap())
+}
+
+fn new(name: &str, cron: &str, now: Timestamp) -> NewSchedule {
+    let next = timetable(cron).after(now).next().map(|tick| tick.at);
+    NewSchedule {
+        name: name.into(),
+        cron: cron.into(),
+        zone: "UTC".into(),
+        spec: spec(name),
+        user: USER,
+        created_at: now,
+        next,
+    }
+}
+
+/// A schedule that fired once.
+pub async fn furnish(rig: &Rig) -> JobId {
+    let now = rig.now();
+    rig.store.add_schedule(new("hourly", "0 * * * *", now)).await.unwrap();
+    rig.store.add_schedule(new("nightly", "30 2 * * *", now)).await.unwrap();
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(2));
+    rig.store.take_turn(&schedule, turn).await.unwrap().unwrap().id
+}
+
+#[tokio::test]
+async fn a_schedule_s_name_is_its_own() {
+    let rig = Rig::new().await;
+    let now = rig.now();
+    assert!(!rig.store.add_schedule(new("x", "0 * * * *", now)).await.unwrap());
+    assert!(rig.store.add_schedule(new("x", "0 * * * *", rig.now())).await.unwrap(), "the same once more");
+    let other = rig.store.add_schedule(new("x", "1 * * * *", now)).await;
+    assert!(matches!(other, Err(StoreError::ScheduleExists(name)) if name == "x"));
+    let (removed, readded) =
+        tokio::join!(rig.store.remove_schedule("x"), rig.store.add_schedule(new("x", "1 * * * *", now)));
+    assert_eq!((removed.is_ok(), readded.unwrap()), (true, false), "in one group, in order");
+    let (added, removed) =
+        tokio::join!(rig.store.add_schedule(new("y", "1 * * * *", now)), rig.store.remove_schedule("y"));
+    assert_eq!((added.unwrap(), removed.is_ok()), (false, true));
+    let all = rig.store.schedules().await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].0.cron.as_str(), all[0].0.spec.name.as_str(), all[0].0.created_at), ("1 * * * *", "x", now));
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_tick_is_taken_once_however_many_take_it() {
+    let mut rig = Rig::new().await;
+    let first = furnish(&rig).await;
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let now = schedule.settled + SignedDuration::from_hours(1);
+    let turn = timetable(&schedule.cron).turn(schedule.settled, now);
+    // Of one state of the schedule, and twenty at once: in one group, and in several.
+    let taken = join_all((0..20).map(|_| rig.store.take_turn(&schedule, turn))).await;
+    let jobs: Vec<_> = taken.into_iter().filter_map(Result::unwrap).collect();
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    assert!(!jobs[0].existed && jobs[0].id > first);
+    // The clock is set back and the same tick comes again, to this daemon and to the next.
+    for _ in 0..2 {
+        let schedule = rig.store.schedule("hourly").await.unwrap();
+        let back = schedule.settled - SignedDuration::from_mins(90);
+        let turn = timetable(&schedule.cron).turn(schedule.settled, back);
+        assert_eq!((turn.fire, rig.store.take_turn(&schedule, turn).await.unwrap()), (None, None));
+        let schedule = rig.store.schedule("hourly").await.unwrap();
+        let turn = timetable(&schedule.cron).turn(schedule.settled, now);
+        assert!(turn.fire.is_some());
+        assert_eq!(rig.store.take_turn(&schedule, turn).await.unwrap(), None, "it has its row");
+        rig.reopen().await;
+    }
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let ticks = rig.store.ticks(schedule.id, 10).await.unwrap();
+    assert_eq!(ticks.iter().map(|tick| tick.job).collect::<Vec<_>>(), [jobs[0].id, first]);
+    let labels = rig.store.job(first).await.unwrap().job.labels;
+    assert_eq!(labels[TICK_LABEL], ticks[1].at.to_string());
+    rig.store.remove_schedule("hourly").await.unwrap();
+    assert!(rig.store.ticks(schedule.id, 10).await.unwrap().is_empty());
+    assert!(rig.store.job(first).await.is_ok(), "jobs stay");
+    let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(5));
+    assert_eq!(rig.store.take_turn(&schedule, turn).await.unwrap(), None, "a schedule that is gone does nothing");
+    rig.check().await;
+}
+
+const DATABASE: &str = "MLCTL_TEST_DATABASE";
+const ACKS: &str = "MLCTL_TEST_ACKS";
+
+/// Takes tick after tick of a schedule and notes each, until it is killed.
+#[tokio::test]
+#[ignore = "run by the test below, in a process that is killed"]
+async fn child() {
+    let store = Store::open(&PathBuf::from(variable(DATABASE).unwrap()), Hand::new(), entropy).await.unwrap();
+    let mut acks = File::options().append(true).create(true).open(variable(ACKS).unwrap()).unwrap();
+    let mut schedule = store.schedule("minutely").await.unwrap();
+    loop {
+        let now = schedule.next.unwrap();
+        let turn = timetable(&schedule.cron).turn(schedule.settled, now);
+        let taken = store.take_turn(&schedule, turn).await.unwrap();
+        acks.write_all(format!("{now} {}\n", taken.map_or_else(String::new, |job| job.id.to_string())).as_bytes())
+            .unwrap();
+        schedule = store.schedule("minutely").await.unwrap();
+    }
+}
+
+/// What is wrong with the ticks of a database: jobs without a row, rows without a job, doubles, gaps.
+async fn wrong(store: &Store, schedule: &Schedule) -> Vec<String> {
+    let mut wrong = store.check().await.unwrap();
+    let ticks = store.ticks(schedule.id, u32::MAX).await.unwrap();
+    let filter = ListFilter { states: vec!["queued".into()], limit: u32::MAX, ..ListFilter::default() };
+    let mut jobs: Vec<_> = store
+        .list(filter)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|found| (found.job.labels[TICK_LABEL].clone(), found.job.id))
+        .collect();
+    let mut rows: Vec<_> = ticks.iter().map(|tick| (tick.at.to_string(), tick.job)).collect();
+    jobs.sort();
+    rows.sort();
+    if jobs != rows {
+        wrong.push(format!("{} jobs and {} rows", jobs.len(), rows.len()));
+    }
+    wrong.extend(jobs.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| format!("{} twice", pair[0].0)));
+    let last = ticks.first().map_or(schedule.created_at, |tick| tick.at);
+    let due = timetable(&schedule.cron).after(schedule.created_at).take_while(|tick| tick.at <= last).count();
+    if due != ticks.len() {
+        wrong.push(format!("{due} ticks were due, and {} fired", ticks.len()));
+    }
+    if schedule.settled < last {
+        wrong.push("a tick fired and is not settled".into());
+    }
+    wrong
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn killed_at_any_moment_a_tick_has_its_row_and_its_job_or_neither() {
+    cases(1, |mut chance| {
+        let dir = tempfile::tempdir().unwrap();
+        let (database, acks) = (dir.path().join("mld.db"), dir.path().join("acks"));
+        let open = async || Store::open(&database, Hand::new(), entropy).await.unwrap();
+        block_on(async {
+            let store = open().await;
+            store.add_schedule(new("minutely", "* * * * *", "2026-03-28T22:00:00Z".parse().unwrap())).await.unwrap();
+            store.close().await;
+        });
+        let noted = || std::fs::read_to_string(&acks).unwrap_or_default();
+        let mut kills = 0;
+        while kills < 15 || (noted().lines().count() < 100 && kills < 300) {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["--exact", "schedules::child", "--ignored", "--nocapture"])
+                .env(DATABASE, &database)
+                .env(ACKS, &acks);
+            let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(chance.below(200)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+        block_on(async {
+            let store = open().await;
+            let schedule = store.schedule("minutely").await.unwrap();
+            assert_eq!(wrong(&store, &schedule).await, Vec::<String>::new(), "after {kills} kills");
+            let ticks = store.ticks(schedule.id, u32::MAX).await.unwrap();
+            let acknowledged = noted().lines().filter(|line| !line.ends_with(' ')).count();
+            assert!(ticks.len() >= acknowledged, "{acknowledged} were acknowledged, {} are there", ticks.len());
+            store.close().await;
+        });
+    });
+}
