@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -61,7 +61,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
     let schema = identify(&mut writer, path, fresh).await?;
     start_wal(&mut writer, path).await?;
     migrate(&mut writer, path, schema, now, entropy).await?;
-    if fresh {
+    if schema == 0 {
         // The file itself says from here on whose it is, even when its log is lost.
         sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut writer).await?;
     }
@@ -232,7 +232,9 @@ async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Resu
         Err(error) if meaning(&error) == Meaning::Damaged => return Err(not_ours(path, &error.to_string())),
         Err(error) => return Err(unusable(path, "cannot be read", &error)),
     };
-    if fresh && tables == 0 {
+    // A daemon that was killed while it made its database left a header, and nothing that anybody was promised.
+    let is_begun = application == 0 && schema == 0 && !marker(path).exists() && has_header(path);
+    if tables == 0 && (fresh || is_begun) {
         return Ok(0);
     }
     if application != APPLICATION_ID {
@@ -247,6 +249,13 @@ async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Resu
         });
     }
     Ok(schema)
+}
+
+/// Whether the file begins as SQLite's do: SQLite itself takes a shorter one for empty.
+fn has_header(path: &Path) -> bool {
+    let mut header = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header == *b"SQLite format 3\0"
 }
 
 /// A file that is no database of ours: damaged, if there was one under this name.

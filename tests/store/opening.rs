@@ -79,6 +79,29 @@ async fn another_program_s_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_database_that_was_never_finished_is_made_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mld.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut conn = options.connect().await.unwrap();
+    // As far as a daemon comes that is killed before its first commit.
+    sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    assert!(fs::metadata(&path).unwrap().len() > 0);
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    store.close().await;
+    // The same header where jobs were kept is a loss.
+    for name in ["mld.db", "mld.db-wal", "mld.db-shm"] {
+        let _ = fs::remove_file(dir.path().join(name));
+    }
+    let mut conn = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
+    sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    assert!(refusal(&path).await.contains("is damaged: another program made it"));
+}
+
+#[tokio::test]
 async fn a_folder_and_a_path_to_nowhere_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert!(refusal(dir.path()).await.contains("is not a file"));
