@@ -109,10 +109,9 @@ pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Opt
     let ModelSpec::Mlp { layers, .. } = network;
     let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return Vec::new() };
     let (features, targets) = match data {
-        DataSource::Csv { features, targets, .. } | DataSource::Jsonl { features, targets, .. } => {
-            (known(features), known(targets))
-        }
-        DataSource::Npy { .. } => (None, None),
+        DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
+        // A key may have an array of any length.
+        DataSource::Jsonl { .. } | DataSource::Npy { .. } => (None, None),
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();

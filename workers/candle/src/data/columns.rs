@@ -90,13 +90,20 @@ impl Columns {
     /// `spec` when one is missing, is there twice, or is wanted for two things, and when no feature is left.
     pub fn find(uri: &str, header: &[String], wanted: Wanted<'_>) -> Result<Self, Fault> {
         let find = |name: &str| find(uri, header, name);
-        let targets = wanted.targets.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+        let all = |names: &[String]| {
+            let found = names.iter().map(|name| match array(header, name) {
+                Some(columns) => Ok(columns),
+                None => find(name).map(|column| vec![column]),
+            });
+            found.collect::<Result<Vec<_>, Fault>>().map(|columns| columns.concat())
+        };
+        let targets = all(wanted.targets)?;
         let id = wanted.id.map(find).transpose()?;
         let features = if wanted.features.is_empty() {
             let used = |name: &String| targets.iter().chain(&id).any(|column| column.name == *name);
             header.iter().filter(|name| !used(name)).map(|name| find(name)).collect::<Result<Vec<_>, _>>()?
         } else {
-            wanted.features.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?
+            all(wanted.features)?
         };
         if features.is_empty() {
             return Err(Fault::spec(
@@ -223,6 +230,17 @@ fn find(uri: &str, header: &[String], name: &str) -> Result<Column, Fault> {
         )),
         (None, _) => Err(Fault::spec(format!("{uri} has no column {name:?}"), advice(header, name))),
     }
+}
+
+/// The columns `name[0]`, `name[1]`, … of an array, in the header's order; `None` where there is no such one.
+fn array(header: &[String], name: &str) -> Option<Vec<Column>> {
+    if header.iter().any(|found| found == name) {
+        return None;
+    }
+    let of_it = |found: &str| found.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?.parse::<usize>().ok();
+    let columns = header.iter().enumerate().filter(|(_, found)| of_it(found).is_some());
+    let columns: Vec<_> = columns.map(|(at, found)| Column { name: found.clone(), at }).collect();
+    (!columns.is_empty()).then_some(columns)
 }
 
 fn advice(header: &[String], name: &str) -> String {

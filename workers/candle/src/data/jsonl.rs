@@ -1,5 +1,6 @@
 //! A JSONL file, an object a line, read line by line as it streams in: two pieces of the file and one line are all that is in memory. The columns are
-//! the keys of the first line, in its order; a key that a later line lacks is an empty field of it.
+//! the keys of the first line, in its order; a key that a later line lacks is an empty field of it. A key with an array of numbers is a column for each,
+//! `x[0]`, `x[1]` and so on, and every line has as many.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
@@ -17,14 +18,16 @@ use super::{
 use crate::{fault::Fault, job::Job};
 
 /// What a line must look like.
-const EXAMPLE: &str = "each line is one JSON object of numbers, such as {\"x\": 1.5, \"y\": 0}";
+const EXAMPLE: &str =
+    "each line is one JSON object of numbers, such as {\"x\": 1.5, \"y\": 0} or {\"x\": [1.5, 2], \"y\": 0}";
 
 /// A file being read.
 pub struct Reader<'a> {
     stream: Stream<'a>,
     chunk: Bytes,
     header: Vec<String>,
-    /// The place of each column.
+    keys: Vec<Slot>,
+    /// The place of each key.
     places: HashMap<String, usize>,
     /// The current line, its end apart.
     text: Vec<u8>,
@@ -37,6 +40,64 @@ pub struct Reader<'a> {
     fields: Vec<u8>,
     ends: Vec<usize>,
     wrong: Option<String>,
+}
+
+/// A key of the first line.
+struct Slot {
+    key: String,
+    /// How many numbers it has where it has an array.
+    array: Option<usize>,
+}
+
+impl Slot {
+    /// The names of its columns.
+    fn columns(&self) -> Vec<String> {
+        match self.array {
+            None => vec![self.key.clone()],
+            Some(length) => (0..length).map(|at| format!("{}[{at}]", self.key)).collect(),
+        }
+    }
+
+    /// Appends the fields that a line has for it, or says what is wrong with them.
+    fn fields(&self, value: Option<&RawValue>, text: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<(), String> {
+        let value = value.filter(|value| value.get() != "null");
+        let Some(length) = self.array else {
+            value.map_or(Ok(()), |value| field(value, text))?;
+            ends.push(text.len());
+            return Ok(());
+        };
+        let Some(value) = value else {
+            ends.extend(std::iter::repeat_n(text.len(), length));
+            return Ok(());
+        };
+        let Some(items) = array(value) else {
+            return Err(format!("{:?} is no array, and in the first line it is one", self.key));
+        };
+        if items.len() != length {
+            return Err(format!("{:?} has {} numbers, and {length} in the first line", self.key, items.len()));
+        }
+        for item in items {
+            field(item, text)?;
+            ends.push(text.len());
+        }
+        Ok(())
+    }
+}
+
+/// Appends a value as the text of a field: that of a string, and anything else as it is written.
+fn field(value: &RawValue, text: &mut Vec<u8>) -> Result<(), String> {
+    if value.get().starts_with('"') {
+        let string: Cow<'_, str> = serde_json::from_str(value.get()).map_err(|error| problem(&error))?;
+        text.extend_from_slice(string.as_bytes());
+    } else {
+        text.extend_from_slice(value.get().as_bytes());
+    }
+    Ok(())
+}
+
+/// The items of an array; `None` for anything else.
+fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
+    if value.get().starts_with('[') { serde_json::from_str(value.get()).ok() } else { None }
 }
 
 impl fmt::Debug for Reader<'_> {
@@ -55,6 +116,7 @@ impl<'a> Reader<'a> {
             stream: Stream::open(job, uri)?,
             chunk: Bytes::new(),
             header: Vec::new(),
+            keys: Vec::new(),
             places: HashMap::new(),
             text: Vec::new(),
             line: 0,
@@ -70,11 +132,16 @@ impl<'a> Reader<'a> {
         let Object(entries) = serde_json::from_slice(&reader.text).map_err(|error| {
             Fault::spec(format!("{}, line {}: {}", reader.uri(), reader.line, problem(&error)), EXAMPLE)
         })?;
-        if entries.len() > MAX_COLUMNS {
-            return Err(reader.too_long("keys", MAX_COLUMNS));
+        let slot = |(key, value): (Key<'_>, &RawValue)| Slot {
+            key: key.0.into_owned(),
+            array: array(value).map(|items| items.len()),
+        };
+        reader.keys = entries.into_iter().map(slot).collect();
+        reader.header = reader.keys.iter().flat_map(Slot::columns).collect();
+        if reader.header.len() > MAX_COLUMNS {
+            return Err(reader.too_long("columns", MAX_COLUMNS));
         }
-        reader.header = entries.into_iter().map(|(key, _)| key.0.into_owned()).collect();
-        reader.places = reader.header.iter().enumerate().map(|(place, name)| (name.clone(), place)).collect();
+        reader.places = reader.keys.iter().enumerate().map(|(place, slot)| (slot.key.clone(), place)).collect();
         Ok(reader)
     }
 
@@ -129,24 +196,19 @@ impl<'a> Reader<'a> {
                 return;
             }
         };
-        let mut values = vec![None; self.header.len()];
+        let mut values = vec![None; self.keys.len()];
         for (at, (Key(key), value)) in entries.into_iter().enumerate() {
             // Lines are mostly alike, and then nothing is to be looked up.
-            let alike = self.header.get(at).is_some_and(|name| *name == key);
+            let alike = self.keys.get(at).is_some_and(|slot| slot.key == key);
             if let Some(place) = if alike { Some(at) } else { self.places.get(key.as_ref()).copied() } {
                 values[place] = Some(value);
             }
         }
-        for value in values {
-            match value.map(RawValue::get) {
-                None | Some("null") => {}
-                Some(text) if text.starts_with('"') => {
-                    let text: Cow<'_, str> = serde_json::from_str(text).unwrap_or_default();
-                    self.fields.extend_from_slice(text.as_bytes());
-                }
-                Some(text) => self.fields.extend_from_slice(text.as_bytes()),
+        for (slot, value) in self.keys.iter().zip(values) {
+            if let Err(wrong) = slot.fields(value, &mut self.fields, &mut self.ends) {
+                self.wrong = Some(wrong);
+                return;
             }
-            self.ends.push(self.fields.len());
         }
     }
 

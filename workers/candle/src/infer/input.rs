@@ -7,7 +7,7 @@ use super::task::Task;
 use crate::{
     bundle::{ModelConfig, config::shape, read::Model},
     data::{
-        columns::{BadRow, Columns, Wanted},
+        columns::{BadRow, Column, Columns, Wanted},
         lines::Lines,
         load::randn_digest,
         npy::Arrays,
@@ -249,8 +249,9 @@ fn of_lines<'a>(lines: Lines<'a>, wanted: Wanted<'_>, model: &Model) -> Result<(
         (named, _) => named,
     };
     let columns = Columns::find(lines.uri(), lines.header(), Wanted { features, targets, ..wanted })?;
-    let names = columns.features.iter().map(|column| column.name.clone()).collect();
-    Ok((Source::Lines { lines, columns }, Task::of(model, targets)?, names))
+    let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let (features, task) = (names(&columns.features), Task::of(model, &names(&columns.targets))?);
+    Ok((Source::Lines { lines, columns }, task, features))
 }
 
 fn other_data(uri: &str) -> Fault {

@@ -78,6 +78,12 @@ fn the_same_rows_in_any_format_make_the_same_model() {
         jsonl(&bench.file("x.jsonl.gz", gzip(JSONL))),
         jsonl(&bench.file("x.jsonl.zst", zstandard(JSONL))),
     ];
+    let vectors = "{\"v\":[1,2],\"class\":0}\n{\"class\":1,\"v\":[3,4.5]}\n{\"v\":[-1e3,0],\"class\":2}\n{\"v\":[7,\"8\"],\"class\":1}\n\
+        {\"v\":[ 9 , 10 ],\"class\":0}\n{\"v\":[11,12],\"class\":2}\n";
+    let vectors = bench.file("vectors.jsonl", vectors);
+    sources.push(jsonl(&vectors));
+    sources.push(json!({"format": "jsonl", "uri": vectors, "features": ["v"], "targets": ["class"]}));
+    sources.push(json!({"format": "jsonl", "uri": vectors, "features": ["v[0]", "v[1]"], "targets": ["class"]}));
     let classes = bench.file("y.npy", numpy("y_i8.npy"));
     for name in ["x_f2", "x_f4", "x_f8", "x_f4_big_endian", "x_f4_cube"] {
         sources.push(npy(&bench.file(name, numpy(&format!("{name}.npy"))), &classes));
@@ -109,6 +115,14 @@ fn a_line_of_json_that_is_wrong_is_told_with_its_number() {
         ("1,2\n".into(), ["line 1: it is no JSON object", "one JSON object"]),
         ("[1, 2]\n".into(), ["line 1: it is no JSON object: invalid type: sequence", "one JSON object"]),
         ("{\"a\":1,\"b\":2}\n".into(), ["has no column \"class\"", "its columns are \"a\", \"b\""]),
+        (
+            "{\"a\":[1,2],\"class\":0}\n{\"a\":[1],\"class\":0}".into(),
+            ["row 1 (line 2): \"a\" has 1 numbers, and 2", "correct"],
+        ),
+        ("{\"a\":[1,2],\"class\":0}\n{\"a\":7,\"class\":0}".into(), ["row 1 (line 2): \"a\" is no array", "correct"]),
+        ("{\"a\":[1,[2]],\"class\":0}".into(), ["column \"a[1]\": \"[2]\" is not a number", "correct"]),
+        ("{\"a\":[1,2],\"class\":0}\n{\"class\":0}".into(), ["column \"a[0]\": nothing is where", "correct"]),
+        ("{\"a\":[1,2,3],\"class\":0}".into(), ["the data has 3 feature columns and the model takes 2", "begin train"]),
         ("{\"a\":1,\"a\":2,\"class\":0}\n".into(), ["more than one column \"a\"", "differently"]),
         (format!("{first}\n{{\"a\":1,\n"), ["row 1 (line 3): it is no JSON object: EOF", "correct the row"]),
         (format!("{first}{{\"a\":1}} x\n"), ["row 1 (line 2): it is no JSON object: trailing", "correct the row"]),
@@ -236,6 +250,28 @@ fn every_format_is_predicted() {
     let listed: Value = serde_json::from_str(&bench.read(&bench.uri("jobs/2/output/1/errors.jsonl"))).unwrap();
     assert_eq!((&listed["row"], &listed["line"]), (&json!(21), &json!(22)));
     assert!(listed["error"].as_str().unwrap().contains("it is no JSON object"), "{listed}");
+}
+
+#[test]
+fn arrays_in_lines_are_learnt_and_predicted() {
+    let bench = Bench::new();
+    let lines: String =
+        (0..8).map(|n| format!("{{\"id\":\"r{n}\",\"x\":[{n},{},1],\"y\":[{n},0.5]}}\n", n * n)).collect();
+    let data = json!({"format": "jsonl", "uri": bench.file("x.jsonl", lines), "features": ["x"], "targets": ["y"]});
+    let train = json!({"version": 1, "name": "t", "train": {
+        "loss": "mse", "batch_size": 4, "max_steps": 3, "optimizer": {"type": "adam"}, "scaling": "standard",
+        "model": {"type": "mlp", "layers": [3, 2]}, "data": data}});
+    let model = bench.run(&train, &Recorder::default(), (1, 1), &[]).unwrap().model.unwrap().uri;
+    let mut infer = json!({"version": 1, "name": "i", "infer": {
+        "model": {"from": model}, "data": data, "id_column": "id", "output": "csv"}});
+    let done = bench.run(&infer, &Recorder::default(), (2, 1), &[]).unwrap();
+    assert!(done.metrics["loss"].is_finite());
+    let text = bench.read(&done.output.unwrap().uri);
+    assert!(text.starts_with("id,y[0],y[1],expected_y[0],expected_y[1]\nr0,"), "{text}");
+    // The model's config knows its columns, so the spec need not name them.
+    infer["infer"]["data"] = json!({"format": "jsonl", "uri": data["uri"]});
+    let again = bench.run(&infer, &Recorder::default(), (3, 1), &[]).unwrap();
+    assert_eq!(bench.read(&again.output.unwrap().uri), text);
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub enum DataSource {
         #[serde(default)]
         features: Vec<String>,
     },
-    /// A JSONL file: each line an object of numbers by column. The columns are the keys of the first line.
+    /// A JSONL file: each line an object of numbers by column. The columns are the keys of the first line; a key may have an array of numbers, of
+    /// the same length in every line.
     Jsonl {
         /// The file, as for CSV.
         #[schemars(length(min = 1))]
