@@ -73,6 +73,23 @@ fn a_line_or_a_zone_that_is_none_is_6_and_says_where() {
 }
 
 #[test]
+fn a_name_that_is_none_and_what_only_the_daemon_finds_are_said_where_they_are() {
+    let refusal = json!({"error": {
+        "code": "spec_invalid", "message": "the schedule has a mistake", "hint": "correct it",
+        "problems": [{"path": "train.batch_size", "message": "it is odd", "hint": "make it even"}]
+    }});
+    let rig = Rig::new(&[("POST /v1/schedules", &[Answer::Json(422, refusal)])]);
+    let ran = rig.run(&["schedule", "add", "job.toml", "--cron", "@daily", "--name", "two words"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.stderr.contains("--name: ' ' cannot be in a name\n  | two words\n"), "{ran:?}");
+    rig.write("job.toml", &rig.run(&["spec", "init", "train"]).stdout);
+    let set = "train.data={format=\"randn\",rows=64,features=8,targets=1}";
+    let ran = rig.run(&["schedule", "add", "job.toml", "--cron", "@daily", "--set", set]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.stderr.contains("job.toml:") && ran.stderr.contains("it is odd"), "{ran:?}");
+}
+
+#[test]
 fn a_wrong_use_is_2() {
     let rig = Rig::without_daemon();
     for args in [

@@ -10,10 +10,11 @@ use std::{
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::schedule::{Crontab, TICK_LABEL, Timetable, zone},
+    domain::schedule::{Crontab, Pass, TICK_LABEL, Timetable, zone},
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
 use mlctl_protocol::JobId;
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
     chance::{cases, variable},
@@ -104,6 +105,29 @@ async fn a_tick_is_taken_once_however_many_take_it() {
     rig.check().await;
 }
 
+#[tokio::test]
+async fn a_tick_whose_moment_a_government_moved_has_fired() {
+    let rig = Rig::new().await;
+    let first = furnish(&rig).await;
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let fired = rig.store.ticks(schedule.id, 1).await.unwrap()[0];
+    let mut turn = timetable(&schedule.cron).turn(schedule.settled, schedule.settled + SignedDuration::from_hours(1));
+    let tick = turn.fire.as_mut().unwrap();
+    let due = tick.nominal;
+    // The same local time as the last one, at a later moment; then the other of two such moments; then the next hour.
+    tick.nominal = fired.nominal;
+    assert_eq!(rig.store.take_turn(&schedule, turn).await.unwrap(), None);
+    for (nominal, pass) in [(fired.nominal, Pass::Second), (due, Pass::First)] {
+        let schedule = rig.store.schedule("hourly").await.unwrap();
+        let mut turn =
+            timetable(&schedule.cron).turn(schedule.settled, schedule.settled + SignedDuration::from_hours(1));
+        let tick = turn.fire.as_mut().unwrap();
+        (tick.nominal, tick.pass) = (nominal, pass);
+        assert!(rig.store.take_turn(&schedule, turn).await.unwrap().is_some_and(|job| job.id > first), "{nominal}");
+    }
+    rig.check().await;
+}
+
 const DATABASE: &str = "MLCTL_TEST_DATABASE";
 const ACKS: &str = "MLCTL_TEST_ACKS";
 
@@ -190,6 +214,13 @@ fn killed_at_any_moment_a_tick_has_its_row_and_its_job_or_neither() {
             let ticks = store.ticks(schedule.id, u32::MAX).await.unwrap();
             let acknowledged = noted().lines().filter(|line| !line.ends_with(' ')).count();
             assert!(ticks.len() >= acknowledged, "{acknowledged} were acknowledged, {} are there", ticks.len());
+            store.close().await;
+            // The control: a tick without its row is found.
+            let mut conn = SqliteConnectOptions::new().filename(&database).connect().await.unwrap();
+            sqlx::raw_sql("DELETE FROM ticks WHERE job_id = 2").execute(&mut conn).await.unwrap();
+            conn.close().await.unwrap();
+            let store = open().await;
+            assert_eq!(wrong(&store, &schedule).await.len(), 2, "it has a job and no row, and is missing in the row");
             store.close().await;
         });
     });

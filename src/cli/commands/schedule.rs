@@ -11,7 +11,10 @@ use crate::{
     },
     cli::{Context, Done, Failure, exit::Exit, output::schedules, spec},
     config::document::{FlagMistake, Report},
-    domain::schedule::{Crontab, Tick, Timetable, zone},
+    domain::{
+        rules,
+        schedule::{Crontab, Tick, Timetable, zone},
+    },
 };
 
 /// The most runs that are previewed.
@@ -107,6 +110,20 @@ fn schedule_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// What is wrong with a name that was given beside the spec.
+fn check_name(name: Option<&str>) -> Result<(), Failure> {
+    let Some((text, problem)) = name.and_then(|text| Some((text, rules::schedule_name(text)?))) else { return Ok(()) };
+    let (span, hint) = (0..text.chars().count().max(1), problem.hint.unwrap_or_default());
+    let mistake = FlagMistake { flag: "--name", text, span, path: "name", message: problem.message, hint };
+    Err(Failure::report(Exit::Invalid, Report::of_flags(vec![mistake])))
+}
+
+/// A refusal by the daemon with its mistakes where they were written, if all of them are the spec's.
+fn located(written: &spec::Written, refusal: Failure) -> Failure {
+    let is_own = |path: &str| matches!(path, "name" | "cron" | "zone");
+    if refusal.problems.iter().any(|problem| is_own(&problem.path)) { refusal } else { written.located(refusal) }
+}
+
 fn path(name: &str) -> String {
     format!("/v1/schedules/{}", segment(name))
 }
@@ -129,11 +146,14 @@ impl Arguments {
         match self.verb {
             Verb::Add { file, cron, zone, name, set } => {
                 timetable(&cron, &zone)?;
+                check_name(name.as_deref())?;
                 let overlay = spec::Overlay { set: &set, ..spec::Overlay::default() };
-                let spec = spec::load(&file, &overlay, context.environment)?;
-                let spec = to_raw_value(&spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
+                let written = spec::open(&file, &overlay, context.environment)?;
+                let spec =
+                    to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
                 let request = AddScheduleRequest { name, cron, zone: Some(zone), spec };
-                let (status, view): (_, ScheduleView) = context.client.post_safely("/v1/schedules", &request).await?;
+                let sent = context.client.post_safely("/v1/schedules", &request).await;
+                let (status, view): (_, ScheduleView) = sent.map_err(|refusal| located(&written, refusal))?;
                 schedules::added(&mut context.out, &view, status == hyper::StatusCode::CREATED, now)?;
             }
             Verb::Ls => {
