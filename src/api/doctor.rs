@@ -10,9 +10,8 @@ use std::{
 };
 
 use axum::{Json, extract::State};
-use bytes::Bytes;
-use jiff::Timestamp;
-use mlctl_artifacts::{ArtifactError, keys};
+use jiff::{Timestamp, fmt::rfc2822};
+use mlctl_artifacts::{Stores, keys, probe};
 use tokio::{fs, process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
@@ -36,19 +35,25 @@ const SPACE_WANTED: u64 = 1024 * 1024 * 1024;
 /// Findings shown of a check that has many.
 const MOST_SHOWN: usize = 5;
 
-/// What a probe object holds, at most.
-const PROBE_BYTES: u64 = 64;
+/// Seconds by which the store's clock may differ before it is said, and from which on stores refuse requests.
+const SKEW_NOTED: u64 = 60;
+const SKEW_REFUSED: u64 = 15 * 60;
 
 /// The first moment of 2026 in seconds: no clock that is right is before it.
 const WRITTEN_SECONDS: i64 = 1_767_225_600;
 
 /// `GET /v1/doctor`.
 pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
+    // Without patience: a store that does not answer is a finding, and what it said is worth more than another try.
+    let stores = api.artifacts.impatient();
+    let storage = storage(&api, &stores).await;
+    let storage_time = storage_time(stores.s3_time(), api.clock.now());
     let checks = vec![
         sqlite(),
         database(&api).await,
         space(&api.config.state_dir).await,
-        storage(&api).await,
+        storage,
+        storage_time,
         roots(&api.config.data_roots).await,
         worker(&api.config.worker).await,
         socket("socket", &api, &api.config.socket).await,
@@ -119,27 +124,41 @@ fn free(state_dir: &Path, bytes: u64) -> CheckView {
     }
 }
 
-async fn storage(api: &Shared) -> CheckView {
+async fn storage(api: &Shared, stores: &Stores) -> CheckView {
     const NAME: &str = "object storage";
     let url = &api.config.storage_url;
-    let hint = "check storage.url of mld, and that the daemon's user may write there";
-    let name = format!("{}-{}", std::process::id(), api.clock.now().as_microsecond());
-    match timeout(STORAGE_LIMIT, probe(api, &keys::probe_uri(url, &name))).await {
-        Ok(Ok(true)) => ok(NAME, format!("{url}: an object was written, read back and deleted")),
-        Ok(Ok(false)) => fail(NAME, format!("{url}: an object was read back otherwise than written"), "do not use it"),
-        Ok(Err(error)) => fail(NAME, causes(&error), hint),
-        Err(_) => fail(NAME, format!("{url} did not answer within {}", reason::span(STORAGE_LIMIT.as_secs())), hint),
+    let usual = match url.starts_with("s3://") {
+        true => "check storage.url and storage.s3 of mld, and whether the server runs",
+        false => "check storage.url of mld, and that the daemon's user may write there",
+    };
+    let probe = async { probe::run(&stores.open(&keys::probes_uri(url))?).await };
+    match timeout(STORAGE_LIMIT, probe).await {
+        Ok(Ok(Ok(()))) => {
+            ok(NAME, format!("{url}: an object was written, read back and deleted, and could not be created twice"))
+        }
+        Ok(Ok(Err(unfit))) => {
+            let hint = "use another store, or update its server: a checkpoint could be overwritten here";
+            fail(NAME, format!("{url}: {unfit}"), hint)
+        }
+        Ok(Err(error)) => fail(NAME, causes(&error), error.hint().unwrap_or(usual)),
+        Err(_) => fail(NAME, format!("{url} did not answer within {}", reason::span(STORAGE_LIMIT.as_secs())), usual),
     }
 }
 
-/// Whether an object comes back as it was written.
-async fn probe(api: &Shared, uri: &str) -> Result<bool, ArtifactError> {
-    let at = api.artifacts.open(uri)?;
-    let written = Bytes::from_static(b"mlctl doctor");
-    at.put(written.clone()).await?;
-    let read = at.get(PROBE_BYTES).await;
-    at.delete().await?;
-    Ok(read? == written)
+/// Signed requests are refused by a store whose clock is a quarter of an hour away.
+fn storage_time(seen: Option<(String, Duration)>, now: Timestamp) -> CheckView {
+    const NAME: &str = "object storage's clock";
+    const HINT: &str = "set this machine's clock: `timedatectl set-ntp true`";
+    let Some((date, ago)) = seen else { return ok(NAME, "no S3 store was asked") };
+    let Ok(theirs) = rfc2822::parse(&date) else { return ok(NAME, "the store does not say what time it has") };
+    let theirs = theirs.timestamp().saturating_add(ago).unwrap_or(Timestamp::MAX);
+    let apart = theirs.duration_since(now).as_secs().unsigned_abs();
+    let detail = format!("{} apart from this machine's", reason::span(apart));
+    match apart {
+        0..SKEW_NOTED => ok(NAME, detail),
+        SKEW_NOTED..SKEW_REFUSED => warn(NAME, detail, HINT),
+        _ => fail(NAME, detail, HINT),
+    }
 }
 
 async fn roots(roots: &[PathBuf]) -> CheckView {
@@ -239,6 +258,24 @@ mod tests {
             let check = free(Path::new("/s"), bytes);
             assert_eq!((check.status, check.hint.is_some()), (status, status != CheckStatus::Ok));
         }
+    }
+
+    #[test]
+    fn a_store_whose_clock_is_far_away_is_seen() {
+        let now: Timestamp = "2026-11-25T10:00:00Z".parse().unwrap();
+        for (date, ago, status) in [
+            ("Wed, 25 Nov 2026 10:00:00 GMT", 0, CheckStatus::Ok),
+            ("Wed, 25 Nov 2026 09:00:00 GMT", 3600, CheckStatus::Ok),
+            ("Wed, 25 Nov 2026 09:58:00 GMT", 0, CheckStatus::Warn),
+            ("Wed, 25 Nov 2026 10:02:00 GMT", 0, CheckStatus::Warn),
+            ("Wed, 25 Nov 2026 10:20:00 GMT", 0, CheckStatus::Fail),
+            ("Wed, 25 Nov 2026 09:40:00 GMT", 0, CheckStatus::Fail),
+            ("yesterday", 0, CheckStatus::Ok),
+        ] {
+            let check = storage_time(Some((date.into(), Duration::from_secs(ago))), now);
+            assert_eq!((check.status, check.hint.is_some()), (status, status != CheckStatus::Ok), "{date}");
+        }
+        assert_eq!(storage_time(None, now).status, CheckStatus::Ok);
     }
 
     #[test]

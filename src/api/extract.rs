@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     Context,
+    download::is_plain,
     error::Failure,
     types::{ErrorCode, MAX_BODY_BYTES, MAX_REFERENCE_BYTES},
 };
@@ -65,6 +66,22 @@ impl FromRequestParts<Context> for Step {
             let shown: String = text.chars().take(40).collect();
             Failure::bad_request(format!("{shown:?} is not a step"), "name a checkpoint by its step, in digits")
         })
+    }
+}
+
+/// The object that `{object}` in the path means: a plain name, never a path.
+pub(super) struct Object(pub(super) String);
+
+impl FromRequestParts<Context> for Object {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let name = parameter(parts, api, "object").await?;
+        if is_plain(&name) {
+            return Ok(Self(name));
+        }
+        let shown: String = name.chars().take(40).collect();
+        Err(Failure::bad_request(format!("{shown:?} is no name of an object"), "name one that is listed"))
     }
 }
 

@@ -4,6 +4,7 @@
 mod checkpoints;
 mod daemon;
 mod doctor;
+mod download;
 mod error;
 mod extract;
 mod follow;
@@ -25,7 +26,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mlctl_artifacts::Stores;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use routes::table as routes;
@@ -119,6 +120,8 @@ struct Shared {
     users: Users,
     room: Room,
     streams: Streams,
+    /// How many more objects may be downloaded.
+    downloads: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -140,6 +143,7 @@ impl Api {
             owner: Uid(rustix::process::geteuid().as_raw()),
             users: Users::new(),
             streams: Streams::new(),
+            downloads: Arc::new(Semaphore::new(download::MAX_DOWNLOADS)),
             tasks: TaskTracker::new(),
         };
         Self { context: Arc::new(shared) }

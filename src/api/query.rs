@@ -125,6 +125,20 @@ pub fn segment(text: &str) -> String {
     encoded
 }
 
+/// The query of `GET …/objects/{object}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DownloadQuery {
+    /// The byte to begin at, from 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub offset: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A path with a query, or the path alone when the query says nothing.
 #[must_use]
 pub fn address(path: &str, query: &impl Serialize) -> String {

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, checkpoints, daemon, doctor, error::Failure, follow, jobs, logs, schedules, submit, types::ErrorCode,
+    Context, checkpoints, daemon, doctor, download, error::Failure, follow, jobs, logs, schedules, submit,
+    types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -68,6 +69,9 @@ fn all() -> Vec<Route> {
         get("/v1/jobs/{job}/why", jobs::why),
         get("/v1/jobs/{job}/checkpoints", checkpoints::list),
         get("/v1/jobs/{job}/checkpoints/{step}", checkpoints::show),
+        get("/v1/jobs/{job}/checkpoints/{step}/objects/{object}", download::checkpoint_object).within(LONG_LIMIT),
+        get("/v1/jobs/{job}/model", download::model).within(LONG_LIMIT),
+        get("/v1/jobs/{job}/model/objects/{object}", download::model_object).within(LONG_LIMIT),
         post("/v1/jobs/{job}/checkpoints/verify", checkpoints::verify).within(VERIFY_LIMIT),
         post("/v1/jobs/{job}/checkpoint", checkpoints::take).within(LONG_LIMIT),
         post("/v1/jobs/{job}/cancel", jobs::cancel),

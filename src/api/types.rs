@@ -349,6 +349,30 @@ pub struct CheckpointDetail {
     pub objects: Vec<ObjectView>,
 }
 
+/// `GET /v1/jobs/{ref}/model`: the final model of a job, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelDetail {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Its folder.
+    pub uri: String,
+    /// BLAKE3 over its tensors sorted by name.
+    pub digest: String,
+    /// Its files.
+    pub objects: Vec<StoredView>,
+}
+
+/// A file of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredView {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
 /// An object of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectView {

@@ -111,7 +111,7 @@ verbs! {
     Retry => retry,
     /// Draw a job's learning curve and confusion matrix
     Plot => plot,
-    /// List, show, take and verify checkpoints
+    /// List, show, take, verify and pull checkpoints
     Checkpoint => checkpoint,
     /// Run a job again and again: add, list, show, preview and remove schedules
     Schedule => schedule,

@@ -10,6 +10,7 @@ pub mod follow;
 pub mod logs;
 pub mod ls;
 pub mod plot;
+pub mod pull;
 pub mod retry;
 pub mod schedule;
 pub mod show;

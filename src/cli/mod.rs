@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod output;
 mod spec;
+mod weights;
 
 use std::{ffi::OsString, process::ExitCode};
 

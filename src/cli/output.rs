@@ -7,6 +7,7 @@ pub mod follow;
 pub mod jobs;
 pub mod logs;
 pub mod plot;
+pub mod pull;
 pub mod schedules;
 pub mod table;
 pub mod text;

@@ -91,3 +91,33 @@ async fn only_a_running_job_takes_a_checkpoint() {
     assert_eq!((status, code), (409, ErrorCode::WrongState));
     rig.end_server().await;
 }
+
+async fn text(rig: &Rig, path: &str) -> (u16, String) {
+    let (status, body) = rig.ask(hyper::Method::GET, path, "").await;
+    (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn objects_are_handed_over_from_any_byte_on() {
+    let rig = Rig::new().await;
+    let (_, saved) = saved_job(&rig).await;
+    let at = |rest: &str| format!("/v1/jobs/one/checkpoints/10/objects/{rest}");
+    let state = at(keys::CHECKPOINT_STATE);
+    assert_eq!(text(&rig, &state).await, (200, "state of step 10".to_owned()));
+    assert_eq!(text(&rig, &format!("{state}?offset=14")).await, (200, "10".to_owned()));
+    assert_eq!(text(&rig, &format!("{state}?offset=16")).await, (200, String::new()));
+    assert_eq!(text(&rig, &format!("{state}?offset=17")).await.0, 400);
+    let (status, manifest) = text(&rig, &at(keys::MANIFEST)).await;
+    assert_eq!((status, mlctl_artifacts::blake3_hex(manifest.as_bytes())), (200, saved[0].manifest_digest.clone()));
+    // What the manifest does not list is not handed over, whatever lies there; and no name is a path.
+    let folder = saved[0].uri.strip_prefix("file://").unwrap();
+    std::fs::write(format!("{folder}/secret.txt"), "x").unwrap();
+    for (name, status) in [("secret.txt", 404), ("absent", 404), ("..%2F..%2Fx", 400), (".hidden", 400), ("%00", 400)] {
+        assert_eq!(text(&rig, &at(name)).await.0, status, "{name}");
+    }
+    assert_eq!(text(&rig, "/v1/jobs/one/checkpoints/11/objects/state.json").await.0, 404);
+    for path in ["/v1/jobs/one/model", "/v1/jobs/one/model/objects/model.safetensors"] {
+        assert_eq!(rig.get_error(path).await.1, ErrorCode::NotFound, "{path}: it has published none");
+    }
+    rig.end_server().await;
+}

@@ -33,7 +33,7 @@ async fn the_doctor_finds_what_is_wrong() {
     };
     let view: DoctorView = rig.get("/v1/doctor").await;
     assert!(!view.ok, "there is no worker and no workers' socket");
-    for name in ["sqlite", "database", "object storage", "data roots", "clock"] {
+    for name in ["sqlite", "database", "object storage", "object storage's clock", "data roots", "clock"] {
         assert_eq!(status(&view, name), CheckStatus::Ok, "{view:?}");
     }
     for name in ["worker", "workers' socket"] {

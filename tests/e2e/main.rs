@@ -14,6 +14,8 @@ mod faults;
 #[cfg(test)]
 mod promise;
 #[cfg(test)]
+mod pull;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 #[path = "../support/s3.rs"]

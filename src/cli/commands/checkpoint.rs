@@ -1,8 +1,13 @@
 //! `mlctl checkpoint`: the checkpoints of a job.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
-use super::{job_name, job_path};
+use super::{
+    job_name, job_path,
+    pull::{self, Source},
+};
 use crate::{
     api::types::{CheckpointDetail, CheckpointList, VerifyRequest, VerifyView},
     cli::{
@@ -19,7 +24,10 @@ Examples:
   mlctl checkpoint show digits              the objects of the newest one
   mlctl checkpoint show digits 500
   mlctl checkpoint now digits               a running job saves its state at the end of the step
-  mlctl checkpoint verify digits            reads every byte back; exit code 1 when one is damaged";
+  mlctl checkpoint verify digits            reads every byte back; exit code 1 when one is damaged
+  mlctl checkpoint pull digits ./newest     the newest checkpoint as a folder here, verified
+  mlctl checkpoint pull digits/500 ./at-500
+  mlctl checkpoint pull digits/model ./model   the final model";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -62,6 +70,17 @@ enum Verb {
         /// Only the checkpoint of this step [default: all]
         step: Option<u64>,
     },
+    /// Bring a checkpoint or the final model here and compare every byte with its checksum
+    ///
+    /// DIR appears when all of it is there. A pull that was broken off goes on where it was.
+    #[command(after_help = EXAMPLES)]
+    Pull {
+        /// The job and, after a slash, a step or `model` [default: the newest checkpoint]
+        #[arg(value_name = "JOB[/STEP]", value_parser = Source::parse)]
+        from: Source,
+        /// The folder to make; one that is there must be empty
+        dir: PathBuf,
+    },
 }
 
 impl Arguments {
@@ -71,10 +90,14 @@ impl Arguments {
             Verb::Show { job, .. } => format!("show a checkpoint of {job}"),
             Verb::Now { job } => format!("take a checkpoint of {job}"),
             Verb::Verify { job, .. } => format!("verify the checkpoints of {job}"),
+            Verb::Pull { from, .. } => format!("pull from {}", from.job),
         }
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
+        if let Verb::Pull { from, dir } = &self.verb {
+            return pull::run(context, from, dir).await;
+        }
         let Context { client, out, .. } = context;
         match self.verb {
             Verb::Ls { job } => {
@@ -100,6 +123,7 @@ impl Arguments {
                 checkpoints::verified(out, &found)?;
                 return Ok(if found.ok { Exit::Ok } else { Exit::Failed });
             }
+            Verb::Pull { .. } => {}
         }
         Ok(Exit::Ok)
     }

@@ -52,10 +52,10 @@ pub fn output_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumb
     format!("{}/output/{attempt}", job_uri(prefix, instance, job))
 }
 
-/// An object that is written, read and deleted to see whether that works.
+/// The folder in which objects are written, read and deleted to see whether that works.
 #[must_use]
-pub fn probe_uri(prefix: &str, name: &str) -> String {
-    format!("{}/doctor/{name}", prefix.trim_end_matches('/'))
+pub fn probes_uri(prefix: &str) -> String {
+    format!("{}/doctor", prefix.trim_end_matches('/'))
 }
 
 /// All folders an attempt may write to.

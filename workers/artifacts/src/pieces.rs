@@ -30,6 +30,11 @@ impl Pieces {
         Self { at, size, version, asked: 0, depth, ahead: VecDeque::new() }
     }
 
+    /// Begins at this byte instead of the first. Before anything is read.
+    pub fn skip(&mut self, bytes: u64) {
+        self.asked = bytes.min(self.size);
+    }
+
     /// What the store calls this version of the object, its ETag; `None` for a local file, which has no such thing.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
@@ -95,6 +100,10 @@ mod tests {
             }
             assert!(read == content, "{size}");
             assert!(pieces.next().await.unwrap().is_none());
+            let mut rest = at.pieces(size).await.unwrap();
+            rest.skip(size.saturating_sub(3));
+            let last = rest.next().await.unwrap().unwrap_or_default();
+            assert_eq!(last, content.slice(content.len().saturating_sub(3)..), "{size}: the end alone");
         }
     }
 
