@@ -153,6 +153,7 @@ impl From<ArtifactError> for Failure {
             ArtifactError::NotFound { .. } => {
                 Self::new(ErrorCode::NotFound, message, "it may have been deleted since; list what there is again")
             }
+            ArtifactError::Denied { hint, .. } => Self::new(ErrorCode::Storage, message, hint),
             ArtifactError::Full { .. } => Self::new(ErrorCode::DiskFull, message, "free space on it and try again"),
             _ => Self::new(ErrorCode::Storage, message, "`mlctl doctor` tries whether storage can be used"),
         }

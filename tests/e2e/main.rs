@@ -16,6 +16,10 @@ mod promise;
 #[cfg(test)]
 mod pull;
 #[cfg(test)]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+#[path = "../support/puppet.rs"]
+mod puppet;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 #[path = "../support/s3.rs"]

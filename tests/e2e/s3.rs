@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
+    puppet::{Answer, Puppet},
     s3_server::{BUCKET, Server},
     support::{Daemon, Setup, Worker, daemon::worker_pid, processes, until},
 };
@@ -207,6 +208,70 @@ fn a_server_that_is_not_there_is_tried_again_and_then_named() {
     assert_eq!((&job["exit_class"], &job["attempt"]), (&json!("storage"), &json!(2)), "{job:#}");
     let message = job["exit_message"].as_str().unwrap();
     assert!(message.contains("s3://bucket/ml") && message.contains(&format!("127.0.0.1:{port}")), "{message}");
+}
+
+/// An hour later than it is, for the program it is preloaded into.
+const LATE_CLOCK: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+    int failed = syscall(SYS_clock_gettime, id, at);
+    if (!failed && id == CLOCK_REALTIME) at->tv_sec += 3600;
+    return failed;
+}
+";
+
+/// A worker's program whose clock is an hour late.
+fn late_worker(folder: &Path) -> std::path::PathBuf {
+    use std::{os::unix::fs::PermissionsExt as _, process::Command};
+    let (source, library, script) = (folder.join("late.c"), folder.join("late.so"), folder.join("late-mlworker"));
+    std::fs::write(&source, LATE_CLOCK).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+    assert!(built.expect("a C compiler is there: SQLite needs it").success());
+    let worker = Worker::Real.program();
+    let text = format!("#!/bin/sh\nLD_PRELOAD='{}' exec '{}' \"$@\"\n", library.display(), worker.display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    script
+}
+
+#[test]
+fn a_machine_whose_clock_is_wrong_is_told_so() {
+    let Some(server) = Server::start() else { return };
+    let keys = tempfile::tempdir().unwrap();
+    let setup = setup(&server, &keys.path().join("key"));
+    let daemon = Setup { worker: late_worker(keys.path()), ..setup }.start();
+    let job = fails(&daemon, &[], "spec", &["clock and the store's are too far apart", "RequestTimeTooSkewed"]);
+    assert!(job["exit_hint"].as_str().unwrap().contains("timedatectl"), "{job:#}");
+}
+
+#[test]
+fn a_wrong_region_and_a_wrong_clock_are_named() {
+    let times = "<RequestTime>20260101T000000Z</RequestTime><ServerTime>2026-01-01T02:00:00Z</ServerTime>";
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("key");
+    write_key(&key, "id", "secret");
+    for (status, code, more, words, hint) in [
+        (403, "RequestTimeTooSkewed", times, "20260101T000000Z here, 2026-01-01T02:00:00Z there", "timedatectl"),
+        (400, "AuthorizationHeaderMalformed", "<Region>eu-north-1</Region>", "another region: eu-north-1", "region"),
+        (301, "PermanentRedirect", "<Endpoint>s3.eu.example</Endpoint>", "another region: s3.eu.example", "region"),
+    ] {
+        let body = format!("<Error><Code>{code}</Code><Message>no</Message>{more}</Error>");
+        let puppet = Puppet::new(move |_, _| Answer::Say(status, "", body.clone().into_bytes()));
+        let endpoint = format!("storage.s3.endpoint='{}'", puppet.url);
+        let named = format!("storage.s3.credentials_file='{}'", key.display());
+        let everything = Setup::of(Worker::Real).set(&endpoint).set(&named).set("storage.url='s3://bucket/ml'").start();
+        let data_alone = Setup::of(Worker::Real).set(&endpoint).set(&named).start();
+        let from_there = ["train.data.uri=s3://bucket/digits.csv".to_owned()];
+        for (daemon, sets, uri) in
+            [(everything, &[][..], "s3://bucket/ml"), (data_alone, &from_there[..], "s3://bucket/digits.csv")]
+        {
+            let job = fails(&daemon, sets, "spec", &[code, words, uri]);
+            assert!(job["exit_hint"].as_str().unwrap().contains(hint), "{job:#}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Answers that a server gives on a bad day, played by a puppet: what is tried again, what is not, what is believed.
 
-use mlctl_artifacts::{ArtifactError, Upload};
-use mlctl_protocol::ExitClass;
+use mlctl_artifacts::{ArtifactError, Stores, Upload};
+use mlctl_protocol::{ExitClass, s3::S3Access};
 
 use super::puppet::{Answer, Puppet};
 
@@ -56,6 +56,15 @@ async fn what_may_pass_is_tried_again() {
     let found = puppet.stores().open("s3://bucket/x").unwrap().get(9).await.unwrap_err();
     assert!(matches!(found, ArtifactError::Unavailable { .. }), "{found:?}");
     assert!((2..20).contains(&puppet.asked().len()), "but not for ever");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_tls_is_never_spoken_to_without() {
+    let puppet = Puppet::new(|_, _| Answer::Say(200, DATED, b"plain".to_vec()));
+    let access = S3Access { endpoint: Some(puppet.url.replace("http:", "https:")), ..puppet.access() };
+    let found = Stores::with_s3(Some(access)).open("s3://bucket/x").unwrap().get(9).await.unwrap_err();
+    assert!(matches!(found, ArtifactError::Unavailable { .. }), "{found:?}");
+    assert_eq!(puppet.asked().len(), 0, "nothing of the request was sent");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod denied;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+#[path = "../../../../tests/support/puppet.rs"]
 mod puppet;
 #[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]

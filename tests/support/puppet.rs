@@ -35,7 +35,8 @@ pub enum Answer {
 
 /// A server.
 pub struct Puppet {
-    url: String,
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -55,9 +56,9 @@ impl Puppet {
         Self { url, asked }
     }
 
-    /// Stores that ask it, with a second for trying again.
-    pub fn stores(&self) -> Stores {
-        Stores::with_s3(Some(S3Access {
+    /// Access to it, with a second for trying again.
+    pub fn access(&self) -> S3Access {
+        S3Access {
             endpoint: Some(self.url.clone()),
             region: "us-east-1".into(),
             path_style: true,
@@ -68,7 +69,12 @@ impl Puppet {
                 secret_access_key: "canary".into(),
                 session_token: Some("canary-token".into()),
             },
-        }))
+        }
+    }
+
+    /// Stores that ask it.
+    pub fn stores(&self) -> Stores {
+        Stores::with_s3(Some(self.access()))
     }
 
     /// What it was asked so far.
