@@ -30,7 +30,7 @@ need_s3_server() {
         say "installing python3-venv"
         $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends python3-venv >/dev/null
     fi
-    python3 ops/s3-server.py --install
+    python3 ops/s3-server.py --install >/dev/null
 }
 
 need_build_tools() {

@@ -2,7 +2,7 @@
 """Starts a real S3 server (SeaweedFS) on 127.0.0.1 for tests and demos, with signed requests required.
 
     ops/s3-server.py --dir DIR [--port N] [--bucket NAME]...    in the foreground until a signal
-    ops/s3-server.py --install                                  fetches the server and starts nothing
+    ops/s3-server.py --install                                  fetches the server, says where it is, and starts nothing
 
 Once it serves, it prints one line: `ready URL KEY SECRET READER_KEY READER_SECRET`. KEY may list, get, put and
 delete, READER_KEY may only list and get; neither may make a bucket.
@@ -27,7 +27,7 @@ def main():
     args = args.parse_args()
     weed = program()
     if args.install:
-        return
+        return print(weed)
     root = os.path.abspath(args.dir or sys.exit('s3-server: --dir is missing'))
     os.makedirs(f'{root}/data', exist_ok=True)
     keys = identities(f'{root}/s3.json')

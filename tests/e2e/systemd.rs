@@ -191,3 +191,50 @@ fn the_unit_is_sound_and_gives_away_little() {
     assert_eq!(exposed.code, 0, "{}", exposed.stdout);
     assert_ne!(analyze(&["security", "--offline=true", "--threshold=1"]).code, 0, "the control");
 }
+
+/// An S3 server inside, with a bucket: its URL, key and secret.
+fn s3_inside(machine: &Machine) -> [String; 3] {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/s3-server.py");
+    let found = Command::new("python3").arg(&script).arg("--install").stderr(Stdio::inherit()).output().unwrap();
+    assert!(found.status.success(), "the S3 server cannot be had; its reason is above");
+    let dir = machine.dir.path();
+    fs::copy(String::from_utf8(found.stdout).unwrap().trim(), dir.join("weed")).unwrap();
+    fs::copy(script, dir.join("s3-server.py")).unwrap();
+    let serve = "WEED=/host/weed exec python3 /host/s3-server.py --dir /run/s3 --bucket ml-test >/host/s3.ready";
+    machine.sh(&format!("systemd-run --unit=s3 sh -c '{serve}'")).ok();
+    let line = until("the S3 server is ready", || {
+        fs::read_to_string(dir.join("s3.ready")).ok().filter(|line| line.ends_with('\n'))
+    });
+    let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+    [words[1].clone(), words[2].clone(), words[3].clone()]
+}
+
+#[test]
+fn the_key_of_s3_comes_as_a_credential_and_is_seen_nowhere() {
+    if crate::chance::variable("MLCTL_TEST_S3").as_deref() == Some("skip") {
+        println!("MLCTL_TEST_S3=skip: no bucket was tried");
+        return;
+    }
+    let Some(machine) = Machine::boot() else { return };
+    let [url, key, secret] = s3_inside(&machine);
+    let host = machine.dir.path();
+    let settings = format!("[storage]\nurl = \"s3://ml-test/ml\"\n[storage.s3]\nendpoint = \"{url}\"\n");
+    fs::write(host.join("mld.toml"), settings).unwrap();
+    let credentials = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n");
+    fs::write(host.join("key"), credentials).unwrap();
+    machine.sh("cp /host/mld.toml /etc/mld/ && chmod 644 /etc/mld/mld.toml").ok();
+    machine.sh("systemctl start mld").must_fail(1, &[]);
+    machine.sh("systemctl stop mld; systemctl reset-failed mld; true").ok();
+    machine.sh("mkdir -p /etc/credstore && install -m 600 /host/key /etc/credstore/mld.s3 && rm /host/key").ok();
+    machine.start();
+    machine.sh("mlctl submit /srv/jobs/digits.toml -w").ok();
+    let job = machine.job("digits");
+    assert!(job["model"]["uri"].as_str().unwrap().starts_with("s3://ml-test/ml/jobs/"), "{job:#}");
+    machine.sh(&format!("mlctl submit {}", endless(&machine).display())).ok();
+    let worker = machine.past("endless", 0)["worker"]["pid"].as_u64().unwrap();
+    let seen = format!("grep -rlF {secret} /var/lib/mld /proc/{worker}/environ /proc/{worker}/cmdline");
+    let daemon = machine.main_pid();
+    machine.sh(&format!("{seen} /proc/{daemon}/environ /proc/{daemon}/cmdline")).must_fail(1, &[]);
+    machine.sh(&format!("echo {secret} >/var/lib/mld/planted; {seen}")).ok();
+    machine.sh("rm /var/lib/mld/planted; mlctl cancel endless && mlctl wait endless --timeout 60s; true").ok();
+}
