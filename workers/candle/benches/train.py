@@ -61,6 +61,7 @@ def main():
         "MALLOC_MMAP_THRESHOLD_": KEEP_MEMORY_BYTES,
         "MALLOC_TRIM_THRESHOLD_": KEEP_MEMORY_BYTES,
     }
+    most = 0.0
     peer = [options.python, os.path.join(HERE, "pytorch.py"), "--seconds", str(options.seconds), "--threads", threads]
     for at, batch in enumerate(BATCHES):
         sides = {
@@ -80,8 +81,11 @@ def main():
             rates = [r["steps_per_s"] for r in runs]
             ratio = "" if name == "mlworker" else f"{medians['mlworker'] / medians[name]:.2f} x"
             memory, others = max(r["rss_mb"] for r in runs), statistics.mean(r["others"] for r in runs)
+            most = max(most, others)
             print(f"{name:<28}{medians[name]:>15.1f}{min(rates):>9.1f}{max(rates):>9.1f}{ratio:>13}{memory:>8.0f}{others:>8.2f}")
         print(flush=True)
+    if most > 0.1:
+        print(f"Other processes took up to {most:.1f} cores meanwhile: these figures say little. Run it again on a quiet machine.")
 
 
 main()

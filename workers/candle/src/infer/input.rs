@@ -51,6 +51,17 @@ pub(super) struct Batch {
     pub(super) bad: Vec<BadRow>,
 }
 
+impl Batch {
+    /// Scales the features of the last row, which begin at `start`. A row with a value that leaves f32 is a bad one; false then.
+    fn scale(&mut self, start: usize, scaler: &Scaler, names: &[String], (row, line): (u64, Option<u64>)) -> bool {
+        let Some(column) = scaler.apply(&mut self.features[start..]) else { return true };
+        self.features.truncate(start);
+        let what = "the value is too large once it is scaled".into();
+        self.bad.push(BadRow { row, line, column: names.get(column).cloned(), what });
+        false
+    }
+}
+
 /// Where rows come from.
 enum Source<'a> {
     Lines { lines: Lines<'a>, columns: Columns },
@@ -154,15 +165,7 @@ impl<'a> Input<'a> {
                 batch.bad.push(bad);
                 continue;
             }
-            if let Some(column) = self.scaler.apply(&mut batch.features[start..]) {
-                batch.features.truncate(start);
-                let what = "the value is too large once it is scaled".into();
-                batch.bad.push(BadRow {
-                    row: record.row,
-                    line: Some(record.line),
-                    column: self.features.get(column).cloned(),
-                    what,
-                });
+            if !batch.scale(start, &self.scaler, &self.features, (record.row, Some(record.line))) {
                 continue;
             }
             let expected = expected(columns, record, &self.task);
@@ -185,11 +188,7 @@ impl<'a> Input<'a> {
                 batch.bad.push(bad);
                 continue;
             }
-            if let Some(column) = self.scaler.apply(&mut batch.features[start..]) {
-                batch.features.truncate(start);
-                let what = "the value is too large once it is scaled".into();
-                let column = self.features.get(column).cloned();
-                batch.bad.push(BadRow { row: number, line: None, column, what });
+            if !batch.scale(start, &self.scaler, &self.features, (number, None)) {
                 continue;
             }
             let has_targets = arrays.widths().1 > 0;
