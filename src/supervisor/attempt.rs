@@ -28,6 +28,7 @@ use super::{
     live::Live,
     retention,
     secret::Secret,
+    uploads,
     watchdog::{self, Seen},
 };
 use crate::{
@@ -39,7 +40,7 @@ use crate::{
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long storage may take to say whether a result is there.
-const STORAGE_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const STORAGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Pauses between tries to put an end on record.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -233,6 +234,7 @@ pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
         }
     }
     shared.remove(live);
+    uploads::clear(shared, fence).await;
     if live.has_saved() {
         retention::tidy(shared, fence.job, live.keep).await;
     }

@@ -15,6 +15,7 @@ mod retention;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod watchdog;
 
 use std::{

@@ -10,7 +10,13 @@ use serde_json::{Value, json};
 use crate::{
     puppet::{Answer, Puppet},
     s3_server::{BUCKET, Server},
-    support::{Daemon, Setup, Worker, daemon::worker_pid, processes, until},
+    support::{
+        Daemon, Setup, Worker,
+        daemon::worker_pid,
+        processes,
+        specs::{Length, training},
+        until,
+    },
 };
 
 const DIGITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/jobs/data/digits.csv");
@@ -301,6 +307,34 @@ fn data_that_changed_between_two_attempts_is_not_trained_on() {
         "both versions are named: {message}"
     );
     assert_eq!(job["attempt"], 2, "{job:#}");
+}
+
+#[test]
+fn what_a_killed_worker_had_half_uploaded_is_cleared_away() {
+    let Some(server) = Server::start() else { return };
+    let keys = tempfile::tempdir().unwrap();
+    let mut daemon = setup(&server, &keys.path().join("key")).start();
+    // Checkpoints of 50 MiB, one after the other: a worker is nearly always in the middle of one.
+    let mut spec = training(Worker::Real, "large", Length::Endless);
+    spec["train"]["model"]["layers"] = json!([32, 2048, 2048, 8]);
+    spec["checkpoint"] = json!({"every_steps": 1, "keep": 1});
+    spec["retry"] = json!({"limit": 20, "backoff_seconds": 1, "max_backoff_seconds": 1});
+    let id = daemon.submit(&spec);
+    let cleared = |daemon: &Daemon| daemon.log().contains("half uploaded objects were cleared away");
+    for attempt in 1..=10 {
+        let pid = daemon.wait_for_checkpoint(&id, attempt);
+        let record = daemon.state_dir.join(format!("attempts/{id}/{attempt}/uploads.jsonl"));
+        assert!(std::fs::metadata(&record).unwrap().len() > 0, "uploads are on record while they go on");
+        std::thread::sleep(Duration::from_millis(70 * attempt));
+        processes::kill(pid);
+        until("the attempt's uploads are cleared away", || (!record.exists()).then_some(()));
+        if cleared(&daemon) {
+            break;
+        }
+    }
+    assert!(cleared(&daemon), "ten kills, and none in the middle of an upload");
+    daemon.mlctl(&["cancel", &id]).ok();
+    daemon.wait_for(&id, "cancelled");
 }
 
 /// Files below a folder that hold a text.

@@ -17,6 +17,7 @@ mod s3;
 mod stores;
 mod transfer;
 mod upload;
+pub mod uploads;
 pub mod uri;
 
 pub use digest::blake3_hex;

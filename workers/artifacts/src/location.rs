@@ -14,6 +14,7 @@ use crate::{
     local::{self, LocalFiles},
     pieces::Pieces,
     transfer,
+    uploads::{self, Parts},
     uri::{MAX_URI_BYTES, bad_uri, is_staging_name, normalise},
 };
 
@@ -31,6 +32,8 @@ pub struct Location {
     uri: String,
     /// Present for local files, absent for stores that are durable by themselves.
     files: Option<LocalFiles>,
+    /// How the store takes an object in parts, where that can be picked up by another process.
+    parts: Option<Parts>,
 }
 
 impl fmt::Debug for Location {
@@ -50,7 +53,19 @@ pub struct Entry {
 
 impl Location {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, path: Path, uri: String, files: Option<LocalFiles>) -> Self {
-        Self { store, path, uri, files }
+        Self { store, path, uri, files, parts: None }
+    }
+
+    pub(crate) fn in_parts(self, parts: Parts) -> Self {
+        Self { parts: Some(parts), ..self }
+    }
+
+    pub(crate) const fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
+    }
+
+    pub(crate) const fn key(&self) -> &Path {
+        &self.path
     }
 
     /// The URI, without a slash at its end.
@@ -77,7 +92,7 @@ impl Location {
             return Err(bad("the name under the folder is empty or too long"));
         }
         let path = Path::parse(format!("{}/{clean}", self.path)).map_err(|error| bad(&error.to_string()))?;
-        Ok(Self { store: Arc::clone(&self.store), path, uri, files: self.files.clone() })
+        Ok(Self { path, uri, ..self.clone() })
     }
 
     /// The place with another last name: `config.json` beside `model.safetensors`.
@@ -88,7 +103,7 @@ impl Location {
         let (Some(path), Some((uri, _))) = (self.path.parent(), self.uri.rsplit_once('/')) else {
             return Err(bad_uri(&self.uri, "there is no folder above it"));
         };
-        Self { store: Arc::clone(&self.store), path, uri: uri.to_owned(), files: self.files.clone() }.join(name)
+        Self { path, uri: uri.to_owned(), ..self.clone() }.join(name)
     }
 
     /// Reads an object of at most `max_bytes`. Its size is checked before anything is read.
@@ -230,6 +245,9 @@ impl Location {
     /// Begins an object that is written in parts.
     pub(crate) async fn begin_parts(&self) -> Result<Box<dyn MultipartUpload>, ArtifactError> {
         self.prepare_write().await?;
+        if let Some(Parts { store, record: Some(record) }) = &self.parts {
+            return uploads::begin(store.clone(), self.path.clone(), &self.uri, record.clone()).await;
+        }
         self.store.put_multipart(&self.path).await.map_err(|error| self.sort(error))
     }
 

@@ -1,6 +1,6 @@
 //! From a URI to a place in a store: the one match on the scheme, the one place that knows them all. Made once per process and cloned.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mlctl_protocol::s3::S3Access;
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory, path::Path};
@@ -10,6 +10,7 @@ use crate::{
     local::LocalFiles,
     location::Location,
     s3::Buckets,
+    uploads::{Parts, Record},
     uri::{Parsed, bad_uri, is_staging_name},
 };
 
@@ -20,6 +21,7 @@ pub struct Stores {
     files: LocalFiles,
     memory: Option<Arc<InMemory>>,
     s3: Option<Arc<Buckets>>,
+    record: Option<Record>,
 }
 
 impl Default for Stores {
@@ -33,13 +35,19 @@ impl Stores {
     #[must_use]
     pub fn new() -> Self {
         let local = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Self { local, files: LocalFiles::default(), memory: None, s3: None }
+        Self { local, files: LocalFiles::default(), memory: None, s3: None, record: None }
     }
 
     /// The stores of a program: `file://`, and `s3://` where there is access to it. Nothing is asked of the server yet.
     #[must_use]
     pub fn with_s3(access: Option<S3Access>) -> Self {
         Self { s3: access.map(|access| Arc::new(Buckets::new(access))), ..Self::new() }
+    }
+
+    /// The same stores, which write down in a file what they upload in parts: see [`crate::uploads`].
+    #[must_use]
+    pub fn on_record(self, file: PathBuf) -> Self {
+        Self { record: Some(Record::new(file)), ..self }
     }
 
     /// The same stores for a look that must not take long: a request that fails is not tried again.
@@ -78,7 +86,7 @@ impl Stores {
                 let key = key(uri, &path)?;
                 // The library goes through a URL on its way to the file system. What comes out must be what was asked for.
                 let file = store.path_to_filesystem(&key).map_err(|error| bad_uri(uri, &error.to_string()));
-                let literal = std::path::PathBuf::from(format!("/{path}"));
+                let literal = PathBuf::from(format!("/{path}"));
                 if !is_staging_name(&path) && file? != literal {
                     return Err(bad_uri(uri, "the storage library does not keep this name as it is"));
                 }
@@ -86,8 +94,9 @@ impl Stores {
             }
             Parsed::Memory(path) => match &self.memory {
                 Some(store) => {
+                    let parts = Parts { store: store.clone(), record: self.record.clone() };
                     let store: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(store);
-                    Ok(Location::new(store, key(uri, &path)?, format!("memory:///{path}"), None))
+                    Ok(Location::new(store, key(uri, &path)?, format!("memory:///{path}"), None).in_parts(parts))
                 }
                 None => Err(bad_uri(uri, "memory:/// exists in tests only; write file:///absolute/path")),
             },
@@ -97,7 +106,8 @@ impl Stores {
                 };
                 let at = format!("s3://{bucket}/{name}");
                 let store = s3.bucket(&bucket).map_err(|error| ArtifactError::from_store(&at, error))?;
-                Ok(Location::new(store, key(uri, &name)?, at, None))
+                let parts = Parts { store: store.clone(), record: self.record.clone() };
+                Ok(Location::new(store, key(uri, &name)?, at, None).in_parts(parts))
             }
         }
     }

@@ -17,7 +17,7 @@ mod s3;
 
 #[cfg(test)]
 mod stores {
-    use mlctl_artifacts::Stores;
+    use mlctl_artifacts::{Stores, Upload, uploads};
 
     use super::{cases, s3};
 
@@ -35,9 +35,19 @@ mod stores {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_s3_server_keeps_the_contract() {
         let Some(server) = s3::Server::start() else { return };
-        let stores = Stores::with_s3(Some(server.access()));
+        let record = tempfile::tempdir().unwrap();
+        let file = record.path().join(uploads::UPLOADS_FILE);
+        let stores = Stores::with_s3(Some(server.access())).on_record(file.clone());
         cases::all(&stores, &format!("s3://{}/contract", s3::BUCKET)).await;
         let (date, _) = stores.s3_time().expect("a server says what time it has");
         assert!(date.ends_with("GMT"), "{date}");
+        // Every upload was struck out; one that a killed process left open is cleared away.
+        let home = format!("s3://{}/contract", s3::BUCKET);
+        assert_eq!(uploads::clear(&stores, &file, &home).await.unwrap(), 0);
+        let mut killed = Upload::new(stores.open(&format!("{home}/killed")).unwrap());
+        killed.write(&vec![1; 20 << 20]).await.unwrap();
+        let others = Stores::with_s3(Some(server.access()));
+        assert_eq!(uploads::clear(&others, &file, &home).await.unwrap(), 1);
+        assert!(killed.finish().await.is_err(), "its parts are gone");
     }
 }
