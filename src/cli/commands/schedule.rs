@@ -48,7 +48,7 @@ enum Verb {
     /// Submit a job whenever a crontab line says so
     #[command(after_help = EXAMPLES)]
     Add {
-        /// The job's spec, a TOML file; - for standard input. It is kept as it is now
+        /// The job's spec, a TOML file; - for standard input. It is kept as it is now, and so is the model that a `job:NAME` in it means
         #[arg(value_name = "FILE")]
         file: String,
         /// When: five crontab fields, or @daily and the like
