@@ -39,7 +39,7 @@ pub fn store(table: &mut Table, disk: &Path, scale: &Scale) {
                 clients.spawn(async move {
                     for number in 0..each {
                         let key = format!("{round}-{client}-{number}");
-                        let new = NewJob { spec: spec.clone(), user: Uid(0), key, asked: None };
+                        let new = NewJob { spec: spec.clone(), user: Uid(0), key, asked: None, hold: None };
                         store.submit(new).await.expect("a submit is kept");
                     }
                 });

@@ -35,14 +35,14 @@ pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>,
 
 /// `POST /v1/daemon/stop`. The answer is on its way before anything is closed.
 pub(super) async fn stop(State(api): State<Context>) -> Result<Json<StopView>, Failure> {
-    let running = count(&api, "running").await?;
+    let running = count(&api, &["running"]).await?;
     info!("stopping: a client asked for it; workers go on");
     api.stop_daemon.cancel();
     Ok(Json(StopView { schema: SCHEMA, stopping: true, pid: std::process::id(), running }))
 }
 
-/// Jobs in a state.
-pub(super) async fn count(api: &Shared, state: &str) -> Result<u64, StoreError> {
+/// Jobs in some states.
+pub(super) async fn count(api: &Shared, states: &[&str]) -> Result<u64, StoreError> {
     let counts = api.store.counts().await?;
-    Ok(counts.iter().find(|(name, _)| name == state).map_or(0, |(_, jobs)| *jobs))
+    Ok(counts.iter().filter(|(name, _)| states.contains(&name.as_str())).map(|(_, jobs)| jobs).sum())
 }

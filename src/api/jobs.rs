@@ -1,7 +1,7 @@
-//! Handlers about jobs that are there: list, show, spec, attempts, events, metrics, why, cancel, retry. Called by the router.
+//! Handlers about jobs that are there: list, show, spec, attempts, events, metrics, why. Called by the router.
 
 use axum::{
-    Extension, Json,
+    Json,
     extract::State,
     http::HeaderMap,
     response::{IntoResponse as _, Response},
@@ -13,7 +13,6 @@ use super::{
     error::Failure,
     extract::{Asked, Named},
     follow,
-    permit::Peer,
     query::{
         DEFAULT_FINISHED, DEFAULT_LIST_LIMIT, DEFAULT_PAGE_LIMIT, ListQuery, MAX_LIST_LIMIT, MAX_PAGE_LIMIT, PageQuery,
     },
@@ -22,11 +21,11 @@ use super::{
     view::{self, Scene},
 };
 use crate::{
-    domain::{Command, JobState},
+    domain::JobState,
     store::{JobDetail, ListFilter, StoreError},
 };
 
-const STATES: [&str; 5] = ["queued", "running", "succeeded", "failed", "cancelled"];
+const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
 const KINDS: [&str; 2] = ["train", "infer"];
 
 /// `GET /v1/jobs`.
@@ -130,26 +129,6 @@ pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<
     let (reason, hint) = view::reason::why(&detail, &api.scene_with_first().await?);
     let (name, state) = (detail.job.name, detail.job.state.name().to_owned());
     Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, hint }))
-}
-
-/// `POST /v1/jobs/{job}/cancel`.
-pub(super) async fn cancel(
-    State(api): State<Context>,
-    Extension(peer): Extension<Peer>,
-    Named(id): Named,
-) -> Result<Json<JobView>, Failure> {
-    api.supervisor.cancel(id, peer.uid).await?;
-    Ok(Json(api.job_view(id).await?))
-}
-
-/// `POST /v1/jobs/{job}/retry`.
-pub(super) async fn retry(
-    State(api): State<Context>,
-    Extension(peer): Extension<Peer>,
-    Named(id): Named,
-) -> Result<Json<JobView>, Failure> {
-    api.store.command(id, None, Command::Retry { by: peer.uid }).await?;
-    Ok(Json(api.job_view(id).await?))
 }
 
 impl Shared {

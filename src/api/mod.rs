@@ -2,6 +2,7 @@
 //! [`Api`] and runs it; the CLI uses the bodies ([`types`]) and the addresses ([`query`]).
 
 mod checkpoints;
+mod control;
 mod daemon;
 mod doctor;
 mod download;

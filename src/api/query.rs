@@ -1,5 +1,5 @@
 //! What stands in the address of a request: the query of each route that has one, and how a text becomes a part of a path. The CLI writes them, the API reads them.
-//! `POST /cancel`, `/retry`, `/checkpoint` and `/v1/daemon/stop` take neither query nor body; the first two answer with the job's [`JobView`](super::types::JobView).
+//! `POST /cancel`, `/stop`, `/release`, `/retry`, `/checkpoint` and `/v1/daemon/stop` take neither query nor body; the first four answer with the job's [`JobView`](super::types::JobView).
 
 use std::fmt::Write as _;
 

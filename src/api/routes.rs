@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, checkpoints, daemon, doctor, download, error::Failure, follow, jobs, logs, schedules, submit,
+    Context, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs, schedules, submit,
     types::ErrorCode,
 };
 
@@ -74,8 +74,12 @@ fn all() -> Vec<Route> {
         get("/v1/jobs/{job}/model/objects/{object}", download::model_object).within(LONG_LIMIT),
         post("/v1/jobs/{job}/checkpoints/verify", checkpoints::verify).within(VERIFY_LIMIT),
         post("/v1/jobs/{job}/checkpoint", checkpoints::take).within(LONG_LIMIT),
-        post("/v1/jobs/{job}/cancel", jobs::cancel),
-        post("/v1/jobs/{job}/retry", jobs::retry),
+        post("/v1/jobs/{job}/cancel", control::cancel),
+        post("/v1/jobs/{job}/stop", control::stop),
+        post("/v1/jobs/{job}/hold", control::hold),
+        post("/v1/jobs/{job}/release", control::release),
+        post("/v1/jobs/{job}/edit", control::edit),
+        post("/v1/jobs/{job}/retry", control::retry),
         get("/v1/schedules", schedules::list),
         post("/v1/schedules", schedules::add),
         get("/v1/schedules/{schedule}", schedules::show),

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     domain::{
+        Hold,
         rules::{self, Problem},
         schedule::KEY_PREFIX,
     },
@@ -34,17 +35,18 @@ pub(super) async fn submit(
     Extension(peer): Extension<Peer>,
     Sent(request): Sent<SubmitRequest>,
 ) -> Result<Response, Failure> {
-    let SubmitRequest { spec, key, dry_run } = request;
+    let SubmitRequest { spec, key, dry_run, hold } = request;
     check_key(&key)?;
     let mut spec = read(&spec, api.config.max_spec_bytes)?;
-    let asked = digest(&spec)?;
+    let asked = digest(&spec, hold)?;
+    let hold = hold.then_some(Hold { by: peer.uid, reason: None });
     let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
         admitted?;
         return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec }).into_response());
     }
     let submitted = match admitted {
-        Ok(()) => api.store.submit(NewJob { spec, user: peer.uid, key, asked: Some(asked) }).await?,
+        Ok(()) => api.store.submit(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
         // What was acknowledged once stays so, whatever has become of the files or the queue in the meantime.
         Err(refused) => match api.store.keyed(peer.uid, &key, &asked).await? {
             Some(id) => Submitted { id, existed: true },
@@ -79,9 +81,12 @@ pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Pro
 }
 
 /// What was asked for, before anything named in it is looked up.
-fn digest(spec: &JobSpec) -> Result<blake3::Hash, Failure> {
-    let json =
+fn digest(spec: &JobSpec, hold: bool) -> Result<blake3::Hash, Failure> {
+    let mut json =
         serde_json::to_vec(spec).map_err(|error| Failure::internal("the spec cannot be written as JSON", &error))?;
+    if hold {
+        json.extend_from_slice(b" held");
+    }
     Ok(blake3::hash(&json))
 }
 
@@ -142,6 +147,9 @@ fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
     })
 }
 
+/// The states in which jobs take the room of those that wait.
+const WAITING: [&str; 2] = ["queued", "held"];
+
 /// How many more jobs may wait. Counted down with every submit and read again from the store's counters when used up, so that a submit costs no read. Jobs that
 /// start in the meantime only make more room.
 #[derive(Debug)]
@@ -159,7 +167,7 @@ impl Room {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
-        let queued = daemon::count(api, "queued").await?;
+        let queued = daemon::count(api, &WAITING).await?;
         let left = i64::from(self.max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
         self.left.store(left.saturating_sub(1), Ordering::Relaxed);
         if left > 0 {

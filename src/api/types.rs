@@ -1,6 +1,7 @@
 //! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
 //! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
 
+mod control;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
 
 use crate::domain::rules::Problem;
@@ -42,6 +44,9 @@ pub struct SubmitRequest {
     /// Whether to check only.
     #[serde(default)]
     pub dry_run: bool,
+    /// Whether it is held from the beginning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
 }
 
 /// The answer to a submit with `dry_run`: the spec has passed every check. Without it, a [`JobView`] is the answer: status 201 for a new job, 200 for the job that the key
@@ -67,7 +72,7 @@ pub struct JobView {
     pub name: String,
     /// `train` or `infer`.
     pub kind: String,
-    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    /// `queued`, `held`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: String,
     /// Why it is where it is, in a line; null for one that succeeded.
     pub reason: Option<String>,
@@ -103,7 +108,7 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// A queued job does not start before this time: a retry's backoff.
     pub not_before: Option<Timestamp>,
-    /// `cancel` when a running job was asked to stop and has not yet.
+    /// `cancel` or `stop` when a running job was asked to end and has not yet.
     pub intent: Option<String>,
     /// How far the current or last attempt has come.
     pub progress: Option<Progress>,

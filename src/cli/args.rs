@@ -105,8 +105,16 @@ verbs! {
     Why => why,
     /// Wait until jobs have ended
     Wait => wait,
+    /// Have jobs save their work and end
+    Stop => stop,
     /// Cancel jobs
     Cancel => cancel,
+    /// Keep jobs from starting
+    Hold => hold,
+    /// Let held jobs wait for their turn again
+    Release => release,
+    /// Change the priority and labels of jobs
+    Edit => edit,
     /// Queue jobs again that failed or were cancelled
     Retry => retry,
     /// Draw a job's learning curve and confusion matrix

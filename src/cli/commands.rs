@@ -6,22 +6,28 @@ pub mod completion;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod edit;
 pub mod follow;
+pub mod hold;
 pub mod logs;
 pub mod ls;
 pub mod plot;
 pub mod pull;
+pub mod release;
 pub mod retry;
 pub mod schedule;
 pub mod show;
 pub mod spec;
+pub mod stop;
 pub mod submit;
 pub mod version;
 pub mod wait;
 pub mod why;
 
-use super::{Failure, exit::Exit};
-use crate::api::query::segment;
+use serde::Serialize;
+
+use super::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs};
+use crate::api::{query::segment, types::JobView};
 
 /// The path of a job, and of something of it: `/v1/jobs/digits`, `/v1/jobs/digits/why`.
 fn job_path(job: &str, rest: &str) -> String {
@@ -36,6 +42,30 @@ fn job_name(text: &str) -> Result<String, String> {
         "." | ".." => Err("this is no name of a job".into()),
         text => Ok(text.to_owned()),
     }
+}
+
+/// Asks for something to be done to each of several jobs, and says what became of each.
+async fn change(
+    context: &mut Context<'_>,
+    names: Vec<String>,
+    what: &str,
+    body: &impl Serialize,
+    said: impl Fn(&JobView) -> String,
+) -> Done {
+    let mut failures = Vec::new();
+    for name in names {
+        match context.client.post_body::<JobView>(&job_path(&name, what), body, ANSWER_LIMIT).await {
+            Ok(job) => jobs::changed(&mut context.out, &job, &said(&job))?,
+            Err(failure) => failures.push((name, failure)),
+        }
+    }
+    first_failure(failures)
+}
+
+/// A label on the command line.
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.into(), value.into())).ok_or_else(|| "expected KEY=VALUE".into())
 }
 
 /// Does something to each of several jobs, and fails at the end with the first failure.

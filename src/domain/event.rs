@@ -11,7 +11,7 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::job::{Exit, Intent, Uid};
+use super::job::{Exit, Hold, Intent, Uid};
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,28 @@ pub enum Command {
         /// Who.
         by: Uid,
     },
+    /// A person wants a running job to save its work and end; one that waits is cancelled.
+    Stop {
+        /// Who.
+        by: Uid,
+    },
+    /// A person keeps a job that waits from starting.
+    Hold {
+        /// Who, and what for.
+        hold: Hold,
+    },
+    /// A person lets a held job wait for its turn again.
+    Release {
+        /// Who.
+        by: Uid,
+    },
+    /// A person changes an unfinished job.
+    Edit {
+        /// Who.
+        by: Uid,
+        /// What.
+        edit: Edit,
+    },
     /// A person wants a finished job tried again, from its last checkpoint.
     Retry {
         /// Who.
@@ -66,11 +88,42 @@ pub enum Command {
     },
 }
 
+/// What a person changes of a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// The priority, 0 to 100.
+    pub priority: Option<u8>,
+    /// Labels by key; none takes the label away.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+impl Edit {
+    /// The labels after the change.
+    #[must_use]
+    pub fn labels_of(&self, before: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut labels = before.clone();
+        for (key, value) in &self.labels {
+            match value {
+                Some(value) => labels.insert(key.clone(), value.clone()),
+                None => labels.remove(key),
+            };
+        }
+        labels
+    }
+}
+
 impl Command {
     /// Whether only the attempt that holds the job may ask it: such a command needs a matching [`Fence`](super::job::Fence).
     #[must_use]
     pub const fn is_fenced(&self) -> bool {
-        !matches!(self, Self::Claim { .. } | Self::Cancel { .. } | Self::Retry { .. })
+        matches!(
+            self,
+            Self::Launched { .. }
+                | Self::Resumed { .. }
+                | Self::Checkpointed { .. }
+                | Self::Warned { .. }
+                | Self::End { .. }
+        )
     }
 }
 
@@ -194,6 +247,26 @@ pub enum Event {
     Retried {
         /// Who.
         by: Uid,
+    },
+    /// A person keeps the job from starting.
+    Held {
+        /// Who, and what for.
+        #[serde(flatten)]
+        hold: Hold,
+    },
+    /// A person lets it wait for its turn again.
+    Released {
+        /// Who.
+        by: Uid,
+    },
+    /// A person changed it.
+    Edited {
+        /// Who.
+        by: Uid,
+        /// The priority from now on, if that was changed.
+        priority: Option<u8>,
+        /// All labels from now on, if they were changed.
+        labels: Option<BTreeMap<String, String>>,
     },
 }
 

@@ -81,6 +81,8 @@ pub enum JobState {
         /// Not before this time (a retry's backoff).
         not_before: Option<Timestamp>,
     },
+    /// Waits until a person releases it, and never starts before.
+    Held(Hold),
     /// An attempt is under way.
     Running {
         /// The attempt's token.
@@ -102,6 +104,7 @@ impl JobState {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Queued { .. } => "queued",
+            Self::Held(_) => "held",
             Self::Running { .. } => "running",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
@@ -116,12 +119,34 @@ impl JobState {
     }
 }
 
+/// Why a job is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The person who holds it.
+    pub by: Uid,
+    /// What for, in that person's words.
+    pub reason: Option<String>,
+}
+
 /// What was asked of a running job that it has not yet obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
     /// A person cancelled it.
     Cancel,
+    /// A person wants it to save its work, however long that takes, and to end.
+    Stop,
+}
+
+impl Intent {
+    /// The name used in rows and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// How an attempt ended.

@@ -12,5 +12,5 @@ pub mod state;
 
 pub use causes::causes;
 pub use clock::Clock;
-pub use event::{Command, Event, Refusal};
-pub use job::{Exit, Fence, Intent, Job, JobState, Uid};
+pub use event::{Command, Edit, Event, Refusal};
+pub use job::{Exit, Fence, Hold, Intent, Job, JobState, Uid};

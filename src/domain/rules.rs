@@ -10,7 +10,12 @@ mod train;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use mlctl_protocol::{JobSpec, spec::Work};
+
+/// The highest priority.
+const MAX_PRIORITY: u8 = 100;
 
 /// A mistake in a spec. `path` is dotted, as in TOML: `train.model.layers`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,6 +50,17 @@ pub fn problems(spec: &JobSpec) -> Vec<Problem> {
         found = misfits(spec);
     }
     found
+}
+
+/// What is wrong with what an edit makes of a job.
+#[must_use]
+pub fn of_edit(priority: Option<u8>, labels: &BTreeMap<String, String>) -> Vec<Problem> {
+    let too_high = priority.filter(|priority| *priority > MAX_PRIORITY);
+    let too_high = too_high.map(|priority| {
+        let message = format!("expected from 0 to {MAX_PRIORITY}, found {priority}");
+        Problem::new("priority", message, "higher is sooner")
+    });
+    too_high.into_iter().chain(job::labels(labels)).collect()
 }
 
 /// The mistakes that no schema can say, of a spec that fits the schema.

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
-use super::{Command, Event, Exit, Fence, Intent, Job, JobState, Refusal, retry};
+use super::{Command, Edit, Event, Exit, Fence, Intent, Job, JobState, Refusal, Uid, retry};
 
 /// What a command does to a job at this moment. A fenced command needs `fence` to name the attempt that holds the job; a fence given with any other command
 /// must hold too. No events mean that there is nothing left to do: the command was obeyed before.
@@ -45,10 +45,30 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
         (JobState::Running { intent, .. }, Command::End { exit, jitter, .. }) => {
             ended(job, *intent, exit, *jitter, now)
         }
-        (JobState::Queued { .. }, Command::Cancel { by }) => Event::Cancelled { by: Some(*by), exit: None },
-        (JobState::Running { intent: Some(Intent::Cancel), .. }, Command::Cancel { .. }) => return Ok(Vec::new()),
-        (JobState::Running { intent: None, .. }, Command::Cancel { by }) => {
+        _ => return wish(job, command),
+    };
+    Ok(vec![event])
+}
+
+/// What a person's command does.
+fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
+    let event = match (&job.state, command) {
+        (JobState::Queued { .. } | JobState::Held(_), Command::Cancel { by } | Command::Stop { by }) => {
+            Event::Cancelled { by: Some(*by), exit: None }
+        }
+        (JobState::Running { intent, .. }, Command::Cancel { by }) if *intent != Some(Intent::Cancel) => {
             Event::Intended { intent: Intent::Cancel, by: *by }
+        }
+        (JobState::Running { intent: None, .. }, Command::Stop { by }) => {
+            Event::Intended { intent: Intent::Stop, by: *by }
+        }
+        // Who cancelled it does not want it longer than to save its work takes.
+        (JobState::Running { .. }, Command::Cancel { .. } | Command::Stop { .. }) => return Ok(Vec::new()),
+        (JobState::Queued { .. }, Command::Hold { hold }) => Event::Held { hold: hold.clone() },
+        (JobState::Held(_), Command::Hold { .. }) => return Ok(Vec::new()),
+        (JobState::Held(_), Command::Release { by }) => Event::Released { by: *by },
+        (JobState::Queued { .. } | JobState::Held(_) | JobState::Running { .. }, Command::Edit { by, edit }) => {
+            return edited(job, *by, edit);
         }
         (JobState::Failed | JobState::Cancelled, Command::Retry { by }) => Event::Retried { by: *by },
         _ => return Err(wrong_state(job, command)),
@@ -81,7 +101,9 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         (JobState::Running { .. }, Event::Checkpointed { attempt, checkpoint }) if fits(attempt) => {
             job.checkpoint = Some(checkpoint.clone());
         }
-        (JobState::Running { token, intent: None }, Event::Intended { intent, .. }) => {
+        (JobState::Running { token, intent: before }, Event::Intended { intent, .. })
+            if before.is_none() || (*before, *intent) == (Some(Intent::Stop), Intent::Cancel) =>
+        {
             job.state = JobState::Running { token: *token, intent: Some(*intent) };
         }
         (JobState::Running { .. }, Event::Succeeded { attempt, model, output }) if fits(attempt) => {
@@ -101,7 +123,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.retries_used = *retries_used;
             job.state = JobState::Queued { not_before: *not_before };
         }
-        (JobState::Queued { .. }, Event::Cancelled { exit: None, .. }) => {
+        (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
             finish(&mut job, JobState::Cancelled, at);
         }
         (JobState::Running { .. }, Event::Cancelled { exit: Some(exit), .. }) => {
@@ -113,7 +135,23 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.finished_at = None;
             job.state = JobState::Queued { not_before: None };
         }
-        (state, _) => return Err(illegal(state.name())),
+        _ => return granted(job, event).map_err(illegal),
+    }
+    Ok(job)
+}
+
+/// The job after what a person asked of it while it waits, or of its row alone; the state's name when that cannot be.
+fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
+    match (&job.state, event) {
+        (JobState::Queued { .. }, Event::Held { hold }) => job.state = JobState::Held(hold.clone()),
+        (JobState::Held(_), Event::Released { .. }) => job.state = JobState::Queued { not_before: None },
+        (state, Event::Edited { priority, labels, .. })
+            if !state.is_terminal() && (priority.is_none() || !matches!(state, JobState::Running { .. })) =>
+        {
+            job.priority = priority.unwrap_or(job.priority);
+            job.labels = labels.clone().unwrap_or(job.labels);
+        }
+        (state, _) => return Err(state.name()),
     }
     Ok(job)
 }
@@ -142,7 +180,7 @@ fn ended(job: &Job, intent: Option<Intent>, exit: &Exit, jitter: f64, now: Times
     let (attempt, exit) = (AttemptNumber(job.attempt), exit.clone());
     match exit.class {
         ExitClass::Cancelled => Event::Cancelled { by: None, exit: Some(exit) },
-        _ if intent == Some(Intent::Cancel) => Event::Cancelled { by: None, exit: Some(exit) },
+        _ if intent.is_some() => Event::Cancelled { by: None, exit: Some(exit) },
         ExitClass::Spec => Event::Failed { attempt, exit },
         ExitClass::Preempted => Event::Requeued { attempt, exit, not_before: None, retries_used: job.retries_used },
         _ => match retry::backoff(&job.retry, job.retries_used, jitter) {
@@ -154,6 +192,18 @@ fn ended(job: &Job, intent: Option<Intent>, exit: &Exit, jitter: f64, now: Times
             }
         },
     }
+}
+
+/// What an edit comes to: nothing where all is as it should be already.
+fn edited(job: &Job, by: Uid, edit: &Edit) -> Result<Vec<Event>, Refusal> {
+    let priority = edit.priority.filter(|priority| *priority != job.priority);
+    if priority.is_some() && matches!(job.state, JobState::Running { .. }) {
+        let verb = "given another priority: it has what it waited for";
+        return Err(Refusal::WrongState { job: job.id, state: job.state.name(), verb });
+    }
+    let labels = Some(edit.labels_of(&job.labels)).filter(|labels| *labels != job.labels);
+    let is_changed = priority.is_some() || labels.is_some();
+    Ok(if is_changed { vec![Event::Edited { by, priority, labels }] } else { Vec::new() })
 }
 
 /// A preemption uses up no retry; anything else uses up one, within the limit.
@@ -205,6 +255,10 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::Warned { .. } => "warned about",
         Command::End { .. } => "ended",
         Command::Cancel { .. } => "cancelled",
+        Command::Stop { .. } => "stopped",
+        Command::Hold { .. } => "held",
+        Command::Release { .. } => "released",
+        Command::Edit { .. } => "edited",
         Command::Retry { .. } => "retried",
     };
     Refusal::WrongState { job: job.id, state: job.state.name(), verb }
@@ -224,6 +278,9 @@ const fn name(event: &Event) -> &'static str {
         Event::Requeued { .. } => "requeued",
         Event::Cancelled { .. } => "cancelled",
         Event::Retried { .. } => "retried",
+        Event::Held { .. } => "held",
+        Event::Released { .. } => "released",
+        Event::Edited { .. } => "edited",
     }
 }
 

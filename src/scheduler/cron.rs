@@ -117,7 +117,8 @@ impl Rounds {
 impl Cron {
     async fn has_room(&self) -> Result<bool, StoreError> {
         let counts = self.store.counts().await?;
-        let queued = counts.iter().find(|(state, _)| state == "queued").map_or(0, |(_, jobs)| *jobs);
+        let waiting = counts.iter().filter(|(state, _)| matches!(state.as_str(), "queued" | "held"));
+        let queued: u64 = waiting.map(|(_, jobs)| jobs).sum();
         Ok(queued < u64::from(self.max_queued))
     }
 

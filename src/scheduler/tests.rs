@@ -133,7 +133,7 @@ impl Room {
         });
         let spec: JobSpec = serde_json::from_value(spec).unwrap();
         let key = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        self.store.submit(NewJob { spec, user: Uid(1), key, asked: None }).await.unwrap().id
+        self.store.submit(NewJob { spec, user: Uid(1), key, asked: None, hold: None }).await.unwrap().id
     }
 
     fn started(&self) -> Vec<(JobId, u32)> {

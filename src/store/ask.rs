@@ -12,7 +12,7 @@ use super::{
     types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
 use crate::domain::{
-    Command, Event, Fence, Job, Uid,
+    Command, Event, Fence, Hold, Job, Uid,
     schedule::{Tick, Turn},
 };
 
@@ -27,13 +27,14 @@ pub(super) struct Prepared {
     pub(super) asked: String,
     pub(super) event: Event,
     pub(super) body: String,
+    pub(super) hold: Option<Hold>,
 }
 
 impl Prepared {
     /// # Errors
     /// When the spec cannot be written as JSON.
     pub(super) fn new(new: NewJob) -> Result<Self, Fault> {
-        let NewJob { spec, user, key, asked } = new;
+        let NewJob { spec, user, key, asked, hold } = new;
         let json = serde_json::to_string(&spec)?;
         let digest = blake3::hash(json.as_bytes());
         let asked = asked.unwrap_or(digest).to_hex().to_string();
@@ -49,7 +50,7 @@ impl Prepared {
             spec_digest: digest.to_hex().to_string(),
         };
         let body = serde_json::to_string(&event)?;
-        Ok(Self { user, key, spec: json, asked, event, body })
+        Ok(Self { user, key, spec: json, asked, event, body, hold })
     }
 }
 
@@ -92,7 +93,7 @@ impl PreparedTurn {
         let Turn { fire, settled, next } = turn;
         let fire = fire.map(|tick| {
             let spec = tick.job(&schedule.name, &schedule.spec);
-            let job = NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked: None };
+            let job = NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked: None, hold: None };
             Ok::<_, Fault>((tick, Prepared::new(job)?))
         });
         let (name, settled_before) = (schedule.name.clone(), schedule.settled);

@@ -70,12 +70,17 @@ impl Writes {
             _ => None,
         };
         let intent = match job.state {
-            JobState::Running { intent: Some(Intent::Cancel), .. } => Some("cancel"),
+            JobState::Running { intent, .. } => intent.map(Intent::name),
+            _ => None,
+        };
+        let hold = match &job.state {
+            JobState::Held(hold) => Some(serde_json::to_string(hold)?),
             _ => None,
         };
         let json = |changed: bool, value: Option<String>| if changed { value } else { None };
         let checkpoint = job.checkpoint.as_ref().map(serde_json::to_string).transpose()?;
         let exit = job.exit.as_ref().map(serde_json::to_string).transpose()?;
+        let labels = (job.labels != stored.labels).then(|| serde_json::to_string(&job.labels)).transpose()?;
         let model = job.model.as_ref().map(serde_json::to_string).transpose()?;
         let output = job.output.as_ref().map(serde_json::to_string).transpose()?;
         self.changed_jobs.push(&[
@@ -97,6 +102,9 @@ impl Writes {
             json(job.checkpoint != stored.checkpoint, checkpoint).as_ref().into(),
             model.as_ref().into(),
             output.as_ref().into(),
+            hold.as_ref().into(),
+            (job.priority != stored.priority).then(|| u32::from(job.priority)).into(),
+            labels.as_ref().into(),
         ])?;
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -216,7 +224,8 @@ pub(super) const CHANGED_JOBS: &str = "
 UPDATE jobs SET
     state = new.value ->> 4, due = new.value ->> 5, not_before_us = new.value ->> 6, attempt = new.value ->> 7, token = new.value ->> 8,
     intent = new.value ->> 9, retries_used = new.value ->> 10, started_us = new.value ->> 11, finished_us = new.value ->> 12,
-    exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16
+    exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16,
+    hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels)
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -39,7 +39,7 @@ pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Vec<J
     let mut snapshot = pool.begin().await?;
     let mut found = Vec::new();
     if filter.states.is_empty() {
-        for state in ["running", "queued"] {
+        for state in ["running", "queued", "held"] {
             found.extend(walk(&mut snapshot, BY_STATE, state, filter, filter.limit).await?);
         }
         let finished = filter.finished.min(filter.limit);

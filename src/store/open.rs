@@ -27,8 +27,11 @@ use super::{
 const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// In order; only ever added to.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_jobs.sql"), include_str!("../../migrations/0002_schedules.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_jobs.sql"),
+    include_str!("../../migrations/0002_schedules.sql"),
+    include_str!("../../migrations/0003_control.sql"),
+];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.
 const APPLICATION_ID: i64 = 0x6d6c_6374;

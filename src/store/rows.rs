@@ -32,7 +32,7 @@ macro_rules! job_columns {
     () => {
         "jobs.id, jobs.name, jobs.kind, jobs.user_id, jobs.queue, jobs.priority, jobs.labels, jobs.cpus, jobs.gpus, jobs.retry_limit, \
          jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
-         jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output"
+         jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold"
     };
 }
 
@@ -136,11 +136,16 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
 fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {
     Ok(match fields.get("state")? {
         "queued" => JobState::Queued { not_before: fields.maybe_time("not_before_us")? },
+        "held" => match fields.maybe_json("hold")? {
+            Some(hold) => JobState::Held(hold),
+            None => return Err(fields.error("hold", "a held job says who holds it")),
+        },
         "running" => JobState::Running {
             token: FencingToken(fields.number("token")?),
             intent: match fields.get::<Option<&str>>("intent")? {
                 None => None,
                 Some("cancel") => Some(Intent::Cancel),
+                Some("stop") => Some(Intent::Stop),
                 Some(other) => return Err(fields.error("intent", format_args!("unknown intent {other:?}"))),
             },
         },

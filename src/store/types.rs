@@ -7,7 +7,7 @@ use mlctl_protocol::{
     result::{CheckpointRef, WorkerResult},
 };
 
-use crate::domain::{Event, Exit, Fence, Job, Uid, event::ProcessIdentity};
+use crate::domain::{Event, Exit, Fence, Hold, Job, Uid, event::ProcessIdentity};
 
 /// A job to keep.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct NewJob {
     pub key: String,
     /// BLAKE3 of the spec as it was asked for, where `spec` is no longer that. The key stands for what was asked for.
     pub asked: Option<blake3::Hash>,
+    /// Who holds it from the beginning, and what for.
+    pub hold: Option<Hold>,
 }
 
 /// The answer to a submit.

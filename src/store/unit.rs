@@ -171,6 +171,12 @@ impl Unit {
         self.writes.event(&mut self.ledger, self.now, id, &new.body)?;
         self.writes.new_job(&job, new)?;
         self.keys.insert(key, (id, new.asked.clone()));
+        if let Some(hold) = &new.hold {
+            self.jobs.insert(id, Held { stored: job.clone(), job });
+            if let Err(error) = self.decide(id, None, &Command::Hold { hold: hold.clone() })? {
+                return Ok(Err(error));
+            }
+        }
         Ok(Ok(Submitted { id, existed: false }))
     }
 
@@ -328,7 +334,10 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
         | Event::Warned { .. }
         | Event::Intended { .. }
         | Event::Cancelled { exit: None, .. }
-        | Event::Retried { .. } => return Ok(()),
+        | Event::Retried { .. }
+        | Event::Held { .. }
+        | Event::Released { .. }
+        | Event::Edited { .. } => return Ok(()),
     };
     Ok(held.ok_or(MISSING)?.end(exit, now)?)
 }

@@ -104,9 +104,11 @@ async fn begin(
 
 /// What was asked of the job before anybody could hand it to the attempt.
 pub(super) fn obey(live: &Live, job: &Job) {
-    if let JobState::Running { intent: Some(Intent::Cancel), .. } = job.state {
-        live.end(Reason::Cancelled);
-    }
+    let JobState::Running { intent: Some(intent), .. } = job.state else { return };
+    live.end(match intent {
+        Intent::Cancel => Reason::Cancelled,
+        Intent::Stop => Reason::Stopped,
+    });
 }
 
 fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
@@ -154,7 +156,7 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
             _ = changes.changed() => {
                 let reason = changes.borrow_and_update().clone();
                 ending = match (ending, reason) {
-                    (Some(ending), Some(reason)) => Some(ending.escalate(&reason)),
+                    (Some(ending), Some(reason)) => Some(ending.escalate(&reason, Instant::now())),
                     (None, Some(reason)) => Some(ask(live, &reason)),
                     (ending, None) => ending,
                 };

@@ -119,7 +119,7 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
         (_, Some(Reason::Stale | Reason::Lied(_))) => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
-        (_, Some(Reason::Hang { .. } | Reason::LeaseLost { .. } | Reason::Cancelled)) if gave_up => {
+        (_, Some(Reason::Hang { .. } | Reason::LeaseLost { .. } | Reason::Cancelled | Reason::Stopped)) if gave_up => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         // Being preempted uses up no retry: a worker that stops on its own, again and again, at its first step would never be done.
@@ -141,7 +141,7 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
 fn done_to_it(reason: &Reason) -> Option<Exit> {
     let (class, message, hint) = match reason {
         Reason::Finished => return None,
-        Reason::Cancelled => (ExitClass::Cancelled, "ended on request".to_owned(), None),
+        Reason::Cancelled | Reason::Stopped => (ExitClass::Cancelled, "ended on request".to_owned(), None),
         Reason::Hang { seconds, step } => {
             let at = step.map_or_else(|| "before its first step".to_owned(), |step| format!("after step {step}"));
             (
@@ -352,6 +352,8 @@ mod tests {
             (Ended::Code(1), said(C::OomDevice), Some(&Reason::Cancelled), C::OomDevice, "its words"),
             (Ended::Code(0), said(C::Cancelled), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
+            (Ended::Code(0), said(C::Cancelled), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
+            (Ended::Code(0), said(C::Preempted), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Preempted), Some(&hang), C::Hang, "no progress for 600 seconds after step 12"),
             (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
             (Ended::Code(1), said(C::Spec), Some(&lease), C::Spec, "its words"),

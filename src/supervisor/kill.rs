@@ -8,11 +8,16 @@ use tokio::time::Instant;
 
 use super::executor::Signal;
 
+/// How long an attempt may take to save its work when it is stopped and not cancelled: long enough for a large model over a slow line.
+const SAVE_LIMIT: Duration = Duration::from_secs(600);
+
 /// Why the daemon ends an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// It reported its end and its process lives on.
     Finished,
+    /// A person stopped the job: it is to save its work, however long that takes within reason.
+    Stopped,
     /// A person cancelled the job.
     Cancelled,
     /// It made no progress.
@@ -38,7 +43,7 @@ impl Reason {
     #[must_use]
     pub const fn order(&self) -> Option<StopClass> {
         match self {
-            Self::Cancelled => Some(StopClass::Cancelled),
+            Self::Stopped | Self::Cancelled => Some(StopClass::Cancelled),
             Self::Hang { .. } => Some(StopClass::Preempted),
             _ => None,
         }
@@ -47,7 +52,7 @@ impl Reason {
     /// Whether it is given the time to save its work.
     #[must_use]
     const fn is_polite(&self) -> bool {
-        matches!(self, Self::Finished | Self::Cancelled | Self::Hang { .. })
+        matches!(self, Self::Finished | Self::Stopped | Self::Cancelled | Self::Hang { .. })
     }
 
     /// A graver reason replaces a lighter one, never the other way round.
@@ -55,11 +60,12 @@ impl Reason {
     pub const fn weight(&self) -> u8 {
         match self {
             Self::Finished => 0,
-            Self::Cancelled => 1,
-            Self::Hang { .. } => 2,
-            Self::LeaseLost { .. } => 3,
-            Self::Lied(_) => 4,
-            Self::Stale => 5,
+            Self::Stopped => 1,
+            Self::Cancelled => 2,
+            Self::Hang { .. } => 3,
+            Self::LeaseLost { .. } => 4,
+            Self::Lied(_) => 5,
+            Self::Stale => 6,
         }
     }
 }
@@ -73,6 +79,8 @@ pub struct Ending {
     asked: bool,
     /// Whether time is given at all.
     polite: bool,
+    /// Whether that is the time which saving its work takes.
+    patient: bool,
     /// The last signal sent.
     sent: Option<Signal>,
 }
@@ -81,18 +89,27 @@ impl Ending {
     /// Begins.
     #[must_use]
     pub const fn begin(reason: &Reason, asked: bool, now: Instant) -> Self {
-        Self { since: now, asked: asked || matches!(reason, Reason::Finished), polite: reason.is_polite(), sent: None }
+        Self {
+            since: now,
+            asked: asked || matches!(reason, Reason::Finished),
+            polite: reason.is_polite(),
+            patient: matches!(reason, Reason::Stopped),
+            sent: None,
+        }
     }
 
-    /// A graver reason came.
+    /// A graver reason came. Where patience ends, the grace time begins.
     #[must_use]
-    pub fn escalate(self, reason: &Reason) -> Self {
-        Self { polite: self.polite && reason.is_polite(), ..self }
+    pub fn escalate(self, reason: &Reason, now: Instant) -> Self {
+        let patient = self.patient && matches!(reason, Reason::Stopped);
+        let since = if self.patient == patient { self.since } else { now };
+        Self { since, patient, polite: self.polite && reason.is_polite(), ..self }
     }
 
     /// The next signal and when it is due; `None` once SIGKILL was sent, which nothing follows but death.
     #[must_use]
     pub fn next(&self, grace: Duration) -> Option<(Instant, Signal)> {
+        let grace = if self.patient { SAVE_LIMIT.max(grace) } else { grace };
         match self.sent {
             Some(Signal::Kill) => None,
             _ if !self.polite => Some((self.since, Signal::Kill)),
@@ -132,6 +149,8 @@ mod tests {
         let cases = [
             (&Reason::Cancelled, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Cancelled, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
+            (&Reason::Stopped, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
+            (&Reason::Stopped, false, vec![(0, Signal::Term), (600, Signal::Kill)]),
             (&hang, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Finished, false, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&lease, true, vec![(0, Signal::Kill)]),
@@ -148,7 +167,17 @@ mod tests {
         let now = Instant::now();
         let mut ending = Ending::begin(&Reason::Cancelled, true, now);
         ending.sent(Signal::Term);
-        let ending = ending.escalate(&Reason::Stale);
+        let ending = ending.escalate(&Reason::Stale, now);
         assert_eq!(ending.next(GRACE), Some((now, Signal::Kill)));
+    }
+
+    #[test]
+    fn a_cancel_ends_the_patience_of_a_stop_and_leaves_the_grace_time() {
+        let begin = Instant::now();
+        let later = begin + Duration::from_secs(100);
+        let mut ending = Ending::begin(&Reason::Stopped, true, begin).escalate(&Reason::Cancelled, later);
+        assert_eq!(ending.next(GRACE), Some((later + GRACE / 2, Signal::Term)));
+        ending.sent(Signal::Term);
+        assert_eq!(ending.next(GRACE), Some((later + GRACE, Signal::Kill)));
     }
 }

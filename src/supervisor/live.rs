@@ -284,7 +284,9 @@ pub(super) mod tests {
     fn the_gravest_reason_stays() {
         let live = Live::new(birth(1), Instant::now());
         for (reason, stays) in [
+            (Reason::Stopped, Reason::Stopped),
             (Reason::Cancelled, Reason::Cancelled),
+            (Reason::Stopped, Reason::Cancelled),
             (Reason::Finished, Reason::Cancelled),
             (Reason::Stale, Reason::Stale),
             (Reason::Cancelled, Reason::Stale),

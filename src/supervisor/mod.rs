@@ -49,9 +49,9 @@ pub use logs::{Bounds as LogBounds, Stream};
 pub use secret::Secret;
 pub use watchdog::Limits;
 
-use self::{executor::Executor, kill::Reason, live::Live, logs::LogKeeper};
+use self::{executor::Executor, live::Live, logs::LogKeeper};
 use crate::{
-    domain::{Clock, Command, Fence, Intent, Job, JobState, Uid},
+    domain::{Clock, Command, Fence, Job, Uid},
     store::{Claimed, Store, StoreError},
 };
 
@@ -221,11 +221,21 @@ impl Handle {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Refused`] when it is over already.
     pub async fn cancel(&self, job: JobId, by: Uid) -> Result<Job, StoreError> {
-        let after = self.shared.store.command(job, None, Command::Cancel { by }).await?;
-        if let JobState::Running { intent: Some(Intent::Cancel), .. } = after.state
-            && let Some(live) = self.shared.live(job)
-        {
-            live.end(Reason::Cancelled);
+        self.end(job, Command::Cancel { by }).await
+    }
+
+    /// Stops a job. One that waits is cancelled at once; a running one is asked to save its work and end, and is left the time that takes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] when it is over already.
+    pub async fn stop(&self, job: JobId, by: Uid) -> Result<Job, StoreError> {
+        self.end(job, Command::Stop { by }).await
+    }
+
+    async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {
+        let after = self.shared.store.command(job, None, command).await?;
+        if let Some(live) = self.shared.live(job) {
+            attempt::obey(&live, &after);
         }
         Ok(after)
     }

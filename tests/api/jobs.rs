@@ -10,7 +10,9 @@ use mlctl_protocol::{
     progress::{MetricPoint, Progress},
 };
 
-use crate::rig::Rig;
+use serde_json::json;
+
+use crate::rig::{Rig, spec};
 
 #[tokio::test]
 async fn a_job_is_found_by_id_by_name_and_as_the_last() {
@@ -127,5 +129,93 @@ async fn cancel_and_retry_follow_the_state_machine() {
     assert_eq!((view.state.as_str(), view.intent.as_deref()), ("running", Some("cancel")));
     let view: JobView = rig.post("/v1/jobs/one/cancel", "").await;
     assert_eq!(view.intent.as_deref(), Some("cancel"), "asked twice is asked once");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_held_job_says_who_holds_it_and_why_until_it_is_released() {
+    let rig = Rig::new().await;
+    rig.submit("one").await;
+    let view: JobView = rig.post("/v1/jobs/one/hold", r#"{"reason": "until the data is there"}"#).await;
+    let reason = view.reason.unwrap();
+    assert!(view.state == "held" && reason.ends_with(": until the data is there"), "{reason}");
+    let why: WhyView = rig.get("/v1/jobs/one/why").await;
+    assert_eq!((why.state.as_str(), &why.reason), ("held", &reason));
+    assert_eq!(why.hint.as_deref(), Some("`mlctl release 1` lets it wait for its turn"));
+    let view: JobView = rig.post("/v1/jobs/one/hold", "").await;
+    assert_eq!(view.reason, Some(reason), "held already: nothing changes");
+    for (query, found) in [("", 1), ("?state=held", 1), ("?state=queued", 0)] {
+        let list: JobList = rig.get(&format!("/v1/jobs{query}")).await;
+        assert_eq!(list.jobs.len(), found, "{query}");
+    }
+    let view: JobView = rig.post("/v1/jobs/one/release", "").await;
+    assert_eq!((view.state.as_str(), view.reason.as_deref()), ("queued", Some("is about to start")));
+    let again = rig.post_error("/v1/jobs/one/release", "").await;
+    assert_eq!((again.0, again.1), (409, ErrorCode::WrongState));
+    let events: EventList = rig.get("/v1/jobs/one/events").await;
+    let names: Vec<&str> = events.events.iter().map(|event| event.event.as_str()).collect();
+    assert_eq!(names, ["submitted", "held", "released"]);
+    let long = format!(r#"{{"reason": "{}"}}"#, "x".repeat(201));
+    for body in [long.as_str(), r#"{"reason": "two\nlines"}"#, r#"{"reason": 5}"#, r#"{"reasons": "x"}"#] {
+        let (status, code, _) = rig.post_error("/v1/jobs/one/hold", body.to_owned()).await;
+        assert_eq!((status, code), (400, ErrorCode::BadRequest), "{body}");
+    }
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_job_submitted_held_takes_its_key_and_its_room() {
+    let rig = Rig::with(|config| config.max_queued = 1).await;
+    let held = |key: &str, hold: bool| json!({"spec": spec("one"), "key": key, "hold": hold}).to_string();
+    let view: JobView = rig.post("/v1/jobs", held("k", true)).await;
+    assert_eq!(view.state, "held");
+    let again: JobView = rig.post("/v1/jobs", held("k", true)).await;
+    assert_eq!(again.id, view.id);
+    let (status, code, _) = rig.post_error("/v1/jobs", held("k", false)).await;
+    assert_eq!((status, code), (409, ErrorCode::KeyConflict), "one that is not held is another job");
+    let (status, code, _) = rig.post_error("/v1/jobs", held("other", false)).await;
+    assert_eq!((status, code), (503, ErrorCode::Busy), "held jobs wait too");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn an_edit_changes_priority_and_labels_within_the_rules() {
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let body = r#"{"priority": 80, "labels": {"team": "vision", "stage": "final"}}"#;
+    let view: JobView = rig.post("/v1/jobs/one/edit", body).await;
+    assert_eq!((view.priority, view.labels.len()), (80, 2));
+    let view: JobView = rig.post("/v1/jobs/one/edit", r#"{"labels": {"stage": null}}"#).await;
+    assert_eq!((view.priority, view.labels.len(), view.labels["team"].as_str()), (80, 1, "vision"));
+    let long = format!(r#"{{"labels": {{"k": "{}"}}}}"#, "x".repeat(1025));
+    let many: Vec<String> = (0..64).map(|number| format!("\"l{number}\": \"\"")).collect();
+    let many = format!(r#"{{"labels": {{{}}}}}"#, many.join(", "));
+    let wrong =
+        [r#"{"priority": 101}"#, r#"{"priority": -1}"#, r#"{"labels": {"two words": "x"}}"#, r#"{"name": "x"}"#];
+    for body in wrong.into_iter().chain([long.as_str(), many.as_str()]) {
+        let (status, code, message) = rig.post_error("/v1/jobs/one/edit", body.to_owned()).await;
+        assert_eq!((status, code), (400, ErrorCode::BadRequest), "{body}: {message}");
+    }
+    rig.claim(id).await;
+    let (status, code, message) = rig.post_error("/v1/jobs/one/edit", r#"{"priority": 10}"#).await;
+    assert_eq!((status, code), (409, ErrorCode::WrongState));
+    assert!(message.contains("is running and cannot be given another priority"), "{message}");
+    let view: JobView = rig.post("/v1/jobs/one/edit", r#"{"labels": {"stage": "late"}}"#).await;
+    assert_eq!(view.labels["stage"], "late");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_an_intent_and_a_cancel_after_it_is_graver() {
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    rig.claim(id).await;
+    for (verb, intent) in [("stop", "stop"), ("stop", "stop"), ("cancel", "cancel"), ("stop", "cancel")] {
+        let view: JobView = rig.post(&format!("/v1/jobs/one/{verb}"), "").await;
+        assert_eq!((view.state.as_str(), view.intent.as_deref()), ("running", Some(intent)), "{verb}");
+    }
+    rig.submit("two").await;
+    let view: JobView = rig.post("/v1/jobs/two/stop", "").await;
+    assert_eq!(view.state, "cancelled", "one that waits has nothing to save");
     rig.end_server().await;
 }

@@ -117,6 +117,40 @@ fn several_jobs_are_cancelled_and_the_first_failure_counts() {
 }
 
 #[test]
+fn jobs_are_stopped_held_released_and_edited() {
+    let held = job(8, json!({"state": "held", "reason": "held by ada: no data"}));
+    let stopping = job(7, json!({"state": "running", "intent": "stop"}));
+    let edited = job(8, json!({"state": "held", "priority": 80, "labels": {"team": "vision"}}));
+    let rig = Rig::new(&[
+        ("POST /v1/jobs/7/stop", &[Answer::Json(200, stopping)]),
+        ("POST /v1/jobs/8/stop", &[Answer::Json(200, ended(8, "cancelled", "cancelled"))]),
+        ("POST /v1/jobs/8/hold", &[Answer::Json(200, held.clone())]),
+        ("POST /v1/jobs/8/release", &[Answer::Json(200, job(8, json!({})))]),
+        ("POST /v1/jobs/8/edit", &[Answer::Json(200, edited)]),
+        ("GET /v1/jobs/8", &[Answer::Json(200, held)]),
+    ]);
+    let mut all = String::new();
+    for args in [
+        &["stop", "7", "8"][..],
+        &["hold", "8", "--reason", "no data"],
+        &["show", "8"],
+        &["edit", "8", "-p", "80", "--label", "team=vision", "--unlabel", "stage"],
+        &["release", "8"],
+        &["edit", "8"],
+        &["edit", "8", "--priority", "101"],
+        &["hold"],
+    ] {
+        all += &format!("$ mlctl {}\n{}", args.join(" "), rig.run(args).text());
+    }
+    snapshot("control", &timeless(&all));
+    let asked = rig.daemon.as_ref().unwrap().asked();
+    let of = |path: &str| asked.iter().find(|asked| asked.line.ends_with(path)).unwrap().body.clone();
+    assert_eq!(of("/hold"), json!({"reason": "no data"}));
+    assert_eq!(of("/edit"), json!({"priority": 80, "labels": {"team": "vision", "stage": null}}));
+    assert_eq!(of("/stop"), Json::Null);
+}
+
+#[test]
 fn a_retry_says_where_it_goes_on() {
     let again = job(7, json!({"checkpoint": {"step": 1500, "uri": "u"}}));
     let rig = Rig::new(&[("POST /v1/jobs/7/retry", &[Answer::Json(200, again)])]);

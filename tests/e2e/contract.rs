@@ -28,6 +28,7 @@ played_by_both! {
     a_job_runs_to_its_end
     a_checkpoint_is_taken_on_demand
     a_cancelled_job_saves_its_work_and_is_gone_within_the_grace_time
+    a_stopped_job_saves_its_work_and_a_retry_goes_on_from_there
     a_killed_worker_is_tried_again_from_its_last_checkpoint
     a_worker_outlives_its_daemon_and_is_adopted
     a_result_of_a_time_without_a_daemon_is_taken_once
@@ -71,6 +72,28 @@ fn a_checkpoint_is_taken_on_demand(worker: Worker) {
     let job = daemon.wait_until(&id, "goes on", |job| job["progress"]["step"].as_u64() > Some(step));
     assert_eq!(job["state"], "running");
     assert_eq!(job["checkpoint"]["step"], step);
+}
+
+fn a_stopped_job_saves_its_work_and_a_retry_goes_on_from_there(worker: Worker) {
+    let mut daemon = Daemon::with(worker);
+    let mut spec = training(worker, "endless", Length::Endless);
+    spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
+    let id = daemon.submit(&spec);
+    let running = daemon.wait_until(&id, "has done a step", |job| job["progress"]["step"].as_u64() > Some(0));
+    assert_eq!(running["checkpoint"], Value::Null, "nothing is saved yet");
+    daemon.client.post(&format!("/v1/jobs/{id}/stop"), &json!({})).ok();
+    let job = daemon.wait_for(&id, "cancelled");
+    assert_eq!(job["exit_class"], "cancelled");
+    let saved = job["checkpoint"]["step"].as_u64().unwrap();
+    assert!(saved >= running["progress"]["step"].as_u64().unwrap(), "{job:#}");
+    assert!(!daemon.log().contains("a worker is signalled"), "it was left the time that saving takes");
+    daemon.client.post(&format!("/v1/jobs/{id}/retry"), &json!({})).ok();
+    let again = daemon.wait_until(&id, "goes on", |job| job["progress"]["step"].as_u64() > Some(saved));
+    assert_eq!(again["attempt"], 2);
+    let resumed = daemon.events(&id).into_iter().find(|event| event["event"] == "resumed").unwrap();
+    assert_eq!(resumed["step"], saved);
+    daemon.client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).ok();
+    daemon.wait_for(&id, "cancelled");
 }
 
 fn a_cancelled_job_saves_its_work_and_is_gone_within_the_grace_time(worker: Worker) {

@@ -15,7 +15,7 @@ use mlctl::{
 use mlctl_protocol::spec::Resources;
 use world::{Choose, World};
 
-/// How long submits, faults, cancels and shutdowns go on.
+/// How long submits, faults, cancels, holds and shutdowns go on; then all that is held is released.
 const TROUBLE_SECONDS: i64 = 2_000;
 
 /// Far beyond what happens in a life that ends.
@@ -40,13 +40,15 @@ fn live(mut chance: Chance, choose: Choose) -> World {
 
 #[test]
 fn the_queue_drains_when_faults_stop_and_nobody_is_starved() {
-    let (mut starts, mut retries, mut zombies) = (0, 0, 0);
+    let (mut starts, mut retries, mut zombies, mut holds) = (0, 0, 0, 0);
     cases(2_000, |chance| {
         let world = live(chance, plan);
         assert_eq!(world.broken, Vec::<String>::new());
+        holds += world.holds;
         (starts, retries, zombies) = (starts + world.starts, retries + world.retries, zombies + world.zombies_refused);
     });
-    println!("{starts} starts, {retries} of them again, {zombies} ends of stale attempts refused");
+    assert!(holds > 1_000, "holds are tried: {holds}");
+    println!("{holds} holds, {starts} starts, {retries} of them again, {zombies} ends of stale attempts refused");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use mlctl::{
-    domain::{Command, Event, Exit, Fence, Job, JobState, Uid, state},
+    domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, Uid, state},
     scheduler::Plan,
     store::Ready,
 };
@@ -23,6 +23,12 @@ pub type Choose = fn(&[Ready], Resources, &Resources) -> Plan;
 pub enum Happening {
     Submit,
     Cancel,
+    Stop,
+    Hold,
+    Release,
+    /// A person looks after everything that is held, at the end of the trouble.
+    ReleaseAll,
+    Edit,
     Retry,
     /// The daemon stops and starts again: what ran is taken from it.
     Shutdown,
@@ -47,6 +53,8 @@ pub struct World {
     planned: u64,
     tokens: u64,
     cancelled: BTreeSet<JobId>,
+    held: BTreeSet<JobId>,
+    pub holds: u64,
     /// Rules that were broken.
     pub broken: Vec<String>,
     pub starts: u64,
@@ -70,19 +78,29 @@ impl World {
             planned: 0,
             tokens: 0,
             cancelled: BTreeSet::new(),
+            held: BTreeSet::new(),
+            holds: 0,
             broken: Vec::new(),
             starts: 0,
             retries: 0,
             zombies_refused: 0,
         };
-        for (happening, most) in
-            [(Happening::Submit, 60), (Happening::Cancel, 20), (Happening::Retry, 10), (Happening::Shutdown, 4)]
-        {
+        for (happening, most) in [
+            (Happening::Submit, 60),
+            (Happening::Cancel, 10),
+            (Happening::Stop, 10),
+            (Happening::Hold, 15),
+            (Happening::Release, 10),
+            (Happening::Edit, 10),
+            (Happening::Retry, 10),
+            (Happening::Shutdown, 4),
+        ] {
             for _ in 0..chance.below(most) {
                 let after = i64::from(small(chance, u64::try_from(trouble_seconds).unwrap()));
                 world.plan(after, happening);
             }
         }
+        world.plan(trouble_seconds, Happening::ReleaseAll);
         world
     }
 
@@ -104,12 +122,31 @@ impl World {
     pub fn happen(&mut self, happening: Happening, chance: &mut Chance) {
         match happening {
             Happening::Submit => self.submit(chance),
-            Happening::Cancel => {
-                let open: Vec<JobId> = self.ids(|job| !job.state.is_terminal());
-                if !open.is_empty() {
-                    self.cancel(chance.pick(&open), chance);
-                }
-            }
+            Happening::Cancel => self.with_one(
+                |job| !job.state.is_terminal(),
+                chance,
+                |world, job, chance| {
+                    world.cancel(job, &Command::Cancel { by: Uid(2) }, chance);
+                },
+            ),
+            Happening::Stop => self.with_one(
+                |job| !job.state.is_terminal(),
+                chance,
+                |world, job, chance| {
+                    world.cancel(job, &Command::Stop { by: Uid(2) }, chance);
+                },
+            ),
+            Happening::Hold => self.with_one(|job| !job.state.is_terminal(), chance, |world, job, _| world.hold(job)),
+            Happening::Release => self.with_one(is_held, chance, |world, job, _| world.release(job)),
+            Happening::ReleaseAll => self.ids(is_held).into_iter().for_each(|job| self.release(job)),
+            Happening::Edit => self.with_one(
+                |job| !job.state.is_terminal(),
+                chance,
+                |world, job, chance| {
+                    let edit = Edit { priority: Some(chance.pick(&[0, 50, 100])), labels: BTreeMap::new() };
+                    world.ask(job, None, &Command::Edit { by: Uid(2), edit });
+                },
+            ),
             Happening::Retry => {
                 let over: Vec<JobId> = self.ids(|job| job.state.is_terminal());
                 if !over.is_empty() {
@@ -185,6 +222,9 @@ impl World {
         if self.cancelled.contains(&id) {
             self.broken.push(format!("job {id} was started in spite of an acknowledged cancel"));
         }
+        if self.held.contains(&id) {
+            self.broken.push(format!("job {id} was started though a person holds it"));
+        }
         self.starts += 1;
         let needs = self.jobs[&id].resources.clone();
         match (self.free.cpus.checked_sub(needs.cpus), self.free.gpus.checked_sub(needs.gpus)) {
@@ -220,8 +260,42 @@ impl World {
         }
     }
 
-    fn cancel(&mut self, id: JobId, chance: &mut Chance) {
-        if self.ask(id, None, &Command::Cancel { by: Uid(2) }) {
+    /// Does something to one of the jobs that are so.
+    fn with_one(
+        &mut self,
+        which: impl Fn(&Job) -> bool,
+        chance: &mut Chance,
+        act: impl FnOnce(&mut Self, JobId, &mut Chance),
+    ) {
+        let jobs = self.ids(which);
+        if !jobs.is_empty() {
+            act(self, chance.pick(&jobs), chance);
+        }
+    }
+
+    /// A job that runs cannot be held; any other is, whatever it waits for.
+    fn hold(&mut self, id: JobId) {
+        let runs = matches!(self.jobs[&id].state, JobState::Running { .. });
+        let hold = Command::Hold { hold: Hold { by: Uid(2), reason: None } };
+        if self.ask(id, None, &hold) == runs {
+            self.broken.push(format!("job {id} runs: {runs}, and a hold of it was taken: {}", !runs));
+        }
+        if !runs {
+            self.held.insert(id);
+            self.holds += 1;
+        }
+    }
+
+    fn release(&mut self, id: JobId) {
+        if !self.ask(id, None, &Command::Release { by: Uid(2) }) {
+            self.broken.push(format!("held job {id} could not be released"));
+        }
+        self.held.remove(&id);
+    }
+
+    fn cancel(&mut self, id: JobId, command: &Command, chance: &mut Chance) {
+        self.held.remove(&id);
+        if self.ask(id, None, command) {
             self.cancelled.insert(id);
         }
         if matches!(self.jobs[&id].state, JobState::Running { .. }) {
@@ -308,6 +382,10 @@ impl World {
     fn time(&self) -> Timestamp {
         Timestamp::from_second(self.now).expect("a few hours from the beginning")
     }
+}
+
+fn is_held(job: &Job) -> bool {
+    matches!(job.state, JobState::Held(_))
 }
 
 fn small(chance: &mut Chance, end: u64) -> u32 {

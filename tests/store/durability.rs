@@ -84,7 +84,7 @@ fn start(database: &Path, acks: &Path, run: &str, preload: Option<&Path>) -> Chi
 
 /// What of the acknowledgements the database does not hold.
 async fn lost(store: &Store, acks: &str) -> Vec<String> {
-    let all = ["queued", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
+    let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
     let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
     let jobs: BTreeMap<JobId, JobDetail> =
         store.list(filter).await.unwrap().into_iter().map(|detail| (detail.job.id, detail)).collect();

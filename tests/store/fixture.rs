@@ -10,6 +10,7 @@ use mlctl_protocol::JobId;
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
+    control,
     furniture::{JOBS, furnish, submitted},
     rig::{self, Hand, Rig, entropy},
     schedules,
@@ -26,11 +27,12 @@ async fn make() {
     let rig = Rig::new().await;
     furnish(&rig).await;
     schedules::furnish(&rig).await;
+    control::furnish(&rig).await;
     rig.store.close().await;
     let mut conn = SqliteConnectOptions::new().filename(rig.path()).connect().await.unwrap();
     sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
-    fs::copy(rig.path(), fixture("db-v2.sqlite")).unwrap();
+    fs::copy(rig.path(), fixture("db-v3.sqlite")).unwrap();
 }
 
 #[tokio::test]
@@ -59,7 +61,8 @@ async fn a_database_of_the_first_schema_opens_and_goes_on() {
     assert_eq!((claimed.fence.attempt.0, claimed.resume.len()), (4, 3));
     assert_eq!(rig.submit("new").await, JobId(JOBS + 1));
     assert!(rig.store.schedules().await.unwrap().is_empty());
-    assert_eq!(schedules::furnish(&rig).await, JobId(JOBS + 2), "what is new in this version works");
+    assert_eq!(schedules::furnish(&rig).await, JobId(JOBS + 2), "what came with the second schema works");
+    assert_eq!(control::furnish(&rig).await, [JOBS + 3, JOBS + 4, JOBS + 5].map(JobId), "and what with the third");
     rig::dump(&rig.store, rig.now()).await.unwrap();
     rig.check().await;
 }
@@ -79,5 +82,20 @@ async fn a_database_of_the_second_schema_opens_and_goes_on() {
     let ticks = rig.store.ticks(all[0].0.id, 10).await.unwrap();
     assert_eq!(ticks.iter().map(|tick| tick.job).collect::<Vec<_>>(), [JobId(JOBS + 1)]);
     rig.store.remove_schedule("hourly").await.unwrap();
+    assert_eq!(control::furnish(&rig).await, [JOBS + 2, JOBS + 3, JOBS + 4].map(JobId), "what is new works");
+    rig::dump(&rig.store, rig.now()).await.unwrap();
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_third_schema_opens_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mld.db");
+    fs::copy(fixture("db-v3.sqlite"), &path).unwrap();
+    let clock = Hand::new();
+    clock.forward(86_400);
+    let rig = Rig { store: Store::open(&path, clock.clone(), entropy).await.unwrap(), clock, dir };
+    rig.check().await;
+    control::go_on(&rig, [JOBS + 2, JOBS + 3, JOBS + 4].map(JobId)).await;
     rig.check().await;
 }

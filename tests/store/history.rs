@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
-use mlctl::domain::{Command, Event, Fence, Job, JobState, state};
+use mlctl::domain::{Command, Edit, Event, Fence, Hold, Job, JobState, state};
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
 use crate::{
@@ -13,7 +13,15 @@ use crate::{
 
 /// A command that makes some sense for the job's state, or none at all.
 fn command(job: &Job, chance: &mut Chance) -> Command {
-    match chance.below(12) {
+    match chance.below(18) {
+        12 => Command::Hold { hold: Hold { by: USER, reason: chance.once_in(2).then(|| "ü \" \0".into()) } },
+        13 | 14 => Command::Release { by: USER },
+        15 => Command::Stop { by: USER },
+        16 => {
+            let priority = chance.once_in(2).then(|| u8::try_from(chance.below(101)).unwrap());
+            let value = chance.once_in(2).then(|| format!("ü \" {}", chance.below(9)));
+            Command::Edit { by: USER, edit: Edit { priority, labels: [("team".to_owned(), value)].into() } }
+        }
         0 => Command::Cancel { by: USER },
         1 | 2 => Command::Retry { by: USER },
         3 => Command::Warned { message: "ü \0 '".into() },

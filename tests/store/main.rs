@@ -11,6 +11,8 @@ mod rig;
 #[cfg(test)]
 mod basics;
 #[cfg(test)]
+mod control;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod durability;

@@ -122,7 +122,7 @@ pub fn spec(name: &str) -> JobSpec {
 }
 
 pub fn new_job(name: &str, key: &str) -> NewJob {
-    NewJob { spec: spec(name), user: USER, key: key.to_owned(), asked: None }
+    NewJob { spec: spec(name), user: USER, key: key.to_owned(), asked: None, hold: None }
 }
 
 pub fn exit(class: ExitClass) -> Exit {
@@ -149,7 +149,7 @@ pub fn checkpoint(uri: &str, step: u64) -> CheckpointRef {
 pub async fn dump(store: &Store, now: Timestamp) -> Result<String, StoreError> {
     use std::fmt::Write as _;
     let mut text = String::new();
-    let all = ["queued", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
+    let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
     let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
     for detail in store.list(filter).await? {
         let id = detail.job.id;

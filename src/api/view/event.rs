@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Scene, reason::span};
+use super::{
+    Scene,
+    reason::{held, span},
+};
 use crate::{
     api::types::EventView,
     domain::{Event, Exit, Intent},
@@ -44,6 +47,9 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         }
         Event::Warned { message, .. } => format!("warning: {message}"),
         Event::Intended { intent: Intent::Cancel, by } => format!("{} asked it to stop", scene.name(*by)),
+        Event::Intended { intent: Intent::Stop, by } => {
+            format!("{} asked it to save its work and stop", scene.name(*by))
+        }
         Event::Succeeded { attempt, model, output } => {
             let model = model.as_ref().map(|model| format!(", model at {}", model.uri));
             let output = output.as_ref().map(|output| format!(", {} records at {}", output.records, output.uri));
@@ -61,6 +67,17 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         Event::Cancelled { by: Some(by), exit: None } => format!("cancelled by {} while it waited", scene.name(*by)),
         Event::Cancelled { exit: Some(exit), .. } => format!("cancelled: {}", words(exit)),
         Event::Cancelled { by: None, exit: None } => "cancelled".into(),
+        Event::Held { hold } => held(hold, scene),
+        Event::Released { by } => format!("released by {}", scene.name(*by)),
+        Event::Edited { by, priority, labels } => {
+            let priority = priority.map(|priority| format!("priority is {priority}"));
+            let labels = labels.as_ref().map(|labels| {
+                let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                if pairs.is_empty() { "no labels".to_owned() } else { format!("labels are {}", pairs.join(" ")) }
+            });
+            let changes: Vec<_> = priority.into_iter().chain(labels).collect();
+            format!("changed by {}: {}", scene.name(*by), changes.join(", "))
+        }
         Event::Retried { by } => format!("{} wants it tried again", scene.name(*by)),
     }
 }

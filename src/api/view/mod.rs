@@ -12,7 +12,7 @@ use mlctl_protocol::{AttemptNumber, JobId, progress::Progress, result::Checkpoin
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
 use crate::{
-    domain::{Intent, Job, JobState, Uid},
+    domain::{Job, JobState, Uid},
     store::{Attempt, JobDetail, Ready},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn job(detail: &JobDetail, rows_per_step: Option<u32>, scene: &Scene)
             _ => None,
         },
         intent: match job.state {
-            JobState::Running { intent: Some(Intent::Cancel), .. } => Some("cancel".into()),
+            JobState::Running { intent, .. } => intent.map(|intent| intent.name().to_owned()),
             _ => None,
         },
         progress,

@@ -5,7 +5,7 @@ use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
 use super::Scene;
 use crate::{
-    domain::{Exit, Intent, Job, JobState},
+    domain::{Exit, Hold, Intent, Job, JobState},
     store::{Attempt, JobDetail},
 };
 
@@ -20,6 +20,8 @@ pub(in crate::api) fn of(detail: &JobDetail, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
         JobState::Queued { not_before } => queued(job, *not_before, scene),
+        JobState::Held(hold) => held(hold, scene),
+        JobState::Running { intent: Some(Intent::Stop), .. } => "was asked to save its work and stop".into(),
         JobState::Running { intent: Some(Intent::Cancel), .. } => {
             format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
         }
@@ -49,6 +51,10 @@ pub(in crate::api) fn why(detail: &JobDetail, scene: &Scene) -> (String, Option<
             format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give mld more in workers.cpus")
         }
         JobState::Queued { .. } => format!("`mlctl wait {id}` waits for its end"),
+        JobState::Held(_) => format!("`mlctl release {id}` lets it wait for its turn"),
+        JobState::Running { intent: Some(Intent::Stop), .. } => {
+            format!("`mlctl cancel {id}` ends it within {}, saved or not", span(scene.grace_seconds.into()))
+        }
         JobState::Running { .. } => format!("`mlctl logs -f {id}` shows what it does"),
         JobState::Failed => match job.exit.as_ref() {
             Some(Exit { class: ExitClass::Spec, hint, .. }) => {
@@ -61,6 +67,12 @@ pub(in crate::api) fn why(detail: &JobDetail, scene: &Scene) -> (String, Option<
         JobState::Cancelled => format!("`mlctl retry {id}` starts it again, from its last checkpoint if it has one"),
     };
     (reason, Some(hint))
+}
+
+/// `held by ada: until the data is there`.
+pub(in crate::api) fn held(hold: &Hold, scene: &Scene) -> String {
+    let what = hold.reason.as_ref().map(|reason| format!(": {reason}"));
+    format!("held by {}{}", scene.name(hold.by), what.unwrap_or_default())
 }
 
 fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {

@@ -3,7 +3,7 @@
 use mlctl_protocol::{ExitClass, FencingToken, spec::RetryPolicy};
 
 use super::*;
-use crate::domain::{Exit, Fence};
+use crate::domain::{Exit, Fence, Hold, Intent};
 
 const NOW: i64 = 1_790_000_000;
 
@@ -182,6 +182,9 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
         (heard(running(None, 1), 2), "runs on cpu"),
         (heard(running(None, 3), 2), "runs on cpu, attempt 3"),
         (heard(running(None, 1), 240), "its worker was last heard of 4 min ago"),
+        (running(Some(Intent::Stop), 1), "was asked to save its work and stop"),
+        (detail(JobState::Held(Hold { by: Uid(7), reason: None })), "held by ann"),
+        (detail(JobState::Held(Hold { by: Uid(8), reason: Some("no data".into()) })), "held by 8: no data"),
         (running(Some(Intent::Cancel), 1), "was asked to stop, and is killed if it has not after 20 s"),
         (retried(JobState::Failed, 0, ExitClass::Spec), "spec: it was killed by signal 9"),
         (retried(JobState::Failed, 3, ExitClass::Crash), "crash: it was killed by signal 9 (after 3 retries)"),

@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::{first_failure, job_name, job_path};
+use super::{change, job_name};
 use crate::{
     api::types::JobView,
-    cli::{Context, Done, output::jobs},
+    cli::{Context, Done},
 };
 
 const EXAMPLES: &str = "\
@@ -30,19 +30,10 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let mut failures = Vec::new();
-        for name in self.jobs {
-            match context.client.post::<JobView>(&job_path(&name, "cancel")).await {
-                Ok(job) => {
-                    let said = match job.state.as_str() {
-                        "cancelled" => format!("job {} ({}) is cancelled", job.id, job.name),
-                        _ => format!("job {} ({}) was asked to stop", job.id, job.name),
-                    };
-                    jobs::changed(&mut context.out, &job, &said)?;
-                }
-                Err(failure) => failures.push((name, failure)),
-            }
-        }
-        first_failure(failures)
+        let said = |job: &JobView| match job.state.as_str() {
+            "cancelled" => format!("job {} ({}) is cancelled", job.id, job.name),
+            _ => format!("job {} ({}) was asked to stop", job.id, job.name),
+        };
+        change(context, self.jobs, "cancel", &(), said).await
     }
 }

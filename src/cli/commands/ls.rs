@@ -29,7 +29,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Only these states, separated by commas
-    #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = PossibleValuesParser::new(["queued", "running", "succeeded", "failed", "cancelled"]))]
+    #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = PossibleValuesParser::new(["queued", "held", "running", "succeeded", "failed", "cancelled"]))]
     state: Vec<String>,
     /// Only this kind
     #[arg(long, value_parser = PossibleValuesParser::new(["train", "infer"]))]

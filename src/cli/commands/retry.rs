@@ -2,13 +2,10 @@
 
 use clap::Args;
 
-use super::{first_failure, job_name, job_path};
+use super::{change, job_name};
 use crate::{
     api::types::JobView,
-    cli::{
-        Context, Done,
-        output::{jobs, text},
-    },
+    cli::{Context, Done, output::text},
 };
 
 const EXAMPLES: &str = "\
@@ -32,20 +29,13 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let mut failures = Vec::new();
-        for name in self.jobs {
-            match context.client.post::<JobView>(&job_path(&name, "retry")).await {
-                Ok(job) => {
-                    let from = job.checkpoint.as_ref().map_or_else(
-                        || "from the beginning".into(),
-                        |place| format!("from step {}", text::count(place.step)),
-                    );
-                    let said = format!("job {} ({}) is {} again, {from}", job.id, job.name, job.state);
-                    jobs::changed(&mut context.out, &job, &said)?;
-                }
-                Err(failure) => failures.push((name, failure)),
-            }
-        }
-        first_failure(failures)
+        let said = |job: &JobView| {
+            let from = job
+                .checkpoint
+                .as_ref()
+                .map_or_else(|| "from the beginning".into(), |place| format!("from step {}", text::count(place.step)));
+            format!("job {} ({}) is {} again, {from}", job.id, job.name, job.state)
+        };
+        change(context, self.jobs, "retry", &(), said).await
     }
 }

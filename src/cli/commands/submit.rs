@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::value::to_raw_value;
 
-use super::follow;
+use super::{follow, label};
 use crate::{
     api::types::{DryRunView, JobView, SubmitRequest},
     cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs, spec},
@@ -19,6 +19,7 @@ Examples:
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
+  mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
   sed s/32/64/ job.toml | mlctl submit - --dry-run";
 
@@ -49,6 +50,9 @@ pub struct Arguments {
     /// The idempotency key: a second submit with it is the same job [default: a random one]
     #[arg(long)]
     key: Option<String>,
+    /// Hold it from the beginning: it starts when `mlctl release` says so
+    #[arg(long, conflicts_with_all = ["follow", "wait"])]
+    hold: bool,
     /// Check everything, here and in the daemon, and submit nothing
     #[arg(long, conflicts_with_all = ["follow", "wait"])]
     dry_run: bool,
@@ -61,11 +65,6 @@ pub struct Arguments {
     /// Print the id alone
     #[arg(short, long)]
     quiet: bool,
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
-    pair.map(|(key, value)| (key.into(), value.into())).ok_or_else(|| "expected KEY=VALUE".into())
 }
 
 impl Arguments {
@@ -90,7 +89,7 @@ impl Arguments {
         let written = spec::open(&self.file, &overlay, context.environment)?;
         let spec = to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
-        let request = SubmitRequest { spec, key, dry_run: self.dry_run };
+        let request = SubmitRequest { spec, key, dry_run: self.dry_run, hold: self.hold };
         if self.dry_run {
             let checked: DryRunView = context
                 .client
@@ -147,7 +146,8 @@ impl Arguments {
             return if is_last { out.json(job) } else { Ok(()) };
         }
         if is_new {
-            out.line(format!("submitted job {} ({})", job.id, job.name))
+            let held = if self.hold { ", which is held" } else { "" };
+            out.line(format!("submitted job {} ({}){held}", job.id, job.name))
         } else {
             out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
         }

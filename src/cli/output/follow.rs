@@ -112,6 +112,9 @@ fn changes(before: Option<&JobView>, after: &JobView) -> Vec<String> {
         {
             lines.push(format!("job {} ({}) is queued: {}", after.id, after.name, text::visible_line(reason)));
         }
+        "held" if before.is_none_or(|before| before.state != "held") => {
+            lines.push(format!("job {} ({}) is {}", after.id, after.name, text::visible_line(reason)));
+        }
         "running"
             if is_new || before.is_some_and(|before| before.state != "running" || before.attempt != after.attempt) =>
         {
@@ -123,7 +126,8 @@ fn changes(before: Option<&JobView>, after: &JobView) -> Vec<String> {
         _ => {}
     }
     if after.intent.is_some() && before.is_none_or(|before| before.intent != after.intent) {
-        lines.push("the job was asked to stop".into());
+        let how = if after.intent.as_deref() == Some("stop") { "save its work and stop" } else { "stop" };
+        lines.push(format!("the job was asked to {how}"));
     }
     if let (Some(before), Some(place)) = (before, &after.checkpoint)
         && before.checkpoint.as_ref().map(|place| place.step) != Some(place.step)

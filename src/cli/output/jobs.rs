@@ -190,6 +190,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
 fn suggestion(job: &JobView) -> Option<String> {
     let id = job.id;
     match (job.state.as_str(), job.exit_class.as_deref(), &job.checkpoint) {
+        ("held", ..) => Some(format!("mlctl release {id}")),
         ("running" | "queued", ..) => Some(format!("mlctl follow {id}")),
         ("failed", Some("spec"), _) => Some("correct the spec or the data, and submit it again".into()),
         ("failed" | "cancelled", _, Some(place)) => {

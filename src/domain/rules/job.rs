@@ -1,5 +1,7 @@
 //! The rules of what every job has: its name, labels and retries.
 
+use std::collections::BTreeMap;
+
 use mlctl_protocol::{JobSpec, spec::RetryPolicy};
 
 use super::Problem;
@@ -19,14 +21,20 @@ const MAX_LABEL_VALUE_BYTES: usize = 1024;
 pub(super) fn problems(spec: &JobSpec) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(name(&spec.name));
-    if spec.labels.len() > MAX_LABELS {
-        let message = format!("a job has {MAX_LABELS} labels at most, found {}", spec.labels.len());
+    found.extend(labels(&spec.labels));
+    found.extend(retry(&spec.retry));
+    found
+}
+
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if labels.len() > MAX_LABELS {
+        let message = format!("a job has {MAX_LABELS} labels at most, found {}", labels.len());
         found.push(Problem::new("labels", message, "keep those that you look for jobs by"));
     }
-    for (key, value) in &spec.labels {
+    for (key, value) in labels {
         found.extend(label(key, value));
     }
-    found.extend(retry(&spec.retry));
     found
 }
 

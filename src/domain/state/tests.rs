@@ -8,7 +8,7 @@ use mlctl_protocol::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Uid, event::ProcessIdentity};
+use crate::domain::{Hold, Uid, event::ProcessIdentity};
 
 const JOB: JobId = JobId(7);
 const TOKEN: FencingToken = FencingToken(70);
@@ -53,6 +53,15 @@ fn end(class: ExitClass) -> Command {
     Command::End { exit, model: Some(model), output: None, jitter: 0.5 }
 }
 
+fn hold() -> Command {
+    Command::Hold { hold: Hold { by: Uid(5), reason: Some("until the data is there".into()) } }
+}
+
+fn edit(priority: Option<u8>, label: Option<&str>) -> Command {
+    let edit = Edit { priority, labels: [("team".to_owned(), label.map(str::to_owned))].into() };
+    Command::Edit { by: Uid(5), edit }
+}
+
 fn launched() -> Command {
     let process = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "boot".into(), host: "here".into() };
     Command::Launched { process }
@@ -69,10 +78,16 @@ fn in_state(state: &str) -> Job {
     match state {
         "running" => {}
         "exhausted" => job.retries_used = 2,
+        "held" => {
+            job.retries_used = 1;
+            ask(&mut job, &end(ExitClass::Crash));
+            ask(&mut job, &hold());
+        }
         "waiting" => {
             job.retries_used = 1;
             ask(&mut job, &end(ExitClass::Crash));
         }
+        "stopping" => ask(&mut job, &Command::Stop { by: Uid(1) }),
         "cancelling" => ask(&mut job, &Command::Cancel { by: Uid(1) }),
         "succeeded" => ask(&mut job, &end(ExitClass::Ok)),
         "failed" => ask(&mut job, &end(ExitClass::Spec)),
@@ -103,43 +118,54 @@ fn outcome(job: &Job, command: &Command) -> String {
     }
 }
 
+const STATES: [&str; 10] =
+    ["queued", "waiting", "held", "running", "exhausted", "stopping", "cancelling", "succeeded", "failed", "cancelled"];
+
+/// A command's title, itself, and its outcome in each of [`STATES`].
+type Line = (&'static str, Command, [&'static str; 10]);
+
+/// Outcomes of what only an attempt under way may ask: with retries left, without, and once its job was asked to end.
+const fn of_attempt(running: &'static str, exhausted: &'static str, leaving: &'static str) -> [&'static str; 10] {
+    let stale = "stale";
+    [stale, stale, stale, running, exhausted, leaving, leaving, stale, stale, stale]
+}
+
+/// Outcomes while it waits, is held, runs, is asked to stop, is asked to cancel, and when it is over, with and without success.
+const fn of_person(states: [&'static str; 7]) -> [&'static str; 10] {
+    let [waits, held, runs, stopping, cancelling, done, undone] = states;
+    [waits, waits, held, runs, runs, stopping, cancelling, done, undone, undone]
+}
+
+fn check(table: &[Line]) {
+    for (title, command, outcomes) in table {
+        for (state, expected) in STATES.iter().zip(outcomes) {
+            assert_eq!(&outcome(&in_state(state), command), expected, "{title} in {state}");
+        }
+    }
+}
+
 #[test]
-fn the_table_of_all_states_and_commands() {
-    let states = ["queued", "waiting", "running", "exhausted", "cancelling", "succeeded", "failed", "cancelled"];
-    let none = ["stale", "stale", "", "", "", "stale", "stale", "stale"];
-    let running = |event: &'static str| [none[0], none[1], event, event, event, none[5], none[6], none[7]];
-    let ended = |running: &'static str, exhausted: &'static str, cancelling: &'static str| {
-        [none[0], none[1], running, exhausted, cancelling, none[5], none[6], none[7]]
-    };
+fn the_table_of_all_states_and_what_attempts_ask() {
+    let running = |event| of_attempt(event, event, event);
     let (requeued, failed, cancelled) = ("requeued queued", "failed failed", "cancelled cancelled");
     let mut table = vec![
         (
             "claim",
             Command::Claim { token: FencingToken(71) },
-            ["claimed running", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"],
+            ["claimed running", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"],
         ),
         ("launched", launched(), running("launched running")),
         ("resumed", Command::Resumed { step: 5, skipped: Vec::new() }, running("resumed running")),
         ("checkpointed", Command::Checkpointed { checkpoint: checkpoint(6) }, running("checkpointed running")),
         ("checkpointed again", Command::Checkpointed { checkpoint: checkpoint(5) }, running("nothing")),
         ("warned", Command::Warned { message: "slow".into() }, running("warned running")),
-        (
-            "cancel",
-            Command::Cancel { by: Uid(2) },
-            [cancelled, cancelled, "intended running", "intended running", "nothing", "wrong", "wrong", "wrong"],
-        ),
-        (
-            "retry",
-            Command::Retry { by: Uid(2) },
-            ["wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "retried queued", "retried queued"],
-        ),
     ];
     for class in ExitClass::ALL {
         let outcomes = match class {
             ExitClass::Ok => running("succeeded succeeded"),
-            ExitClass::Spec => ended(failed, failed, cancelled),
+            ExitClass::Spec => of_attempt(failed, failed, cancelled),
             ExitClass::Cancelled => running(cancelled),
-            ExitClass::Preempted => ended(requeued, requeued, cancelled),
+            ExitClass::Preempted => of_attempt(requeued, requeued, cancelled),
             ExitClass::OomHost
             | ExitClass::OomDevice
             | ExitClass::Disk
@@ -148,15 +174,51 @@ fn the_table_of_all_states_and_commands() {
             | ExitClass::Timeout
             | ExitClass::Hang
             | ExitClass::Crash
-            | ExitClass::Lost => ended(requeued, failed, cancelled),
+            | ExitClass::Lost => of_attempt(requeued, failed, cancelled),
         };
         table.push((class.as_str(), end(class), outcomes));
     }
-    for (title, command, outcomes) in &table {
-        for (state, expected) in states.iter().zip(outcomes) {
-            assert_eq!(&outcome(&in_state(state), command), expected, "{title} in {state}");
-        }
-    }
+    check(&table);
+}
+
+#[test]
+fn the_table_of_all_states_and_what_persons_ask() {
+    let (cancelled, intended, wrong, nothing) = ("cancelled cancelled", "intended running", "wrong", "nothing");
+    let by = Uid(2);
+    check(&[
+        (
+            "cancel",
+            Command::Cancel { by },
+            of_person([cancelled, cancelled, intended, intended, nothing, wrong, wrong]),
+        ),
+        ("stop", Command::Stop { by }, of_person([cancelled, cancelled, intended, nothing, nothing, wrong, wrong])),
+        ("hold", hold(), of_person(["held held", nothing, wrong, wrong, wrong, wrong, wrong])),
+        ("release", Command::Release { by }, of_person([wrong, "released queued", wrong, wrong, wrong, wrong, wrong])),
+        (
+            "edit the priority",
+            edit(Some(90), Some("vision")),
+            of_person(["edited queued", "edited held", wrong, wrong, wrong, wrong, wrong]),
+        ),
+        (
+            "edit the labels",
+            edit(None, Some("audio")),
+            of_person([
+                "edited queued",
+                "edited held",
+                "edited running",
+                "edited running",
+                "edited running",
+                wrong,
+                wrong,
+            ]),
+        ),
+        (
+            "edit nothing",
+            edit(Some(50), Some("vision")),
+            of_person([nothing, nothing, nothing, nothing, nothing, wrong, wrong]),
+        ),
+        ("retry", Command::Retry { by }, of_person([wrong, wrong, wrong, wrong, wrong, wrong, "retried queued"])),
+    ]);
 }
 
 #[test]
@@ -200,6 +262,17 @@ fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
 }
 
 #[test]
+fn an_edit_changes_what_it_names_and_leaves_the_rest() {
+    let held = in_state("held");
+    let both =
+        Edit { priority: Some(7), labels: [("team".into(), None), ("stage".into(), Some("final".into()))].into() };
+    let events = decide(&held, None, &Command::Edit { by: Uid(1), edit: both }, at(9)).unwrap();
+    let after = apply(JOB, Some(held.clone()), &events[0], at(9)).unwrap();
+    assert_eq!((after.priority, after.labels.clone()), (7, [("stage".to_owned(), "final".to_owned())].into()));
+    assert_eq!(Job { priority: held.priority, labels: held.labels.clone(), ..after }, held);
+}
+
+#[test]
 fn a_person_s_retry_begins_again_from_the_checkpoint() {
     let failed = in_state("failed");
     let events = decide(&failed, None, &Command::Retry { by: Uid(1) }, at(9)).unwrap();
@@ -233,6 +306,14 @@ fn a_log_that_cannot_be_is_refused() {
         ("running", Event::Cancelled { by: None, exit: None }, "ends an attempt without saying how"),
         ("queued", Event::Cancelled { by: None, exit: Some(exit()) }, "ends an attempt that is not there"),
         ("cancelling", Event::Intended { intent: Intent::Cancel, by: Uid(1) }, "is asked twice"),
+        ("cancelling", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is given time after a cancel"),
+        ("stopping", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is stopped twice"),
+        ("held", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts in spite of a hold"),
+        ("held", Event::Held { hold: Hold { by: Uid(1), reason: None } }, "is held twice"),
+        ("running", Event::Held { hold: Hold { by: Uid(1), reason: None } }, "is held while it runs"),
+        ("queued", Event::Released { by: Uid(1) }, "is released from nothing"),
+        ("running", Event::Edited { by: Uid(1), priority: Some(1), labels: None }, "waits while it runs"),
+        ("failed", Event::Edited { by: Uid(1), priority: None, labels: Some(Default::default()) }, "changes its end"),
         ("succeeded", Event::Retried { by: Uid(1) }, "does done work again"),
         ("failed", Event::Failed { attempt, exit: exit() }, "fails twice"),
     ];
@@ -276,6 +357,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u64..3).prop_map(|step| Command::Checkpointed { checkpoint: checkpoint(step) }),
         1 => Just(Command::Warned { message: "ü \0 \u{202e}".into() }),
         1 => Just(Command::Cancel { by: Uid(3) }),
+        1 => Just(Command::Stop { by: Uid(3) }),
+        1 => Just(hold()),
+        1 => Just(Command::Release { by: Uid(3) }),
+        1 => (0_u8..100).prop_map(|priority| edit(Some(priority), None)),
+        1 => Just(edit(None, Some("ü \u{1}"))),
         1 => Just(Command::Retry { by: Uid(4) }),
     ];
     let aim = prop_oneof![8 => Just(Aim::Right), 1 => Just(Aim::Absent), 1 => Just(Aim::WrongToken), 1 => Just(Aim::WrongAttempt)];
@@ -286,7 +372,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What the rules say of a job, kept beside the real one.
 #[derive(Debug, Default)]
 struct Model {
+    /// A cancel or a stop.
     cancel_acknowledged: bool,
+    held: bool,
     tokens: u32,
     retries: u32,
 }
@@ -303,7 +391,9 @@ impl Model {
                 assert!(not_before.is_none_or(|time| time <= now), "claimed before its time");
                 self.tokens += 1;
             }
-            Command::Cancel { .. } => self.cancel_acknowledged = true,
+            Command::Cancel { .. } | Command::Stop { .. } => (self.cancel_acknowledged, self.held) = (true, false),
+            Command::Hold { .. } => self.held = true,
+            Command::Release { .. } => self.held = false,
             Command::Retry { .. } => (self.cancel_acknowledged, self.retries) = (false, 0),
             Command::End { exit, .. } if matches!(after.state, JobState::Queued { .. }) => {
                 self.retries += u32::from(exit.class != ExitClass::Preempted);
@@ -317,6 +407,7 @@ impl Model {
             assert!(!matches!(after.state, JobState::Queued { .. } | JobState::Failed), "a cancel was lost: {after:?}");
             assert!(!running(after) || running(before), "started in spite of a cancel");
         }
+        assert_eq!(self.held, matches!(after.state, JobState::Held(_)), "a hold stays until a person ends it");
         assert_eq!(after.finished_at.is_some(), after.state.is_terminal());
         assert_eq!(after.exit.is_none(), after.attempt == 0 || running(after));
     }

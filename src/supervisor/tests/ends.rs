@@ -10,7 +10,7 @@ use mlctl_protocol::{
 
 use super::stage::{Stage, in_time};
 use crate::{
-    domain::{Uid, job::JobState},
+    domain::{Intent, Uid, job::JobState},
     supervisor::{
         CheckpointError,
         executor::{Ended, Signal},
@@ -103,6 +103,27 @@ async fn an_ignored_cancel_ends_in_term_and_kill() {
     act.handle.cancel(job, Uid(1)).await.unwrap();
     let (job, _) = stage.ended(job).await;
     assert_eq!(job.state, JobState::Cancelled);
+    assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_left_the_time_that_saving_takes_and_a_cancel_after_it_is_not() {
+    let stage = Stage::new().await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, _) = puppet.begin().await;
+    let asked = act.handle.stop(job, Uid(1)).await.unwrap();
+    assert!(matches!(asked.state, JobState::Running { intent: Some(Intent::Stop), .. }));
+    assert_eq!(line.hear().await, Some(ToWorker::Stop { class: StopClass::Cancelled }));
+    act.handle.stop(job, Uid(1)).await.unwrap();
+    tokio::time::sleep(stage.grace * 3).await;
+    assert!(puppet.signals().is_empty(), "the grace time is long over");
+    puppet.hold(line);
+    act.handle.cancel(job, Uid(1)).await.unwrap();
+    let (job, attempt) = stage.ended(job).await;
+    assert_eq!((job.state, attempt.exit.unwrap().class), (JobState::Cancelled, ExitClass::Cancelled));
     assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
     act.end().await;
 }

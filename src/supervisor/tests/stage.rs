@@ -323,7 +323,7 @@ impl Stage {
         });
         let spec: JobSpec = serde_json::from_value(spec).unwrap();
         let key = format!("{:p}{}", self, rand_key());
-        self.store.submit(NewJob { spec, user: Uid(1), key, asked: None }).await.unwrap().id
+        self.store.submit(NewJob { spec, user: Uid(1), key, asked: None, hold: None }).await.unwrap().id
     }
 
     /// Claims a job and has it started: the puppet that was.

@@ -1,0 +1,100 @@
+//! Handlers of what a person does to jobs: cancel, stop, hold, release, edit, retry. Called by the router. What is legal is `domain::state`'s.
+
+use std::collections::BTreeMap;
+
+use axum::{Extension, Json, extract::State};
+
+use super::{
+    Context,
+    error::Failure,
+    extract::{Named, Sent},
+    permit::Peer,
+    types::{EditRequest, HoldRequest, JobView, MAX_HOLD_REASON},
+};
+use crate::domain::{
+    Command, Edit, Hold, Uid,
+    rules::{self, Problem},
+};
+
+/// `POST /v1/jobs/{job}/cancel`.
+pub(super) async fn cancel(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.supervisor.cancel(id, peer.uid).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/stop`.
+pub(super) async fn stop(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.supervisor.stop(id, peer.uid).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/hold`.
+pub(super) async fn hold(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+    Sent(HoldRequest { reason }): Sent<HoldRequest>,
+) -> Result<Json<JobView>, Failure> {
+    let hold = held_by(peer.uid, reason)?;
+    api.store.command(id, None, Command::Hold { hold }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/release`.
+pub(super) async fn release(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.store.command(id, None, Command::Release { by: peer.uid }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/edit`.
+pub(super) async fn edit(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+    Sent(EditRequest { priority, labels }): Sent<EditRequest>,
+) -> Result<Json<JobView>, Failure> {
+    let edit = Edit { priority, labels };
+    // As it is now: two who edit at once could together exceed the number of labels, which harms nothing.
+    let job = api.store.job(id).await?.job;
+    let kept: BTreeMap<_, _> = edit.labels_of(&job.labels);
+    if let Some(Problem { path, message, hint }) = rules::of_edit(edit.priority, &kept).into_iter().next() {
+        return Err(Failure::bad_request(format!("{path}: {message}"), hint.unwrap_or_default()));
+    }
+    api.store.command(id, None, Command::Edit { by: peer.uid, edit }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/retry`.
+pub(super) async fn retry(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+) -> Result<Json<JobView>, Failure> {
+    api.store.command(id, None, Command::Retry { by: peer.uid }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// A hold, if its reason is a line of a bounded length.
+pub(super) fn held_by(by: Uid, reason: Option<String>) -> Result<Hold, Failure> {
+    let hint = "say in a line what it waits for";
+    if reason.as_deref().is_some_and(|reason| reason.chars().any(char::is_control)) {
+        return Err(Failure::bad_request("the reason of a hold has control characters in it", hint));
+    }
+    if reason.as_deref().is_some_and(|reason| reason.chars().count() > MAX_HOLD_REASON) {
+        let message = format!("the reason of a hold has more than {MAX_HOLD_REASON} characters");
+        return Err(Failure::bad_request(message, hint));
+    }
+    Ok(Hold { by, reason: reason.filter(|reason| !reason.trim().is_empty()) })
+}

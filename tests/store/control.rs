@@ -1,0 +1,132 @@
+//! What persons do to jobs: hold, release, stop, edit.
+
+use mlctl::{
+    domain::{Command, Edit, Event, Hold, Intent, JobState, Refusal, Uid},
+    store::{NewJob, StoreError},
+};
+use mlctl_protocol::{ExitClass, JobId};
+
+use crate::rig::{Rig, USER, new_job};
+
+fn hold(reason: Option<&str>) -> Hold {
+    Hold { by: USER, reason: reason.map(str::to_owned) }
+}
+
+fn edit(priority: Option<u8>, labels: &[(&str, Option<&str>)]) -> Command {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
+    Command::Edit { by: USER, edit: Edit { priority, labels } }
+}
+
+/// A job that was submitted held, one that was held while it waited for a retry, and one that is being stopped.
+pub async fn furnish(rig: &Rig) -> [JobId; 3] {
+    let held = NewJob { hold: Some(hold(None)), ..new_job("held", "held") };
+    let held = rig.store.submit(held).await.unwrap().id;
+    let waiting = rig.submit("waiting").await;
+    rig.crash(waiting).await;
+    rig.crash(waiting).await;
+    let reason = hold(Some("until the data is there"));
+    rig.store.command(waiting, None, Command::Hold { hold: reason }).await.unwrap();
+    rig.store.command(waiting, None, edit(Some(77), &[("stage", Some("final"))])).await.unwrap();
+    let stopping = rig.submit("stopping").await;
+    rig.claim(stopping).await;
+    rig.store.command(stopping, None, Command::Stop { by: USER }).await.unwrap();
+    [held, waiting, stopping]
+}
+
+/// Takes the jobs of [`furnish`] to their ends.
+pub async fn go_on(rig: &Rig, [held, waiting, stopping]: [JobId; 3]) {
+    assert_eq!(rig.state(held).await, JobState::Held(hold(None)));
+    let job = rig.store.job(waiting).await.unwrap().job;
+    assert_eq!(job.state, JobState::Held(hold(Some("until the data is there"))));
+    assert_eq!((job.priority, job.attempt, job.labels["stage"].as_str()), (77, 2, "final"));
+    for id in [held, waiting] {
+        assert_eq!(rig.store.command(id, None, Command::Release { by: USER }).await.unwrap().state.name(), "queued");
+        let fence = rig.claim(id).await;
+        rig.end(fence, ExitClass::Ok).await;
+    }
+    let (job, attempt) = rig.store.running().await.unwrap().into_iter().find(|(job, _)| job.id == stopping).unwrap();
+    assert!(matches!(job.state, JobState::Running { intent: Some(Intent::Stop), .. }));
+    rig.end(attempt.fence, ExitClass::Preempted).await;
+    assert_eq!(rig.state(stopping).await, JobState::Cancelled);
+}
+
+#[tokio::test]
+async fn what_is_held_is_not_ready_until_it_is_released() {
+    let rig = Rig::new().await;
+    let jobs = furnish(&rig).await;
+    rig.clock.forward(100_000);
+    assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty());
+    assert_eq!(rig.store.next_ready_at(rig.now()).await.unwrap(), None, "nothing is waited for");
+    for id in &jobs[..2] {
+        let refused = rig.store.claim(*id, [1; 32], rig.now()).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Refused(Refusal::WrongState { state: "held", .. })), "{refused}");
+    }
+    let counts = rig.store.counts().await.unwrap();
+    assert!(counts.contains(&("held".to_owned(), 2)) && counts.contains(&("queued".to_owned(), 0)), "{counts:?}");
+    rig.check().await;
+    rig.store.command(jobs[1], None, Command::Release { by: USER }).await.unwrap();
+    let ready = rig.store.ready(rig.now(), 10).await.unwrap();
+    assert_eq!(ready.iter().map(|ready| (ready.id, ready.priority)).collect::<Vec<_>>(), [(jobs[1], 77)]);
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn holds_survive_a_restart_and_end_by_release_or_cancel() {
+    let mut rig = Rig::new().await;
+    let jobs = furnish(&rig).await;
+    rig.reopen().await;
+    go_on(&rig, jobs).await;
+    let again = NewJob { hold: Some(hold(None)), ..new_job("again", "again") };
+    let id = rig.store.submit(again.clone()).await.unwrap().id;
+    assert!(rig.store.submit(again).await.unwrap().existed, "the same key is the same job, held or not");
+    let events = rig.store.events(Some(id), 0, 10).await.unwrap();
+    assert!(
+        matches!(events[..], [ref first, ref second] if first.at == second.at && second.event == Event::Held { hold: hold(None) })
+    );
+    assert_eq!(rig.store.command(id, None, Command::Cancel { by: USER }).await.unwrap().state, JobState::Cancelled);
+    let refused = rig.store.command(id, None, Command::Release { by: USER }).await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("job {id} is cancelled and cannot be released"));
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_changed_priority_changes_the_order_and_a_running_job_has_none_to_change() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.submit("one").await, rig.submit("two").await);
+    rig.store.command(two, None, edit(Some(51), &[])).await.unwrap();
+    let ready = rig.store.ready(rig.now(), 10).await.unwrap();
+    assert_eq!(ready.iter().map(|ready| ready.id).collect::<Vec<_>>(), [two, one]);
+    let fence = rig.claim(two).await;
+    let refused = rig.store.command(two, None, edit(Some(1), &[])).await.unwrap_err();
+    assert!(refused.to_string().contains("is running and cannot be given another priority"), "{refused}");
+    let labels = [("team", Some("vision")), ("stage", Some("ü \"'\u{1}"))];
+    rig.store.command(two, None, edit(None, &labels)).await.unwrap();
+    rig.end(fence, ExitClass::Ok).await;
+    let job = rig.store.job(two).await.unwrap().job;
+    assert_eq!((job.priority, job.labels.len(), job.labels["team"].as_str()), (51, 2, "vision"));
+    let refused = rig.store.command(two, None, edit(None, &[("team", None)])).await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("job {two} is succeeded and cannot be edited"));
+    assert_eq!(rig.store.spec(two).await.unwrap().priority, 50, "the spec is as it was submitted");
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_row_that_says_held_without_a_holder_is_refused_by_the_schema() {
+    use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let mut conn = SqliteConnectOptions::new().filename(rig.path()).connect().await.unwrap();
+    for wrong in [
+        "UPDATE jobs SET state = 'held'",
+        "UPDATE jobs SET hold = '{}'",
+        "UPDATE jobs SET state = 'held', hold = '3'",
+        "UPDATE jobs SET state = 'frozen'",
+        "UPDATE jobs SET intent = 'stop'",
+        "INSERT INTO counters (state, jobs) VALUES ('frozen', 0)",
+    ] {
+        let error = sqlx::raw_sql(wrong).execute(&mut conn).await.expect_err(wrong);
+        assert!(error.to_string().contains("CHECK constraint failed"), "{wrong}: {error}");
+    }
+    assert_eq!(rig.store.job(id).await.unwrap().job.user, Uid(1000));
+    rig.check().await;
+}
