@@ -6,7 +6,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse as _, Response},
 };
-use mlctl_protocol::{JobId, JobSpec, spec::Work};
+use mlctl_protocol::JobId;
 
 use super::{
     Context, Shared,
@@ -18,7 +18,7 @@ use super::{
     },
     stream,
     types::{AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
-    view::{self, Scene},
+    view::{self, Planned, Scene},
 };
 use crate::{
     domain::JobState,
@@ -35,7 +35,7 @@ pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQue
     let scene = if waits { api.scene_with_first().await? } else { api.scene() };
     let mut jobs = Vec::with_capacity(details.len());
     for detail in &details {
-        jobs.push(view::job(detail, api.rows_per_step(detail).await?, &scene));
+        jobs.push(view::job(detail, api.planned(detail).await?, &scene));
     }
     Ok(Json(JobList { schema: SCHEMA, jobs }))
 }
@@ -126,7 +126,8 @@ fn page(limit: Option<u32>) -> u32 {
 /// `GET /v1/jobs/{job}/why`.
 pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<Json<WhyView>, Failure> {
     let detail = api.store.job(id).await?;
-    let (reason, hint) = view::reason::why(&detail, &api.scene_with_first().await?);
+    let (reason, hint) =
+        view::reason::why(&detail, Planned::of(&api.store.spec(id).await?), &api.scene_with_first().await?);
     let (name, state) = (detail.job.name, detail.job.state.name().to_owned());
     Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, hint }))
 }
@@ -159,24 +160,17 @@ impl Shared {
             JobState::Queued { .. } => self.scene_with_first().await?,
             _ => self.scene(),
         };
-        Ok(view::job(&detail, self.rows_per_step(&detail).await?, &scene))
+        Ok(view::job(&detail, Planned::of(&self.store.spec(id).await?), &scene))
     }
 
-    /// Rows of a step, of a training job that runs and says how fast.
-    pub(super) async fn rows_per_step(&self, detail: &JobDetail) -> Result<Option<u32>, StoreError> {
+    /// What is known of the spec of a job in a list: read only where its time left depends on it.
+    async fn planned(&self, detail: &JobDetail) -> Result<Planned, StoreError> {
         let JobDetail { job, attempt, .. } = detail;
         let runs = matches!(job.state, JobState::Running { .. }) && job.kind == "train";
         let rate = attempt.as_ref().and_then(|attempt| attempt.progress.rows_per_second);
         if !runs || rate.is_none() {
-            return Ok(None);
+            return Ok(Planned::default());
         }
-        Ok(rows_per_step(&self.store.spec(job.id).await?))
-    }
-}
-
-fn rows_per_step(spec: &JobSpec) -> Option<u32> {
-    match &spec.work {
-        Work::Train(train) => Some(train.batch_size),
-        Work::Infer(_) => None,
+        Ok(Planned { time_limit_seconds: None, ..Planned::of(&self.store.spec(job.id).await?) })
     }
 }

@@ -18,7 +18,7 @@ use super::{
     permit::Peer,
     preflight,
     types::{DryRunView, ErrorCode, MAX_KEY_BYTES, SCHEMA, SubmitRequest},
-    view::{self, reason},
+    view::{self, Planned, reason},
 };
 use crate::{
     domain::{
@@ -38,7 +38,7 @@ pub(super) async fn submit(
     let SubmitRequest { spec, key, dry_run, hold } = request;
     check_key(&key)?;
     let mut spec = read(&spec, api.config.max_spec_bytes)?;
-    let asked = digest(&spec, hold)?;
+    let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
     let hold = hold.then_some(Hold { by: peer.uid, reason: None });
     let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
@@ -55,7 +55,7 @@ pub(super) async fn submit(
     };
     let status = if submitted.existed { StatusCode::OK } else { StatusCode::CREATED };
     // Who is first in line is not looked for: a submit is to be quick.
-    let view = view::job(&api.store.job(submitted.id).await?, None, &api.scene());
+    let view = view::job(&api.store.job(submitted.id).await?, planned, &api.scene());
     Ok((status, Json(view)).into_response())
 }
 

@@ -108,6 +108,9 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// A queued job does not start before this time: a retry's backoff.
     pub not_before: Option<Timestamp>,
+    /// Seconds that each of its attempts may run; null without a limit, and in lists, for which no spec is read.
+    #[serde(default)]
+    pub time_limit_seconds: Option<u32>,
     /// `cancel` or `stop` when a running job was asked to end and has not yet.
     pub intent: Option<String>,
     /// How far the current or last attempt has come.

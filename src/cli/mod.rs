@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod output;
 mod spec;
+mod times;
 mod weights;
 
 use std::{ffi::OsString, process::ExitCode};

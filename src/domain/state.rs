@@ -181,7 +181,8 @@ fn ended(job: &Job, intent: Option<Intent>, exit: &Exit, jitter: f64, now: Times
     match exit.class {
         ExitClass::Cancelled => Event::Cancelled { by: None, exit: Some(exit) },
         _ if intent.is_some() => Event::Cancelled { by: None, exit: Some(exit) },
-        ExitClass::Spec => Event::Failed { attempt, exit },
+        // The same limit would end it again: a person says whether it gets as long once more.
+        ExitClass::Spec | ExitClass::Timeout => Event::Failed { attempt, exit },
         ExitClass::Preempted => Event::Requeued { attempt, exit, not_before: None, retries_used: job.retries_used },
         _ => match retry::backoff(&job.retry, job.retries_used, jitter) {
             None => Event::Failed { attempt, exit },

@@ -55,6 +55,10 @@ impl Worker for Mayfly {
         &self.identity
     }
 
+    fn age(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn exited(&self) {
         let _ = self.may_end.clone().wait_for(|may| *may).await;
     }

@@ -29,7 +29,7 @@ use super::{
     retention,
     secret::Secret,
     uploads,
-    watchdog::{self, Seen},
+    watchdog::{self, Seen, TimeLimit},
 };
 use crate::{
     domain::{Command, Exit, Intent, Job, JobState, causes},
@@ -141,12 +141,15 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
     let mut changes = live.ending();
     changes.mark_changed();
     let mut ending: Option<Ending> = None;
+    let grace = shared.config.grace;
+    let time = live.time_limit_seconds.map(|seconds| TimeLimit::of(seconds, worker.age(), grace, Instant::now()));
     loop {
         let alarm = match &ending {
-            Some(ending) => ending.next(shared.config.grace).map(|(at, _)| at),
+            Some(ending) => ending.next(grace).map(|(at, _)| at),
             // A reason found here comes back as a change.
             None => {
-                watchdog::look(seen(live), shared.config.limits, Instant::now()).map_err(|late| live.end(late)).ok()
+                let looked = watchdog::look(seen(live), shared.config.limits, time, Instant::now());
+                looked.map_err(|late| live.end(late)).ok()
             }
         };
         tokio::select! {
@@ -162,7 +165,7 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
                 };
             }
             () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
-                if let Some(ending) = &mut ending && let Some((_, signal)) = ending.next(shared.config.grace) {
+                if let Some(ending) = &mut ending && let Some((_, signal)) = ending.next(grace) {
                     info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?signal, "a worker is signalled");
                     worker.signal(signal);
                     ending.sent(signal);

@@ -114,10 +114,18 @@ pub fn judge(facts: Facts<'_>) -> Verdict {
 
 /// The worker had a last word other than success. What the daemon did outweighs what the worker could not know.
 fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exit {
-    let gave_up = matches!(result.class, ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled);
+    let gave_up =
+        matches!(result.class, ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled | ExitClass::Timeout);
     match (result.class, reason) {
         (_, Some(Reason::Stale | Reason::Lied(_))) => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
+        }
+        (_, Some(Reason::TimeLimit { seconds })) if gave_up => {
+            // Whether its last checkpoint was durable is in its own words.
+            let said = result.message.as_deref().filter(|_| result.class == ExitClass::Timeout);
+            let said = said.unwrap_or("stopped at its time limit");
+            let message = format!("{}; the limit is {seconds} seconds", shorten(said));
+            Exit { class: ExitClass::Timeout, message: Some(message), hint: None }
         }
         (_, Some(Reason::Hang { .. } | Reason::LeaseLost { .. } | Reason::Cancelled | Reason::Stopped)) if gave_up => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
@@ -141,6 +149,11 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
 fn done_to_it(reason: &Reason) -> Option<Exit> {
     let (class, message, hint) = match reason {
         Reason::Finished => return None,
+        Reason::TimeLimit { seconds } => (
+            ExitClass::Timeout,
+            format!("ended at its time limit of {seconds} seconds: it had not stopped by itself when asked to"),
+            None,
+        ),
         Reason::Cancelled | Reason::Stopped => (ExitClass::Cancelled, "ended on request".to_owned(), None),
         Reason::Hang { seconds, step } => {
             let at = step.map_or_else(|| "before its first step".to_owned(), |step| format!("after step {step}"));
@@ -341,6 +354,7 @@ mod tests {
         let killed = Ended::Signal { number: 9, out_of_memory: false };
         let oom = Ended::Signal { number: 9, out_of_memory: true };
         let segv_oom = Ended::Signal { number: 11, out_of_memory: true };
+        let limit = Reason::TimeLimit { seconds: 3600 };
         let none = || Testimony::None;
         let said = |class| Testimony::Result(Box::new(result(class)));
         let cases: Vec<(Ended, Testimony, Option<&Reason>, C, &str)> = vec![
@@ -358,6 +372,19 @@ mod tests {
             (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
             (Ended::Code(1), said(C::Spec), Some(&lease), C::Spec, "its words"),
             (Ended::Code(1), said(C::Lost), Some(&lease), C::Lost, "no heartbeat"),
+            (Ended::Code(1), said(C::Timeout), Some(&limit), C::Timeout, "its words; the limit is 3600 seconds"),
+            (
+                Ended::Code(1),
+                said(C::Preempted),
+                Some(&limit),
+                C::Timeout,
+                "stopped at its time limit; the limit is 3600",
+            ),
+            (Ended::Code(1), said(C::Storage), Some(&limit), C::Storage, "its words"),
+            (Ended::Code(0), said(C::Ok), Some(&limit), C::Ok, ""),
+            (Ended::Code(1), said(C::Timeout), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
+            (Ended::Code(1), said(C::Timeout), None, C::Timeout, "its words"),
+            (killed, none(), Some(&limit), C::Timeout, "3600 seconds: it had not stopped"),
             (Ended::Code(0), said(C::Cancelled), None, C::Crash, "nobody had cancelled"),
             (Ended::Code(0), said(C::Spec), Some(&Reason::Stale), C::Lost, "no longer held"),
             (Ended::Code(0), Testimony::Lie("2+2=5".into()), None, C::Crash, "2+2=5"),

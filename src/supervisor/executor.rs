@@ -4,6 +4,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -40,6 +41,9 @@ pub enum Found {
 pub trait Worker: Send + Sync {
     /// What proves which process it is.
     fn identity(&self) -> &ProcessIdentity;
+
+    /// How long ago its main process was started, by a clock that nobody sets.
+    fn age(&self) -> Duration;
 
     /// Waits until its main process has ended. May be dropped and called again.
     async fn exited(&self);

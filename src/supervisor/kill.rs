@@ -18,6 +18,11 @@ pub enum Reason {
     Finished,
     /// A person stopped the job: it is to save its work, however long that takes within reason.
     Stopped,
+    /// Its time limit is near.
+    TimeLimit {
+        /// The limit, in seconds.
+        seconds: u64,
+    },
     /// A person cancelled the job.
     Cancelled,
     /// It made no progress.
@@ -44,6 +49,7 @@ impl Reason {
     pub const fn order(&self) -> Option<StopClass> {
         match self {
             Self::Stopped | Self::Cancelled => Some(StopClass::Cancelled),
+            Self::TimeLimit { .. } => Some(StopClass::Timeout),
             Self::Hang { .. } => Some(StopClass::Preempted),
             _ => None,
         }
@@ -52,7 +58,7 @@ impl Reason {
     /// Whether it is given the time to save its work.
     #[must_use]
     const fn is_polite(&self) -> bool {
-        matches!(self, Self::Finished | Self::Stopped | Self::Cancelled | Self::Hang { .. })
+        matches!(self, Self::Finished | Self::Stopped | Self::TimeLimit { .. } | Self::Cancelled | Self::Hang { .. })
     }
 
     /// A graver reason replaces a lighter one, never the other way round.
@@ -61,11 +67,12 @@ impl Reason {
         match self {
             Self::Finished => 0,
             Self::Stopped => 1,
-            Self::Cancelled => 2,
-            Self::Hang { .. } => 3,
-            Self::LeaseLost { .. } => 4,
-            Self::Lied(_) => 5,
-            Self::Stale => 6,
+            Self::TimeLimit { .. } => 2,
+            Self::Cancelled => 3,
+            Self::Hang { .. } => 4,
+            Self::LeaseLost { .. } => 5,
+            Self::Lied(_) => 6,
+            Self::Stale => 7,
         }
     }
 }
@@ -146,7 +153,10 @@ mod tests {
     fn every_reason_ends_in_a_kill_within_the_grace_time() {
         let hang = Reason::Hang { seconds: 600, step: Some(3) };
         let lease = Reason::LeaseLost { seconds: 600 };
+        let limit = Reason::TimeLimit { seconds: 3600 };
         let cases = [
+            (&limit, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
+            (&limit, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Cancelled, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Cancelled, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Stopped, true, vec![(300, Signal::Term), (600, Signal::Kill)]),

@@ -28,6 +28,7 @@ pub(super) struct Birth {
     pub(super) resources: Resources,
     pub(super) storage: Storage,
     pub(super) keep: u32,
+    pub(super) time_limit_seconds: Option<u32>,
     pub(super) secret: SecretHash,
     /// Reports that are durable already.
     pub(super) acked: u64,
@@ -44,6 +45,8 @@ pub(super) struct Live {
     pub(super) storage: Storage,
     /// Checkpoints of the job that are kept.
     pub(super) keep: u32,
+    /// Seconds that the attempt may run.
+    pub(super) time_limit_seconds: Option<u32>,
     pub(super) secret: SecretHash,
     /// What the worker is told to do, once its process is on record: a process that nobody recorded must never work.
     start: watch::Sender<Option<Arc<Start>>>,
@@ -93,7 +96,8 @@ pub(super) struct Vitals {
 
 impl Live {
     pub(super) fn new(birth: Birth, now: Instant) -> Self {
-        let Birth { fence, kind, resources, storage, keep, secret, acked, result, progress } = birth;
+        let Birth { fence, kind, resources, storage, keep, time_limit_seconds, secret, acked, result, progress } =
+            birth;
         let progressed = mark(&progress) != mark(&Progress::default());
         let vitals = Vitals {
             acked,
@@ -112,6 +116,7 @@ impl Live {
             resources,
             storage,
             keep,
+            time_limit_seconds,
             secret,
             start: watch::Sender::new(None),
             line: watch::Sender::new(None),
@@ -273,6 +278,7 @@ pub(super) mod tests {
             resources: Resources::default(),
             storage: mlctl_artifacts::keys::storage("file:///o", "x", JobId(job), AttemptNumber(1)),
             keep: 3,
+            time_limit_seconds: None,
             secret: Secret::draw(|bytes| bytes.fill(7)).hash(),
             acked: 0,
             result: None,
@@ -285,7 +291,10 @@ pub(super) mod tests {
         let live = Live::new(birth(1), Instant::now());
         for (reason, stays) in [
             (Reason::Stopped, Reason::Stopped),
+            (Reason::TimeLimit { seconds: 60 }, Reason::TimeLimit { seconds: 60 }),
+            (Reason::Stopped, Reason::TimeLimit { seconds: 60 }),
             (Reason::Cancelled, Reason::Cancelled),
+            (Reason::TimeLimit { seconds: 60 }, Reason::Cancelled),
             (Reason::Stopped, Reason::Cancelled),
             (Reason::Finished, Reason::Cancelled),
             (Reason::Stale, Reason::Stale),

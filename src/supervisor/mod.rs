@@ -206,6 +206,7 @@ impl Handle {
             resources: claimed.job.resources.clone(),
             storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
+            time_limit_seconds: claimed.spec.time.limit_seconds,
             secret: secret.hash(),
             acked: 0,
             result: None,

@@ -19,6 +19,26 @@ pub struct Limits {
     pub hang: Option<Duration>,
 }
 
+/// When an attempt's own time limit is acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// The limit, in seconds.
+    seconds: u64,
+    /// When its worker is asked to stop.
+    ask_at: Instant,
+}
+
+impl TimeLimit {
+    /// The limit of an attempt whose worker has run for `age`. It is asked a tenth of the limit before it, so that a long checkpoint is done in time, but no earlier than the
+    /// grace time: an attempt with a limit of ten grace times or more is gone by its limit, any other one a grace time later at most.
+    #[must_use]
+    pub fn of(seconds: u32, age: Duration, grace: Duration, now: Instant) -> Self {
+        let limit = Duration::from_secs(seconds.into());
+        let lead = grace.min(limit / 10);
+        Self { seconds: seconds.into(), ask_at: now + (limit - lead).saturating_sub(age) }
+    }
+}
+
 /// What was seen of a worker.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
@@ -36,7 +56,17 @@ pub struct Seen {
 ///
 /// # Errors
 /// The reason to end it.
-pub fn look(seen: Seen, limits: Limits, now: Instant) -> Result<Instant, Reason> {
+pub fn look(seen: Seen, limits: Limits, time: Option<TimeLimit>, now: Instant) -> Result<Instant, Reason> {
+    let next = alive(seen, limits, now)?;
+    match time {
+        Some(TimeLimit { seconds, ask_at }) if now >= ask_at => Err(Reason::TimeLimit { seconds }),
+        Some(TimeLimit { ask_at, .. }) => Ok(next.min(ask_at)),
+        None => Ok(next),
+    }
+}
+
+/// The same without regard to the attempt's own limit.
+fn alive(seen: Seen, limits: Limits, now: Instant) -> Result<Instant, Reason> {
     let lease_until = seen.heard_at + limits.lease;
     if now >= lease_until {
         return Err(Reason::LeaseLost { seconds: limits.lease.as_secs() });
@@ -81,10 +111,45 @@ mod tests {
         for (heard, moved, linked, now, expected) in cases {
             let seen = Seen { heard_at: at(heard), moved_at: at(moved), step: Some(5), linked };
             let expected = expected.map(at).map_err(Clone::clone);
-            assert_eq!(look(seen, limits, at(now)), expected, "{heard} {moved} {linked} {now}");
+            assert_eq!(look(seen, limits, None, at(now)), expected, "{heard} {moved} {linked} {now}");
         }
         let patient = Limits { hang: None, ..limits };
         let seen = Seen { heard_at: at(99), moved_at: at(0), step: None, linked: true };
-        assert_eq!(look(seen, patient, at(150)), Ok(at(199)));
+        assert_eq!(look(seen, patient, None, at(150)), Ok(at(199)));
+    }
+
+    #[test]
+    fn a_limit_is_acted_on_a_tenth_before_it_or_the_grace_time() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        // limit, age, grace -> asked after
+        for (limit, age, grace, after) in [
+            (100, 0, 20, 90),
+            (100, 30, 20, 60),
+            (1000, 0, 20, 980),
+            (200, 0, 20, 180),
+            (100, 90, 20, 0),
+            (100, 5000, 20, 0),
+        ] {
+            let found = TimeLimit::of(limit, Duration::from_secs(age), Duration::from_secs(grace), begin);
+            assert_eq!(found.ask_at, at(after), "{limit} {age} {grace}");
+        }
+        let limits = Limits { lease: Duration::from_secs(100), hang: Some(Duration::from_secs(30)) };
+        let lost = Reason::LeaseLost { seconds: 100 };
+        // heard and moved, asked, now -> verdict
+        let cases = [
+            (0, 90, 0, Ok(30)),
+            (70, 90, 80, Ok(90)),
+            (70, 90, 89, Ok(90)),
+            (70, 90, 90, Err(Reason::TimeLimit { seconds: 95 })),
+            (70, 90, 99, Err(Reason::TimeLimit { seconds: 95 })),
+            (0, 90, 95, Err(Reason::Hang { seconds: 30, step: None })),
+            (0, 90, 100, Err(lost)),
+        ];
+        for (seen, asked, now, expected) in cases {
+            let seen = Seen { heard_at: at(seen), moved_at: at(seen), step: None, linked: true };
+            let time = TimeLimit { seconds: 95, ask_at: at(asked) };
+            assert_eq!(look(seen, limits, Some(time), at(now)), expected.map(at), "{now}");
+        }
     }
 }

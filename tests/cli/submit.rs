@@ -79,6 +79,36 @@ fn a_spec_is_sent_whole_with_absolute_paths_and_a_key() {
 }
 
 #[test]
+fn a_time_limit_is_sent_in_seconds_and_its_end_has_a_code_of_its_own() {
+    let end = event("end", &ended(7, "failed", "timeout"));
+    let rig = Rig::new(&[("POST /v1/jobs", &[accepted()]), ("GET /v1/jobs/7/follow", &[Answer::Events(end)])]);
+    rig.write("job.toml", SPEC);
+    rig.write("rows.csv", "x1,x2,y\n");
+    for (flag, text, seconds) in [("-t", "90", 90), ("--time", "2h 30m", 9000), ("-t", "1d", 86_400), ("-t", "1.2s", 2)]
+    {
+        assert_eq!(rig.run(&["submit", "job.toml", flag, text]).code, 0);
+        assert_eq!(sent(&rig).last().unwrap()["spec"]["time"]["limit_seconds"], json!(seconds), "{text}");
+    }
+    for flag in ["-w", "-f"] {
+        assert_eq!(rig.run(&["submit", "job.toml", "-t", "90", flag]).code, 22);
+    }
+    let count = sent(&rig).len();
+    for (text, code, words) in [
+        ("soon", 2, "expected a duration"),
+        ("0", 6, "--time"),
+        ("3y", 2, "expected a duration"),
+        ("9000h", 6, "31536000"),
+    ] {
+        let ran = rig.run(&["submit", "job.toml", "-t", text]);
+        assert_eq!(ran.code, code, "{text}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{text}: {ran:?}");
+    }
+    assert_eq!(sent(&rig).len(), count, "nothing wrong was sent");
+    rig.run(&["submit", "job.toml"]);
+    assert_eq!(sent(&rig).last().unwrap()["spec"].get("time"), None, "no limit is no key: digests stay as they were");
+}
+
+#[test]
 fn every_form_of_the_answer() {
     let rig = rig(&[accepted()]);
     assert_eq!(rig.run(&["submit", "job.toml", "-q"]).stdout, "7\n");

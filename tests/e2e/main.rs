@@ -35,4 +35,6 @@ mod systemd;
 #[cfg(test)]
 mod terminal;
 #[cfg(test)]
+mod time;
+#[cfg(test)]
 mod weights;

@@ -7,7 +7,12 @@ pub(super) mod schedule;
 mod tests;
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, JobId, progress::Progress, result::CheckpointRef, spec::Resources};
+use mlctl_protocol::{
+    AttemptNumber, JobId, JobSpec,
+    progress::Progress,
+    result::CheckpointRef,
+    spec::{Resources, Work},
+};
 
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
@@ -41,20 +46,39 @@ impl Scene {
     }
 }
 
-/// A job as a client sees it. `rows_per_step` is known for training jobs whose spec was looked at: their time left depends on it.
-pub(super) fn job(detail: &JobDetail, rows_per_step: Option<u32>, scene: &Scene) -> JobView {
+/// What is known of a job's spec, where that was looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Planned {
+    /// Rows of a step of a training job: its time left depends on it.
+    pub(super) rows_per_step: Option<u32>,
+    /// Seconds that each attempt may run.
+    pub(super) time_limit_seconds: Option<u32>,
+}
+
+impl Planned {
+    pub(super) const fn of(spec: &JobSpec) -> Self {
+        let rows_per_step = match &spec.work {
+            Work::Train(train) => Some(train.batch_size),
+            Work::Infer(_) => None,
+        };
+        Self { rows_per_step, time_limit_seconds: spec.time.limit_seconds }
+    }
+}
+
+/// A job as a client sees it.
+pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobView {
     let JobDetail { job, attempt, metrics } = detail;
     let exit = job.exit.as_ref();
     let running = matches!(job.state, JobState::Running { .. });
     let progress = attempt.as_ref().map(|attempt| attempt.progress.clone());
-    let eta_seconds = progress.as_ref().filter(|_| running).and_then(|progress| eta(progress, rows_per_step));
+    let eta_seconds = progress.as_ref().filter(|_| running).and_then(|progress| eta(progress, planned.rows_per_step));
     JobView {
         schema: SCHEMA,
         id: job.id,
         name: job.name.clone(),
         kind: job.kind.clone(),
         state: job.state.name().to_owned(),
-        reason: reason::of(detail, scene),
+        reason: reason::of(detail, planned, scene),
         queue: job.queue.clone(),
         priority: job.priority,
         user: scene.name(job.user),
@@ -74,6 +98,7 @@ pub(super) fn job(detail: &JobDetail, rows_per_step: Option<u32>, scene: &Scene)
             JobState::Queued { not_before } => not_before,
             _ => None,
         },
+        time_limit_seconds: planned.time_limit_seconds,
         intent: match job.state {
             JobState::Running { intent, .. } => intent.map(|intent| intent.name().to_owned()),
             _ => None,

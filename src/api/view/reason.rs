@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
-use super::Scene;
+use super::{Planned, Scene};
 use crate::{
     domain::{Exit, Hold, Intent, Job, JobState},
     store::{Attempt, JobDetail},
@@ -16,7 +16,7 @@ const MAX_MESSAGE: usize = 200;
 const MAX_NAMED: usize = 5;
 
 /// Why it is where it is; `None` for a job that succeeded.
-pub(in crate::api) fn of(detail: &JobDetail, scene: &Scene) -> Option<String> {
+pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
         JobState::Queued { not_before } => queued(job, *not_before, scene),
@@ -25,7 +25,10 @@ pub(in crate::api) fn of(detail: &JobDetail, scene: &Scene) -> Option<String> {
         JobState::Running { intent: Some(Intent::Cancel), .. } => {
             format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
         }
-        JobState::Running { intent: None, .. } => running(job, detail.attempt.as_ref(), scene.now),
+        JobState::Running { intent: None, .. } => {
+            let limit = planned.time_limit_seconds.and_then(|seconds| limit(job, seconds, scene.now));
+            format!("{}{}", running(job, detail.attempt.as_ref(), scene.now), limit.unwrap_or_default())
+        }
         JobState::Succeeded => return None,
         JobState::Failed => failed(job),
         JobState::Cancelled if job.attempt == 0 => "cancelled before it was started".into(),
@@ -40,10 +43,10 @@ pub(in crate::api) fn of(detail: &JobDetail, scene: &Scene) -> Option<String> {
 }
 
 /// The same where there must be a line, and what to do about it.
-pub(in crate::api) fn why(detail: &JobDetail, scene: &Scene) -> (String, Option<String>) {
+pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -> (String, Option<String>) {
     let job = &detail.job;
     let id = job.id;
-    let Some(reason) = of(detail, scene) else {
+    let Some(reason) = of(detail, planned, scene) else {
         return ("succeeded: there is nothing to wait for".into(), None);
     };
     let hint = match &job.state {
@@ -59,6 +62,11 @@ pub(in crate::api) fn why(detail: &JobDetail, scene: &Scene) -> (String, Option<
         JobState::Failed => match job.exit.as_ref() {
             Some(Exit { class: ExitClass::Spec, hint, .. }) => {
                 hint.clone().unwrap_or_else(|| "correct the spec or the data, and submit it again".into())
+            }
+            Some(Exit { class: ExitClass::Timeout, .. }) => {
+                let from = job.checkpoint.as_ref().map(|saved| format!("goes on from step {}", saved.step));
+                let from = from.unwrap_or_else(|| "begins again".into());
+                format!("`mlctl retry {id}` {from}, for as long again")
             }
             Some(Exit { hint: Some(hint), .. }) => format!("{hint}; then `mlctl retry {id}`"),
             _ => format!("`mlctl logs {id}` shows what it said last; `mlctl retry {id}` tries it again"),
@@ -161,6 +169,13 @@ fn running(job: &Job, attempt: Option<&Attempt>, now: Timestamp) -> String {
         (Some(_), None) => format!("runs{nth}"),
         (None, None) => format!("its worker is being started{nth}"),
     }
+}
+
+/// How much of its time an attempt has left.
+fn limit(job: &Job, seconds: u32, now: Timestamp) -> Option<String> {
+    let ran = seconds_between(job.started_at?, now);
+    let left = u64::from(seconds).saturating_sub(ran);
+    Some(format!("; {} left of its time limit of {}", span(left), span(seconds.into())))
 }
 
 fn failed(job: &Job) -> String {

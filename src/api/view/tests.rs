@@ -106,8 +106,8 @@ fn needs(mut detail: JobDetail, cpus: u32, gpus: u32) -> JobDetail {
 
 /// Says `line`, and what to do.
 fn check(detail: &JobDetail, scene: &Scene, line: &str) {
-    assert_eq!(reason::of(detail, scene).as_deref(), Some(line), "{:?}", detail.job.state);
-    let (why, hint) = reason::why(detail, scene);
+    assert_eq!(reason::of(detail, Planned::default(), scene).as_deref(), Some(line), "{:?}", detail.job.state);
+    let (why, hint) = reason::why(detail, Planned::default(), scene);
     assert_eq!(why, line);
     assert!(hint.is_some_and(|hint| hint.contains('`') || detail.job.state == JobState::Failed), "{line}");
 }
@@ -196,20 +196,26 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
         check(&detail, &scene(), line);
     }
     let succeeded = detail(JobState::Succeeded);
-    assert_eq!(reason::of(&succeeded, &scene()), None);
-    assert_eq!(reason::why(&succeeded, &scene()), ("succeeded: there is nothing to wait for".into(), None));
+    assert_eq!(reason::of(&succeeded, Planned::default(), &scene()), None);
+    assert_eq!(
+        reason::why(&succeeded, Planned::default(), &scene()),
+        ("succeeded: there is nothing to wait for".into(), None)
+    );
 }
 
 #[test]
 fn many_jobs_are_counted_and_long_messages_cut() {
     let crowd = Scene { occupants: (1..=12).map(JobId).collect(), ..scene() };
     assert_eq!(
-        reason::of(&queued(), &crowd).unwrap(),
+        reason::of(&queued(), Planned::default(), &crowd).unwrap(),
         "waits for 1 core: 2 of 2 in use by jobs 1, 2, 3, 4, 5 and 7 more"
     );
     let mut failed = retried(JobState::Failed, 1, ExitClass::Crash);
     failed.job.exit.as_mut().unwrap().message = Some("ü".repeat(500));
-    assert_eq!(reason::of(&failed, &scene()).unwrap(), format!("crash: {}… (after 1 retry)", "ü".repeat(200)));
+    assert_eq!(
+        reason::of(&failed, Planned::default(), &scene()).unwrap(),
+        format!("crash: {}… (after 1 retry)", "ü".repeat(200))
+    );
 }
 
 #[test]
@@ -255,11 +261,36 @@ fn only_a_running_job_has_time_left_and_users_without_a_name_are_numbers() {
     let mut detail = heard(running(None, 1), 1);
     detail.attempt.as_mut().unwrap().progress =
         Progress { step: Some(1), steps: Some(3), rows_per_second: Some(8.0), ..Progress::default() };
-    let view = job(&detail, Some(8), &scene());
+    let view = job(&detail, Planned { rows_per_step: Some(8), time_limit_seconds: None }, &scene());
     assert_eq!((view.eta_seconds, view.user.as_str(), view.attempt), (Some(2), "ann", Some(1)));
     detail.job.state = JobState::Failed;
     detail.job.user = Uid(8);
-    let view = job(&detail, Some(8), &scene());
+    let view = job(&detail, Planned { rows_per_step: Some(8), time_limit_seconds: None }, &scene());
     assert_eq!((view.eta_seconds, view.user.as_str()), (None, "8"));
-    assert_eq!(job(&queued(), None, &scene()).attempt, None);
+    assert_eq!(job(&queued(), Planned::default(), &scene()).attempt, None);
+}
+
+#[test]
+fn a_time_limit_is_told_while_it_runs_and_when_it_has_ended_the_job() {
+    let limited = Planned { time_limit_seconds: Some(600), rows_per_step: None };
+    let mut runs = heard(running(None, 1), 2);
+    for (started, left) in [(-60, "9 min"), (-500, "100 s"), (-700, "0 s"), (60, "10 min")] {
+        runs.job.started_at = Some(at(started));
+        let expected = format!("runs on cpu; {left} left of its time limit of 10 min");
+        assert_eq!(reason::of(&runs, limited, &scene()), Some(expected));
+    }
+    assert_eq!(job(&runs, limited, &scene()).time_limit_seconds, Some(600));
+
+    let mut over = retried(JobState::Failed, 0, ExitClass::Timeout);
+    let hint = |detail: &JobDetail| reason::why(detail, limited, &scene()).1.unwrap();
+    assert_eq!(hint(&over), "`mlctl retry 5` begins again, for as long again");
+    over.job.checkpoint = Some(CheckpointRef {
+        step: 40,
+        epoch: 1,
+        uri: "file:///c".into(),
+        size_bytes: 1,
+        manifest_digest: String::new(),
+        metrics: Default::default(),
+    });
+    assert_eq!(hint(&over), "`mlctl retry 5` goes on from step 40, for as long again");
 }

@@ -6,7 +6,7 @@ use serde_json::value::to_raw_value;
 use super::{follow, label};
 use crate::{
     api::types::{DryRunView, JobView, SubmitRequest},
-    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs, spec},
+    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs, spec, times},
     config::OutputForm,
 };
 
@@ -18,6 +18,7 @@ Examples:
   mlctl submit job.toml -f                    and follows it to its end
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
+  mlctl submit job.toml -t 2h -w              ends with 22 when two hours were not enough
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// GPUs
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
+    /// How long an attempt may run, for example 90s, 10m or 2h: it is asked to save its work and stop a tenth before that, and killed if it does not
+    #[arg(short, long, value_name = "DURATION", value_parser = times::whole_seconds)]
+    time: Option<u32>,
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -84,6 +88,7 @@ impl Arguments {
                 ("--priority", &["priority"], self.priority),
                 ("--cpus", &["resources", "cpus"], self.cpus),
                 ("--gpus", &["resources", "gpus"], self.gpus),
+                ("--time", &["time", "limit_seconds"], self.time),
             ],
         };
         let written = spec::open(&self.file, &overlay, context.environment)?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{follow, job_name, job_path};
 use crate::{
     api::types::{JobList, JobView, SCHEMA},
-    cli::{Context, Done, Failure, exit::Exit, output::jobs},
+    cli::{Context, Done, Failure, exit::Exit, output::jobs, times},
     config::OutputForm,
 };
 
@@ -27,20 +27,8 @@ pub struct Arguments {
     #[arg(value_name = "JOB", required = true, value_parser = job_name)]
     jobs: Vec<String>,
     /// Give up after this long, for example 90s, 10m or 2h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = times::duration)]
     timeout: Option<Duration>,
-}
-
-/// A duration as people write it; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = match text.parse::<u32>() {
-        Ok(seconds) => f64::from(seconds),
-        Err(_) => match text.parse::<jiff::SignedDuration>() {
-            Ok(duration) => duration.as_secs_f64(),
-            Err(_) => return Err("expected a duration such as 90s, 10m or 2h".into()),
-        },
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| "expected a duration that is not negative".into())
 }
 
 impl Arguments {
@@ -91,21 +79,4 @@ impl Arguments {
 fn too_long(job: &JobView) -> Failure {
     let why = format!("job {} ({}) is still {} after the time given", job.id, job.name, job.state);
     Failure::new(Exit::WaitedTooLong, why).hint(format!("it goes on: `mlctl wait {}` waits again", job.id))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        for (text, seconds) in
-            [("90", 90.0), ("0", 0.0), ("90s", 90.0), ("10m", 600.0), ("2h 30m", 9000.0), ("1.5s", 1.5), ("100ms", 0.1)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
-        }
-        for text in ["", "soon", "-5s", "5 parsecs"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

@@ -158,6 +158,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     fact("started", job.started_at.map(|at| text::moment(at, now)));
     fact("finished", job.finished_at.map(|at| text::moment(at, now)));
     fact("took", job.finished_at.zip(job.started_at).map(|(end, start)| text::between(start, end)));
+    fact("time limit", job.time_limit_seconds.map(|seconds| text::duration(seconds.into())));
     fact("queue", Some(format!("{}, priority {}", job.queue, job.priority)));
     fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
     let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));

@@ -163,7 +163,7 @@ fn the_table_of_all_states_and_what_attempts_ask() {
     for class in ExitClass::ALL {
         let outcomes = match class {
             ExitClass::Ok => running("succeeded succeeded"),
-            ExitClass::Spec => of_attempt(failed, failed, cancelled),
+            ExitClass::Spec | ExitClass::Timeout => of_attempt(failed, failed, cancelled),
             ExitClass::Cancelled => running(cancelled),
             ExitClass::Preempted => of_attempt(requeued, requeued, cancelled),
             ExitClass::OomHost
@@ -171,7 +171,6 @@ fn the_table_of_all_states_and_what_attempts_ask() {
             | ExitClass::Disk
             | ExitClass::Storage
             | ExitClass::Device
-            | ExitClass::Timeout
             | ExitClass::Hang
             | ExitClass::Crash
             | ExitClass::Lost => of_attempt(requeued, failed, cancelled),

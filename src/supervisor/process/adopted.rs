@@ -59,6 +59,10 @@ impl Worker for Adopted {
         &self.identity
     }
 
+    fn age(&self) -> Duration {
+        procfs::age(self.identity.start_ticks)
+    }
+
     async fn exited(&self) {
         if self.pidfd.readable().await.is_err() {
             std::future::pending::<()>().await;

@@ -89,6 +89,10 @@ impl Worker for Child {
         &self.identity
     }
 
+    fn age(&self) -> Duration {
+        procfs::age(self.identity.start_ticks)
+    }
+
     async fn exited(&self) {
         // An error means that the runtime is shutting down: nobody waits for the answer any more.
         if self.pidfd.readable().await.is_err() {

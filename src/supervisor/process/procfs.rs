@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::Path,
+    time::Duration,
 };
 
 /// The largest file read from `/proc`, in bytes: an environment may be megabytes, everything else is small.
@@ -51,6 +52,24 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         ended: matches!(state, "Z" | "X" | "x"),
         start_ticks: fields.get(19)?.parse().ok()?,
     })
+}
+
+/// How many clock ticks a second has wherever `/proc` speaks of them, whatever the kernel counts in.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// How long ago a process was started, by the clock that counts since boot. Zero where that clock cannot be read: a process is then taken for a new one.
+pub(super) fn age(start_ticks: u64) -> Duration {
+    let text = read(Path::new("/proc/uptime")).unwrap_or_default();
+    let ticks = parse_uptime(&text).unwrap_or(0).saturating_sub(start_ticks);
+    Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND))
+}
+
+/// The first number, seconds with two decimals, in ticks.
+fn parse_uptime(text: &[u8]) -> Option<u64> {
+    let (seconds, hundredths) = std::str::from_utf8(text).ok()?.split_ascii_whitespace().next()?.split_once('.')?;
+    let seconds: u64 = seconds.parse().ok()?;
+    let hundredths: u64 = hundredths.parse().ok().filter(|_| hundredths.len() == 2)?;
+    seconds.checked_mul(TICKS_PER_SECOND)?.checked_add(hundredths)
 }
 
 /// The processes of a group that have not ended.
@@ -123,5 +142,30 @@ mod tests {
         assert!(super::stat(u32::MAX).is_err());
         assert_eq!(boot_id().unwrap().len(), 36);
         assert!(!is_marked(me, Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn an_age_is_counted_by_the_clock_since_boot() {
+        for (text, ticks) in [
+            ("12345.67 99999.00\n", Some(1_234_567)),
+            ("0.05 0.00", Some(5)),
+            ("7 1", None),
+            ("x.12 1", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_uptime(text.as_bytes()), ticks, "{text:?}");
+        }
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let begun = std::time::Instant::now();
+        let started = stat(child.id()).unwrap().start_ticks;
+        let young = age(started);
+        std::thread::sleep(Duration::from_millis(300));
+        let grown = age(started).saturating_sub(young);
+        let passed = begun.elapsed();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let tick = Duration::from_millis(20);
+        assert!(grown + tick >= Duration::from_millis(300) && grown <= passed + tick, "{grown:?} in {passed:?}");
+        assert_eq!(age(u64::MAX), Duration::ZERO, "a clock that cannot be right makes nobody old");
     }
 }

@@ -3,5 +3,6 @@
 
 mod adoption;
 mod ends;
+mod limits;
 mod links;
 mod stage;

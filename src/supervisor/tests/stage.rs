@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -54,6 +54,8 @@ pub(super) struct Puppet {
     pub(super) identity: ProcessIdentity,
     /// Signals it was sent.
     pub(super) signals: Mutex<Vec<Signal>>,
+    /// When it was started.
+    pub(super) born: Instant,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -188,6 +190,10 @@ impl Worker for Strings {
         &self.puppet.identity
     }
 
+    fn age(&self) -> Duration {
+        self.puppet.born.elapsed()
+    }
+
     async fn exited(&self) {
         let _ = self.puppet.ended.subscribe().wait_for(Option::is_some).await;
     }
@@ -213,7 +219,13 @@ impl Executor for Puppets {
             let pid = 1000 + u32::try_from(started.len()).unwrap();
             let identity = ProcessIdentity { pid, start_ticks: 1, boot_id: "now".into(), host: "here".into() };
             let ended = watch::Sender::new(None);
-            let puppet = Arc::new(Puppet { launch: launch.clone(), identity, signals: Mutex::default(), ended });
+            let puppet = Arc::new(Puppet {
+                launch: launch.clone(),
+                identity,
+                signals: Mutex::default(),
+                born: Instant::now(),
+                ended,
+            });
             started.push(puppet.clone());
             puppet
         };
@@ -247,6 +259,8 @@ pub(super) struct Stage {
     pub(super) puppets: Arc<Puppets>,
     pub(super) limits: Limits,
     pub(super) grace: Duration,
+    /// Seconds that the attempts of jobs may run.
+    pub(super) time_limit: Option<u32>,
 }
 
 /// A supervisor at work.
@@ -269,7 +283,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("mld.db"), Arc::new(TestClock), |bytes| bytes.fill(3)).await.unwrap();
         let limits = Limits { lease: Duration::from_secs(600), hang: None };
-        Self { dir, store, puppets: Arc::default(), limits, grace: Duration::from_millis(400) }
+        Self { dir, store, puppets: Arc::default(), limits, grace: Duration::from_millis(400), time_limit: None }
     }
 
     fn storage_url(&self) -> String {
@@ -321,7 +335,8 @@ impl Stage {
                 "loss": "mse", "optimizer": {"type": "sgd"}, "batch_size": 2, "max_steps": 10
             }
         });
-        let spec: JobSpec = serde_json::from_value(spec).unwrap();
+        let mut spec: JobSpec = serde_json::from_value(spec).unwrap();
+        spec.time.limit_seconds = self.time_limit;
         let key = format!("{:p}{}", self, rand_key());
         self.store.submit(NewJob { spec, user: Uid(1), key, asked: None, hold: None }).await.unwrap().id
     }

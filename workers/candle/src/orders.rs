@@ -53,6 +53,7 @@ fn ending(order: Order) -> Option<Ending> {
             (ExitClass::Preempted, "stopped by the scheduler, to go on later".into(), true)
         }
         Order::Stop(StopClass::Cancelled) => (ExitClass::Cancelled, "cancelled on request".into(), true),
+        Order::Stop(StopClass::Timeout) => (ExitClass::Timeout, "stopped at its time limit".into(), true),
         Order::LeaseLost => {
             (ExitClass::Preempted, "no daemon answered for the length of a lease; stopped, to go on later".into(), true)
         }

@@ -197,6 +197,7 @@ impl<'a> Actor<'a> {
                 let class = match class {
                     StopClass::Preempted => ExitClass::Preempted,
                     StopClass::Cancelled => ExitClass::Cancelled,
+                    StopClass::Timeout => ExitClass::Timeout,
                 };
                 self.end(class, "stopped by order".into())
             }

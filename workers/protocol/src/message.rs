@@ -75,7 +75,7 @@ pub enum ToWorker {
     },
     /// Take a checkpoint at the end of the current step and go on.
     Checkpoint,
-    /// Take a checkpoint at the end of the current step, report `preempted` or `cancelled`, and end.
+    /// Take a checkpoint at the end of the current step, report `preempted`, `cancelled` or `timeout`, and end.
     Stop {
         /// The class to end with.
         class: StopClass,
@@ -93,6 +93,8 @@ pub enum StopClass {
     Preempted,
     /// A person ended the job.
     Cancelled,
+    /// The job's own time limit is reached. Only jobs that have one meet it, and so only workers that know it.
+    Timeout,
 }
 
 /// Who dials.

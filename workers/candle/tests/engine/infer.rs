@@ -202,6 +202,7 @@ fn an_order_ends_it_and_publishes_nothing() {
     for (order, class) in [
         (Order::Stop(StopClass::Cancelled), ExitClass::Cancelled),
         (Order::Stop(StopClass::Preempted), ExitClass::Preempted),
+        (Order::Stop(StopClass::Timeout), ExitClass::Timeout),
         (Order::Refused("stale".into()), ExitClass::Lost),
     ] {
         let fault =

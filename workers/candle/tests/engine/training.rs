@@ -120,6 +120,7 @@ fn a_stop_saves_first_and_a_refusal_does_not() {
     for (order, class, saved) in [
         (Order::Stop(StopClass::Preempted), ExitClass::Preempted, 1),
         (Order::Stop(StopClass::Cancelled), ExitClass::Cancelled, 1),
+        (Order::Stop(StopClass::Timeout), ExitClass::Timeout, 1),
         (Order::LeaseLost, ExitClass::Preempted, 1),
         (Order::Refused("another attempt runs".into()), ExitClass::Lost, 0),
     ] {

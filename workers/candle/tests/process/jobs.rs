@@ -79,9 +79,11 @@ async fn killed_at_random_moments_it_ends_with_the_same_digest() {
 #[tokio::test]
 async fn ordered_to_stop_it_saves_and_says_so() {
     let (daemon, spec) = (Daemon::new(), spec(short()));
-    for (job, (class, ends)) in
-        (1..).zip([(StopClass::Preempted, ExitClass::Preempted), (StopClass::Cancelled, ExitClass::Cancelled)])
-    {
+    for (job, (class, ends)) in (1..).zip([
+        (StopClass::Preempted, ExitClass::Preempted),
+        (StopClass::Cancelled, ExitClass::Cancelled),
+        (StopClass::Timeout, ExitClass::Timeout),
+    ]) {
         let mut attempt = daemon.start(&spec, (job, 1), &[]).await;
         assert!(attempt.checkpoints(1).await);
         attempt.order(ToWorker::Stop { class }).await;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{DataSource, Scaling, Split, SplitPart};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
-pub use policy::{CheckpointPolicy, Resources, RetryPolicy};
+pub use policy::{CheckpointPolicy, Resources, RetryPolicy, TimePolicy};
 pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.
@@ -39,6 +39,8 @@ pub struct JobSpec {
     pub retry: RetryPolicy,
     /// When checkpoints are taken and how many are kept.
     pub checkpoint: CheckpointPolicy,
+    /// When it may run, and for how long.
+    pub time: TimePolicy,
     /// What to do.
     pub work: Work,
 }
@@ -90,6 +92,9 @@ pub struct SpecDocument {
     /// When checkpoints are taken and how many are kept.
     #[serde(default)]
     checkpoint: CheckpointPolicy,
+    /// When it may run, and for how long.
+    #[serde(default, skip_serializing_if = "TimePolicy::is_empty")]
+    time: TimePolicy,
     /// Train a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     train: Option<Box<TrainSpec>>,
@@ -106,7 +111,8 @@ impl TryFrom<SpecDocument> for JobSpec {
     type Error = String;
 
     fn try_from(document: SpecDocument) -> Result<Self, Self::Error> {
-        let SpecDocument { version, name, priority, labels, resources, retry, checkpoint, train, infer } = document;
+        let SpecDocument { version, name, priority, labels, resources, retry, checkpoint, time, train, infer } =
+            document;
         if version != SPEC_VERSION {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
@@ -116,18 +122,18 @@ impl TryFrom<SpecDocument> for JobSpec {
             (None, None) => return Err("the job has nothing to do: add a [train] or an [infer] table".into()),
             (Some(_), Some(_)) => return Err("a job either trains or infers: keep one of [train] and [infer]".into()),
         };
-        Ok(Self { name, priority, labels, resources, retry, checkpoint, work })
+        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, work })
     }
 }
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let JobSpec { name, priority, labels, resources, retry, checkpoint, work } = spec;
+        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, work } = spec;
         let (train, infer) = match work {
             Work::Train(train) => (Some(train), None),
             Work::Infer(infer) => (None, Some(infer)),
         };
-        Self { version: SPEC_VERSION, name, priority, labels, resources, retry, checkpoint, train, infer }
+        Self { version: SPEC_VERSION, name, priority, labels, resources, retry, checkpoint, time, train, infer }
     }
 }
 

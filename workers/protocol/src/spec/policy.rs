@@ -42,6 +42,26 @@ impl Default for RetryPolicy {
     }
 }
 
+/// When a job may run, and for how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimePolicy {
+    /// Seconds that an attempt may run, counted from the start of its worker by a clock that nobody sets. It is asked to save its work and stop a
+    /// tenth of that before, or the grace time of mld where that is less, and killed when it has not within the grace time. The job then fails as `timeout` and is not
+    /// tried again by itself; `mlctl retry` goes on from its last checkpoint, for as long again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub limit_seconds: Option<u32>,
+}
+
+impl TimePolicy {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// When checkpoints are taken: at the end of the step at which any of the conditions holds, besides on demand, on stop and
 /// at the end. When none is given, every 60 seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,132 @@
+//! Attempts that run into their own time limit.
+
+use std::time::{Duration, Instant};
+
+use mlctl_protocol::{
+    ExitClass,
+    message::{ReportBody, StopClass, ToWorker},
+};
+
+use super::stage::Stage;
+use crate::{
+    domain::{Uid, job::JobState},
+    supervisor::executor::{Ended, Signal},
+};
+
+const ASKED: ToWorker = ToWorker::Stop { class: StopClass::Timeout };
+
+async fn limited(seconds: u32) -> Stage {
+    let mut stage = Stage::new().await;
+    stage.time_limit = Some(seconds);
+    stage
+}
+
+#[tokio::test]
+async fn a_worker_is_asked_before_the_limit_and_the_job_fails_as_timeout_with_its_work_saved() {
+    let stage = limited(1).await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, start) = puppet.begin().await;
+    assert_eq!(line.hear().await, Some(ASKED));
+    let asked = puppet.born.elapsed();
+    assert!(asked >= Duration::from_millis(900), "a tenth before the limit, and no sooner: {asked:?}");
+    let checkpoint = stage.checkpoint(&puppet, &start, 7).await;
+    line.report(ReportBody::Checkpoint { checkpoint }).await;
+    puppet.write_result(&puppet.result(&start, ExitClass::Timeout));
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    let exit = attempt.exit.unwrap();
+    assert_eq!(
+        (exit.class, exit.message.unwrap().as_str()),
+        (ExitClass::Timeout, "stopped at its time limit; the limit is 1 seconds")
+    );
+    assert_eq!((after.state, after.retries_used), (JobState::Failed, 0), "three retries are left, and none is taken");
+    assert!(puppet.signals().is_empty());
+
+    stage.store.command(job, None, crate::domain::Command::Retry { by: Uid(1) }).await.unwrap();
+    let puppet = stage.start(&act, job).await;
+    let (mut line, start) = puppet.begin().await;
+    assert_eq!(start.resume[0].step, 7, "a retry goes on");
+    assert_eq!(line.hear().await, Some(ASKED), "for as long again");
+    puppet.die(Ended::Code(1));
+    drop(line);
+    stage.ended(job).await;
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_obey_is_signalled_then_killed() {
+    let stage = limited(1).await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, _) = puppet.begin().await;
+    assert_eq!(line.hear().await, Some(ASKED));
+    puppet.hold(line);
+    let (after, attempt) = stage.ended(job).await;
+    let took = puppet.born.elapsed();
+    assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
+    assert!(took >= Duration::from_millis(1300), "it had the grace time: {took:?}");
+    let exit = attempt.exit.unwrap();
+    assert_eq!((after.state, exit.class), (JobState::Failed, ExitClass::Timeout));
+    assert!(exit.message.unwrap().contains("had not stopped"));
+    act.end().await;
+}
+
+#[tokio::test]
+async fn work_that_is_done_in_time_counts_though_the_worker_was_asked_to_stop() {
+    let stage = limited(1).await;
+    let act = stage.act().await;
+    let job = stage.submit(0).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, start) = puppet.begin().await;
+    assert_eq!(line.hear().await, Some(ASKED));
+    stage.publish(&start).await;
+    puppet.write_result(&puppet.result(&start, ExitClass::Ok));
+    puppet.die(Ended::Code(0));
+    drop(line);
+    assert_eq!(stage.ended(job).await.0.state, JobState::Succeeded);
+    act.end().await;
+}
+
+#[tokio::test]
+async fn an_adopted_worker_keeps_its_limit() {
+    let stage = limited(2).await;
+    let act = stage.act().await;
+    let job = stage.submit(0).await;
+    let puppet = stage.start(&act, job).await;
+    let (line, _) = puppet.begin().await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    act.end().await;
+    drop(line);
+    let (act, adopted) = (stage.act().await, Instant::now());
+    let mut line = puppet.dial(puppet.hello(true)).await;
+    assert_eq!(line.hear().await, Some(ToWorker::Welcome { acked: 0 }));
+    assert_eq!(line.hear().await, Some(ASKED));
+    assert!(puppet.born.elapsed() >= Duration::from_millis(1800));
+    assert!(adopted.elapsed() < Duration::from_millis(1800), "what it had run before counts");
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Failed, ExitClass::Timeout));
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_cancel_outweighs_a_limit() {
+    let stage = limited(1).await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, start) = puppet.begin().await;
+    assert_eq!(line.hear().await, Some(ASKED));
+    act.handle.cancel(job, Uid(1)).await.unwrap();
+    puppet.write_result(&puppet.result(&start, ExitClass::Timeout));
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Cancelled, ExitClass::Cancelled));
+    act.end().await;
+}
