@@ -1,11 +1,14 @@
 //! Handlers about jobs that are there: list, show, spec, attempts, events, metrics, why. Called by the router.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use axum::{
     Json,
     extract::State,
     http::HeaderMap,
     response::{IntoResponse as _, Response},
 };
+use jiff::Timestamp;
 use mlctl_protocol::JobId;
 
 use super::{
@@ -14,7 +17,8 @@ use super::{
     extract::{Asked, Named},
     follow,
     query::{
-        DEFAULT_FINISHED, DEFAULT_LIST_LIMIT, DEFAULT_PAGE_LIMIT, ListQuery, MAX_LIST_LIMIT, MAX_PAGE_LIMIT, PageQuery,
+        DEFAULT_FINISHED, DEFAULT_LIST_LIMIT, DEFAULT_PAGE_LIMIT, ListQuery, MAX_LABELS_BYTES, MAX_LIST_LIMIT,
+        MAX_LOOKED_AT, MAX_PAGE_LIMIT, PageQuery, SortField,
     },
     stream,
     types::{AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
@@ -22,7 +26,7 @@ use super::{
 };
 use crate::{
     domain::JobState,
-    store::{JobDetail, ListFilter, StoreError},
+    store::{JobDetail, ListFilter, Listed, StoreError},
 };
 
 const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
@@ -30,18 +34,34 @@ const KINDS: [&str; 2] = ["train", "infer"];
 
 /// `GET /v1/jobs`.
 pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
-    let details = api.store.list(filter(&api, query)?).await?;
+    let sort = query.sort.unwrap_or_default();
+    let Listed { jobs: mut details, is_partial } = api.store.list(filter(&api, query)?).await?;
+    order(&mut details, sort);
     let waits = details.iter().any(|detail| matches!(detail.job.state, JobState::Queued { .. }));
     let scene = if waits { api.scene_with_first().await? } else { api.scene() };
     let mut jobs = Vec::with_capacity(details.len());
     for detail in &details {
         jobs.push(view::job(detail, api.planned(detail).await?, &scene));
     }
-    Ok(Json(JobList { schema: SCHEMA, jobs }))
+    let note = is_partial.then(|| {
+        format!("of each state only the newest {MAX_LOOKED_AT} jobs were looked at: others may fit too; `--since` asks for less")
+    });
+    Ok(Json(JobList { schema: SCHEMA, jobs, note }))
+}
+
+/// Puts a list, newest first, into another order.
+fn order(jobs: &mut [JobDetail], sort: SortField) {
+    match sort {
+        SortField::Newest => {}
+        SortField::Oldest => jobs.sort_by_key(|detail| detail.job.id),
+        SortField::Priority => jobs.sort_by_key(|detail| (Reverse(detail.job.priority), detail.job.id)),
+        SortField::Name => jobs.sort_by(|one, other| (&one.job.name, one.job.id).cmp(&(&other.job.name, other.job.id))),
+        SortField::Finished => jobs.sort_by_key(|detail| Reverse(detail.job.finished_at.unwrap_or(Timestamp::MAX))),
+    }
 }
 
 fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
-    let ListQuery { state, kind, user, finished, limit } = query;
+    let ListQuery { state, kind, user, queue, labels, since, sort: _, finished, limit } = query;
     let known = |what: &str, value: &str, known: &[&str]| {
         if known.contains(&value) {
             return Ok(());
@@ -65,7 +85,17 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
         })?),
     };
     let limit = limit.unwrap_or(DEFAULT_LIST_LIMIT).min(MAX_LIST_LIMIT);
-    Ok(ListFilter { states, finished: finished.unwrap_or(DEFAULT_FINISHED), kind, user, limit })
+    let labels = labels.as_deref().map_or(Ok(BTreeMap::new()), read_labels)?;
+    let finished = finished.unwrap_or(if since.is_some() { MAX_LIST_LIMIT } else { DEFAULT_FINISHED });
+    Ok(ListFilter { states, finished, kind, user, queue, labels, since, limit, look_at: Some(MAX_LOOKED_AT) })
+}
+
+fn read_labels(text: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let refused = |message: String| Failure::bad_request(message, r#"ask for labels as in {"team": "vision"}"#);
+    if text.len() > MAX_LABELS_BYTES {
+        return Err(refused(format!("the labels asked for have more than {MAX_LABELS_BYTES} bytes")));
+    }
+    serde_json::from_str(text).map_err(|error| refused(format!("the labels asked for are no JSON object: {error}")))
 }
 
 /// `GET /v1/jobs/{job}`.

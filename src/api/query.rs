@@ -19,6 +19,40 @@ pub const DEFAULT_PAGE_LIMIT: u32 = 1000;
 /// See [`DEFAULT_PAGE_LIMIT`].
 pub const MAX_PAGE_LIMIT: u32 = 10_000;
 
+/// The longest text of the labels that a list asks for, in bytes.
+pub const MAX_LABELS_BYTES: usize = 4096;
+
+/// Jobs of each state that a list looks at, at most, where a filter leaves some out: the newest. Looking at so many takes a tenth of a second.
+pub const MAX_LOOKED_AT: u32 = 100_000;
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SortField {
+    /// Last submitted first.
+    #[default]
+    Newest,
+    /// First submitted first.
+    Oldest,
+    /// Highest priority first, then the oldest: as jobs start.
+    Priority,
+    /// By name, then the oldest.
+    Name,
+    /// Last ended first, and before them what has not.
+    Finished,
+}
+
+impl SortField {
+    /// Every field with its name.
+    pub const ALL: [(&str, Self); 5] = [
+        ("newest", Self::Newest),
+        ("oldest", Self::Oldest),
+        ("priority", Self::Priority),
+        ("name", Self::Name),
+        ("finished", Self::Finished),
+    ];
+}
+
 /// The query of `GET /v1/jobs`. Without `state`: the unfinished jobs and the last finished ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,6 +66,18 @@ pub struct ListQuery {
     /// Only this user's: a login name, or a user id in digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Only those of this queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Only those with all of these labels: a JSON object of strings, of [`MAX_LABELS_BYTES`] at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+    /// Of those that have ended, only what ended at this moment or later; all of that, where no number is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// The order of what is listed, which is the newest in any case; [`SortField::Newest`] when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<SortField>,
     /// Finished jobs beside the unfinished ones, where no state is named; [`DEFAULT_FINISHED`] when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished: Option<u32>,

@@ -168,6 +168,9 @@ pub struct JobList {
     pub schema: u32,
     /// The jobs.
     pub jobs: Vec<JobView>,
+    /// What should be known of the list: that some jobs which fit may not be in it. Absent when there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `GET /v1/jobs/{ref}/spec`.

@@ -114,7 +114,7 @@ impl Room {
     async fn fired(&self) -> BTreeMap<(String, String), usize> {
         let filter = ListFilter { states: vec!["queued".into()], limit: u32::MAX, ..ListFilter::default() };
         let mut fired = BTreeMap::new();
-        for detail in self.store().list(filter).await.unwrap() {
+        for detail in self.store().list(filter).await.unwrap().jobs {
             let label = |name: &str| detail.job.labels[name].clone();
             *fired.entry((label(SCHEDULE_LABEL), label(TICK_LABEL))).or_default() += 1;
         }

@@ -1,4 +1,5 @@
-//! Lists of jobs: one indexed walk for each state asked for, merged. Never a scan of what is not shown.
+//! Lists of jobs: one indexed walk for each state asked for, merged. Never a scan of what is not shown: where a filter that no index serves must look at jobs that it leaves
+//! out, it looks at a bounded number of them, and the list says when that was not all.
 
 use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
@@ -7,63 +8,89 @@ use super::{
     error::Fault,
     read,
     rows::{RowError, attempt_columns, job_columns},
-    types::{JobDetail, ListFilter},
+    types::{ListFilter, Listed},
 };
 
 macro_rules! list {
-    ($conditions:literal) => {
+    ($walked:literal, $order:literal) => {
         concat!(
             "SELECT ",
             job_columns!(),
             ", ",
             attempt_columns!(),
-            " FROM jobs LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt ",
-            "WHERE ",
-            $conditions,
-            " LIMIT ?4"
+            " FROM jobs LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt WHERE ",
+            $walked,
+            " AND (?4 IS NULL OR kind = ?4) AND (?5 IS NULL OR user_id = ?5) AND (?6 IS NULL OR queue = ?6) ",
+            // To lay these labels over the job's changes nothing: it has them all.
+            "AND (?7 IS NULL OR json_patch(labels, ?7) = json(labels)) ORDER BY ",
+            $order,
+            " LIMIT ?2"
         )
     };
 }
 
-pub(super) const BY_STATE: &str =
-    list!("state = ?1 AND (?2 IS NULL OR kind = ?2) AND (?3 IS NULL OR user_id = ?3) ORDER BY jobs.id DESC");
+pub(super) const BY_STATE: &str = list!("state = ?1 AND jobs.id > ?3", "jobs.id DESC");
 
-pub(super) const LAST_FINISHED: &str = list!(
-    "finished_us IS NOT NULL AND ?1 = 'finished' AND (?2 IS NULL OR kind = ?2) AND (?3 IS NULL OR user_id = ?3) \
-     ORDER BY finished_us DESC, jobs.id DESC"
-);
+/// The state is one in which jobs have ended, or `finished` for all of these.
+pub(super) const LAST_FINISHED: &str =
+    list!("finished_us > ?3 AND (?1 = 'finished' OR state = ?1)", "finished_us DESC, jobs.id DESC");
+
+/// The first of those that are too many, in the order of the walk.
+pub(super) const BOUND_BY_STATE: &str =
+    "SELECT id FROM jobs WHERE state = ?1 AND id > ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3";
+pub(super) const BOUND_FINISHED: &str =
+    "SELECT finished_us FROM jobs WHERE finished_us > ?2 ORDER BY finished_us DESC LIMIT 1 OFFSET ?3";
+
+const UNFINISHED: [&str; 3] = ["running", "queued", "held"];
+const FINISHED: &str = "finished";
 
 /// Jobs, newest first.
-pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Vec<JobDetail>, StoreError> {
+pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Listed, StoreError> {
     // One moment for all the statements.
     let mut snapshot = pool.begin().await?;
-    let mut found = Vec::new();
-    if filter.states.is_empty() {
-        for state in ["running", "queued", "held"] {
-            found.extend(walk(&mut snapshot, BY_STATE, state, filter, filter.limit).await?);
-        }
-        let finished = filter.finished.min(filter.limit);
-        found.extend(walk(&mut snapshot, LAST_FINISHED, "finished", filter, finished).await?);
+    let finished = filter.finished.min(filter.limit);
+    let mut walks: Vec<(&str, u32)> = filter.states.iter().map(|state| (state.as_str(), filter.limit)).collect();
+    if walks.is_empty() {
+        walks.extend(UNFINISHED.map(|state| (state, filter.limit)));
+        walks.push((FINISHED, finished));
     }
-    for state in &filter.states {
-        found.extend(walk(&mut snapshot, BY_STATE, state, filter, filter.limit).await?);
+    let (mut found, mut is_partial) = (Vec::new(), false);
+    for (state, limit) in walks {
+        let (rows, is_bounded) = walk(&mut snapshot, state, filter, limit).await?;
+        is_partial |= is_bounded && rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        found.extend(rows);
     }
     snapshot.rollback().await?;
     let mut jobs = found.iter().map(read::detail).collect::<Result<Vec<_>, RowError>>().map_err(Fault::from)?;
     jobs.sort_by_key(|detail| std::cmp::Reverse(detail.job.id));
     jobs.dedup_by_key(|detail| detail.job.id);
     jobs.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
-    Ok(jobs)
+    Ok(Listed { jobs, is_partial })
 }
 
+/// The jobs of one state, or all that have ended, and whether there were more of them than are looked at.
 async fn walk(
     conn: &mut SqliteConnection,
-    sql: &'static str,
     state: &str,
     filter: &ListFilter,
     limit: u32,
-) -> Result<Vec<SqliteRow>, StoreError> {
-    let query =
-        sqlx::query(sql).bind(state).bind(filter.kind.as_deref()).bind(filter.user.map(|user| user.0)).bind(limit);
-    Ok(query.fetch_all(conn).await?)
+) -> Result<(Vec<SqliteRow>, bool), StoreError> {
+    let since = filter.since.filter(|_| !UNFINISHED.contains(&state));
+    let by_end = state == FINISHED || since.is_some();
+    let (sql, bound) = if by_end { (LAST_FINISHED, BOUND_FINISHED) } else { (BY_STATE, BOUND_BY_STATE) };
+    // Exclusive, where the moment asked for is part of what is asked for.
+    let mut above = since.map_or(i64::MIN, |since| since.as_microsecond().saturating_sub(1));
+    let sifts = filter.sifts() || (by_end && state != FINISHED);
+    let mut is_bounded = false;
+    if let Some(most) = filter.look_at.filter(|_| sifts) {
+        let first: Option<i64> =
+            sqlx::query_scalar(bound).bind(state).bind(above).bind(most).fetch_optional(&mut *conn).await?;
+        is_bounded = first.is_some();
+        above = first.unwrap_or(above);
+    }
+    let labels = if filter.labels.is_empty() { None } else { Some(&filter.labels) };
+    let labels = labels.map(serde_json::to_string).transpose().map_err(Fault::from)?;
+    let query = sqlx::query(sql).bind(state).bind(limit).bind(above).bind(filter.kind.as_deref());
+    let query = query.bind(filter.user.map(|user| user.0)).bind(filter.queue.as_deref()).bind(labels);
+    Ok((query.fetch_all(conn).await?, is_bounded))
 }

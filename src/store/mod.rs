@@ -46,8 +46,8 @@ use self::{
 pub use self::{
     error::StoreError,
     types::{
-        Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, NewJob, NewSchedule, Ready, Schedule, StoredEvent,
-        Submitted, TickRow,
+        Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, NewJob, NewSchedule, Ready, Schedule,
+        StoredEvent, Submitted, TickRow,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
@@ -228,7 +228,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    pub async fn list(&self, filter: ListFilter) -> Result<Vec<JobDetail>, StoreError> {
+    pub async fn list(&self, filter: ListFilter) -> Result<Listed, StoreError> {
         list::list(&self.inner.readers, &filter).await
     }
 

@@ -22,7 +22,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn the_fast_paths_are_walks_of_one_index() {
     let mut conn = empty().await;
     let attempt = "SEARCH attempts USING INDEX sqlite_autoindex_attempts_1 (job_id=? AND attempt=?) LEFT-JOIN";
-    let cases: [(&str, &str, &[&str]); 16] = [
+    let cases: [(&str, &str, &[&str]); 18] = [
         ("ready", read::READY, &["SCAN jobs USING COVERING INDEX jobs_ready"]),
         (
             "next ready",
@@ -46,7 +46,17 @@ async fn the_fast_paths_are_walks_of_one_index() {
                 "SEARCH jobs USING COVERING INDEX jobs_later (due=? AND not_before_us<?)",
             ],
         ),
-        ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=?)", attempt]),
+        ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=? AND id>?)", attempt]),
+        (
+            "too many of a state",
+            list::BOUND_BY_STATE,
+            &["SEARCH jobs USING COVERING INDEX jobs_state (state=? AND id>?)"],
+        ),
+        (
+            "too many finished",
+            list::BOUND_FINISHED,
+            &["SEARCH jobs USING COVERING INDEX jobs_finished (finished_us>?)"],
+        ),
         ("finished", list::LAST_FINISHED, &["SEARCH jobs USING INDEX jobs_finished (finished_us>?)", attempt]),
         ("a key", read::KEYED, &["SEARCH idempotency USING PRIMARY KEY (user_id=? AND key=?)"]),
         ("one job", read::JOB, &["SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)", attempt]),

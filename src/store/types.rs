@@ -1,5 +1,7 @@
 //! What goes into the store and comes out of it. Plain data: made and read by every room that calls the store; no SQL, no behaviour.
 
+use std::collections::BTreeMap;
+
 use jiff::{Timestamp, civil::DateTime};
 use mlctl_protocol::{
     JobId, JobSpec,
@@ -129,8 +131,33 @@ pub struct ListFilter {
     pub kind: Option<String>,
     /// Only this user.
     pub user: Option<Uid>,
+    /// Only this queue.
+    pub queue: Option<String>,
+    /// Only jobs with all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Of those that have ended, only what ended at this moment or later.
+    pub since: Option<Timestamp>,
     /// Rows at most.
     pub limit: u32,
+    /// Jobs of each state that are looked at, at most, where a filter leaves some out: the newest. `None`: all.
+    pub look_at: Option<u32>,
+}
+
+impl ListFilter {
+    /// Whether jobs are left out that an index walk comes by.
+    #[must_use]
+    pub fn sifts(&self) -> bool {
+        self.kind.is_some() || self.user.is_some() || self.queue.is_some() || !self.labels.is_empty()
+    }
+}
+
+/// A list of jobs.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The jobs, newest first.
+    pub jobs: Vec<JobDetail>,
+    /// Whether some that fit may be missing, since there are more jobs than are looked at.
+    pub is_partial: bool,
 }
 
 /// A job with what changes too often to be an event.

@@ -81,6 +81,10 @@ async fn lists_are_of_what_was_asked_for() {
     for name in ["a", "b", "c", "d"] {
         ids.push(rig.submit(name).await);
     }
+    for name in ["a", "d"] {
+        rig.post::<JobView>(&format!("/v1/jobs/{name}/edit"), r#"{"labels": {"team": "vision"}}"#).await;
+    }
+    rig.post::<JobView>("/v1/jobs/c/edit", r#"{"priority": 90}"#).await;
     let fence = rig.claim(ids[0]).await;
     rig.end(fence, ExitClass::Spec).await;
     rig.claim(ids[1]).await;
@@ -98,6 +102,20 @@ async fn lists_are_of_what_was_asked_for() {
         (&format!("?user={user}"), vec![4, 3, 2, 1]),
         ("?user=4294967294", vec![]),
         ("?limit=4294967295", vec![4, 3, 2, 1]),
+        ("?queue=default", vec![4, 3, 2, 1]),
+        ("?queue=night", vec![]),
+        ("?labels=%7B%22team%22%3A%22vision%22%7D", vec![4, 1]),
+        ("?labels=%7B%22team%22%3A%22vision%22%7D&state=failed", vec![1]),
+        ("?labels=%7B%7D", vec![4, 3, 2, 1]),
+        ("?since=2000-01-01T00:00:00Z", vec![4, 3, 2, 1]),
+        ("?since=2100-01-01T00:00:00Z", vec![4, 3, 2]),
+        ("?since=2100-01-01T00:00:00Z&state=failed", vec![]),
+        ("?sort=oldest", vec![1, 2, 3, 4]),
+        ("?sort=oldest&limit=2", vec![3, 4]),
+        ("?sort=priority", vec![3, 1, 2, 4]),
+        ("?sort=name", vec![1, 2, 3, 4]),
+        ("?sort=finished", vec![4, 3, 2, 1]),
+        ("?sort=newest", vec![4, 3, 2, 1]),
     ];
     for (query, expected) in cases {
         let list: JobList = rig.get(&format!("/v1/jobs{query}")).await;
@@ -105,7 +123,10 @@ async fn lists_are_of_what_was_asked_for() {
         assert_eq!(found, expected, "{query}");
     }
     let wrong = ["?state=", "?state=done", "?state=queued,", "?kind=x", "?user=no-such-user", "?user=", "?limit=-1"];
-    for query in wrong.into_iter().chain(["?limit=x", "?stat=queued", "?limit=1&limit=2", "?limit=4294967296"]) {
+    let labels = ["?labels=team", "?labels=%7B%22team%22%3A5%7D", "?labels=", "?since=yesterday", "?sort=size"];
+    let long = format!("?labels=%7B%22team%22%3A%22{}%22%7D", "x".repeat(4096));
+    let wrong = wrong.into_iter().chain(labels).chain([long.as_str()]);
+    for query in wrong.chain(["?limit=x", "?stat=queued", "?limit=1&limit=2", "?limit=4294967296"]) {
         let (status, code, _) = rig.get_error(&format!("/v1/jobs{query}")).await;
         assert_eq!((status, code), (400, ErrorCode::BadRequest), "{query}");
     }

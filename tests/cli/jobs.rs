@@ -50,6 +50,21 @@ fn filters_are_asked_of_the_daemon() {
 }
 
 #[test]
+fn what_a_list_leaves_out_is_said() {
+    let line =
+        "GET /v1/jobs?queue=night&labels=%7B%22team%22%3A%22vision%22%7D&since=2026-11-25T00%3A00%3A00Z&sort=priority";
+    let mut some = all();
+    some["note"] = json!("only some were looked at");
+    let rig = Rig::new(&[(line, &[Answer::Json(200, some)])]);
+    let args = ["ls", "--queue", "night", "--label", "team=vision", "--since", "2026-11-25", "--sort", "priority"];
+    let ran = rig.run(&args);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "only some were looked at\n"));
+    let wrong = [["--since", "yesterday"], ["--sort", "size"], ["--label", "team"]]
+        .map(|flag| rig.run(&["ls", flag[0], flag[1]]).text());
+    snapshot("ls-wrong", &wrong.join(""));
+}
+
+#[test]
 fn a_job_is_shown_in_full() {
     let rig = Rig::new(&[
         ("GET /v1/jobs/mlp-large", &[Answer::Json(200, running())]),

@@ -87,7 +87,7 @@ async fn lost(store: &Store, acks: &str) -> Vec<String> {
     let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
     let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
     let jobs: BTreeMap<JobId, JobDetail> =
-        store.list(filter).await.unwrap().into_iter().map(|detail| (detail.job.id, detail)).collect();
+        store.list(filter).await.unwrap().jobs.into_iter().map(|detail| (detail.job.id, detail)).collect();
     let is_there = |ack: &str| {
         let words: Vec<&str> = ack.split(' ').collect();
         let [what, id, name] = words.as_slice() else { panic!("{ack:?}") };

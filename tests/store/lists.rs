@@ -1,8 +1,11 @@
 //! Finding and listing jobs, events and counts.
 
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
 use mlctl::{
-    domain::{Command, Uid},
-    store::{ListFilter, NewJob, StoreError},
+    domain::{Command, Hold, Uid},
+    store::{ListFilter, Listed, NewJob, StoreError},
 };
 use mlctl_protocol::{ExitClass, JobId};
 
@@ -59,7 +62,7 @@ async fn a_list_shows_what_was_asked_for_newest_first() {
         rig.claim(JobId(number)).await;
     }
     let list = async |filter: ListFilter| -> Vec<u64> {
-        rig.store.list(filter).await.unwrap().iter().map(|detail| detail.job.id.0).collect()
+        rig.store.list(filter).await.unwrap().jobs.iter().map(|detail| detail.job.id.0).collect()
     };
     let all = ListFilter { finished: 10, limit: 100, ..ListFilter::default() };
     assert_eq!(list(all.clone()).await, (1..=12).rev().collect::<Vec<_>>());
@@ -85,6 +88,67 @@ async fn a_list_shows_what_was_asked_for_newest_first() {
         assert!(counts.contains(&(state.to_owned(), count)), "{counts:?}");
     }
     rig.check().await;
+}
+
+#[tokio::test]
+async fn a_list_is_sifted_by_label_queue_and_time_and_says_when_it_did_not_see_all() {
+    let rig = Rig::new().await;
+    let labels = |number: u64| -> BTreeMap<String, String> {
+        let team = if number.is_multiple_of(3) { "vision \"a\"" } else { "audio" };
+        [("team".to_owned(), team.to_owned()), ("run".to_owned(), number.to_string())].into()
+    };
+    // 1 to 5 succeed, one an hour; 6 fails, 7 is held, 8 and 9 wait.
+    for number in 1..=9_u64 {
+        let mut new = new_job("job", &number.to_string());
+        new.spec.labels = labels(number);
+        rig.store.submit(new).await.unwrap();
+    }
+    let begin = rig.now();
+    for number in 1..=6 {
+        rig.clock.forward(3600);
+        let fence = rig.claim(JobId(number)).await;
+        rig.end(fence, if number == 6 { ExitClass::Spec } else { ExitClass::Ok }).await;
+    }
+    rig.store.command(JobId(7), None, Command::Hold { hold: Hold { by: USER, reason: None } }).await.unwrap();
+    let list = async |filter: ListFilter| -> (Vec<u64>, bool) {
+        let Listed { jobs, is_partial } = rig.store.list(filter).await.unwrap();
+        (jobs.iter().map(|detail| detail.job.id.0).collect(), is_partial)
+    };
+    let all = ListFilter { finished: 100, limit: 100, look_at: Some(100), ..ListFilter::default() };
+    let of = |states: &[&str]| ListFilter { states: states.iter().map(|&s| s.to_owned()).collect(), ..all.clone() };
+    let team = |name: &str| [("team".to_owned(), name.to_owned())].into();
+    let since = |hours| Some(begin + SignedDuration::from_hours(hours));
+    assert_eq!(list(all.clone()).await.0, (1..=9).rev().collect::<Vec<_>>());
+    let vision = ListFilter { labels: team("vision \"a\""), ..all.clone() };
+    assert_eq!(list(vision.clone()).await, (vec![9, 6, 3], false));
+    assert_eq!(list(ListFilter { labels: team("vision"), ..all.clone() }).await.0, Vec::<u64>::new());
+    assert_eq!(list(ListFilter { labels: labels(4), ..all.clone() }).await.0, [4], "with all of them");
+    assert_eq!(
+        list(ListFilter { labels: [("none".into(), String::new())].into(), ..all.clone() }).await.0,
+        Vec::<u64>::new()
+    );
+    assert_eq!(list(ListFilter { queue: Some("default".into()), ..of(&["held", "failed"]) }).await.0, [7, 6]);
+    assert_eq!(list(ListFilter { queue: Some("night".into()), ..all.clone() }).await.0, Vec::<u64>::new());
+    assert_eq!(list(ListFilter { since: since(4), ..all.clone() }).await.0, [9, 8, 7, 6, 5, 4], "unfinished ones too");
+    assert_eq!(list(ListFilter { since: since(4), ..of(&["succeeded", "held"]) }).await.0, [7, 5, 4]);
+    assert_eq!(list(ListFilter { since: since(9), ..of(&["succeeded"]) }).await.0, Vec::<u64>::new());
+    let last = rig.store.job(JobId(6)).await.unwrap().job.finished_at;
+    assert_eq!(list(ListFilter { since: last, ..of(&["failed"]) }).await.0, [6], "that very moment is meant too");
+    // Two of each state, or of those that ended, are looked at: 9 and 8, 7, 6 and 5.
+    let few = |filter: ListFilter| ListFilter { look_at: Some(2), ..filter };
+    assert_eq!(list(few(vision.clone())).await, (vec![9, 6], true));
+    assert_eq!(list(few(all.clone())).await, ((1..=9).rev().collect(), false), "without a filter none is left out");
+    assert_eq!(
+        list(few(ListFilter { since: since(5), ..vision.clone() })).await,
+        (vec![9, 6], false),
+        "less is asked for"
+    );
+    assert_eq!(list(few(ListFilter { limit: 1, ..vision })).await, (vec![9], false), "it is full of the newest");
+    assert_eq!(
+        list(few(ListFilter { labels: team("audio"), limit: 2, ..of(&["succeeded"]) })).await,
+        (vec![5, 4], false)
+    );
+    assert_eq!(list(few(ListFilter { since: since(0), ..of(&["succeeded"]) })).await, (vec![5], true));
 }
 
 #[tokio::test]

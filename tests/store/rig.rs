@@ -151,7 +151,7 @@ pub async fn dump(store: &Store, now: Timestamp) -> Result<String, StoreError> {
     let mut text = String::new();
     let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
     let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
-    for detail in store.list(filter).await? {
+    for detail in store.list(filter).await?.jobs {
         let id = detail.job.id;
         let same =
             store.find(&id.to_string()).await? == id && format!("{:?}", store.job(id).await?) == format!("{detail:?}");

@@ -157,6 +157,7 @@ async fn wrong(store: &Store, schedule: &Schedule) -> Vec<String> {
         .list(filter)
         .await
         .unwrap()
+        .jobs
         .into_iter()
         .map(|found| (found.job.labels[TICK_LABEL].clone(), found.job.id))
         .collect();

@@ -1,26 +1,33 @@
 //! `mlctl ls`: what waits, runs and ended.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use clap::{Args, builder::PossibleValuesParser};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
+use super::label;
 use crate::{
     api::{
-        query::{ListQuery, MAX_LIST_LIMIT, address},
+        query::{ListQuery, MAX_LIST_LIMIT, SortField, address},
         types::JobList,
     },
-    cli::{Context, Done, exit::Exit, output::jobs},
+    cli::{Context, Done, Failure, exit::Exit, output::jobs, times::duration},
 };
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "\
-Without a filter: the unfinished jobs and the 10 that ended last, newest first.
+Without a filter: the unfinished jobs and the 10 that ended last, newest first. --sort orders what is listed, and --limit takes the newest whatever the order.
 
 Examples:
   mlctl ls
   mlctl ls --state failed --limit 50
+  mlctl ls --since 24h --label team=vision --sort finished
+  mlctl ls --state queued --sort priority     as they will start
   mlctl ls --all -o wide
   mlctl ls --state queued,running -o name | xargs mlctl cancel
   mlctl ls -o json | jq '.jobs[].name'";
@@ -37,6 +44,18 @@ pub struct Arguments {
     /// Only this user's, by login name or user id
     #[arg(long)]
     user: Option<String>,
+    /// Only this queue's
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// Only those with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Of those that ended, all since then: 90m, 24h or 7d ago, or a date or time in UTC
+    #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
+    since: Option<Since>,
+    /// The order of what is listed
+    #[arg(long, value_name = "FIELD", value_parser = sort_parser())]
+    sort: Option<SortField>,
     /// Jobs at most
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
@@ -48,21 +67,67 @@ pub struct Arguments {
     watch: bool,
 }
 
+/// A moment as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Since {
+    fn moment(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(duration) => now.saturating_sub(duration).unwrap_or(Timestamp::MIN),
+            Self::At(moment) => moment,
+        }
+    }
+}
+
+/// A duration before now, in which a day has 24 hours, or a moment: a time with its offset from UTC, or a date or a time in UTC.
+fn since(text: &str) -> Result<Since, String> {
+    let wrong = "expected a duration such as 90m, 24h or 7d, or a time such as 2026-11-25 or 2026-11-25T02:30:00Z";
+    if let Ok(moment) = text.parse::<Timestamp>() {
+        return Ok(Since::At(moment));
+    }
+    if let Ok(moment) = text.parse::<DateTime>().and_then(|local| TimeZone::UTC.to_timestamp(local)) {
+        return Ok(Since::At(moment));
+    }
+    duration(text).map(Since::Ago).map_err(|_| wrong.into())
+}
+
+fn sort_parser() -> impl TypedValueParser<Value = SortField> {
+    let names = SortField::ALL.map(|(name, _)| name);
+    PossibleValuesParser::new(names).map(|name| {
+        let found = SortField::ALL.into_iter().find(|(field, _)| *field == name);
+        found.map_or_else(SortField::default, |(_, field)| field)
+    })
+}
+
 impl Arguments {
     pub fn goal(&self) -> String {
         "list jobs".into()
     }
 
-    pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let query = ListQuery {
+    fn query(&self, now: Timestamp) -> Result<ListQuery, Failure> {
+        let labels: BTreeMap<&str, &str> =
+            self.label.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let labels = (!labels.is_empty()).then(|| serde_json::to_string(&labels)).transpose();
+        Ok(ListQuery {
             state: (!self.state.is_empty()).then(|| self.state.join(",")),
-            kind: self.kind,
-            user: self.user,
+            kind: self.kind.clone(),
+            user: self.user.clone(),
+            queue: self.queue.clone(),
+            labels: labels.map_err(|error| Failure::caused("write the labels as JSON", &error))?,
+            since: self.since.map(|since| since.moment(now)),
+            sort: self.sort,
             finished: self.all.then_some(MAX_LIST_LIMIT),
             limit: self.limit.or_else(|| self.all.then_some(MAX_LIST_LIMIT)),
-        };
-        let path = address("/v1/jobs", &query);
+        })
+    }
+
+    pub async fn run(self, context: &mut Context<'_>) -> Done {
         loop {
+            let path = address("/v1/jobs", &self.query(context.clock.now())?);
             let list: JobList = context.client.get(&path).await?;
             if self.watch {
                 context.out.clear()?;
@@ -71,11 +136,41 @@ impl Arguments {
             if list.jobs.is_empty() {
                 context.out.say("no jobs; `mlctl spec init train` writes a spec to begin with");
             }
+            if let Some(note) = &list.note {
+                context.out.flush()?;
+                context.out.say(note);
+            }
             if !self.watch {
                 return Ok(Exit::Ok);
             }
             context.out.flush()?;
             tokio::time::sleep(WATCH_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_written_as_a_duration_or_a_time() {
+        let now: Timestamp = "2026-11-26T00:00:00Z".parse().unwrap();
+        for (text, moment) in [
+            ("90m", "2026-11-25T22:30:00Z"),
+            ("7d", "2026-11-19T00:00:00Z"),
+            ("1h30m", "2026-11-25T22:30:00Z"),
+            ("0s", "2026-11-26T00:00:00Z"),
+            ("2026-11-25", "2026-11-25T00:00:00Z"),
+            ("2026-11-25T02:30:00", "2026-11-25T02:30:00Z"),
+            ("2026-11-25T02:30:00Z", "2026-11-25T02:30:00Z"),
+            ("2026-11-25T02:30:00+01:00", "2026-11-25T01:30:00Z"),
+        ] {
+            assert_eq!(since(text).unwrap().moment(now).to_string(), moment, "{text}");
+        }
+        for text in ["", "yesterday", "-1h", "1y", "1mo", "2026-13-01", "99999999999999h"] {
+            assert!(since(text).is_err(), "{text}");
+        }
+        assert_eq!(since("100000d").unwrap().moment(Timestamp::MIN), Timestamp::MIN);
     }
 }

@@ -69,7 +69,7 @@ impl Arguments {
         if context.out.form == OutputForm::Json {
             match (&ended[..], self.jobs.len()) {
                 ([job], 1) => context.out.json(job)?,
-                _ => context.out.json(&JobList { schema: SCHEMA, jobs: ended })?,
+                _ => context.out.json(&JobList { schema: SCHEMA, jobs: ended, note: None })?,
             }
         }
         Ok(worst)
