@@ -145,7 +145,11 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
     let time = live.time_limit_seconds.map(|seconds| TimeLimit::of(seconds, worker.age(), grace, Instant::now()));
     loop {
         let alarm = match &ending {
-            Some(ending) => ending.next(grace).map(|(at, _)| at),
+            Some(ending) => {
+                let limit = if ending.is_patient() { watchdog::limit(time, Instant::now()) } else { Ok(None) };
+                let limit = limit.map_err(|late| live.end(late)).unwrap_or_default();
+                ending.next(grace).map(|(at, _)| limit.map_or(at, |limit| at.min(limit)))
+            }
             // A reason found here comes back as a change.
             None => {
                 let looked = watchdog::look(seen(live), shared.config.limits, time, Instant::now());
@@ -165,7 +169,10 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
                 };
             }
             () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
-                if let Some(ending) = &mut ending && let Some((_, signal)) = ending.next(grace) {
+                if let Some(ending) = &mut ending
+                    && let Some((at, signal)) = ending.next(grace)
+                    && at <= Instant::now()
+                {
                     info!(job_id = %live.fence.job, attempt = %live.fence.attempt, ?signal, "a worker is signalled");
                     worker.signal(signal);
                     ending.sent(signal);

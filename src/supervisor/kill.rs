@@ -113,6 +113,12 @@ impl Ending {
         Self { since, patient, polite: self.polite && reason.is_polite(), ..self }
     }
 
+    /// Whether it is given the time that saving its work takes.
+    #[must_use]
+    pub const fn is_patient(&self) -> bool {
+        self.patient
+    }
+
     /// The next signal and when it is due; `None` once SIGKILL was sent, which nothing follows but death.
     #[must_use]
     pub fn next(&self, grace: Duration) -> Option<(Instant, Signal)> {

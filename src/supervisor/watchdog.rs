@@ -58,14 +58,21 @@ pub struct Seen {
 /// The reason to end it.
 pub fn look(seen: Seen, limits: Limits, time: Option<TimeLimit>, now: Instant) -> Result<Instant, Reason> {
     let next = alive(seen, limits, now)?;
+    Ok(limit(time, now)?.map_or(next, |ask_at| next.min(ask_at)))
+}
+
+/// Whether an attempt that is left the time to save its work has come to its own limit, and if not, when that is.
+///
+/// # Errors
+/// The reason to leave it no longer.
+pub fn limit(time: Option<TimeLimit>, now: Instant) -> Result<Option<Instant>, Reason> {
     match time {
         Some(TimeLimit { seconds, ask_at }) if now >= ask_at => Err(Reason::TimeLimit { seconds }),
-        Some(TimeLimit { ask_at, .. }) => Ok(next.min(ask_at)),
-        None => Ok(next),
+        time => Ok(time.map(|time| time.ask_at)),
     }
 }
 
-/// The same without regard to the attempt's own limit.
+/// Whether it is alive and at work, without regard to its own limit.
 fn alive(seen: Seen, limits: Limits, now: Instant) -> Result<Instant, Reason> {
     let lease_until = seen.heard_at + limits.lease;
     if now >= lease_until {

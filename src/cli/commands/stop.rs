@@ -9,7 +9,7 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-A running job takes a checkpoint and ends as cancelled. It is left the time that takes, 10 minutes at most, where `cancel` ends it by force after the daemon's grace time.
+A running job takes a checkpoint and ends as cancelled. It is left the time that takes, 10 minutes and its own time limit at most, where `cancel` ends it by force after the daemon's grace time.
 A job that waits has nothing to save and is cancelled.
 
 Examples:

@@ -8,7 +8,7 @@ use mlctl_protocol::{
 use super::stage::Stage;
 use crate::{
     domain::{Uid, job::JobState},
-    supervisor::executor::Ended,
+    supervisor::executor::{Ended, Signal},
 };
 
 #[tokio::test]
@@ -120,6 +120,25 @@ async fn a_claim_whose_worker_was_never_recorded_uses_up_no_retry() {
     let (after, attempt) = stage.ended(job).await;
     assert_eq!(attempt.exit.unwrap().class, ExitClass::Preempted);
     assert!(matches!(after.state, JobState::Queued { .. }) && after.retries_used == 0);
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_survives_the_daemon_that_took_it() {
+    let stage = Stage::new().await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (_line, start) = puppet.begin().await;
+    act.handle.stop(job, Uid(1)).await.unwrap();
+    act.end().await;
+    let act = stage.act().await;
+    tokio::time::sleep(stage.grace * 2).await;
+    assert_eq!(puppet.signals(), [Signal::Term], "asked by the one way there is, and left the time to save its work");
+    puppet.write_result(&puppet.result(&start, ExitClass::Preempted));
+    puppet.die(Ended::Code(1));
+    let (job, attempt) = stage.ended(job).await;
+    assert_eq!((job.state, attempt.exit.unwrap().class), (JobState::Cancelled, ExitClass::Cancelled));
     act.end().await;
 }
 

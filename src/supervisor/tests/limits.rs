@@ -130,3 +130,22 @@ async fn a_cancel_outweighs_a_limit() {
     assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Cancelled, ExitClass::Cancelled));
     act.end().await;
 }
+
+#[tokio::test]
+async fn a_stop_leaves_the_time_that_saving_takes_within_the_limit() {
+    let stage = limited(2).await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, _) = puppet.begin().await;
+    act.handle.stop(job, Uid(1)).await.unwrap();
+    assert_eq!(line.hear().await, Some(ToWorker::Stop { class: StopClass::Cancelled }));
+    puppet.hold(line);
+    let (after, _) = stage.ended(job).await;
+    let took = puppet.born.elapsed();
+    assert!(took >= Duration::from_millis(1800), "it is left alone until its limit is near: {took:?}");
+    assert!(took < Duration::from_secs(60), "and no longer: {took:?}");
+    assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
+    assert_eq!(after.state, JobState::Cancelled, "as it was asked");
+    act.end().await;
+}
