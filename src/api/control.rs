@@ -96,5 +96,5 @@ pub(super) fn held_by(by: Uid, reason: Option<String>) -> Result<Hold, Failure> 
         let message = format!("the reason of a hold has more than {MAX_HOLD_REASON} characters");
         return Err(Failure::bad_request(message, hint));
     }
-    Ok(Hold { by, reason: reason.filter(|reason| !reason.trim().is_empty()) })
+    Ok(Hold { by, reason: reason.filter(|reason| !reason.trim().is_empty()), not_before: None })
 }

@@ -51,6 +51,10 @@ pub(super) async fn add(
         problems.extend(rules::misfits(&labelled(&spec, &name, api.clock.now())));
     }
     problems.extend(mistakes);
+    if spec.time.begin.is_some() {
+        let message = "when a schedule's jobs start is said by its crontab line".to_owned();
+        problems.push(Problem { path: "time.begin".into(), message, hint: Some("take it away".into()) });
+    }
     let timetable = match timetable {
         Some(timetable) if problems.is_empty() => timetable,
         _ => return Err(Failure::mistakes("schedule", problems)),

@@ -39,7 +39,7 @@ pub(super) async fn submit(
     check_key(&key)?;
     let mut spec = read(&spec, api.config.max_spec_bytes)?;
     let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
-    let hold = hold.then_some(Hold { by: peer.uid, reason: None });
+    let hold = hold.then_some(Hold { by: peer.uid, reason: None, not_before: None });
     let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
         admitted?;

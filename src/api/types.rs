@@ -106,7 +106,7 @@ pub struct JobView {
     pub started_at: Option<Timestamp>,
     /// When it ended for good.
     pub finished_at: Option<Timestamp>,
-    /// A queued job does not start before this time: a retry's backoff.
+    /// A queued job does not start before this time: its start time, or a retry's backoff.
     pub not_before: Option<Timestamp>,
     /// Seconds that each of its attempts may run; null without a limit, and in lists, for which no spec is read.
     #[serde(default)]

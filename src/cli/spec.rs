@@ -36,6 +36,8 @@ pub struct Overlay<'a> {
     pub labels: &'a [(String, String)],
     /// Flags with whole numbers: the flag, the key, the number.
     pub numbers: &'a [(&'static str, &'static [&'static str], Option<u32>)],
+    /// `--begin`, as it is written in a spec.
+    pub begin: Option<&'a str>,
 }
 
 /// A spec that has passed every check that needs no daemon, and where each of its keys was written.
@@ -81,6 +83,9 @@ pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
     }
     for (key, value) in overlay.labels {
         document.set_text("--label", &["labels", key], value);
+    }
+    if let Some(begin) = overlay.begin {
+        document.set_text("--begin", &["time", "begin"], begin);
     }
     for (flag, key, number) in overlay.numbers {
         if let Some(number) = number {

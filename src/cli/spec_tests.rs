@@ -80,6 +80,7 @@ fn flags_lie_over_the_file() {
             set: &["train.seed=7".into(), "train.optimizer.learning_rate=0.1".into()],
             name: Some("other"),
             labels: &[("team.eu".into(), "a b".into())],
+            begin: None,
             numbers: &[
                 ("--priority", &["priority"], Some(9)),
                 ("--cpus", &["resources", "cpus"], Some(2)),

@@ -164,6 +164,9 @@ pub enum Event {
         retry: RetryPolicy,
         /// BLAKE3 of the stored spec in hexadecimal.
         spec_digest: String,
+        /// Its start time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not_before: Option<Timestamp>,
     },
     /// An attempt was started.
     Claimed {

@@ -78,7 +78,7 @@ pub struct Job {
 pub enum JobState {
     /// Waits for its turn.
     Queued {
-        /// Not before this time (a retry's backoff).
+        /// Not before this time: its start time, or a retry's backoff.
         not_before: Option<Timestamp>,
     },
     /// Waits until a person releases it, and never starts before.
@@ -126,6 +126,9 @@ pub struct Hold {
     pub by: Uid,
     /// What for, in that person's words.
     pub reason: Option<String>,
+    /// The start time of the job, where it has not yet been started: it holds again when the job is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
 }
 
 /// What was asked of a running job that it has not yet obeyed.

@@ -5,6 +5,7 @@ mod bounds;
 mod data;
 mod infer;
 mod job;
+mod time;
 mod train;
 
 #[cfg(test)]
@@ -13,6 +14,8 @@ mod tests;
 use std::collections::BTreeMap;
 
 use mlctl_protocol::{JobSpec, spec::Work};
+
+pub use self::time::begin;
 
 /// The highest priority.
 const MAX_PRIORITY: u8 = 100;
@@ -67,6 +70,7 @@ pub fn of_edit(priority: Option<u8>, labels: &BTreeMap<String, String>) -> Vec<P
 #[must_use]
 pub fn misfits(spec: &JobSpec) -> Vec<Problem> {
     let mut found = job::problems(spec);
+    found.extend(time::problems(&spec.time));
     match &spec.work {
         Work::Train(train) => found.extend(train::problems(train)),
         Work::Infer(infer) => found.extend(infer::problems(infer)),

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
-use super::{Command, Edit, Event, Exit, Fence, Intent, Job, JobState, Refusal, Uid, retry};
+use super::{Command, Edit, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid, retry};
 
 /// What a command does to a job at this moment. A fenced command needs `fence` to name the attempt that holds the job; a fence given with any other command
 /// must hold too. No events mean that there is nothing left to do: the command was obeyed before.
@@ -64,7 +64,11 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
         }
         // Who cancelled it does not want it longer than to save its work takes.
         (JobState::Running { .. }, Command::Cancel { .. } | Command::Stop { .. }) => return Ok(Vec::new()),
-        (JobState::Queued { .. }, Command::Hold { hold }) => Event::Held { hold: hold.clone() },
+        // A start time outlasts the hold; a retry's wait does not.
+        (JobState::Queued { not_before }, Command::Hold { hold }) => {
+            let not_before = not_before.filter(|_| job.attempt == 0);
+            Event::Held { hold: Hold { not_before, ..hold.clone() } }
+        }
         (JobState::Held(_), Command::Hold { .. }) => return Ok(Vec::new()),
         (JobState::Held(_), Command::Release { by }) => Event::Released { by: *by },
         (JobState::Queued { .. } | JobState::Held(_) | JobState::Running { .. }, Command::Edit { by, edit }) => {
@@ -144,7 +148,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
 fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
     match (&job.state, event) {
         (JobState::Queued { .. }, Event::Held { hold }) => job.state = JobState::Held(hold.clone()),
-        (JobState::Held(_), Event::Released { .. }) => job.state = JobState::Queued { not_before: None },
+        (JobState::Held(hold), Event::Released { .. }) => job.state = JobState::Queued { not_before: hold.not_before },
         (state, Event::Edited { priority, labels, .. })
             if !state.is_terminal() && (priority.is_none() || !matches!(state, JobState::Running { .. })) =>
         {
@@ -221,7 +225,9 @@ fn finish(job: &mut Job, state: JobState, at: Timestamp) {
 }
 
 fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
-    let Event::Submitted { name, kind, user, queue, priority, labels, resources, retry, spec_digest } = event else {
+    let Event::Submitted { name, kind, user, queue, priority, labels, resources, retry, spec_digest, not_before } =
+        event
+    else {
         return None;
     };
     Some(Job {
@@ -236,7 +242,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         retry: retry.clone(),
         spec_digest: spec_digest.clone(),
         submitted_at: at,
-        state: JobState::Queued { not_before: None },
+        state: JobState::Queued { not_before: *not_before },
         attempt: 0,
         retries_used: 0,
         started_at: None,

@@ -12,7 +12,7 @@ use super::{
     types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
 use crate::domain::{
-    Command, Event, Fence, Hold, Job, Uid,
+    Command, Event, Fence, Hold, Job, Uid, rules,
     schedule::{Tick, Turn},
 };
 
@@ -48,6 +48,7 @@ impl Prepared {
             resources: spec.resources,
             retry: spec.retry,
             spec_digest: digest.to_hex().to_string(),
+            not_before: rules::begin(&spec.time),
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })

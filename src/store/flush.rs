@@ -35,6 +35,7 @@ pub(super) struct Writes {
 
 impl Writes {
     pub(super) fn new_job(&mut self, job: &Job, new: &Prepared) -> Result<(), Fault> {
+        let not_before = start_time(job);
         self.new_jobs.push(&[
             job.id.into(),
             (&job.name).into(),
@@ -50,6 +51,8 @@ impl Writes {
             job.retry.max_backoff_seconds.into(),
             (&job.spec_digest).into(),
             job.submitted_at.into(),
+            Cell::Int(i64::from(not_before.is_none_or(|time| time <= job.submitted_at))),
+            not_before.into(),
         ])?;
         self.new_specs.push(&[job.id.into(), (&new.spec).into()])?;
         self.new_keys
@@ -65,10 +68,7 @@ impl Writes {
             JobState::Running { token, .. } => Some(*token),
             _ => None,
         };
-        let not_before = match job.state {
-            JobState::Queued { not_before } => not_before,
-            _ => None,
-        };
+        let not_before = start_time(job);
         let intent = match job.state {
             JobState::Running { intent, .. } => intent.map(Intent::name),
             _ => None,
@@ -187,6 +187,14 @@ impl Writes {
     }
 }
 
+/// The moment before which a job must not start.
+const fn start_time(job: &Job) -> Option<Timestamp> {
+    match job.state {
+        JobState::Queued { not_before } => not_before,
+        _ => None,
+    }
+}
+
 /// A statement that must change one row for each it is given. Returns how many.
 pub(super) async fn write(
     conn: &mut SqliteConnection,
@@ -209,9 +217,9 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
-                  spec_digest, submitted_us, state, due, attempt, retries_used)
+                  spec_digest, submitted_us, due, not_before_us, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
-       value ->> 10, value ->> 11, value ->> 12, value ->> 13, 'queued', 1, 0, 0
+       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";

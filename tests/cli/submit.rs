@@ -2,6 +2,8 @@
 
 use std::{io::Write as _, process::Stdio};
 
+use jiff::Timestamp;
+use mlctl::{daemon::clock::SystemClock, domain::Clock as _};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -106,6 +108,30 @@ fn a_time_limit_is_sent_in_seconds_and_its_end_has_a_code_of_its_own() {
     assert_eq!(sent(&rig).len(), count, "nothing wrong was sent");
     rig.run(&["submit", "job.toml"]);
     assert_eq!(sent(&rig).last().unwrap()["spec"].get("time"), None, "no limit is no key: digests stay as they were");
+}
+
+#[test]
+fn a_start_time_is_sent_as_a_moment() {
+    let begin = "2999-11-26T01:00:00Z";
+    let rig = rig(&[Answer::Json(201, job(7, json!({"not_before": begin})))]);
+    let ran = rig.run(&["submit", "job.toml", "--begin", "2999-11-26T02:00:00+01:00"]);
+    assert!(
+        ran.stdout.starts_with("submitted job 7 (digits), not to start before 2999-11-26 01:00:00 UTC (in "),
+        "{ran:?}"
+    );
+    assert_eq!(sent(&rig)[0]["spec"]["time"]["begin"], json!(begin));
+    let before = SystemClock::default().now();
+    assert_eq!(rig.run(&["submit", "job.toml", "--begin", "2h"]).code, 0);
+    let at: Timestamp = sent(&rig)[1]["spec"]["time"]["begin"].as_str().unwrap().parse().unwrap();
+    let ahead = at.duration_since(before).as_secs();
+    assert!((7199..7260).contains(&ahead), "{ahead}");
+    for (args, code, words) in
+        [(["--begin", "tomorrow"], 2, "expected a time"), (["--set", "time.begin='soon'"], 6, "is no moment")]
+    {
+        let ran = rig.run(&["submit", "job.toml", args[0], args[1]]);
+        assert!(ran.code == code && ran.stderr.contains(words), "{ran:?}");
+    }
+    assert_eq!(sent(&rig).len(), 2);
 }
 
 #[test]

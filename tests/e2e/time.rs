@@ -1,4 +1,4 @@
-//! Time limits of jobs: what is asked of a worker, what becomes of its work, and of one that does not listen.
+//! When jobs may run and for how long: what is asked of a worker at its limit, what becomes of its work, and of one that does not listen; and jobs that wait for their start time.
 
 use serde_json::{Value, json};
 
@@ -82,3 +82,38 @@ fn a_limit_outlives_the_daemon() {
     let took = restarted.elapsed();
     assert!(took < std::time::Duration::from_secs(5), "what it had run before counts: {took:?}");
 }
+
+#[test]
+fn a_job_waits_for_its_start_time_over_a_restart_while_others_pass_it() {
+    let mut daemon = Daemon::with(Worker::Fake);
+    let spec = daemon.write("timed.toml", TIMED);
+    let id = daemon.mlctl(&["submit", spec.to_str().unwrap(), "--begin", "6s", "-q"]).ok().trim().to_owned();
+    let waiting = daemon.job(&id);
+    assert_eq!(waiting["state"], "queued");
+    let begin: jiff::Timestamp = waiting["not_before"].as_str().unwrap().parse().unwrap();
+    let why = daemon.mlctl(&["why", &id]).ok();
+    assert!(why.contains("starts in ") && why.contains("not before "), "{why}");
+    let other = daemon.submit(&fake("other", "obey"));
+    daemon.wait_for(&other, "succeeded");
+    assert_eq!(daemon.job(&id)["state"], "queued", "a start time holds nobody else back");
+    daemon.kill();
+    daemon.start();
+    let job = daemon.wait_for(&id, "succeeded");
+    let started: jiff::Timestamp = job["started_at"].as_str().unwrap().parse().unwrap();
+    let late = started.duration_since(begin).as_millis();
+    assert!((0..3000).contains(&late), "it started {late} ms after its time");
+}
+
+const TIMED: &str = r#"version = 1
+name = "timed"
+priority = 100
+labels = { fake = "obey" }
+
+[train]
+model = { type = "mlp", layers = [4, 8, 2] }
+data = { format = "randn", rows = 64, features = 4, targets = 2 }
+loss = "mse"
+optimizer = { type = "adam" }
+batch_size = 8
+max_epochs = 1
+"#;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mlctl::{
     domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, Uid, state},
     scheduler::Plan,
@@ -276,7 +276,7 @@ impl World {
     /// A job that runs cannot be held; any other is, whatever it waits for.
     fn hold(&mut self, id: JobId) {
         let runs = matches!(self.jobs[&id].state, JobState::Running { .. });
-        let hold = Command::Hold { hold: Hold { by: Uid(2), reason: None } };
+        let hold = Command::Hold { hold: Hold { by: Uid(2), reason: None, not_before: None } };
         if self.ask(id, None, &hold) == runs {
             self.broken.push(format!("job {id} runs: {runs}, and a hold of it was taken: {}", !runs));
         }
@@ -306,6 +306,9 @@ impl World {
 
     fn submit(&mut self, chance: &mut Chance) {
         let id = JobId(self.jobs.len() as u64 + 1);
+        // Some have a start time, now and then a past one.
+        let begin = (small(chance, 4) == 0).then(|| SignedDuration::from_secs(i64::from(small(chance, 600)) - 60));
+        let begin = begin.map(|wait| self.time().checked_add(wait).expect("a few hours from the beginning"));
         let event = Event::Submitted {
             name: format!("job-{id}"),
             kind: "train".into(),
@@ -320,6 +323,7 @@ impl World {
                 max_backoff_seconds: 300,
             },
             spec_digest: "0".repeat(64),
+            not_before: begin,
         };
         let job = state::apply(id, None, &event, self.time()).expect("a first event");
         self.jobs.insert(id, job);

@@ -1,12 +1,13 @@
 //! What each operation does, one at a time.
 
+use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::{Command, Exit, Intent, JobState, Refusal, Uid, event::ProcessIdentity},
+    domain::{Command, Exit, Hold, Intent, JobState, Refusal, Uid, event::ProcessIdentity},
     store::StoreError,
 };
 use mlctl_protocol::{AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody};
 
-use crate::rig::{self, Rig, USER};
+use crate::rig::{self, Rig, USER, new_job};
 
 #[tokio::test]
 async fn a_job_goes_through_its_life() {
@@ -84,6 +85,39 @@ async fn a_cancel_that_was_acknowledged_holds() {
 }
 
 #[tokio::test]
+async fn a_job_with_a_start_time_waits_for_it_and_is_in_nobodys_way() {
+    let rig = Rig::new().await;
+    let begin = rig.now().checked_add(SignedDuration::from_secs(3600)).unwrap();
+    let mut keys = 0..;
+    let mut submit = |begin: Timestamp| {
+        let mut new = new_job("timed", &format!("timed {:?}", keys.next()));
+        new.spec.time.begin = Some(begin.to_string());
+        rig.store.submit(new)
+    };
+    let later = submit(begin).await.unwrap().id;
+    let past = submit(rig.now().checked_sub(SignedDuration::from_secs(60)).unwrap()).await.unwrap().id;
+    assert_eq!(rig.state(later).await, JobState::Queued { not_before: Some(begin) });
+    let ready: Vec<_> = rig.store.ready(rig.now(), 10).await.unwrap().iter().map(|ready| ready.id).collect();
+    assert_eq!(ready, [past], "one whose time is past starts at once");
+    assert_eq!(rig.store.next_ready_at(rig.now()).await.unwrap(), Some(begin));
+    assert!(matches!(rig.store.claim(later, [7; 32], rig.now()).await, Err(StoreError::Refused(_))));
+    rig.check().await;
+    let hold = Hold { by: USER, reason: None, not_before: None };
+    rig.store.command(later, None, Command::Hold { hold }).await.unwrap();
+    rig.check().await;
+    rig.store.command(later, None, Command::Release { by: USER }).await.unwrap();
+    assert_eq!(rig.state(later).await, JobState::Queued { not_before: Some(begin) }, "a hold does not make it earlier");
+    rig.check().await;
+    rig.clock.forward(3600);
+    assert_eq!(rig.store.ready(rig.now(), 10).await.unwrap().len(), 2);
+    let fence = rig.claim(later).await;
+    rig.end(fence, ExitClass::Spec).await;
+    rig.store.command(later, None, Command::Retry { by: USER }).await.unwrap();
+    assert_eq!(rig.state(later).await, JobState::Queued { not_before: None }, "a retry does not wait again");
+    rig.check().await;
+}
+
+#[tokio::test]
 async fn a_retry_waits_for_its_time_even_when_the_clock_is_set_back() {
     let rig = Rig::new().await;
     let id = rig.submit("one").await;
@@ -153,7 +187,7 @@ async fn a_closed_store_says_that_the_daemon_stops() {
     let writers: Vec<_> = (0..100)
         .map(|index| {
             let store = rig.store.clone();
-            tokio::spawn(async move { store.submit(rig::new_job("one", &index.to_string())).await })
+            tokio::spawn(async move { store.submit(new_job("one", &index.to_string())).await })
         })
         .collect();
     rig.store.close().await;
@@ -164,7 +198,7 @@ async fn a_closed_store_says_that_the_daemon_stops() {
             Err(error) => assert!(matches!(error, StoreError::Stopping), "{error}"),
         }
     }
-    assert!(matches!(rig.store.submit(rig::new_job("two", "two")).await, Err(StoreError::Stopping)));
+    assert!(matches!(rig.store.submit(new_job("two", "two")).await, Err(StoreError::Stopping)));
     let mut rig = rig;
     rig.reopen().await;
     assert_eq!(rig.store.events(None, 0, 1_000).await.unwrap().len(), kept, "what was acknowledged, and no more");

@@ -9,7 +9,7 @@ use mlctl_protocol::{ExitClass, JobId};
 use crate::rig::{Rig, USER, new_job};
 
 fn hold(reason: Option<&str>) -> Hold {
-    Hold { by: USER, reason: reason.map(str::to_owned) }
+    Hold { by: USER, reason: reason.map(str::to_owned), not_before: None }
 }
 
 fn edit(priority: Option<u8>, labels: &[(&str, Option<&str>)]) -> Command {

@@ -14,7 +14,9 @@ use crate::{
 /// A command that makes some sense for the job's state, or none at all.
 fn command(job: &Job, chance: &mut Chance) -> Command {
     match chance.below(18) {
-        12 => Command::Hold { hold: Hold { by: USER, reason: chance.once_in(2).then(|| "ü \" \0".into()) } },
+        12 => Command::Hold {
+            hold: Hold { by: USER, reason: chance.once_in(2).then(|| "ü \" \0".into()), not_before: None },
+        },
         13 | 14 => Command::Release { by: USER },
         15 => Command::Stop { by: USER },
         16 => {

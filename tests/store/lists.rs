@@ -109,7 +109,10 @@ async fn a_list_is_sifted_by_label_queue_and_time_and_says_when_it_did_not_see_a
         let fence = rig.claim(JobId(number)).await;
         rig.end(fence, if number == 6 { ExitClass::Spec } else { ExitClass::Ok }).await;
     }
-    rig.store.command(JobId(7), None, Command::Hold { hold: Hold { by: USER, reason: None } }).await.unwrap();
+    rig.store
+        .command(JobId(7), None, Command::Hold { hold: Hold { by: USER, reason: None, not_before: None } })
+        .await
+        .unwrap();
     let list = async |filter: ListFilter| -> (Vec<u64>, bool) {
         let Listed { jobs, is_partial } = rig.store.list(filter).await.unwrap();
         (jobs.iter().map(|detail| detail.job.id.0).collect(), is_partial)

@@ -17,7 +17,7 @@ use mlctl_protocol::{
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
 use crate::{
-    domain::{Job, JobState, Uid},
+    domain::{Hold, Job, JobState, Uid},
     store::{Attempt, JobDetail, Ready},
 };
 
@@ -95,7 +95,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         started_at: job.started_at,
         finished_at: job.finished_at,
         not_before: match job.state {
-            JobState::Queued { not_before } => not_before,
+            JobState::Queued { not_before } | JobState::Held(Hold { not_before, .. }) => not_before,
             _ => None,
         },
         time_limit_seconds: planned.time_limit_seconds,

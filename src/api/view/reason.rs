@@ -92,7 +92,10 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
     let wait = not_before.map(|time| seconds_between(scene.now, time)).filter(|seconds| *seconds > 0);
     match (again, wait) {
         (Some((again, after)), Some(seconds)) => format!("{again} in {} {after}", span(seconds)),
-        (None, Some(seconds)) => format!("starts in {}", span(seconds)),
+        (None, Some(seconds)) => {
+            let begin = not_before.map(|time| time.strftime(", not before %Y-%m-%d %H:%M:%S UTC").to_string());
+            format!("starts in {}{}", span(seconds), begin.unwrap_or_default())
+        }
         // A person's retry clears the count: what went before is history.
         (Some((again, after)), None) if job.retries_used > 0 || again == "goes on" => {
             format!("{}; {again} {after}", turn(job, scene))

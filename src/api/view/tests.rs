@@ -134,7 +134,7 @@ fn a_job_that_waits_says_for_what() {
         (queued(), Scene { first: first(2, 1), ..idle() }, "is about to start, after job 2"),
         (needs(queued(), 2, 0), one_free, "waits for 2 cores: 1 of 2 in use by job 3"),
         (needs(queued(), 4, 1), idle(), "needs 4 cores and 1 GPU, and this machine gives 2 cores to jobs"),
-        (detail(later(90)), idle(), "starts in 90 s"),
+        (detail(later(90)), idle(), "starts in 90 s, not before 2026-09-21 14:14:50 UTC"),
         (
             retried(later(12), 2, ExitClass::Crash),
             scene(),
@@ -183,8 +183,11 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
         (heard(running(None, 3), 2), "runs on cpu, attempt 3"),
         (heard(running(None, 1), 240), "its worker was last heard of 4 min ago"),
         (running(Some(Intent::Stop), 1), "was asked to save its work and stop"),
-        (detail(JobState::Held(Hold { by: Uid(7), reason: None })), "held by ann"),
-        (detail(JobState::Held(Hold { by: Uid(8), reason: Some("no data".into()) })), "held by 8: no data"),
+        (detail(JobState::Held(Hold { by: Uid(7), reason: None, not_before: None })), "held by ann"),
+        (
+            detail(JobState::Held(Hold { by: Uid(8), reason: Some("no data".into()), not_before: None })),
+            "held by 8: no data",
+        ),
         (running(Some(Intent::Cancel), 1), "was asked to stop, and is killed if it has not after 20 s"),
         (retried(JobState::Failed, 0, ExitClass::Spec), "spec: it was killed by signal 9"),
         (retried(JobState::Failed, 3, ExitClass::Crash), "crash: it was killed by signal 9 (after 3 retries)"),

@@ -1,12 +1,20 @@
 //! `mlctl submit`: from a spec to an acknowledged job.
 
 use clap::Args;
+use jiff::tz::TimeZone;
 use serde_json::value::to_raw_value;
 
 use super::{follow, label};
 use crate::{
     api::types::{DryRunView, JobView, SubmitRequest},
-    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs, spec, times},
+    cli::{
+        Context, Done, Failure,
+        client::ANSWER_LIMIT,
+        exit::Exit,
+        output::{jobs, text},
+        spec,
+        times::{self, Moment},
+    },
     config::OutputForm,
 };
 
@@ -19,6 +27,7 @@ Examples:
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
   mlctl submit job.toml -t 2h -w              ends with 22 when two hours were not enough
+  mlctl submit job.toml --begin 02:00         waits for the night; `mlctl why` says so
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
@@ -48,6 +57,9 @@ pub struct Arguments {
     /// How long an attempt may run, for example 90s, 10m or 2h: it is asked to save its work and stop a tenth before that, and killed if it does not
     #[arg(short, long, value_name = "DURATION", value_parser = times::whole_seconds)]
     time: Option<u32>,
+    /// Not before this moment, such as 02:00, 2026-11-26T02:00 or 2026-11-26T02:00:00Z, or this long from now, such as 90m; local time where no offset is given
+    #[arg(long, value_name = "TIME|DURATION", value_parser = times::moment)]
+    begin: Option<Moment>,
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -80,7 +92,11 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
+        let begin = self.begin.map(|begin| begin.resolve(context.clock.now(), &TimeZone::system())).transpose();
+        let begin = begin.map_err(|error| Failure::new(Exit::Usage, format!("--begin: {error}")))?;
+        let begin = begin.map(|begin| begin.to_string());
         let overlay = spec::Overlay {
+            begin: begin.as_deref(),
             set: &self.set,
             name: self.name.as_deref(),
             labels: &self.label,
@@ -143,7 +159,7 @@ impl Arguments {
 
     /// Prints what was submitted. With JSON, of a job that is followed the end alone is printed.
     fn submitted(&self, context: &mut Context<'_>, job: &JobView, is_new: bool, is_last: bool) -> Result<(), Failure> {
-        let out = &mut context.out;
+        let (out, now) = (&mut context.out, context.clock.now());
         if self.quiet || out.form == OutputForm::Name {
             return out.line(job.id.to_string());
         }
@@ -152,7 +168,9 @@ impl Arguments {
         }
         if is_new {
             let held = if self.hold { ", which is held" } else { "" };
-            out.line(format!("submitted job {} ({}){held}", job.id, job.name))
+            let begin = job.not_before.filter(|at| *at > now);
+            let begin = begin.map(|at| format!(", not to start before {}", text::moment(at, now)));
+            out.line(format!("submitted job {} ({}){held}{}", job.id, job.name, begin.unwrap_or_default()))
         } else {
             out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
         }

@@ -349,3 +349,18 @@ fn the_bounds_of_the_schema_hold_for_json() {
         ],
     );
 }
+
+#[test]
+fn a_start_time_is_a_moment_with_an_offset() {
+    let begin = |text: &str| [("/time", json!({"begin": text}))];
+    for good in ["2026-11-26T02:00:00Z", "2026-11-26T02:00:00.25+01:00", "1999-01-01T00:00:00Z"] {
+        check(&train(), &[(&begin(good), &[])]);
+    }
+    for wrong in ["2026-11-26T02:00:00", "02:00", "soon", "2026-02-30T00:00:00Z"] {
+        check(&train(), &[(&begin(wrong), &["time.begin: "])]);
+    }
+    check(&train(), &[(&begin(""), &["time.begin: expected from 1 to 64 characters"])]);
+    let time = |text: &str| mlctl_protocol::spec::TimePolicy { begin: Some(text.into()), ..Default::default() };
+    let found = super::begin(&time("2026-11-26T02:00:00.123456789Z")).unwrap();
+    assert_eq!(found.to_string(), "2026-11-26T02:00:00.123456Z", "what is kept in microseconds comes back the same");
+}

@@ -32,6 +32,7 @@ fn new(limit: u32) -> Job {
         resources: Resources { cpus: 1, gpus: 0 },
         retry: RetryPolicy { limit, backoff_seconds: 10, max_backoff_seconds: 60 },
         spec_digest: "0".repeat(64),
+        not_before: None,
     };
     apply(JOB, None, &event, at(0)).unwrap()
 }
@@ -54,7 +55,7 @@ fn end(class: ExitClass) -> Command {
 }
 
 fn hold() -> Command {
-    Command::Hold { hold: Hold { by: Uid(5), reason: Some("until the data is there".into()) } }
+    Command::Hold { hold: Hold { by: Uid(5), reason: Some("until the data is there".into()), not_before: None } }
 }
 
 fn edit(priority: Option<u8>, label: Option<&str>) -> Command {
@@ -308,8 +309,8 @@ fn a_log_that_cannot_be_is_refused() {
         ("cancelling", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is given time after a cancel"),
         ("stopping", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is stopped twice"),
         ("held", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts in spite of a hold"),
-        ("held", Event::Held { hold: Hold { by: Uid(1), reason: None } }, "is held twice"),
-        ("running", Event::Held { hold: Hold { by: Uid(1), reason: None } }, "is held while it runs"),
+        ("held", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held twice"),
+        ("running", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held while it runs"),
         ("queued", Event::Released { by: Uid(1) }, "is released from nothing"),
         ("running", Event::Edited { by: Uid(1), priority: Some(1), labels: None }, "waits while it runs"),
         ("failed", Event::Edited { by: Uid(1), priority: None, labels: Some(Default::default()) }, "changes its end"),

@@ -52,6 +52,11 @@ pub struct TimePolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub limit_seconds: Option<u32>,
+    /// The moment before which the job is not started, in RFC 3339 with an offset: `2026-11-26T02:00:00+01:00`. At once when absent or past. A retry does not wait
+    /// for it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub begin: Option<String>,
 }
 
 impl TimePolicy {
