@@ -78,6 +78,14 @@ async fn everything_that_is_wrong_is_said_at_once() {
     assert_eq!(found[0].0, "labels", "with the two labels of a tick there are too many: {found:?}");
     let long = schedule("x", &"*".repeat(2000), "UTC");
     assert!(problems(&rig, &long).await[0].1.contains("1000 bytes"));
+    let mut timed = schedule("x", "@daily", "UTC");
+    timed["spec"]["time"] = json!({"begin": "2026-11-26T02:00:00Z", "limit_seconds": 60});
+    let found = problems(&rig, &timed).await;
+    assert_eq!(
+        found[0],
+        ("time.begin".to_owned(), "when a schedule's jobs start is said by its crontab line".to_owned())
+    );
+    assert_eq!(found.len(), 1, "a limit may be there: {found:?}");
     let cases = [
         (json!({"cron": "@daily"}).to_string(), 400),
         (json!({"cron": "@daily", "spec": spec("x"), "catch_up": "all"}).to_string(), 400),
