@@ -1,7 +1,10 @@
 //! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
 //! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
 
+mod checkpoints;
 mod control;
+mod daemon;
+mod error;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -16,10 +19,14 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use checkpoints::{
+    CheckpointDetail, CheckpointList, CheckpointView, ModelDetail, ObjectView, StoredView, VerifiedView, VerifyRequest,
+    VerifyView,
+};
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
+pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
+pub use error::{ErrorBody, ErrorCode, ErrorView};
 pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
-
-use crate::domain::rules::Problem;
 
 /// The version of these bodies, in `schema` of each.
 pub const SCHEMA: u32 = 1;
@@ -315,122 +322,6 @@ pub struct LogAttempt {
     pub attempt: u32,
 }
 
-/// `GET /v1/jobs/{ref}/checkpoints`, newest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointList {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The job.
-    pub id: JobId,
-    /// The checkpoints kept.
-    pub checkpoints: Vec<CheckpointView>,
-}
-
-/// A durable checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointView {
-    /// The attempt that took it.
-    pub attempt: u32,
-    /// Optimizer steps done in the state it holds.
-    pub step: u64,
-    /// Epochs completed in the state it holds.
-    pub epoch: u64,
-    /// Its folder.
-    pub uri: String,
-    /// Size of all its objects.
-    pub size_bytes: u64,
-    /// BLAKE3 of its manifest.
-    pub manifest_digest: String,
-    /// Whether the next attempt starts from it.
-    pub latest: bool,
-    /// The metrics known when it was taken.
-    pub metrics: Metrics,
-}
-
-/// `POST /v1/jobs/{ref}/checkpoint` (take one now), and `GET /v1/jobs/{ref}/checkpoints/{step}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointDetail {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The job.
-    pub id: JobId,
-    /// The checkpoint.
-    pub checkpoint: CheckpointView,
-    /// Its objects, as its manifest lists them.
-    pub objects: Vec<ObjectView>,
-}
-
-/// `GET /v1/jobs/{ref}/model`: the final model of a job, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelDetail {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The job.
-    pub id: JobId,
-    /// Its folder.
-    pub uri: String,
-    /// BLAKE3 over its tensors sorted by name.
-    pub digest: String,
-    /// Its files.
-    pub objects: Vec<StoredView>,
-}
-
-/// A file of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredView {
-    /// Its name.
-    pub name: String,
-    /// Its size.
-    pub size_bytes: u64,
-}
-
-/// An object of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectView {
-    /// Its name in the checkpoint's folder.
-    pub name: String,
-    /// `model`, `optimizer` or `state`.
-    pub role: String,
-    /// Its size.
-    pub size_bytes: u64,
-    /// BLAKE3 of its bytes.
-    pub blake3: String,
-}
-
-/// `POST /v1/jobs/{ref}/checkpoints/verify`. An empty body asks for all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct VerifyRequest {
-    /// Only those of this step.
-    pub step: Option<u64>,
-}
-
-/// What the verification found, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyView {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The job.
-    pub id: JobId,
-    /// Whether nothing is wrong with any.
-    pub ok: bool,
-    /// The checkpoints read.
-    pub checkpoints: Vec<VerifiedView>,
-}
-
-/// A checkpoint that was read back whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifiedView {
-    /// Its step.
-    pub step: u64,
-    /// The attempt that took it.
-    pub attempt: u32,
-    /// Its folder.
-    pub uri: String,
-    /// What is wrong with it; empty when it can be used.
-    pub problems: Vec<String>,
-}
-
 /// `GET /v1/jobs/{ref}/why`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyView {
@@ -446,147 +337,4 @@ pub struct WhyView {
     pub reason: String,
     /// What to do about it.
     pub hint: Option<String>,
-}
-
-/// `GET /v1/daemon`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DaemonView {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The daemon's version.
-    pub version: String,
-    /// The worker's program.
-    pub worker: String,
-    /// Process id.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// When it began to serve.
-    pub started_at: Timestamp,
-    /// Its clock.
-    pub now: Timestamp,
-    /// The folder that holds all that must survive.
-    pub state_dir: String,
-    /// The socket it listens on.
-    pub socket: String,
-    /// The prefix of all objects.
-    pub storage_url: String,
-    /// The database's id, part of every object's key.
-    pub instance: String,
-    /// Grows with every restore.
-    pub epoch: u32,
-    /// What there is to give to jobs.
-    pub machine: Resources,
-    /// What attempts occupy.
-    pub used: Resources,
-    /// Jobs by state.
-    pub jobs: BTreeMap<String, u64>,
-}
-
-/// `POST /v1/daemon/stop`: the daemon is stopping. Workers go on; the next daemon adopts them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StopView {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// Always true.
-    pub stopping: bool,
-    /// The process that ends.
-    pub pid: u32,
-    /// Jobs that run on.
-    pub running: u64,
-}
-
-/// `GET /v1/doctor`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DoctorView {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// Whether no check failed; warnings do not count.
-    pub ok: bool,
-    /// The checks, in the order in which they were made.
-    pub checks: Vec<CheckView>,
-}
-
-/// One check of the doctor's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckView {
-    /// What was looked at.
-    pub name: String,
-    /// What came of it.
-    pub status: CheckStatus,
-    /// What was found.
-    pub detail: String,
-    /// What to do about it; null when all is well.
-    pub hint: Option<String>,
-}
-
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckStatus {
-    /// All is well.
-    Ok,
-    /// It works, and something should be looked at.
-    Warn,
-    /// It does not work.
-    Fail,
-}
-
-/// The body of every answer that is not a success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// What went wrong.
-    pub error: ErrorView,
-}
-
-/// What went wrong, why, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorView {
-    /// For programs.
-    pub code: ErrorCode,
-    /// For people: a lower-case fragment.
-    pub message: String,
-    /// What to do about it.
-    #[serde(default)]
-    pub hint: Option<String>,
-    /// Every mistake found in a spec.
-    #[serde(default)]
-    pub problems: Vec<Problem>,
-}
-
-/// What went wrong, for programs: the CLI makes its exit code of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorCode {
-    /// The request is not one: bad JSON, a bad parameter, an unknown path or method.
-    BadRequest,
-    /// There is no such job, attempt, checkpoint or schedule.
-    NotFound,
-    /// A name fits several jobs.
-    Ambiguous,
-    /// The job is in a state in which this makes no sense.
-    WrongState,
-    /// The idempotency key stands for another job, or the name for another schedule.
-    KeyConflict,
-    /// The spec is wrong; `problems` says where.
-    SpecInvalid,
-    /// The caller may not do this.
-    NotPermitted,
-    /// The request is larger than the daemon reads.
-    TooLarge,
-    /// Something took longer than it may.
-    Timeout,
-    /// The daemon has too much to do, or the queue is full: try again later.
-    Busy,
-    /// A disk is full; nothing new is taken.
-    DiskFull,
-    /// Object storage failed.
-    Storage,
-    /// The daemon is stopping.
-    Stopping,
-    /// The daemon failed; its log says more.
-    Internal,
-    /// A code of a later version.
-    #[serde(other)]
-    Unknown,
 }
