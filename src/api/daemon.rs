@@ -4,11 +4,10 @@ use axum::{Json, extract::State};
 use tracing::info;
 
 use super::{
-    Context, Shared,
+    Context,
     error::Failure,
     types::{DaemonView, SCHEMA, StopView},
 };
-use crate::store::StoreError;
 
 /// `GET /v1/daemon`.
 pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>, Failure> {
@@ -35,14 +34,9 @@ pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>,
 
 /// `POST /v1/daemon/stop`. The answer is on its way before anything is closed.
 pub(super) async fn stop(State(api): State<Context>) -> Result<Json<StopView>, Failure> {
-    let running = count(&api, &["running"]).await?;
+    let counts = api.store.counts().await?;
+    let running = counts.into_iter().find(|(state, _)| state == "running").map_or(0, |(_, jobs)| jobs);
     info!("stopping: a client asked for it; workers go on");
     api.stop_daemon.cancel();
     Ok(Json(StopView { schema: SCHEMA, stopping: true, pid: std::process::id(), running }))
-}
-
-/// Jobs in some states.
-pub(super) async fn count(api: &Shared, states: &[&str]) -> Result<u64, StoreError> {
-    let counts = api.store.counts().await?;
-    Ok(counts.iter().filter(|(name, _)| states.contains(&name.as_str())).map(|(_, jobs)| jobs).sum())
 }

@@ -12,7 +12,7 @@ use mlctl_protocol::{JobSpec, spec::Resources};
 use serde_json::value::RawValue;
 
 use super::{
-    Context, Shared, daemon,
+    Context, Shared,
     error::Failure,
     extract::Sent,
     permit::Peer,
@@ -147,9 +147,6 @@ fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
     })
 }
 
-/// The states in which jobs take the room of those that wait.
-const WAITING: [&str; 2] = ["queued", "held"];
-
 /// How many more jobs may wait. Counted down with every submit and read again from the store's counters when used up, so that a submit costs no read. Jobs that
 /// start in the meantime only make more room.
 #[derive(Debug)]
@@ -167,7 +164,7 @@ impl Room {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
-        let queued = daemon::count(api, &WAITING).await?;
+        let queued = api.store.waiting().await?;
         let left = i64::from(self.max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
         self.left.store(left.saturating_sub(1), Ordering::Relaxed);
         if left > 0 {

@@ -116,10 +116,7 @@ impl Rounds {
 
 impl Cron {
     async fn has_room(&self) -> Result<bool, StoreError> {
-        let counts = self.store.counts().await?;
-        let waiting = counts.iter().filter(|(state, _)| matches!(state.as_str(), "queued" | "held"));
-        let queued: u64 = waiting.map(|(_, jobs)| jobs).sum();
-        Ok(queued < u64::from(self.max_queued))
+        Ok(self.store.waiting().await? < u64::from(self.max_queued))
     }
 
     async fn turn(&self, schedule: &Schedule, now: Timestamp, has_room: bool) -> Result<Kept, StoreError> {

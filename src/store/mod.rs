@@ -240,6 +240,15 @@ impl Store {
         read::counts(&self.inner.readers).await
     }
 
+    /// Jobs that wait, for their turn or for a person: those of which the settings allow so many.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn waiting(&self) -> Result<u64, StoreError> {
+        let counts = self.counts().await?;
+        Ok(counts.iter().filter(|(state, _)| matches!(state.as_str(), "queued" | "held")).map(|(_, jobs)| jobs).sum())
+    }
+
     /// Jobs that may start at `now`, in the order in which they should: priority, then age; at most `limit`. From an index that holds only
     /// queued jobs whose time has come.
     ///

@@ -61,25 +61,9 @@ fn stage() -> Daemon {
     daemon
 }
 
-/// A job as it was left.
-fn last(daemon: &Daemon) -> Value {
-    daemon.mlctl(&["show", "@last", "-o", "json"]).json()
-}
-
-/// Submits and waits. The job must have failed once and for all in this class, for a reason that has these words.
+/// The job of a file must fail.
 fn fails(daemon: &Daemon, file: &str, class: &str, words: &[&str]) {
-    let run = daemon.mlctl(&["submit", file, "-w"]);
-    assert_eq!(run.code, 20, "{words:?}: {run:?}");
-    let job = last(daemon);
-    assert_eq!(job["exit_class"], class, "{job:#}");
-    let message = job["exit_message"].as_str().unwrap();
-    for word in words {
-        assert!(message.contains(word), "{word:?} is not in {message:?}");
-    }
-    assert!(job["exit_hint"].as_str().is_some_and(|hint| !hint.is_empty()), "it says what to do: {job:#}");
-    if class == "spec" {
-        assert_eq!((&job["attempt"], &job["retries_used"]), (&1.into(), &0.into()), "it is not tried again");
-    }
+    daemon.must_fail(&["submit", file, "-w"], class, words);
 }
 
 /// A submit that is refused: nothing is queued.
@@ -147,14 +131,14 @@ fn data_that_cannot_be_learned_from_fails_as_the_users_error() {
     daemon.write("job.toml", SPEC);
     daemon.write("rows.csv", &good);
     daemon.mlctl(&["submit", "job.toml", "-w"]).ok();
-    assert_eq!(last(&daemon)["state"], "succeeded", "and a good job is none the worse for them");
+    assert_eq!(daemon.last()["state"], "succeeded", "and a good job is none the worse for them");
 }
 
 #[test]
 fn a_model_that_does_not_fit_is_refused_by_name_and_shape() {
     let daemon = stage();
     daemon.mlctl(&["submit", "job.toml", "-w"]).ok();
-    let folder = uri_to_path(&last(&daemon)["model"]["uri"]);
+    let folder = uri_to_path(&daemon.last()["model"]["uri"]);
     let weights = folder.join("model.safetensors");
 
     daemon.write("four.csv", "a,b,c,d\n1,2,3,4\n");
@@ -179,7 +163,7 @@ fn a_model_that_does_not_fit_is_refused_by_name_and_shape() {
     daemon.write("infer.toml", INFER.replace("MODEL", folder.to_str().unwrap()));
     let once = ["submit", "infer.toml", "-w", "--set", "retry.limit=0"];
     assert_eq!(daemon.mlctl(&once).code, 20);
-    let job = last(&daemon);
+    let job = daemon.last();
     assert_eq!(job["exit_class"], "storage", "{job:#}");
     assert!(job["exit_message"].as_str().unwrap().contains("corrupt"), "{job:#}");
 }

@@ -54,15 +54,11 @@ fn write_key(path: &Path, id: &str, secret: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn last(daemon: &Daemon) -> Value {
-    daemon.mlctl(&["show", "@last", "-o", "json"]).json()
-}
-
 /// The digits trained on a local disk by an undisturbed run: its model's digest.
 fn local_digest(more: &[&str]) -> String {
     let daemon = Daemon::with(Worker::Real);
     daemon.mlctl(&[&["submit", JOB, "-w"], more].concat()).ok();
-    last(&daemon)["model"]["digest"].as_str().unwrap().to_owned()
+    daemon.last()["model"]["digest"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -73,7 +69,7 @@ fn the_digits_are_trained_and_read_entirely_from_and_to_s3() {
     let daemon = setup(&server, &keys.path().join("key")).start();
     let on_s3 = format!("train.data.uri={}", data());
     daemon.mlctl(&["submit", JOB, "-w", "--set", &on_s3]).ok();
-    let trained = last(&daemon);
+    let trained = daemon.last();
     let home = format!("s3://{BUCKET}/ml/jobs/");
     for uri in [&trained["model"]["uri"], &trained["checkpoint"]["uri"]] {
         assert!(uri.as_str().is_some_and(|uri| uri.starts_with(&home)), "{trained:#}");
@@ -87,7 +83,7 @@ fn the_digits_are_trained_and_read_entirely_from_and_to_s3() {
 
     let on_s3 = format!("infer.data.uri={}", data());
     daemon.mlctl(&["submit", INFER, "-w", "--set", &on_s3]).ok();
-    let read = last(&daemon);
+    let read = daemon.last();
     assert!(read["output"]["uri"].as_str().is_some_and(|uri| uri.starts_with(&home)), "{read:#}");
     assert_eq!(read["metrics"]["accuracy"], trained["metrics"]["test_accuracy"], "{read:#}");
     assert!(!daemon.state_dir.join("objects").exists(), "nothing of it was kept here");
@@ -113,7 +109,7 @@ fn a_server_killed_in_the_middle_costs_no_step_and_changes_no_bit() {
     let undisturbed = {
         let daemon = Daemon::with(Worker::Real);
         daemon.mlctl(&with_sets(&["submit", JOB, "-w"], &long())).ok();
-        last(&daemon)["model"]["digest"].clone()
+        daemon.last()["model"]["digest"].clone()
     };
     let on_s3 = format!("train.data.uri={}", data());
     // Once for less time than a request is tried again, once for longer, so that an attempt fails and another goes on.
@@ -147,21 +143,9 @@ fn a_server_killed_in_the_middle_costs_no_step_and_changes_no_bit() {
     }
 }
 
-/// Submits the digits of a bucket and waits. It must fail once and for all, in this class and for a reason that has these words.
+/// The digits of a bucket, so set, must fail. Returns the job.
 fn fails(daemon: &Daemon, sets: &[String], class: &str, words: &[&str]) -> Value {
-    let run = daemon.mlctl(&with_sets(&["submit", JOB, "-w"], sets));
-    assert_eq!(run.code, 20, "{words:?}: {run:?}");
-    let job = last(daemon);
-    assert_eq!(job["exit_class"], class, "{job:#}");
-    let message = job["exit_message"].as_str().unwrap();
-    for word in words {
-        assert!(message.contains(word), "{word:?} is not in {message:?}");
-    }
-    assert!(job["exit_hint"].as_str().is_some_and(|hint| !hint.is_empty()), "it says what to do: {job:#}");
-    if class == "spec" {
-        assert_eq!((&job["attempt"], &job["retries_used"]), (&1.into(), &0.into()), "it is not tried again");
-    }
-    job
+    daemon.must_fail(&with_sets(&["submit", JOB, "-w"], sets), class, words)
 }
 
 #[test]
@@ -210,7 +194,7 @@ fn a_server_that_is_not_there_is_tried_again_and_then_named() {
     let once = ["retry.limit=1".to_owned()];
     let run = daemon.mlctl(&with_sets(&["submit", JOB, "-w"], &once));
     assert_eq!(run.code, 20, "{run:?}");
-    let job = last(&daemon);
+    let job = daemon.last();
     assert_eq!((&job["exit_class"], &job["attempt"]), (&json!("storage"), &json!(2)), "{job:#}");
     let message = job["exit_message"].as_str().unwrap();
     assert!(message.contains("s3://bucket/ml") && message.contains(&format!("127.0.0.1:{port}")), "{message}");

@@ -49,17 +49,12 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A job as it was left.
-fn last(daemon: &Daemon) -> Value {
-    daemon.mlctl(&["show", "@last", "-o", "json"]).json()
-}
-
 #[test]
 fn the_articles_row_is_predicted_with_its_model_pth() {
     let daemon = Daemon::with(Worker::Real);
     let file = repository("config/jobs/article-infer.toml");
     daemon.mlctl(&["submit", file.to_str().unwrap(), "-w"]).ok();
-    let job = last(&daemon);
+    let job = daemon.last();
     assert_eq!((&job["state"], &job["output"]["records"]), (&"succeeded".into(), &1.into()), "{job:#}");
     let output = job["output"]["uri"].as_str().unwrap().strip_prefix("file://").unwrap();
     let line: Value = serde_json::from_str(std::fs::read_to_string(output).unwrap().trim()).unwrap();
@@ -85,7 +80,7 @@ fn a_file_made_to_harm_fails_its_job_and_the_daemon_goes_on() {
         let file = format!("{name}.pth");
         daemon.write("infer.toml", INFER.replace("model.pth", &file));
         assert_eq!(daemon.mlctl(&["submit", "infer.toml", "-w"]).code, 20, "{name}");
-        let job = last(&daemon);
+        let job = daemon.last();
         assert_eq!((&job["exit_class"], &job["attempt"]), (&"spec".into(), &1.into()), "{name}: {job:#}");
         let message = job["exit_message"].as_str().unwrap();
         assert!(message.contains(&file) && message.contains(why), "{name}: {message}");
@@ -94,13 +89,13 @@ fn a_file_made_to_harm_fails_its_job_and_the_daemon_goes_on() {
     // One that does no harm, of another model: every difference is listed.
     daemon.write("infer.toml", INFER.replace("model.pth", "good.pth").replace("[2, 2]", "[2, 3]"));
     assert_eq!(daemon.mlctl(&["submit", "infer.toml", "-w"]).code, 20);
-    let message = last(&daemon)["exit_message"].as_str().unwrap().to_owned();
+    let message = daemon.last()["exit_message"].as_str().unwrap().to_owned();
     for part in ["\"layer1.weight\" is float32 of shape [2, 2]", "\"layer1.bias\" is float32 of shape [2]"] {
         assert!(message.contains(part), "{message}");
     }
     daemon.write("infer.toml", INFER.replace("model.pth", "good.pth"));
     daemon.mlctl(&["submit", "infer.toml", "-w"]).ok();
-    assert_eq!((last(&daemon)["state"].as_str(), daemon.pid()), (Some("succeeded"), pid));
+    assert_eq!((daemon.last()["state"].as_str(), daemon.pid()), (Some("succeeded"), pid));
     // Without a network nothing is queued: a PyTorch file has none.
     let without = "from = \"model.pth\"\nnetwork = { type = \"mlp\", layers = [2, 2] }";
     daemon.write("infer.toml", INFER.replace(without, "from = \"good.pth\""));
@@ -112,13 +107,13 @@ fn a_training_begins_from_the_model_of_a_job() {
     let daemon = Daemon::with(Worker::Real);
     daemon.write("first.toml", TRAIN);
     daemon.mlctl(&["submit", "first.toml", "-w"]).ok();
-    let first = last(&daemon);
+    let first = daemon.last();
     daemon.write(
         "next.toml",
         format!("{}\n[train.init]\nfrom = \"job:first\"\n", TRAIN.replace("\"first\"", "\"next\"")),
     );
     daemon.mlctl(&["submit", "next.toml", "-w"]).ok();
-    let next = last(&daemon);
+    let next = daemon.last();
     assert_eq!((&next["name"], &next["state"]), (&"next".into(), &"succeeded".into()));
     assert_ne!(next["model"]["digest"], first["model"]["digest"]);
     let (before, after) =

@@ -193,6 +193,28 @@ impl Daemon {
         job["id"].as_str().expect("ids are strings").to_owned()
     }
 
+    /// The newest job, as the CLI shows it.
+    pub fn last(&self) -> Value {
+        self.mlctl(&["show", "@last", "-o", "json"]).json()
+    }
+
+    /// Runs a `submit` that waits. The job must fail once and for all in this class, for a reason that has these words. Returns the job.
+    pub fn must_fail(&self, submit: &[impl AsRef<OsStr>], class: &str, words: &[&str]) -> Value {
+        let run = self.mlctl(submit);
+        assert_eq!(run.code, 20, "{words:?}: {run:?}");
+        let job = self.last();
+        assert_eq!(job["exit_class"], class, "{job:#}");
+        let message = job["exit_message"].as_str().unwrap();
+        for word in words {
+            assert!(message.contains(word), "{word:?} is not in {message:?}");
+        }
+        assert!(job["exit_hint"].as_str().is_some_and(|hint| !hint.is_empty()), "it says what to do: {job:#}");
+        if class == "spec" {
+            assert_eq!((&job["attempt"], &job["retries_used"]), (&1.into(), &0.into()), "it is not tried again");
+        }
+        job
+    }
+
     /// A job as `show` has it.
     pub fn job(&self, id: &str) -> Value {
         self.client.get(&format!("/v1/jobs/{id}")).ok()
