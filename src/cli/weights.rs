@@ -13,9 +13,6 @@ use serde::Deserialize;
 /// The largest header that is read, in bytes.
 const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How much is read at once.
-const CHUNK_BYTES: usize = 1024 * 1024;
-
 /// The entry of the header that is no tensor.
 const METADATA: &str = "__metadata__";
 
@@ -61,25 +58,12 @@ pub fn digest(path: &Path) -> Result<String, String> {
         let size = end.checked_sub(start).ok_or_else(|| format!("its tensor {name:?} ends before it begins"))?;
         let at = data.checked_add(start).ok_or_else(|| format!("its tensor {name:?} lies outside of it"))?;
         file.seek(SeekFrom::Start(at)).map_err(unreadable)?;
-        if copy(&mut file.by_ref().take(size), &mut hasher).map_err(unreadable)? != size {
+        let before = hasher.count();
+        if hasher.update_reader(file.by_ref().take(size)).map_err(unreadable)?.count() - before != size {
             return Err(format!("it ends within its tensor {name:?}"));
         }
     }
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn copy(from: &mut impl std::io::Read, hasher: &mut blake3::Hasher) -> std::io::Result<u64> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut size = 0;
-    loop {
-        match from.read(&mut chunk)? {
-            0 => return Ok(size),
-            read => {
-                hasher.update(&chunk[..read]);
-                size += read as u64;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

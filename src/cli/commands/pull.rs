@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -30,9 +30,6 @@ const MODEL: &str = "model";
 
 /// The file of a model whose tensors the digest is over.
 const WEIGHTS: &str = "model.safetensors";
-
-/// How much of a file is read at once to hash it.
-const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// What is to be pulled: `digits`, `digits/500` or `digits/model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,7 +214,7 @@ async fn fetch(client: &Client, object: &Object, partial: &Partial, bar: &Bar) -
     let failed = |error: io::Error| Failure::caused(format!("write {}", path.display()), &error);
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
     let mut hasher = blake3::Hasher::new();
-    let mut had = hash(&mut file, &mut hasher).map_err(failed)?;
+    let mut had = hasher.update_reader(&mut file).map_err(failed)?.count();
     if object.size_bytes.is_none_or(|size| had > size) {
         file.set_len(0).map_err(failed)?;
         (had, hasher) = (0, blake3::Hasher::new());
@@ -248,20 +245,6 @@ async fn fetch(client: &Client, object: &Object, partial: &Partial, bar: &Bar) -
         (false, _) => "pull again: what is whole is not fetched twice",
     };
     Err(Failure::new(Exit::Failed, format!("{}: {what}", object.name)).hint(hint))
-}
-
-fn hash(file: &mut File, hasher: &mut blake3::Hasher) -> io::Result<u64> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut size = 0;
-    loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok(size),
-            read => {
-                hasher.update(&chunk[..read]);
-                size += read as u64;
-            }
-        }
-    }
 }
 
 fn check_weights(path: &Path, digest: &str) -> Result<(), Failure> {
