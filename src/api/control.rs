@@ -1,4 +1,4 @@
-//! Handlers of what a person does to jobs: cancel, stop, hold, release, edit, retry. Called by the router. What is legal is `domain::state`'s.
+//! Handlers of what a person does to jobs: cancel, stop, pause, hold, release, edit, retry. Called by the router. What is legal is `domain::state`'s.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +45,17 @@ pub(super) async fn hold(
 ) -> Result<Json<JobView>, Failure> {
     let hold = held_by(peer.uid, reason)?;
     api.store.command(id, None, Command::Hold { hold }).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// `POST /v1/jobs/{job}/pause`.
+pub(super) async fn pause(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Named(id): Named,
+    Sent(HoldRequest { reason }): Sent<HoldRequest>,
+) -> Result<Json<JobView>, Failure> {
+    api.supervisor.pause(id, held_by(peer.uid, reason)?).await?;
     Ok(Json(api.job_view(id).await?))
 }
 

@@ -76,6 +76,7 @@ fn all() -> Vec<Route> {
         post("/v1/jobs/{job}/checkpoint", checkpoints::take).within(LONG_LIMIT),
         post("/v1/jobs/{job}/cancel", control::cancel),
         post("/v1/jobs/{job}/stop", control::stop),
+        post("/v1/jobs/{job}/pause", control::pause),
         post("/v1/jobs/{job}/hold", control::hold),
         post("/v1/jobs/{job}/release", control::release),
         post("/v1/jobs/{job}/edit", control::edit),

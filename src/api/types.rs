@@ -118,7 +118,10 @@ pub struct JobView {
     /// Seconds that each of its attempts may run; null without a limit, and in lists, for which no spec is read.
     #[serde(default)]
     pub time_limit_seconds: Option<u32>,
-    /// `cancel` or `stop` when a running job was asked to end and has not yet.
+    /// Whether it may be asked to make way for a job that is more urgent.
+    #[serde(default)]
+    pub preemptible: bool,
+    /// `cancel`, `stop`, `pause` or `yield` when a running job was asked to end, or to make way, and has not yet.
     pub intent: Option<String>,
     /// How far the current or last attempt has come.
     pub progress: Option<Progress>,

@@ -109,6 +109,10 @@ verbs! {
     Stop => stop,
     /// Cancel jobs
     Cancel => cancel,
+    /// Have jobs save their work and give their devices up for a while
+    Pause => pause,
+    /// Let paused jobs go on
+    Resume => resume,
     /// Keep jobs from starting
     Hold => hold,
     /// Let held jobs wait for their turn again

@@ -38,6 +38,8 @@ pub struct Overlay<'a> {
     pub numbers: &'a [(&'static str, &'static [&'static str], Option<u32>)],
     /// `--begin`, as it is written in a spec.
     pub begin: Option<&'a str>,
+    /// `--preemptible`.
+    pub preemptible: bool,
 }
 
 /// A spec that has passed every check that needs no daemon, and where each of its keys was written.
@@ -86,6 +88,9 @@ pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
     }
     if let Some(begin) = overlay.begin {
         document.set_text("--begin", &["time", "begin"], begin);
+    }
+    if overlay.preemptible {
+        document.set_true("--preemptible", &["preemptible"]);
     }
     for (flag, key, number) in overlay.numbers {
         if let Some(number) = number {

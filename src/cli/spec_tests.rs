@@ -81,6 +81,7 @@ fn flags_lie_over_the_file() {
             name: Some("other"),
             labels: &[("team.eu".into(), "a b".into())],
             begin: None,
+            preemptible: true,
             numbers: &[
                 ("--priority", &["priority"], Some(9)),
                 ("--cpus", &["resources", "cpus"], Some(2)),

@@ -84,6 +84,11 @@ impl Document {
         self.overlay(flag, path, &number.to_string(), Value::Integer(number.into()));
     }
 
+    /// Lays `true` over the document that was given by a flag of its own, such as `--preemptible`.
+    pub fn set_true(&mut self, flag: &str, path: &[&str]) {
+        self.overlay(flag, path, "true", Value::Bool(true));
+    }
+
     fn overlay(&mut self, flag: &str, path: &[&str], shown: &str, value: Value) {
         let place = Place::new(self.sources.len(), 0..shown.len());
         self.sources.push(Source::flag(flag, shown));

@@ -64,6 +64,16 @@ pub enum Command {
         /// Who.
         by: Uid,
     },
+    /// A person wants a running job to save its work and give its device up until it is released; one that waits is held.
+    Pause {
+        /// Who, and what for.
+        hold: Hold,
+    },
+    /// The scheduler wants a running job to save its work and make way.
+    Yield {
+        /// The job that is to have its place.
+        to: JobId,
+    },
     /// A person keeps a job that waits from starting.
     Hold {
         /// Who, and what for.
@@ -167,6 +177,9 @@ pub enum Event {
         /// Its start time.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<Timestamp>,
+        /// Whether the scheduler may take it from its device for a job that is more urgent.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        preemptible: bool,
     },
     /// An attempt was started.
     Claimed {
@@ -212,6 +225,17 @@ pub enum Event {
         /// By whom.
         by: Uid,
     },
+    /// A running job was asked to save its work and to be held.
+    Pausing {
+        /// By whom, and what for.
+        #[serde(flatten)]
+        hold: Hold,
+    },
+    /// A running job was asked to save its work and to wait for its turn again.
+    Yielding {
+        /// The job that is to have its place.
+        to: JobId,
+    },
     /// The attempt is over and the job succeeded.
     Succeeded {
         /// The attempt.
@@ -238,6 +262,13 @@ pub enum Event {
         not_before: Option<Timestamp>,
         /// Retries used up, this one included.
         retries_used: u32,
+    },
+    /// The attempt is over and the job is held, as a person asked while it ran. Uses up no retry.
+    Paused {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// How it ended.
+        exit: Exit,
     },
     /// The job was cancelled, while it waited or by ending its attempt.
     Cancelled {

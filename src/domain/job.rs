@@ -48,6 +48,8 @@ pub struct Job {
     pub resources: Resources,
     /// How often it is tried.
     pub retry: RetryPolicy,
+    /// Whether the scheduler may take it from its device for a job that is more urgent.
+    pub preemptible: bool,
     /// BLAKE3 of the stored spec in hexadecimal.
     pub spec_digest: String,
     /// When it was acknowledged.
@@ -132,22 +134,42 @@ pub struct Hold {
 }
 
 /// What was asked of a running job that it has not yet obeyed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
     /// A person cancelled it.
     Cancel,
     /// A person wants it to save its work, however long that takes, and to end.
     Stop,
+    /// A person wants it to save its work, however long that takes, and to be held.
+    Pause(Hold),
+    /// The scheduler wants it to save its work, however long that takes, and to wait for its turn again.
+    Yield {
+        /// The job that is to have its place.
+        to: JobId,
+    },
 }
 
 impl Intent {
     /// The name used in rows and JSON.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
             Self::Stop => "stop",
+            Self::Pause(_) => "pause",
+            Self::Yield { .. } => "yield",
+        }
+    }
+
+    /// A graver intent replaces a lighter one, never the other way round.
+    #[must_use]
+    pub const fn weight(&self) -> u8 {
+        match self {
+            Self::Yield { .. } => 0,
+            Self::Pause(_) => 1,
+            Self::Stop => 2,
+            Self::Cancel => 3,
         }
     }
 }

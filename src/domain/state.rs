@@ -43,7 +43,7 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
             Event::Succeeded { attempt, model: model.clone(), output: output.clone() }
         }
         (JobState::Running { intent, .. }, Command::End { exit, jitter, .. }) => {
-            ended(job, *intent, exit, *jitter, now)
+            ended(job, intent.as_ref(), exit, *jitter, now)
         }
         _ => return wish(job, command),
     };
@@ -56,20 +56,16 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
         (JobState::Queued { .. } | JobState::Held(_), Command::Cancel { by } | Command::Stop { by }) => {
             Event::Cancelled { by: Some(*by), exit: None }
         }
-        (JobState::Running { intent, .. }, Command::Cancel { by }) if *intent != Some(Intent::Cancel) => {
-            Event::Intended { intent: Intent::Cancel, by: *by }
-        }
-        (JobState::Running { intent: None, .. }, Command::Stop { by }) => {
-            Event::Intended { intent: Intent::Stop, by: *by }
-        }
-        // Who cancelled it does not want it longer than to save its work takes.
-        (JobState::Running { .. }, Command::Cancel { .. } | Command::Stop { .. }) => return Ok(Vec::new()),
+        (
+            JobState::Running { intent, .. },
+            Command::Cancel { .. } | Command::Stop { .. } | Command::Pause { .. } | Command::Yield { .. },
+        ) => return intended(job, intent.as_ref(), command),
         // A start time outlasts the hold; a retry's wait does not.
-        (JobState::Queued { not_before }, Command::Hold { hold }) => {
+        (JobState::Queued { not_before }, Command::Hold { hold } | Command::Pause { hold }) => {
             let not_before = not_before.filter(|_| job.attempt == 0);
             Event::Held { hold: Hold { not_before, ..hold.clone() } }
         }
-        (JobState::Held(_), Command::Hold { .. }) => return Ok(Vec::new()),
+        (JobState::Held(_), Command::Hold { .. } | Command::Pause { .. }) => return Ok(Vec::new()),
         (JobState::Held(_), Command::Release { by }) => Event::Released { by: *by },
         (JobState::Queued { .. } | JobState::Held(_) | JobState::Running { .. }, Command::Edit { by, edit }) => {
             return edited(job, *by, edit);
@@ -78,6 +74,22 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
         _ => return Err(wrong_state(job, command)),
     };
     Ok(vec![event])
+}
+
+/// What is asked of a running job: an event, or nothing where it was asked for something as grave before. Who cancelled it does not want it longer than to save its work takes.
+fn intended(job: &Job, before: Option<&Intent>, command: &Command) -> Result<Vec<Event>, Refusal> {
+    let (intent, event) = match command {
+        Command::Cancel { by } => (Intent::Cancel, Event::Intended { intent: Intent::Cancel, by: *by }),
+        Command::Stop { by } => (Intent::Stop, Event::Intended { intent: Intent::Stop, by: *by }),
+        Command::Pause { hold } => (Intent::Pause(hold.clone()), Event::Pausing { hold: hold.clone() }),
+        Command::Yield { to } if job.preemptible => (Intent::Yield { to: *to }, Event::Yielding { to: *to }),
+        _ => return Err(wrong_state(job, command)),
+    };
+    Ok(if is_graver(before, &intent) { vec![event] } else { Vec::new() })
+}
+
+fn is_graver(before: Option<&Intent>, intent: &Intent) -> bool {
+    before.is_none_or(|before| before.weight() < intent.weight())
 }
 
 /// The job after an event. `job` is `None` before the first one.
@@ -105,10 +117,13 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         (JobState::Running { .. }, Event::Checkpointed { attempt, checkpoint }) if fits(attempt) => {
             job.checkpoint = Some(checkpoint.clone());
         }
-        (JobState::Running { token, intent: before }, Event::Intended { intent, .. })
-            if before.is_none() || (*before, *intent) == (Some(Intent::Stop), Intent::Cancel) =>
-        {
-            job.state = JobState::Running { token: *token, intent: Some(*intent) };
+        (
+            JobState::Running { token, intent: before },
+            Event::Intended { .. } | Event::Pausing { .. } | Event::Yielding { .. },
+        ) => {
+            let intent = asks(event).filter(|intent| is_graver(before.as_ref(), intent));
+            let intent = Some(intent.ok_or_else(|| illegal(job.state.name()))?);
+            job.state = JobState::Running { token: *token, intent };
         }
         (JobState::Running { .. }, Event::Succeeded { attempt, model, output }) if fits(attempt) => {
             job.model.clone_from(model);
@@ -127,6 +142,12 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.retries_used = *retries_used;
             job.state = JobState::Queued { not_before: *not_before };
         }
+        (JobState::Running { intent: Some(Intent::Pause(hold)), .. }, Event::Paused { attempt, exit })
+            if fits(attempt) =>
+        {
+            job.exit = Some(exit.clone());
+            job.state = JobState::Held(hold.clone());
+        }
         (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
             finish(&mut job, JobState::Cancelled, at);
         }
@@ -142,6 +163,16 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         _ => return granted(job, event).map_err(illegal),
     }
     Ok(job)
+}
+
+/// What an event asks of a running job.
+fn asks(event: &Event) -> Option<Intent> {
+    match event {
+        Event::Intended { intent: intent @ (Intent::Cancel | Intent::Stop), .. } => Some(intent.clone()),
+        Event::Pausing { hold } => Some(Intent::Pause(hold.clone())),
+        Event::Yielding { to } => Some(Intent::Yield { to: *to }),
+        _ => None,
+    }
 }
 
 /// The job after what a person asked of it while it waits, or of its row alone; the state's name when that cannot be.
@@ -180,11 +211,22 @@ pub fn holds(job: &Job, fence: Fence) -> bool {
 }
 
 /// What follows an end that was not a success.
-fn ended(job: &Job, intent: Option<Intent>, exit: &Exit, jitter: f64, now: Timestamp) -> Event {
+fn ended(job: &Job, intent: Option<&Intent>, exit: &Exit, jitter: f64, now: Timestamp) -> Event {
     let (attempt, exit) = (AttemptNumber(job.attempt), exit.clone());
+    match (exit.class, intent) {
+        (ExitClass::Cancelled, _) | (_, Some(Intent::Cancel | Intent::Stop)) => {
+            Event::Cancelled { by: None, exit: Some(exit) }
+        }
+        // Whatever it died of: who paused it decides when it goes on, from its last checkpoint. Only what would fail again the same way has failed.
+        (class, Some(Intent::Pause(_))) if class != ExitClass::Spec => Event::Paused { attempt, exit },
+        _ => died(job, exit, jitter, now),
+    }
+}
+
+/// What follows a death that nobody asked for.
+fn died(job: &Job, exit: Exit, jitter: f64, now: Timestamp) -> Event {
+    let attempt = AttemptNumber(job.attempt);
     match exit.class {
-        ExitClass::Cancelled => Event::Cancelled { by: None, exit: Some(exit) },
-        _ if intent.is_some() => Event::Cancelled { by: None, exit: Some(exit) },
         // The same limit would end it again: a person says whether it gets as long once more.
         ExitClass::Spec | ExitClass::Timeout => Event::Failed { attempt, exit },
         ExitClass::Preempted => Event::Requeued { attempt, exit, not_before: None, retries_used: job.retries_used },
@@ -225,8 +267,19 @@ fn finish(job: &mut Job, state: JobState, at: Timestamp) {
 }
 
 fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
-    let Event::Submitted { name, kind, user, queue, priority, labels, resources, retry, spec_digest, not_before } =
-        event
+    let Event::Submitted {
+        name,
+        kind,
+        user,
+        queue,
+        priority,
+        labels,
+        resources,
+        retry,
+        spec_digest,
+        not_before,
+        preemptible,
+    } = event
     else {
         return None;
     };
@@ -240,6 +293,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         labels: labels.clone(),
         resources: resources.clone(),
         retry: retry.clone(),
+        preemptible: *preemptible,
         spec_digest: spec_digest.clone(),
         submitted_at: at,
         state: JobState::Queued { not_before: *not_before },
@@ -263,7 +317,13 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::End { .. } => "ended",
         Command::Cancel { .. } => "cancelled",
         Command::Stop { .. } => "stopped",
+        Command::Pause { .. } => "paused",
+        Command::Yield { .. } if !job.preemptible => "made to yield: it is not preemptible",
+        Command::Yield { .. } => "made to yield",
         Command::Hold { .. } => "held",
+        Command::Release { .. } if matches!(&job.state, JobState::Running { intent: Some(Intent::Pause(_)), .. }) => {
+            "released: it is still saving its work"
+        }
         Command::Release { .. } => "released",
         Command::Edit { .. } => "edited",
         Command::Retry { .. } => "retried",
@@ -280,6 +340,9 @@ const fn name(event: &Event) -> &'static str {
         Event::Checkpointed { .. } => "checkpointed",
         Event::Warned { .. } => "warned",
         Event::Intended { .. } => "intended",
+        Event::Pausing { .. } => "pausing",
+        Event::Yielding { .. } => "yielding",
+        Event::Paused { .. } => "paused",
         Event::Succeeded { .. } => "succeeded",
         Event::Failed { .. } => "failed",
         Event::Requeued { .. } => "requeued",

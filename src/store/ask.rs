@@ -49,6 +49,7 @@ impl Prepared {
             retry: spec.retry,
             spec_digest: digest.to_hex().to_string(),
             not_before: rules::begin(&spec.time),
+            preemptible: spec.preemptible,
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })

@@ -53,6 +53,7 @@ impl Writes {
             job.submitted_at.into(),
             Cell::Int(i64::from(not_before.is_none_or(|time| time <= job.submitted_at))),
             not_before.into(),
+            Cell::Int(i64::from(job.preemptible)),
         ])?;
         self.new_specs.push(&[job.id.into(), (&new.spec).into()])?;
         self.new_keys
@@ -69,12 +70,16 @@ impl Writes {
             _ => None,
         };
         let not_before = start_time(job);
-        let intent = match job.state {
-            JobState::Running { intent, .. } => intent.map(Intent::name),
+        let intent = match &job.state {
+            JobState::Running { intent, .. } => intent.as_ref(),
             _ => None,
         };
-        let hold = match &job.state {
-            JobState::Held(hold) => Some(serde_json::to_string(hold)?),
+        let hold = match (&job.state, intent) {
+            (JobState::Held(hold), _) | (_, Some(Intent::Pause(hold))) => Some(serde_json::to_string(hold)?),
+            _ => None,
+        };
+        let yields_to = match intent {
+            Some(Intent::Yield { to }) => Some(*to),
             _ => None,
         };
         let json = |changed: bool, value: Option<String>| if changed { value } else { None };
@@ -93,7 +98,7 @@ impl Writes {
             not_before.into(),
             job.attempt.into(),
             token(&job.state).into(),
-            intent.into(),
+            intent.map(Intent::name).into(),
             job.retries_used.into(),
             job.started_at.into(),
             job.finished_at.into(),
@@ -105,6 +110,7 @@ impl Writes {
             hold.as_ref().into(),
             (job.priority != stored.priority).then(|| u32::from(job.priority)).into(),
             labels.as_ref().into(),
+            yields_to.into(),
         ])?;
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -217,9 +223,9 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
-                  spec_digest, submitted_us, due, not_before_us, state, attempt, retries_used)
+                  spec_digest, submitted_us, due, not_before_us, preemptible, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
-       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, 'queued', 0, 0
+       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
@@ -233,7 +239,8 @@ UPDATE jobs SET
     state = new.value ->> 4, due = new.value ->> 5, not_before_us = new.value ->> 6, attempt = new.value ->> 7, token = new.value ->> 8,
     intent = new.value ->> 9, retries_used = new.value ->> 10, started_us = new.value ->> 11, finished_us = new.value ->> 12,
     exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16,
-    hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels)
+    hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
+    yields_to = new.value ->> 20
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -31,6 +31,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_jobs.sql"),
     include_str!("../../migrations/0002_schedules.sql"),
     include_str!("../../migrations/0003_control.sql"),
+    include_str!("../../migrations/0004_pause.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

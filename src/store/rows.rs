@@ -32,7 +32,8 @@ macro_rules! job_columns {
     () => {
         "jobs.id, jobs.name, jobs.kind, jobs.user_id, jobs.queue, jobs.priority, jobs.labels, jobs.cpus, jobs.gpus, jobs.retry_limit, \
          jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
-         jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold"
+         jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
+         jobs.preemptible, jobs.yields_to"
     };
 }
 
@@ -119,6 +120,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
             backoff_seconds: fields.number("retry_backoff_seconds")?,
             max_backoff_seconds: fields.number("retry_max_seconds")?,
         },
+        preemptible: fields.get("preemptible")?,
         spec_digest: fields.get("spec_digest")?,
         submitted_at: fields.time("submitted_us")?,
         state: state(&fields)?,
@@ -140,19 +142,25 @@ fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {
             Some(hold) => JobState::Held(hold),
             None => return Err(fields.error("hold", "a held job says who holds it")),
         },
-        "running" => JobState::Running {
-            token: FencingToken(fields.number("token")?),
-            intent: match fields.get::<Option<&str>>("intent")? {
-                None => None,
-                Some("cancel") => Some(Intent::Cancel),
-                Some("stop") => Some(Intent::Stop),
-                Some(other) => return Err(fields.error("intent", format_args!("unknown intent {other:?}"))),
-            },
-        },
+        "running" => JobState::Running { token: FencingToken(fields.number("token")?), intent: intent(fields)? },
         "succeeded" => JobState::Succeeded,
         "failed" => JobState::Failed,
         "cancelled" => JobState::Cancelled,
         other => return Err(fields.error("state", format_args!("unknown state {other:?}"))),
+    })
+}
+
+fn intent(fields: &Fields<'_>) -> Result<Option<Intent>, RowError> {
+    Ok(match fields.get::<Option<&str>>("intent")? {
+        None => None,
+        Some("cancel") => Some(Intent::Cancel),
+        Some("stop") => Some(Intent::Stop),
+        Some("pause") => match fields.maybe_json("hold")? {
+            Some(hold) => Some(Intent::Pause(hold)),
+            None => return Err(fields.error("hold", "a job that is being paused says who paused it")),
+        },
+        Some("yield") => Some(Intent::Yield { to: JobId(fields.number("yields_to")?) }),
+        Some(other) => return Err(fields.error("intent", format_args!("unknown intent {other:?}"))),
     })
 }
 

@@ -326,13 +326,18 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
     let exit = match event {
         Event::Launched { process, .. } => return Ok(held.ok_or(MISSING)?.launch(process)?),
         Event::Succeeded { .. } => &Exit { class: ExitClass::Ok, message: None, hint: None },
-        Event::Failed { exit, .. } | Event::Requeued { exit, .. } | Event::Cancelled { exit: Some(exit), .. } => exit,
+        Event::Failed { exit, .. }
+        | Event::Requeued { exit, .. }
+        | Event::Paused { exit, .. }
+        | Event::Cancelled { exit: Some(exit), .. } => exit,
         Event::Submitted { .. }
         | Event::Claimed { .. }
         | Event::Resumed { .. }
         | Event::Checkpointed { .. }
         | Event::Warned { .. }
         | Event::Intended { .. }
+        | Event::Pausing { .. }
+        | Event::Yielding { .. }
         | Event::Cancelled { exit: None, .. }
         | Event::Retried { .. }
         | Event::Held { .. }

@@ -104,10 +104,12 @@ async fn begin(
 
 /// What was asked of the job before anybody could hand it to the attempt.
 pub(super) fn obey(live: &Live, job: &Job) {
-    let JobState::Running { intent: Some(intent), .. } = job.state else { return };
+    let JobState::Running { intent: Some(intent), .. } = &job.state else { return };
     live.end(match intent {
         Intent::Cancel => Reason::Cancelled,
         Intent::Stop => Reason::Stopped,
+        Intent::Pause(_) => Reason::Paused,
+        Intent::Yield { to } => Reason::Preempted { to: *to },
     });
 }
 

@@ -107,9 +107,17 @@ pub fn judge(facts: Facts<'_>) -> Verdict {
             (Exit { class: ExitClass::Ok, message: None, hint: None }, result.model, result.output)
         }
         Testimony::Result(result) => (said(&result, reason, progressed), None, None),
-        Testimony::None => (reason.and_then(done_to_it).unwrap_or_else(|| died(ended)), None, None),
+        Testimony::None => (silent(ended, reason), None, None),
     };
     Verdict { exit, model, output }
+}
+
+/// The worker had no last word. One that was asked to make way and died of a signal that was not ours did not make way: it died while it saved, and that is not free.
+fn silent(ended: Ended, reason: Option<&Reason>) -> Exit {
+    let fell =
+        matches!(ended, Ended::Signal { number, out_of_memory } if out_of_memory || !matches!(number, KILL | TERM));
+    let reason = reason.filter(|reason| !fell || !matches!(reason, Reason::Paused | Reason::Preempted { .. }));
+    reason.and_then(done_to_it).unwrap_or_else(|| died(ended))
 }
 
 /// The worker had a last word other than success. What the daemon did outweighs what the worker could not know.
@@ -131,6 +139,9 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         // Being preempted uses up no retry: a worker that stops on its own, again and again, at its first step would never be done.
+        (_, Some(Reason::Paused | Reason::Preempted { .. })) if gave_up => {
+            reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
+        }
         (ExitClass::Preempted, _) if !progressed => Exit {
             class: ExitClass::Crash,
             message: Some("the worker stopped before its first step though nobody had asked it to".into()),
@@ -155,6 +166,8 @@ fn done_to_it(reason: &Reason) -> Option<Exit> {
             None,
         ),
         Reason::Cancelled | Reason::Stopped => (ExitClass::Cancelled, "ended on request".to_owned(), None),
+        Reason::Paused => (ExitClass::Preempted, "paused on request".to_owned(), None),
+        Reason::Preempted { to } => (ExitClass::Preempted, format!("made way for job {to}"), None),
         Reason::Hang { seconds, step } => {
             let at = step.map_or_else(|| "before its first step".to_owned(), |step| format!("after step {step}"));
             (
@@ -204,6 +217,7 @@ fn liar(lie: &str) -> Exit {
 }
 
 const KILL: i32 = 9;
+const TERM: i32 = 15;
 
 fn signal_name(number: i32) -> Option<&'static str> {
     Some(match number {
@@ -219,7 +233,7 @@ fn signal_name(number: i32) -> Option<&'static str> {
         11 => "SIGSEGV",
         13 => "SIGPIPE",
         14 => "SIGALRM",
-        15 => "SIGTERM",
+        TERM => "SIGTERM",
         24 => "SIGXCPU",
         25 => "SIGXFSZ",
         31 => "SIGSYS",
@@ -355,6 +369,7 @@ mod tests {
         let oom = Ended::Signal { number: 9, out_of_memory: true };
         let segv_oom = Ended::Signal { number: 11, out_of_memory: true };
         let limit = Reason::TimeLimit { seconds: 3600 };
+        let yields = Reason::Preempted { to: JobId(9) };
         let none = || Testimony::None;
         let said = |class| Testimony::Result(Box::new(result(class)));
         let cases: Vec<(Ended, Testimony, Option<&Reason>, C, &str)> = vec![
@@ -368,6 +383,15 @@ mod tests {
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Cancelled), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
+            (Ended::Code(0), said(C::Preempted), Some(&Reason::Paused), C::Preempted, "paused on request"),
+            (killed, none(), Some(&Reason::Paused), C::Preempted, "paused on request"),
+            (Ended::Code(1), said(C::Storage), Some(&Reason::Paused), C::Storage, "its words"),
+            (Ended::Code(0), said(C::Preempted), Some(&yields), C::Preempted, "made way for job 9"),
+            (Ended::Code(3), none(), Some(&yields), C::Preempted, "made way for job 9"),
+            (killed, none(), Some(&yields), C::Preempted, "made way for job 9"),
+            (oom, none(), Some(&yields), C::OomHost, "run out of memory"),
+            (segv_oom, none(), Some(&yields), C::Crash, "killed by signal 11"),
+            (Ended::Code(0), said(C::Ok), Some(&yields), C::Ok, ""),
             (Ended::Code(0), said(C::Preempted), Some(&hang), C::Hang, "no progress for 600 seconds after step 12"),
             (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
             (Ended::Code(1), said(C::Spec), Some(&lease), C::Spec, "its words"),
@@ -414,6 +438,12 @@ mod tests {
         let testimony = Testimony::Result(Box::new(result(ExitClass::Preempted)));
         let verdict = judge(Facts { ended: Ended::Code(0), testimony, reason: None, progressed: false });
         assert_eq!(verdict.exit.class, ExitClass::Crash);
+        // Asked, it is: who makes way before its first step has made way.
+        for reason in [Reason::Paused, Reason::Preempted { to: JobId(9) }] {
+            let testimony = Testimony::Result(Box::new(result(ExitClass::Preempted)));
+            let facts = Facts { ended: Ended::Code(0), testimony, reason: Some(&reason), progressed: false };
+            assert_eq!(judge(facts).exit.class, ExitClass::Preempted);
+        }
     }
 
     #[test]

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use mlctl_protocol::message::StopClass;
+use mlctl_protocol::{JobId, message::StopClass};
 use tokio::time::Instant;
 
 use super::executor::Signal;
 
-/// How long an attempt may take to save its work when it is stopped and not cancelled: long enough for a large model over a slow line.
+/// How long an attempt may take to save its work when it is stopped, paused or preempted and not cancelled: long enough for a large model over a slow line.
 const SAVE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Why the daemon ends an attempt.
@@ -16,7 +16,14 @@ const SAVE_LIMIT: Duration = Duration::from_secs(600);
 pub enum Reason {
     /// It reported its end and its process lives on.
     Finished,
-    /// A person stopped the job: it is to save its work, however long that takes within reason.
+    /// The scheduler wants its place for another job: it is to save its work, however long that takes within reason.
+    Preempted {
+        /// That job.
+        to: JobId,
+    },
+    /// A person paused the job: the same.
+    Paused,
+    /// A person stopped the job: the same.
     Stopped,
     /// Its time limit is near.
     TimeLimit {
@@ -50,7 +57,7 @@ impl Reason {
         match self {
             Self::Stopped | Self::Cancelled => Some(StopClass::Cancelled),
             Self::TimeLimit { .. } => Some(StopClass::Timeout),
-            Self::Hang { .. } => Some(StopClass::Preempted),
+            Self::Hang { .. } | Self::Paused | Self::Preempted { .. } => Some(StopClass::Preempted),
             _ => None,
         }
     }
@@ -58,7 +65,13 @@ impl Reason {
     /// Whether it is given the time to save its work.
     #[must_use]
     const fn is_polite(&self) -> bool {
-        matches!(self, Self::Finished | Self::Stopped | Self::TimeLimit { .. } | Self::Cancelled | Self::Hang { .. })
+        !matches!(self, Self::LeaseLost { .. } | Self::Stale | Self::Lied(_))
+    }
+
+    /// Whether that is as long as saving takes, beyond the grace time.
+    #[must_use]
+    pub const fn is_patient(&self) -> bool {
+        matches!(self, Self::Preempted { .. } | Self::Paused | Self::Stopped)
     }
 
     /// A graver reason replaces a lighter one, never the other way round.
@@ -66,13 +79,15 @@ impl Reason {
     pub const fn weight(&self) -> u8 {
         match self {
             Self::Finished => 0,
-            Self::Stopped => 1,
-            Self::TimeLimit { .. } => 2,
-            Self::Cancelled => 3,
-            Self::Hang { .. } => 4,
-            Self::LeaseLost { .. } => 5,
-            Self::Lied(_) => 6,
-            Self::Stale => 7,
+            Self::Preempted { .. } => 1,
+            Self::Paused => 2,
+            Self::Stopped => 3,
+            Self::TimeLimit { .. } => 4,
+            Self::Cancelled => 5,
+            Self::Hang { .. } => 6,
+            Self::LeaseLost { .. } => 7,
+            Self::Lied(_) => 8,
+            Self::Stale => 9,
         }
     }
 }
@@ -100,7 +115,7 @@ impl Ending {
             since: now,
             asked: asked || matches!(reason, Reason::Finished),
             polite: reason.is_polite(),
-            patient: matches!(reason, Reason::Stopped),
+            patient: reason.is_patient(),
             sent: None,
         }
     }
@@ -108,7 +123,7 @@ impl Ending {
     /// A graver reason came. Where patience ends, the grace time begins.
     #[must_use]
     pub fn escalate(self, reason: &Reason, now: Instant) -> Self {
-        let patient = self.patient && matches!(reason, Reason::Stopped);
+        let patient = self.patient && reason.is_patient();
         let since = if self.patient == patient { self.since } else { now };
         Self { since, patient, polite: self.polite && reason.is_polite(), ..self }
     }
@@ -167,6 +182,8 @@ mod tests {
             (&Reason::Cancelled, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Stopped, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
             (&Reason::Stopped, false, vec![(0, Signal::Term), (600, Signal::Kill)]),
+            (&Reason::Paused, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
+            (&Reason::Preempted { to: JobId(9) }, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
             (&hang, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Finished, false, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&lease, true, vec![(0, Signal::Kill)]),

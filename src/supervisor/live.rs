@@ -289,7 +289,11 @@ pub(super) mod tests {
     #[test]
     fn the_gravest_reason_stays() {
         let live = Live::new(birth(1), Instant::now());
+        let preempted = Reason::Preempted { to: JobId(9) };
         for (reason, stays) in [
+            (preempted.clone(), preempted.clone()),
+            (Reason::Paused, Reason::Paused),
+            (preempted, Reason::Paused),
             (Reason::Stopped, Reason::Stopped),
             (Reason::TimeLimit { seconds: 60 }, Reason::TimeLimit { seconds: 60 }),
             (Reason::Stopped, Reason::TimeLimit { seconds: 60 }),

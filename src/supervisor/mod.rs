@@ -51,7 +51,7 @@ pub use watchdog::Limits;
 
 use self::{executor::Executor, live::Live, logs::LogKeeper};
 use crate::{
-    domain::{Clock, Command, Fence, Job, Uid},
+    domain::{Clock, Command, Fence, Hold, Job, Uid},
     store::{Claimed, Store, StoreError},
 };
 
@@ -231,6 +231,22 @@ impl Handle {
     /// [`StoreError::NotFound`], [`StoreError::Refused`] when it is over already.
     pub async fn stop(&self, job: JobId, by: Uid) -> Result<Job, StoreError> {
         self.end(job, Command::Stop { by }).await
+    }
+
+    /// Pauses a job. One that waits is held; a running one is asked to save its work, is left the time that takes, and is held then.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] when it is over already.
+    pub async fn pause(&self, job: JobId, hold: Hold) -> Result<Job, StoreError> {
+        self.end(job, Command::Pause { hold }).await
+    }
+
+    /// Has a running job make way for another: it is asked to save its work, is left the time that takes, and waits for its turn again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] when it does not run or is not preemptible.
+    pub async fn preempt(&self, job: JobId, to: JobId) -> Result<Job, StoreError> {
+        self.end(job, Command::Yield { to }).await
     }
 
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {

@@ -13,6 +13,8 @@ const VERBS: &[&str] = &[
     "wait",
     "stop",
     "cancel",
+    "pause",
+    "resume",
     "hold",
     "release",
     "edit",

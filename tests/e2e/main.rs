@@ -12,6 +12,8 @@ mod contract;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod pause;
+#[cfg(test)]
 mod promise;
 #[cfg(test)]
 mod pull;

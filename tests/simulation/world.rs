@@ -24,6 +24,9 @@ pub enum Happening {
     Submit,
     Cancel,
     Stop,
+    Pause,
+    /// The scheduler wants a running job's place.
+    Yield,
     Hold,
     Release,
     /// A person looks after everything that is held, at the end of the trouble.
@@ -89,6 +92,8 @@ impl World {
             (Happening::Submit, 60),
             (Happening::Cancel, 10),
             (Happening::Stop, 10),
+            (Happening::Pause, 15),
+            (Happening::Yield, 15),
             (Happening::Hold, 15),
             (Happening::Release, 10),
             (Happening::Edit, 10),
@@ -134,6 +139,16 @@ impl World {
                 chance,
                 |world, job, chance| {
                     world.cancel(job, &Command::Stop { by: Uid(2) }, chance);
+                },
+            ),
+            Happening::Pause => self.with_one(|job| !job.state.is_terminal(), chance, Self::pause),
+            Happening::Yield => self.with_one(
+                |job| matches!(job.state, JobState::Running { .. }),
+                chance,
+                |world, job, chance| {
+                    if world.ask(job, None, &Command::Yield { to: JobId(u64::MAX) }) {
+                        world.leave(job, chance);
+                    }
                 },
             ),
             Happening::Hold => self.with_one(|job| !job.state.is_terminal(), chance, |world, job, _| world.hold(job)),
@@ -251,6 +266,14 @@ impl World {
             return;
         }
         let job = &self.jobs[&fence.job];
+        if matches!(job.state, JobState::Held(_)) {
+            self.held.insert(fence.job);
+            // Nobody looks after what is held when the trouble is over.
+            if self.now >= self.calm {
+                self.plan(1, Happening::ReleaseAll);
+            }
+        }
+        let job = &self.jobs[&fence.job];
         self.free.cpus += job.resources.cpus;
         self.free.gpus += job.resources.gpus;
         self.retries += u64::from(!job.state.is_terminal());
@@ -284,6 +307,26 @@ impl World {
             self.held.insert(id);
             self.holds += 1;
         }
+    }
+
+    /// A job that waits is held at once, one that runs when it has saved its work.
+    fn pause(&mut self, id: JobId, chance: &mut Chance) {
+        let hold = Hold { by: Uid(2), reason: None, not_before: None };
+        if !self.ask(id, None, &Command::Pause { hold }) {
+            self.broken.push(format!("job {id} could not be paused"));
+        }
+        if matches!(self.jobs[&id].state, JobState::Running { .. }) {
+            self.leave(id, chance);
+        } else {
+            self.held.insert(id);
+        }
+        self.holds += 1;
+    }
+
+    /// An attempt that was asked to save its work ends soon, one way or another.
+    fn leave(&mut self, id: JobId, chance: &mut Chance) {
+        let class = chance.pick(&[ExitClass::Preempted, ExitClass::Preempted, ExitClass::Crash, ExitClass::Ok]);
+        self.plan(i64::from(small(chance, 20)), Happening::End(self.fence(id), class));
     }
 
     fn release(&mut self, id: JobId) {
@@ -324,6 +367,7 @@ impl World {
             },
             spec_digest: "0".repeat(64),
             not_before: begin,
+            preemptible: chance.once_in(2),
         };
         let job = state::apply(id, None, &event, self.time()).expect("a first event");
         self.jobs.insert(id, job);

@@ -6,7 +6,7 @@ use mlctl::{
 };
 use mlctl_protocol::{ExitClass, JobId};
 
-use crate::rig::{Rig, USER, new_job};
+use crate::rig::{Rig, USER, checkpoint, new_job};
 
 fn hold(reason: Option<&str>) -> Hold {
     Hold { by: USER, reason: reason.map(str::to_owned), not_before: None }
@@ -90,6 +90,46 @@ async fn holds_survive_a_restart_and_end_by_release_or_cancel() {
 }
 
 #[tokio::test]
+async fn a_pause_and_a_preemption_survive_a_restart_and_use_up_no_retry() {
+    let mut rig = Rig::new().await;
+    let plain = rig.submit("plain").await;
+    rig.claim(plain).await;
+    let refused = rig.store.command(plain, None, Command::Yield { to: JobId(9) }).await.unwrap_err();
+    assert!(refused.to_string().ends_with("cannot be made to yield: it is not preemptible"), "{refused}");
+    let mut fences = Vec::new();
+    for name in ["paused", "preempted"] {
+        let mut new = new_job(name, name);
+        new.spec.preemptible = true;
+        let id = rig.store.submit(new).await.unwrap().id;
+        let fence = rig.claim(id).await;
+        let checkpoint = checkpoint(&format!("file:///{name}"), 5);
+        rig.store.command(id, Some(fence), Command::Checkpointed { checkpoint }).await.unwrap();
+        fences.push(fence);
+    }
+    let [paused, preempted] = [fences[0].job, fences[1].job];
+    rig.store.command(preempted, None, Command::Yield { to: plain }).await.unwrap();
+    rig.store.command(paused, None, Command::Yield { to: plain }).await.unwrap();
+    rig.store.command(paused, None, Command::Pause { hold: hold(Some("the demo")) }).await.unwrap();
+    rig.check().await;
+    rig.reopen().await;
+    let intents: Vec<_> = rig.store.running().await.unwrap().into_iter().map(|(job, _)| job.state).collect();
+    assert!(matches!(&intents[1], JobState::Running { intent: Some(Intent::Pause(hold)), .. } if hold.by == USER));
+    assert!(matches!(&intents[2], JobState::Running { intent: Some(Intent::Yield { to }), .. } if *to == plain));
+    for fence in fences {
+        rig.end(fence, ExitClass::Preempted).await;
+    }
+    assert_eq!(rig.state(paused).await, JobState::Held(hold(Some("the demo"))));
+    assert_eq!(rig.state(preempted).await, JobState::Queued { not_before: None });
+    rig.check().await;
+    rig.store.command(paused, None, Command::Release { by: USER }).await.unwrap();
+    for id in [paused, preempted] {
+        let claimed = rig.store.claim(id, [7; 32], rig.now()).await.unwrap();
+        assert_eq!((claimed.job.attempt, claimed.job.retries_used, claimed.resume[0].step), (2, 0, 5));
+    }
+    rig.check().await;
+}
+
+#[tokio::test]
 async fn a_changed_priority_changes_the_order_and_a_running_job_has_none_to_change() {
     let rig = Rig::new().await;
     let (one, two) = (rig.submit("one").await, rig.submit("two").await);
@@ -122,6 +162,9 @@ async fn a_row_that_says_held_without_a_holder_is_refused_by_the_schema() {
         "UPDATE jobs SET state = 'held', hold = '3'",
         "UPDATE jobs SET state = 'frozen'",
         "UPDATE jobs SET intent = 'stop'",
+        "UPDATE jobs SET state = 'running', attempt = 1, token = 1, started_us = 1, intent = 'pause'",
+        "UPDATE jobs SET state = 'running', attempt = 1, token = 1, started_us = 1, intent = 'yield'",
+        "UPDATE jobs SET yields_to = 1",
         "INSERT INTO counters (state, jobs) VALUES ('frozen', 0)",
     ] {
         let error = sqlx::raw_sql(wrong).execute(&mut conn).await.expect_err(wrong);

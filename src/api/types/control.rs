@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The longest reason of a hold, in characters.
 pub const MAX_HOLD_REASON: usize = 200;
 
-/// `POST /v1/jobs/{ref}/hold`.
+/// `POST /v1/jobs/{ref}/hold` and `POST /v1/jobs/{ref}/pause`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HoldRequest {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Scene,
-    reason::{held, span},
+    reason::{held, span, what},
 };
 use crate::{
     api::types::EventView,
@@ -50,6 +50,12 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         Event::Intended { intent: Intent::Stop, by } => {
             format!("{} asked it to save its work and stop", scene.name(*by))
         }
+        Event::Intended { intent: Intent::Pause(_) | Intent::Yield { .. }, by } => {
+            format!("{} asked it to save its work", scene.name(*by))
+        }
+        Event::Pausing { hold } => format!("{} asked it to save its work and pause{}", scene.name(hold.by), what(hold)),
+        Event::Yielding { to } => format!("asked to save its work and make way for job {to}"),
+        Event::Paused { attempt, exit } => format!("attempt {attempt} ended: {}; the job is held", words(exit)),
         Event::Succeeded { attempt, model, output } => {
             let model = model.as_ref().map(|model| format!(", model at {}", model.uri));
             let output = output.as_ref().map(|output| format!(", {} records at {}", output.records, output.uri));

@@ -99,8 +99,9 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
             _ => None,
         },
         time_limit_seconds: planned.time_limit_seconds,
-        intent: match job.state {
-            JobState::Running { intent, .. } => intent.map(|intent| intent.name().to_owned()),
+        preemptible: job.preemptible,
+        intent: match &job.state {
+            JobState::Running { intent, .. } => intent.as_ref().map(|intent| intent.name().to_owned()),
             _ => None,
         },
         progress,

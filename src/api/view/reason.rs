@@ -22,6 +22,12 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
         JobState::Queued { not_before } => queued(job, *not_before, scene),
         JobState::Held(hold) => held(hold, scene),
         JobState::Running { intent: Some(Intent::Stop), .. } => "was asked to save its work and stop".into(),
+        JobState::Running { intent: Some(Intent::Pause(hold)), .. } => {
+            format!("was asked by {} to save its work and pause{}", scene.name(hold.by), what(hold))
+        }
+        JobState::Running { intent: Some(Intent::Yield { to }), .. } => {
+            format!("was asked to save its work and make way for job {to}")
+        }
         JobState::Running { intent: Some(Intent::Cancel), .. } => {
             format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
         }
@@ -55,7 +61,7 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
         }
         JobState::Queued { .. } => format!("`mlctl wait {id}` waits for its end"),
         JobState::Held(_) => format!("`mlctl release {id}` lets it wait for its turn"),
-        JobState::Running { intent: Some(Intent::Stop), .. } => {
+        JobState::Running { intent: Some(Intent::Stop | Intent::Pause(_)), .. } => {
             format!("`mlctl cancel {id}` ends it within {}, saved or not", span(scene.grace_seconds.into()))
         }
         JobState::Running { .. } => format!("`mlctl logs -f {id}` shows what it does"),
@@ -79,8 +85,12 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
 
 /// `held by ada: until the data is there`.
 pub(in crate::api) fn held(hold: &Hold, scene: &Scene) -> String {
-    let what = hold.reason.as_ref().map(|reason| format!(": {reason}"));
-    format!("held by {}{}", scene.name(hold.by), what.unwrap_or_default())
+    format!("held by {}{}", scene.name(hold.by), what(hold))
+}
+
+/// `: until the data is there`, where somebody said what for.
+pub(in crate::api) fn what(hold: &Hold) -> String {
+    hold.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {

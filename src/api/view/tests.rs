@@ -39,6 +39,7 @@ fn detail(state: JobState) -> JobDetail {
         labels: Default::default(),
         resources: Resources { cpus: 1, gpus: 0 },
         retry: RetryPolicy { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 },
+        preemptible: false,
         spec_digest: "d".into(),
         submitted_at: at(-100),
         state,
@@ -183,6 +184,11 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
         (heard(running(None, 3), 2), "runs on cpu, attempt 3"),
         (heard(running(None, 1), 240), "its worker was last heard of 4 min ago"),
         (running(Some(Intent::Stop), 1), "was asked to save its work and stop"),
+        (
+            running(Some(Intent::Pause(Hold { by: Uid(7), reason: Some("the demo".into()), not_before: None })), 1),
+            "was asked by ann to save its work and pause: the demo",
+        ),
+        (running(Some(Intent::Yield { to: JobId(8) }), 1), "was asked to save its work and make way for job 8"),
         (detail(JobState::Held(Hold { by: Uid(7), reason: None, not_before: None })), "held by ann"),
         (
             detail(JobState::Held(Hold { by: Uid(8), reason: Some("no data".into()), not_before: None })),

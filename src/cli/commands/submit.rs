@@ -60,6 +60,9 @@ pub struct Arguments {
     /// Not before this moment, such as 02:00, 2026-11-26T02:00 or 2026-11-26T02:00:00Z, or this long from now, such as 90m; local time where no offset is given
     #[arg(long, value_name = "TIME|DURATION", value_parser = times::moment)]
     begin: Option<Moment>,
+    /// It may be asked to make way for a more urgent job: it then saves its work and goes on later
+    #[arg(long)]
+    preemptible: bool,
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -97,6 +100,7 @@ impl Arguments {
         let begin = begin.map(|begin| begin.to_string());
         let overlay = spec::Overlay {
             begin: begin.as_deref(),
+            preemptible: self.preemptible,
             set: &self.set,
             name: self.name.as_deref(),
             labels: &self.label,

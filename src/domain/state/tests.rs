@@ -33,6 +33,7 @@ fn new(limit: u32) -> Job {
         retry: RetryPolicy { limit, backoff_seconds: 10, max_backoff_seconds: 60 },
         spec_digest: "0".repeat(64),
         not_before: None,
+        preemptible: true,
     };
     apply(JOB, None, &event, at(0)).unwrap()
 }
@@ -56,6 +57,10 @@ fn end(class: ExitClass) -> Command {
 
 fn hold() -> Command {
     Command::Hold { hold: Hold { by: Uid(5), reason: Some("until the data is there".into()), not_before: None } }
+}
+
+fn pause() -> Command {
+    Command::Pause { hold: Hold { by: Uid(6), reason: Some("the demo".into()), not_before: None } }
 }
 
 fn edit(priority: Option<u8>, label: Option<&str>) -> Command {
@@ -88,6 +93,8 @@ fn in_state(state: &str) -> Job {
             job.retries_used = 1;
             ask(&mut job, &end(ExitClass::Crash));
         }
+        "yielding" => ask(&mut job, &Command::Yield { to: JobId(9) }),
+        "pausing" => ask(&mut job, &pause()),
         "stopping" => ask(&mut job, &Command::Stop { by: Uid(1) }),
         "cancelling" => ask(&mut job, &Command::Cancel { by: Uid(1) }),
         "succeeded" => ask(&mut job, &end(ExitClass::Ok)),
@@ -192,6 +199,12 @@ fn the_table_of_all_states_and_what_persons_ask() {
             of_person([cancelled, cancelled, intended, intended, nothing, wrong, wrong]),
         ),
         ("stop", Command::Stop { by }, of_person([cancelled, cancelled, intended, nothing, nothing, wrong, wrong])),
+        ("pause", pause(), of_person(["held held", nothing, "pausing running", nothing, nothing, wrong, wrong])),
+        (
+            "yield",
+            Command::Yield { to: JobId(9) },
+            of_person([wrong, wrong, "yielding running", nothing, nothing, wrong, wrong]),
+        ),
         ("hold", hold(), of_person(["held held", nothing, wrong, wrong, wrong, wrong, wrong])),
         ("release", Command::Release { by }, of_person([wrong, "released queued", wrong, wrong, wrong, wrong, wrong])),
         (
@@ -262,6 +275,52 @@ fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
 }
 
 #[test]
+fn what_is_asked_of_a_running_job_only_grows_graver() {
+    let by = Uid(2);
+    let commands = [Command::Yield { to: JobId(9) }, pause(), Command::Stop { by }, Command::Cancel { by }];
+    let names = ["yield", "pause", "stop", "cancel"];
+    for (first, command) in commands.iter().enumerate() {
+        for (second, other) in commands.iter().enumerate() {
+            let mut job = in_state("running");
+            ask(&mut job, command);
+            ask(&mut job, other);
+            let JobState::Running { intent: Some(intent), .. } = &job.state else { panic!("{job:?}") };
+            assert_eq!(intent.name(), names[first.max(second)], "{command:?}, then {other:?}");
+        }
+    }
+    let mut job = Job { preemptible: false, ..in_state("running") };
+    let refused = decide(&job, None, &commands[0], at(2)).expect_err("nobody said that it may be asked");
+    assert_eq!(refused.to_string(), "job 7 is running and cannot be made to yield: it is not preemptible");
+    ask(&mut job, &pause());
+    let refused = decide(&job, None, &Command::Release { by }, at(2)).expect_err("it has not saved its work yet");
+    assert_eq!(refused.to_string(), "job 7 is running and cannot be released: it is still saving its work");
+}
+
+#[test]
+fn a_paused_job_is_held_and_a_preempted_one_waits_whatever_they_end_of_and_no_retry_is_used_up() {
+    for class in ExitClass::ALL {
+        let (of_pause, of_yield) = match class {
+            ExitClass::Ok => ("succeeded succeeded", "succeeded succeeded"),
+            ExitClass::Spec => ("failed failed", "failed failed"),
+            ExitClass::Cancelled => ("cancelled cancelled", "cancelled cancelled"),
+            ExitClass::Timeout => ("paused held", "failed failed"),
+            _ => ("paused held", "requeued queued"),
+        };
+        assert_eq!(outcome(&in_state("pausing"), &end(class)), of_pause, "paused, ends of {class}");
+        assert_eq!(outcome(&in_state("yielding"), &end(class)), of_yield, "preempted, ends of {class}");
+    }
+    let mut paused = in_state("pausing");
+    ask(&mut paused, &end(ExitClass::Preempted));
+    let JobState::Held(hold) = &paused.state else { panic!("{paused:?}") };
+    assert_eq!((hold.by, hold.reason.as_deref(), paused.retries_used), (Uid(6), Some("the demo"), 0));
+    ask(&mut paused, &Command::Release { by: Uid(1) });
+    assert_eq!((&paused.state, paused.checkpoint.unwrap().step), (&JobState::Queued { not_before: None }, 5));
+    let mut preempted = in_state("yielding");
+    ask(&mut preempted, &end(ExitClass::Preempted));
+    assert_eq!((preempted.state, preempted.retries_used), (JobState::Queued { not_before: None }, 0));
+}
+
+#[test]
 fn an_edit_changes_what_it_names_and_leaves_the_rest() {
     let held = in_state("held");
     let both =
@@ -308,6 +367,9 @@ fn a_log_that_cannot_be_is_refused() {
         ("cancelling", Event::Intended { intent: Intent::Cancel, by: Uid(1) }, "is asked twice"),
         ("cancelling", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is given time after a cancel"),
         ("stopping", Event::Intended { intent: Intent::Stop, by: Uid(1) }, "is stopped twice"),
+        ("pausing", Event::Yielding { to: JobId(9) }, "is given to another after a pause"),
+        ("running", Event::Paused { attempt, exit: exit() }, "is held though nobody paused it"),
+        ("queued", Event::Yielding { to: JobId(9) }, "gives up what it does not have"),
         ("held", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts in spite of a hold"),
         ("held", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held twice"),
         ("running", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held while it runs"),
@@ -359,6 +421,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Command::Cancel { by: Uid(3) }),
         1 => Just(Command::Stop { by: Uid(3) }),
         1 => Just(hold()),
+        1 => Just(pause()),
+        1 => Just(Command::Yield { to: JobId(9) }),
         1 => Just(Command::Release { by: Uid(3) }),
         1 => (0_u8..100).prop_map(|priority| edit(Some(priority), None)),
         1 => Just(edit(None, Some("ü \u{1}"))),
@@ -393,6 +457,12 @@ impl Model {
             }
             Command::Cancel { .. } | Command::Stop { .. } => (self.cancel_acknowledged, self.held) = (true, false),
             Command::Hold { .. } => self.held = true,
+            Command::Pause { .. } => self.held = !running(after),
+            Command::End { .. } if matches!(after.state, JobState::Held(_)) => {
+                let paused = matches!(before.state, JobState::Running { intent: Some(Intent::Pause(_)), .. });
+                assert!(paused, "held by nobody: {after:?}");
+                self.held = true;
+            }
             Command::Release { .. } => self.held = false,
             Command::Retry { .. } => (self.cancel_acknowledged, self.retries) = (false, 0),
             Command::End { exit, .. } if matches!(after.state, JobState::Queued { .. }) => {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use mlctl_protocol::{
-    AttemptNumber, ExitClass,
+    AttemptNumber, ExitClass, JobId,
     message::{ReportBody, StopClass, ToWorker},
     progress::MetricPoint,
 };
 
 use super::stage::{Stage, in_time};
 use crate::{
-    domain::{Intent, Uid, job::JobState},
+    domain::{Command, Hold, Intent, Uid, job::JobState},
     supervisor::{
         CheckpointError,
         executor::{Ended, Signal},
@@ -125,6 +125,64 @@ async fn a_stop_is_left_the_time_that_saving_takes_and_a_cancel_after_it_is_not(
     let (job, attempt) = stage.ended(job).await;
     assert_eq!((job.state, attempt.exit.unwrap().class), (JobState::Cancelled, ExitClass::Cancelled));
     assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_paused_job_is_held_and_a_preempted_one_queued_once_its_work_is_saved() {
+    let mut stage = Stage::new().await;
+    stage.preemptible = true;
+    let act = stage.act().await;
+    for is_pause in [true, false] {
+        let job = stage.submit(0).await;
+        let puppet = stage.start(&act, job).await;
+        let (mut line, start) = puppet.begin().await;
+        let hold = Hold { by: Uid(1), reason: Some("the demo".into()), not_before: None };
+        act.handle.preempt(job, JobId(99)).await.unwrap();
+        if is_pause {
+            act.handle.pause(job, hold.clone()).await.unwrap();
+        }
+        assert_eq!(line.hear().await, Some(ToWorker::Stop { class: StopClass::Preempted }));
+        tokio::time::sleep(stage.grace * 2).await;
+        assert!(puppet.signals().is_empty(), "it is left the time that saving takes");
+        let checkpoint = stage.checkpoint(&puppet, &start, 7).await;
+        line.report(ReportBody::Checkpoint { checkpoint }).await;
+        puppet.write_result(&puppet.result(&start, ExitClass::Preempted));
+        puppet.die(Ended::Code(0));
+        drop(line);
+        let (after, attempt) = stage.ended(job).await;
+        let exit = attempt.exit.unwrap();
+        let words = if is_pause { "paused on request" } else { "made way for job 99" };
+        assert_eq!((exit.class, exit.message.as_deref()), (ExitClass::Preempted, Some(words)));
+        let state = if is_pause { JobState::Held(hold) } else { JobState::Queued { not_before: None } };
+        assert_eq!((after.state, after.retries_used), (state, 0));
+        if is_pause {
+            stage.store.command(job, None, Command::Release { by: Uid(1) }).await.unwrap();
+        }
+        let puppet = stage.start(&act, job).await;
+        let (line, start) = puppet.begin().await;
+        assert_eq!(start.resume[0].step, 7, "it goes on from there");
+        puppet.die(Ended::Code(1));
+        drop(line);
+        stage.ended(job).await;
+    }
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_preempted_before_it_dialled_waits_again() {
+    let mut stage = Stage::new().await;
+    stage.preemptible = true;
+    let act = stage.act().await;
+    let job = stage.submit(0).await;
+    let puppet = stage.start(&act, job).await;
+    act.handle.preempt(job, JobId(99)).await.unwrap();
+    let mut line = puppet.dial(puppet.hello(false)).await;
+    assert!(matches!(line.hear().await, Some(ToWorker::Refused { .. })));
+    assert_eq!(line.hear().await, None);
+    puppet.die(Ended::Code(1));
+    let (after, _) = stage.ended(job).await;
+    assert_eq!((after.state, after.retries_used), (JobState::Queued { not_before: None }, 0));
     act.end().await;
 }
 

@@ -261,6 +261,8 @@ pub(super) struct Stage {
     pub(super) grace: Duration,
     /// Seconds that the attempts of jobs may run.
     pub(super) time_limit: Option<u32>,
+    /// Whether jobs may be asked to make way.
+    pub(super) preemptible: bool,
 }
 
 /// A supervisor at work.
@@ -283,7 +285,8 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("mld.db"), Arc::new(TestClock), |bytes| bytes.fill(3)).await.unwrap();
         let limits = Limits { lease: Duration::from_secs(600), hang: None };
-        Self { dir, store, puppets: Arc::default(), limits, grace: Duration::from_millis(400), time_limit: None }
+        let grace = Duration::from_millis(400);
+        Self { dir, store, puppets: Arc::default(), limits, grace, time_limit: None, preemptible: false }
     }
 
     fn storage_url(&self) -> String {
@@ -337,6 +340,7 @@ impl Stage {
         });
         let mut spec: JobSpec = serde_json::from_value(spec).unwrap();
         spec.time.limit_seconds = self.time_limit;
+        spec.preemptible = self.preemptible;
         let key = format!("{:p}{}", self, rand_key());
         self.store.submit(NewJob { spec, user: Uid(1), key, asked: None, hold: None }).await.unwrap().id
     }

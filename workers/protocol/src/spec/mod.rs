@@ -41,6 +41,8 @@ pub struct JobSpec {
     pub checkpoint: CheckpointPolicy,
     /// When it may run, and for how long.
     pub time: TimePolicy,
+    /// Whether it may be asked to make way for a job that is more urgent.
+    pub preemptible: bool,
     /// What to do.
     pub work: Work,
 }
@@ -95,6 +97,10 @@ pub struct SpecDocument {
     /// When it may run, and for how long.
     #[serde(default, skip_serializing_if = "TimePolicy::is_empty")]
     time: TimePolicy,
+    /// Whether the job may be asked to make way for one that is more urgent. It then saves its work, waits for its turn again and goes on from there to the bit; no retry
+    /// is used up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    preemptible: bool,
     /// Train a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     train: Option<Box<TrainSpec>>,
@@ -111,8 +117,19 @@ impl TryFrom<SpecDocument> for JobSpec {
     type Error = String;
 
     fn try_from(document: SpecDocument) -> Result<Self, Self::Error> {
-        let SpecDocument { version, name, priority, labels, resources, retry, checkpoint, time, train, infer } =
-            document;
+        let SpecDocument {
+            version,
+            name,
+            priority,
+            labels,
+            resources,
+            retry,
+            checkpoint,
+            time,
+            preemptible,
+            train,
+            infer,
+        } = document;
         if version != SPEC_VERSION {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
@@ -122,18 +139,30 @@ impl TryFrom<SpecDocument> for JobSpec {
             (None, None) => return Err("the job has nothing to do: add a [train] or an [infer] table".into()),
             (Some(_), Some(_)) => return Err("a job either trains or infers: keep one of [train] and [infer]".into()),
         };
-        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, work })
+        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, preemptible, work })
     }
 }
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, work } = spec;
+        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, preemptible, work } = spec;
         let (train, infer) = match work {
             Work::Train(train) => (Some(train), None),
             Work::Infer(infer) => (None, Some(infer)),
         };
-        Self { version: SPEC_VERSION, name, priority, labels, resources, retry, checkpoint, time, train, infer }
+        Self {
+            version: SPEC_VERSION,
+            name,
+            priority,
+            labels,
+            resources,
+            retry,
+            checkpoint,
+            time,
+            preemptible,
+            train,
+            infer,
+        }
     }
 }
 
