@@ -69,7 +69,9 @@ const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
-        ErrorCode::Ambiguous | ErrorCode::WrongState | ErrorCode::KeyConflict => StatusCode::CONFLICT,
+        ErrorCode::Ambiguous | ErrorCode::IsArray | ErrorCode::WrongState | ErrorCode::KeyConflict => {
+            StatusCode::CONFLICT
+        }
         ErrorCode::SpecInvalid => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -93,6 +95,16 @@ impl From<StoreError> for Failure {
         let message = error.to_string();
         match &error {
             StoreError::NotFound(_) => Self::new(ErrorCode::NotFound, message, "`mlctl ls --all` lists every job"),
+            StoreError::IsArray { id, .. } => Self::new(
+                ErrorCode::IsArray,
+                message,
+                format!("name one of them, such as {id}.1; `mlctl ls --array {id}` lists them"),
+            ),
+            StoreError::NoArray { job } => Self::new(
+                ErrorCode::BadRequest,
+                message,
+                format!("`mlctl show {job}` shows the job; `mlctl ls` lists arrays"),
+            ),
             StoreError::NoSchedule(_) => {
                 Self::new(ErrorCode::NotFound, message, "`mlctl schedule ls` lists every schedule")
             }
@@ -174,6 +186,8 @@ mod tests {
         let cases = [
             (StoreError::NotFound("x".into()), ErrorCode::NotFound, 404),
             (ambiguous, ErrorCode::Ambiguous, 409),
+            (StoreError::IsArray { id: JobId(1), name: "x".into(), size: 3 }, ErrorCode::IsArray, 409),
+            (StoreError::NoArray { job: JobId(1) }, ErrorCode::BadRequest, 400),
             (wrong.into(), ErrorCode::WrongState, 409),
             (StoreError::KeyConflict { key: "k".into(), job: JobId(1) }, ErrorCode::KeyConflict, 409),
             (StoreError::NoSchedule("x".into()), ErrorCode::NotFound, 404),

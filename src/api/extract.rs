@@ -29,6 +29,18 @@ impl FromRequestParts<Context> for Named {
     }
 }
 
+/// The array that `{array}` in the path means: an id, a unique name or `@last`.
+pub(super) struct NamedArray(pub(super) JobId);
+
+impl FromRequestParts<Context> for NamedArray {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let reference = reference(parts, api, "array", "name an array by its id, by its name or by @last").await?;
+        Ok(Self(api.store.find_array(&reference).await?))
+    }
+}
+
 /// The name that `{schedule}` in the path stands for; whether there is such a schedule is not looked at.
 pub(super) struct NamedSchedule(pub(super) String);
 

@@ -21,12 +21,12 @@ use super::{
         MAX_LOOKED_AT, MAX_PAGE_LIMIT, PageQuery, SortField,
     },
     stream,
-    types::{AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
+    types::{ArrayView, AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
     view::{self, Planned, Scene},
 };
 use crate::{
-    domain::JobState,
-    store::{JobDetail, ListFilter, Listed, StoreError},
+    domain::{JobState, array::is_final},
+    store::{Array, ArrayFilter, JobDetail, ListFilter, Listed, MemberFilter, StoreError},
 };
 
 const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
@@ -35,8 +35,20 @@ const KINDS: [&str; 2] = ["train", "infer"];
 /// `GET /v1/jobs`.
 pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
     let sort = query.sort.unwrap_or_default();
-    let Listed { jobs: mut details, is_partial } = api.store.list(filter(&api, query)?).await?;
-    order(&mut details, sort);
+    let (array, members, by_index) =
+        (query.array.clone(), query.members, query.array.is_some() && query.sort.is_none());
+    let filter = filter(&api, query)?;
+    let arrays = if array.is_none() && !members { api.arrays(&filter).await? } else { Vec::new() };
+    let (mut details, is_partial) = match array {
+        Some(array) => (api.members(&array, filter).await?, false),
+        None => {
+            let Listed { jobs, is_partial } = api.store.list(filter).await?;
+            (jobs, is_partial)
+        }
+    };
+    if !by_index {
+        order(&mut details, sort);
+    }
     let waits = details.iter().any(|detail| matches!(detail.job.state, JobState::Queued { .. }));
     let scene = if waits { api.scene_with_first().await? } else { api.scene() };
     let mut jobs = Vec::with_capacity(details.len());
@@ -46,13 +58,14 @@ pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQue
     let note = is_partial.then(|| {
         format!("of each state only the newest {MAX_LOOKED_AT} jobs were looked at: others may fit too; `--since` asks for less")
     });
-    Ok(Json(JobList { schema: SCHEMA, jobs, note }))
+    Ok(Json(JobList { schema: SCHEMA, jobs, arrays, note }))
 }
 
-/// Puts a list, newest first, into another order.
+/// Puts a list into an order.
 fn order(jobs: &mut [JobDetail], sort: SortField) {
     match sort {
-        SortField::Newest => {}
+        // As the store lists them; members of an array come by their index.
+        SortField::Newest => jobs.sort_by_key(|detail| Reverse(detail.job.id)),
         SortField::Oldest => jobs.sort_by_key(|detail| detail.job.id),
         SortField::Priority => jobs.sort_by_key(|detail| (Reverse(detail.job.priority), detail.job.id)),
         SortField::Name => jobs.sort_by(|one, other| (&one.job.name, one.job.id).cmp(&(&other.job.name, other.job.id))),
@@ -61,7 +74,7 @@ fn order(jobs: &mut [JobDetail], sort: SortField) {
 }
 
 fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
-    let ListQuery { state, kind, user, queue, labels, since, sort: _, finished, limit } = query;
+    let ListQuery { state, kind, user, queue, labels, since, sort: _, finished, limit, array: _, members } = query;
     let known = |what: &str, value: &str, known: &[&str]| {
         if known.contains(&value) {
             return Ok(());
@@ -87,7 +100,7 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
     let limit = limit.unwrap_or(DEFAULT_LIST_LIMIT).min(MAX_LIST_LIMIT);
     let labels = labels.as_deref().map_or(Ok(BTreeMap::new()), read_labels)?;
     let finished = finished.unwrap_or(if since.is_some() { MAX_LIST_LIMIT } else { DEFAULT_FINISHED });
-    Ok(ListFilter { states, finished, kind, user, queue, labels, since, limit, look_at: Some(MAX_LOOKED_AT) })
+    Ok(ListFilter { states, finished, kind, user, queue, labels, since, limit, look_at: Some(MAX_LOOKED_AT), members })
 }
 
 fn read_labels(text: &str) -> Result<BTreeMap<String, String>, Failure> {
@@ -163,6 +176,35 @@ pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<
 }
 
 impl Shared {
+    /// The arrays that a list has beside its jobs.
+    async fn arrays(&self, filter: &ListFilter) -> Result<Vec<ArrayView>, StoreError> {
+        let ListFilter { states, finished, kind, user, queue, labels, since, limit, .. } = filter;
+        let (states, ended) = match (states.is_empty(), since) {
+            (false, _) => (states.clone(), 0),
+            (true, None) => (["running", "queued", "held", "blocked"].map(str::to_owned).to_vec(), *finished),
+            // When an array ended is not kept: those submitted since then.
+            (true, Some(_)) => (["running", "queued", "held", "blocked"].map(str::to_owned).to_vec(), *limit),
+        };
+        let found = self.store.arrays(&ArrayFilter { states, limit: *limit, ended: ended.min(*limit) }).await?;
+        let scene = self.scene();
+        let fits = |array: &Array| {
+            let is_open = array.counts.keys().any(|tally| !is_final(tally));
+            kind.as_ref().is_none_or(|kind| *kind == array.kind)
+                && user.is_none_or(|user| user == array.user)
+                && queue.as_ref().is_none_or(|queue| *queue == array.queue)
+                && labels.iter().all(|(key, value)| array.labels.get(key) == Some(value))
+                && since.is_none_or(|since| is_open || array.submitted_at >= since)
+        };
+        let most = usize::try_from(*limit).unwrap_or(usize::MAX);
+        Ok(found.into_iter().filter(fits).take(most).map(|array| view::array::view(array, &scene)).collect())
+    }
+
+    /// Members of an array, by index.
+    async fn members(&self, array: &str, filter: ListFilter) -> Result<Vec<JobDetail>, StoreError> {
+        let id = self.store.find_array(array).await?;
+        self.store.members(id, &MemberFilter { states: filter.states, limit: filter.limit }).await
+    }
+
     /// What jobs are seen against at this moment, without who is first in line.
     pub(super) fn scene(&self) -> Scene {
         Scene {

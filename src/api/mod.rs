@@ -1,6 +1,8 @@
 //! HTTP/JSON over a Unix socket: translate, authorise, stream. Rules are in `domain`, SQL is in `store`, processes are in `supervisor`. The daemon's lifecycle makes an
 //! [`Api`] and runs it; the CLI uses the bodies ([`types`]) and the addresses ([`query`]).
 
+mod array_submit;
+mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
@@ -60,6 +62,8 @@ pub struct Config {
     pub max_queued: u32,
     /// The size a spec may have.
     pub max_spec_bytes: usize,
+    /// Members an array may have.
+    pub max_array: u32,
     /// Seconds from the order to stop to SIGKILL, for messages.
     pub grace_seconds: u32,
     /// How long clients are waited for.

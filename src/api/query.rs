@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::array::Goal;
+
 /// Finished jobs listed beside the unfinished ones when the list names no number.
 pub const DEFAULT_FINISHED: u32 = 10;
 
@@ -81,9 +83,35 @@ pub struct ListQuery {
     /// Finished jobs beside the unfinished ones, where no state is named; [`DEFAULT_FINISHED`] when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished: Option<u32>,
+    /// Only members of this array, by index, whatever their state: its id, its name or `@last`. Besides it, `state` and `limit` alone are heeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array: Option<String>,
+    /// Members of arrays one by one, and no arrays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub members: bool,
     /// Jobs at most; [`DEFAULT_LIST_LIMIT`] when absent, never more than [`MAX_LIST_LIMIT`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+}
+
+/// Members shown as the best of an array when no number is named, and the most that are.
+pub const DEFAULT_BEST: u32 = 5;
+/// See [`DEFAULT_BEST`].
+pub const MAX_BEST: u32 = 1000;
+
+/// The query of `GET /v1/arrays/{ref}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArrayQuery {
+    /// What members are compared by; what the submit said when absent, or else `val_loss` or `train_loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// Which end of it is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+    /// How many members; [`DEFAULT_BEST`] when absent, never more than [`MAX_BEST`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<u32>,
 }
 
 /// The query of `GET /v1/jobs/{ref}/metrics` and `/events`.

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs, schedules, submit,
-    types::ErrorCode,
+    Context, array_submit, arrays, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs,
+    schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -81,6 +81,15 @@ fn all() -> Vec<Route> {
         post("/v1/jobs/{job}/release", control::release),
         post("/v1/jobs/{job}/edit", control::edit),
         post("/v1/jobs/{job}/retry", control::retry),
+        post("/v1/arrays", array_submit::submit),
+        get("/v1/arrays/{array}", arrays::show),
+        get("/v1/arrays/{array}/follow", arrays::follow),
+        post("/v1/arrays/{array}/cancel", arrays::cancel),
+        post("/v1/arrays/{array}/stop", arrays::stop),
+        post("/v1/arrays/{array}/hold", arrays::hold),
+        post("/v1/arrays/{array}/pause", arrays::pause),
+        post("/v1/arrays/{array}/release", arrays::release),
+        post("/v1/arrays/{array}/retry", arrays::retry),
         get("/v1/schedules", schedules::list),
         post("/v1/schedules", schedules::add),
         get("/v1/schedules/{schedule}", schedules::show),

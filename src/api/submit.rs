@@ -65,7 +65,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
     if !problems.is_empty() {
         return Err(Failure::spec(problems));
     }
-    if dry_run { Ok(()) } else { api.room.take(api).await }
+    if dry_run { Ok(()) } else { api.room.take(api, 1).await }
 }
 
 /// Everything that is wrong with a spec here and now. What it names outside itself is put in its place.
@@ -90,7 +90,7 @@ fn digest(spec: &JobSpec, hold: bool) -> Result<blake3::Hash, Failure> {
     Ok(blake3::hash(&json))
 }
 
-fn check_key(key: &str) -> Result<(), Failure> {
+pub(super) fn check_key(key: &str) -> Result<(), Failure> {
     let hint = "any text that no other submit of yours bears will do";
     if key.is_empty() {
         return Err(Failure::bad_request("the idempotency key is empty", hint));
@@ -131,7 +131,7 @@ pub(super) fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure>
 }
 
 /// What no empty machine could hold would wait for ever.
-fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
+pub(super) fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
     if reason::fits(needs, machine) {
         return None;
     }
@@ -160,17 +160,23 @@ impl Room {
         Self { max, left: AtomicI64::new(0) }
     }
 
-    async fn take(&self, api: &Shared) -> Result<(), Failure> {
-        if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
+    /// Takes the places of so many jobs, or none.
+    pub(super) async fn take(&self, api: &Shared, jobs: u32) -> Result<(), Failure> {
+        let jobs = i64::from(jobs);
+        if self.left.fetch_sub(jobs, Ordering::Relaxed) >= jobs {
             return Ok(());
         }
         let queued = api.store.waiting().await?;
         let left = i64::from(self.max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
-        self.left.store(left.saturating_sub(1), Ordering::Relaxed);
-        if left > 0 {
+        let fits = left >= jobs;
+        self.left.store(if fits { left.saturating_sub(jobs) } else { 0 }, Ordering::Relaxed);
+        if fits {
             return Ok(());
         }
-        let message = format!("{queued} jobs wait, and no more than {} may", self.max);
+        let message = match jobs {
+            1 => format!("{queued} jobs wait, and no more than {} may", self.max),
+            _ => format!("{queued} jobs wait, and {jobs} more would be more than the {} that may", self.max),
+        };
         Err(Failure::new(ErrorCode::Busy, message, "try again when some have run, or raise limits.max_queued of mld"))
     }
 }

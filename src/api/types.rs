@@ -1,6 +1,7 @@
 //! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
 //! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
 
+mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
@@ -19,6 +20,9 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::domain::array::Membership;
+
+pub use arrays::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView, SubmitArrayRequest};
 pub use checkpoints::{
     CheckpointDetail, CheckpointList, CheckpointView, ModelDetail, ObjectView, StoredView, VerifiedView, VerifyRequest,
     VerifyView,
@@ -141,6 +145,9 @@ pub struct JobView {
     pub output: Option<OutputRef>,
     /// BLAKE3 of the spec as kept.
     pub spec_digest: String,
+    /// Which member of which array it is; null for one that is none.
+    #[serde(default)]
+    pub array: Option<Membership>,
 }
 
 impl JobView {
@@ -178,6 +185,9 @@ pub struct JobList {
     pub schema: u32,
     /// The jobs.
     pub jobs: Vec<JobView>,
+    /// The arrays, each for all its members, which are not among the jobs then. Absent when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrays: Vec<ArrayView>,
     /// What should be known of the list: that some jobs which fit may not be in it. Absent when there is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -290,6 +300,8 @@ pub struct PointView {
 pub mod follow {
     /// The job or its progress has changed.
     pub const JOB: &str = "job";
+    /// Of an array: where its members stand has changed.
+    pub const ARRAY: &str = "array";
     /// There are new points of the learning curve.
     pub const METRICS: &str = "metrics";
     /// An event of the job's log.

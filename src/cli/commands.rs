@@ -1,5 +1,6 @@
 //! The verbs: one file each, with its flags and what it does. A verb asks the daemon and hands the answer to `output`.
 
+mod array;
 pub mod cancel;
 pub mod checkpoint;
 pub mod completion;
@@ -46,7 +47,7 @@ fn job_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Asks for something to be done to each of several jobs, and says what became of each.
+/// Asks for something to be done to each of several jobs, and says what became of each. What is an array is asked as a whole.
 async fn change(
     context: &mut Context<'_>,
     names: Vec<String>,
@@ -58,6 +59,11 @@ async fn change(
     for name in names {
         match context.client.post_body::<JobView>(&job_path(&name, what), body, ANSWER_LIMIT).await {
             Ok(job) => jobs::changed(&mut context.out, &job, &said(&job))?,
+            Err(failure) if array::is_meant(&failure) => {
+                if let Err(failure) = array::change(context, &name, what, body, failure).await {
+                    failures.push((name, failure));
+                }
+            }
             Err(failure) => failures.push((name, failure)),
         }
     }

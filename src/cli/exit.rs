@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::api::types::{ErrorCode, JobView};
+use crate::api::types::{ArrayView, ErrorCode, JobView};
 
 /// How `mlctl` ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,9 @@ impl Exit {
         match code {
             ErrorCode::BadRequest => Self::Usage,
             ErrorCode::NotFound => Self::NotFound,
-            ErrorCode::Ambiguous | ErrorCode::WrongState | ErrorCode::KeyConflict => Self::Conflict,
+            ErrorCode::Ambiguous | ErrorCode::IsArray | ErrorCode::WrongState | ErrorCode::KeyConflict => {
+                Self::Conflict
+            }
             ErrorCode::SpecInvalid | ErrorCode::TooLarge => Self::Invalid,
             ErrorCode::NotPermitted => Self::NotPermitted,
             ErrorCode::Stopping => Self::Unreachable,
@@ -98,6 +100,15 @@ impl Exit {
             ("failed", Some("timeout")) => Self::JobTimedOut,
             ("failed", _) => Self::JobFailed,
             ("cancelled", _) => Self::JobCancelled,
+            _ => Self::Ok,
+        }
+    }
+
+    /// What the end of an array that was waited for makes of the program.
+    pub fn of_array(array: &ArrayView) -> Self {
+        match array.state.as_str() {
+            "failed" => Self::JobFailed,
+            "cancelled" => Self::JobCancelled,
             _ => Self::Ok,
         }
     }

@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod output;
 mod spec;
+mod sweep;
 mod times;
 mod weights;
 

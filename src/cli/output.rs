@@ -1,5 +1,6 @@
 //! The only room that prints: data on standard output in the form that was asked for, talk on standard error. A reader that went away ends the program without a word.
 
+pub mod arrays;
 pub mod checkpoints;
 pub mod confusion;
 pub mod daemon;

@@ -50,6 +50,11 @@ pub struct Written {
 }
 
 impl Written {
+    /// A spec that has passed every check, and its document.
+    pub const fn new(spec: JobSpec, document: Document) -> Self {
+        Self { spec, document }
+    }
+
     /// A refusal by the daemon, its mistakes shown where they were written.
     pub fn located(&self, refusal: Failure) -> Failure {
         if refusal.problems.is_empty() {
@@ -73,6 +78,26 @@ pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
 /// # Errors
 /// Everything that is wrong with it.
 pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<Written, Failure> {
+    let Draft { document, folder } = draft(file, overlay, environment)?;
+    match examine(&document, &folder, environment) {
+        Ok(spec) => Ok(Written { spec, document }),
+        Err(problems) => Err(Failure::report(Exit::Invalid, document.report(problems))),
+    }
+}
+
+/// A spec that is written and not yet checked.
+pub struct Draft {
+    /// The file with the flags over it.
+    pub document: Document,
+    /// What relative paths in the file are relative to.
+    pub folder: PathBuf,
+}
+
+/// Reads a spec without a look at what is in it.
+///
+/// # Errors
+/// The file cannot be read or is no TOML, a flag is no assignment.
+pub fn draft(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<Draft, Failure> {
     let text = read(file, environment)?;
     let invalid = |report| Failure::report(Exit::Invalid, report);
     let mut document = Document::parse(file, &text).map_err(invalid)?;
@@ -97,22 +122,30 @@ pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Res
             document.set_integer(flag, key, i64::from(*number));
         }
     }
-    let mut spec: JobSpec = document.read(&mlctl_protocol::spec::schema()).map_err(invalid)?;
     let folder = match file {
         STANDARD_INPUT => environment.working_dir.clone(),
         file => environment.absolute(Path::new(file)).parent().map_or_else(PathBuf::new, Path::to_owned),
     };
+    Ok(Draft { document, folder })
+}
+
+/// Checks a spec: the schema, the rules, the files that it names, whose paths become absolute.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn examine(document: &Document, folder: &Path, environment: &Environment) -> Result<JobSpec, Vec<Problem>> {
+    let mut spec: JobSpec = document.parse_as(&mlctl_protocol::spec::schema())?;
     for (path, uri, _) in files(&mut spec.work) {
-        let base = if document.is_from_flag(&path) { &environment.working_dir } else { &folder };
+        let base = if document.is_from_flag(&path) { &environment.working_dir } else { folder };
         if let Some(absolute) = absolute(uri, base) {
             *uri = absolute;
         }
     }
-    let mut problems: Vec<_> = rules::misfits(&spec).into_iter().map(|found| placed(&document, found)).collect();
+    let mut problems: Vec<_> = rules::misfits(&spec).into_iter().map(|found| placed(document, found)).collect();
     if problems.is_empty() {
-        problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(&document, &path, uri, kind)));
+        problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(document, &path, uri, kind)));
     }
-    if problems.is_empty() { Ok(Written { spec, document }) } else { Err(invalid(document.report(problems))) }
+    if problems.is_empty() { Ok(spec) } else { Err(problems) }
 }
 
 fn read(file: &str, environment: &Environment) -> Result<String, Failure> {
@@ -163,7 +196,7 @@ fn absolute(uri: &str, folder: &Path) -> Option<String> {
 }
 
 /// A problem where it was written.
-fn placed(document: &Document, found: rules::Problem) -> Problem {
+pub fn placed(document: &Document, found: rules::Problem) -> Problem {
     let problem = document.problem(&found.path, found.message);
     match found.hint {
         Some(hint) => problem.hint(hint),

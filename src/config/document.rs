@@ -118,12 +118,25 @@ impl Document {
     /// # Errors
     /// Everything that is wrong.
     pub fn read<T: DeserializeOwned>(&self, schema: &Schema) -> Result<T, Report> {
+        self.parse_as(schema).map_err(|problems| self.report(problems))
+    }
+
+    /// [`read`](Self::read), for who has more to say.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn parse_as<T: DeserializeOwned>(&self, schema: &Schema) -> Result<T, Vec<Problem>> {
         let problems = self.problems(schema);
         if !problems.is_empty() {
-            return Err(self.report(problems));
+            return Err(problems);
         }
-        serde_json::from_value(self.json())
-            .map_err(|error| self.report(vec![Problem::at(self.root.place, "", error.to_string())]))
+        serde_json::from_value(self.json()).map_err(|error| vec![Problem::at(self.root.place, "", error.to_string())])
+    }
+
+    /// This document as a basis for what is tried on it, one thing after the other: problems of all the trials can be shown together by the last of them.
+    #[must_use]
+    pub fn after(&self, earlier: &Self) -> Self {
+        Self { sources: earlier.sources.clone(), root: self.root.clone() }
     }
 
     /// Where the value at a dotted path was written: `train.model.layers`, `train.model.layers.1` or `train.model.layers[1]`. The nearest thing around it
@@ -131,6 +144,12 @@ impl Document {
     #[must_use]
     pub fn place(&self, path: &str) -> Place {
         self.root.find(path).place
+    }
+
+    /// The value at a dotted path as JSON, if one was written there.
+    #[must_use]
+    pub fn value(&self, path: &str) -> Option<serde_json::Value> {
+        self.root.get(path).map(|node| node.value.json())
     }
 
     /// Whether a value was written at a dotted path.

@@ -142,11 +142,14 @@ pub struct LimitsSection {
     /// The size of a job spec in bytes.
     #[schemars(range(min = 1024, max = MAX_SPEC_BYTES))]
     pub max_spec_bytes: usize,
+    /// Members of an array.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_array: u32,
 }
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { max_queued: 1_000_000, max_spec_bytes: MAX_SPEC_BYTES }
+        Self { max_queued: 1_000_000, max_spec_bytes: MAX_SPEC_BYTES, max_array: 10_000 }
     }
 }
 

@@ -179,7 +179,11 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
             log_max_bytes: workers.log_max_bytes,
             log_files: workers.log_files,
         },
-        limits: LimitSettings { max_queued: limits.max_queued, max_spec_bytes: limits.max_spec_bytes },
+        limits: LimitSettings {
+            max_queued: limits.max_queued,
+            max_spec_bytes: limits.max_spec_bytes,
+            max_array: limits.max_array,
+        },
         log: LogSettings { level: log.level.clone(), format: log.format },
     }
 }

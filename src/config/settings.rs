@@ -91,6 +91,8 @@ pub struct LimitSettings {
     pub max_queued: u32,
     /// The size of a job spec, in bytes.
     pub max_spec_bytes: usize,
+    /// Members of an array.
+    pub max_array: u32,
 }
 
 /// The daemon's own log.

@@ -258,6 +258,7 @@ fn service(settings: &Settings) -> api::Config {
         worker: settings.workers.command.clone(),
         max_queued: settings.limits.max_queued,
         max_spec_bytes: settings.limits.max_spec_bytes,
+        max_array: settings.limits.max_array,
         grace_seconds: settings.workers.grace_seconds,
         patience: api::Patience::default(),
     }

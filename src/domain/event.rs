@@ -11,7 +11,10 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::job::{Exit, Hold, Intent, Uid};
+use super::{
+    array::Membership,
+    job::{Exit, Hold, Intent, Uid},
+};
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,6 +183,9 @@ pub enum Event {
         /// Whether the scheduler may take it from its device for a job that is more urgent.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         preemptible: bool,
+        /// Which member of which array it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        array: Option<Membership>,
     },
     /// An attempt was started.
     Claimed {

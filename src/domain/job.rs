@@ -10,6 +10,8 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::array::Membership;
+
 /// A Unix user id, read from the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -52,6 +54,8 @@ pub struct Job {
     pub preemptible: bool,
     /// BLAKE3 of the stored spec in hexadecimal.
     pub spec_digest: String,
+    /// Which member of which array it is.
+    pub array: Option<Membership>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
     /// Where it stands.

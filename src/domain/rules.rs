@@ -43,6 +43,12 @@ pub fn schedule_name(name: &str) -> Option<Problem> {
     job::name(name)
 }
 
+/// The dotted path of every key that a spec of this shape may set, whether it does or not; tables are left out. The spec is in its JSON form and may lack what must be there.
+#[must_use]
+pub fn keys(spec: &serde_json::Value) -> Vec<String> {
+    bounds::keys(spec)
+}
+
 /// Every mistake in a spec, in the order of its keys; empty when it makes sense. The bounds of the published schema are checked too: a spec that came as JSON has met
 /// no schema yet.
 #[must_use]

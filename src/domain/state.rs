@@ -279,6 +279,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         spec_digest,
         not_before,
         preemptible,
+        array,
     } = event
     else {
         return None;
@@ -295,6 +296,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         retry: retry.clone(),
         preemptible: *preemptible,
         spec_digest: spec_digest.clone(),
+        array: array.clone(),
         submitted_at: at,
         state: JobState::Queued { not_before: *not_before },
         attempt: 0,

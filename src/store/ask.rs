@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::{
     StoreError,
     error::Fault,
+    members::PreparedArray,
     rows::{RowError, integer},
     types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
@@ -50,6 +51,7 @@ impl Prepared {
             spec_digest: digest.to_hex().to_string(),
             not_before: rules::begin(&spec.time),
             preemptible: spec.preemptible,
+            array: None,
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })
@@ -163,16 +165,63 @@ impl<T> Reply<T> {
 
 /// One thing asked of the writer.
 pub(super) enum Ask {
-    Submit { job: Box<Prepared>, reply: Reply<Submitted> },
-    Claim { job: JobId, secret_hash: [u8; 32], lease_until: Timestamp, reply: Reply<Box<Claim>> },
-    Command { job: JobId, fence: Option<Fence>, command: Box<Command>, reply: Reply<Box<Job>> },
-    Report { fence: Fence, seq: u64, body: Box<ReportBody>, reply: Reply<u64> },
-    Beat { beat: Box<Beat>, reply: Reply<()> },
-    Promote { now: Timestamp, reply: Reply<()> },
-    Forget { job: JobId, uris: Vec<String>, reply: Reply<()> },
-    AddSchedule { schedule: Box<PreparedSchedule>, reply: Reply<bool> },
-    RemoveSchedule { name: String, reply: Reply<()> },
-    Turn { turn: Box<PreparedTurn>, reply: Reply<Option<Submitted>> },
+    Submit {
+        job: Box<Prepared>,
+        reply: Reply<Submitted>,
+    },
+    SubmitArray {
+        array: Box<PreparedArray>,
+        reply: Reply<Submitted>,
+    },
+    Claim {
+        job: JobId,
+        secret_hash: [u8; 32],
+        lease_until: Timestamp,
+        reply: Reply<Box<Claim>>,
+    },
+    Command {
+        job: JobId,
+        fence: Option<Fence>,
+        command: Box<Command>,
+        reply: Reply<Box<Job>>,
+    },
+    /// The same for several jobs. Those that it does not fit are left out of the answer, which says whether it changed anything.
+    Many {
+        jobs: Vec<JobId>,
+        command: Box<Command>,
+        reply: Reply<Vec<(Job, bool)>>,
+    },
+    Report {
+        fence: Fence,
+        seq: u64,
+        body: Box<ReportBody>,
+        reply: Reply<u64>,
+    },
+    Beat {
+        beat: Box<Beat>,
+        reply: Reply<()>,
+    },
+    Promote {
+        now: Timestamp,
+        reply: Reply<()>,
+    },
+    Forget {
+        job: JobId,
+        uris: Vec<String>,
+        reply: Reply<()>,
+    },
+    AddSchedule {
+        schedule: Box<PreparedSchedule>,
+        reply: Reply<bool>,
+    },
+    RemoveSchedule {
+        name: String,
+        reply: Reply<()>,
+    },
+    Turn {
+        turn: Box<PreparedTurn>,
+        reply: Reply<Option<Submitted>>,
+    },
 }
 
 impl Ask {
@@ -184,7 +233,8 @@ impl Ask {
     /// Sends the staged answer.
     pub(super) fn send(self) {
         match self {
-            Self::Submit { reply, .. } => reply.send(),
+            Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.send(),
+            Self::Many { reply, .. } => reply.send(),
             Self::Claim { reply, .. } => reply.send(),
             Self::Command { reply, .. } => reply.send(),
             Self::Report { reply, .. } => reply.send(),
@@ -200,7 +250,8 @@ impl Ask {
     /// Forgets the staged answer and sends an error.
     pub(super) fn fail(self, error: StoreError) {
         match self {
-            Self::Submit { reply, .. } => reply.fail(error),
+            Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.fail(error),
+            Self::Many { reply, .. } => reply.fail(error),
             Self::Claim { reply, .. } => reply.fail(error),
             Self::Command { reply, .. } => reply.fail(error),
             Self::Report { reply, .. } => reply.fail(error),

@@ -37,6 +37,8 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
     note(&mut problems, "table jobs", done);
     let done = counts(&mut snapshot, &mut problems).await;
     note(&mut problems, "table counters", done);
+    let done = arrays(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table array_counts", done);
     let done = attempts(&mut snapshot, &mut problems).await;
     note(&mut problems, "table attempts", done);
     for sealed in &seals::TABLES {
@@ -187,6 +189,33 @@ async fn counts(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<
             problems.push(format!("table counters: {counted} jobs {state} on record, and {there} are there"));
         }
     }
+    Ok(())
+}
+
+/// An array's counts are those of its members, and no job is a member of what is no array.
+async fn arrays(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let counted: Vec<(i64, String, i64)> =
+        sqlx::query_as("SELECT array_id, tally, jobs FROM array_counts WHERE jobs > 0").fetch_all(&mut *conn).await?;
+    let there = "SELECT array_id, state, count(*) FROM jobs WHERE array_id IS NOT NULL GROUP BY 1, 2";
+    let there: Vec<(i64, String, i64)> = sqlx::query_as(there).fetch_all(&mut *conn).await?;
+    let mut left: BTreeMap<(i64, String), i64> =
+        there.into_iter().map(|(array, tally, jobs)| ((array, tally), jobs)).collect();
+    for (array, tally, jobs) in counted {
+        let there = left.remove(&(array, tally.clone())).unwrap_or(0);
+        if there != jobs {
+            problems.push(format!(
+                "table array_counts: {jobs} members of array {array} {tally} on record, and {there} are there"
+            ));
+        }
+    }
+    let uncounted = left.iter().map(|((array, tally), jobs)| {
+        format!("table array_counts: no members of array {array} {tally} on record, and {jobs} are there")
+    });
+    problems.extend(uncounted);
+    let stray = "SELECT jobs.id FROM jobs LEFT JOIN arrays ON arrays.id = jobs.array_id WHERE jobs.array_id IS NOT NULL \
+                 AND (arrays.id IS NULL OR jobs.id <> jobs.array_id + jobs.array_index OR jobs.array_index > arrays.size) LIMIT 100";
+    let stray: Vec<i64> = sqlx::query_scalar(stray).fetch_all(conn).await?;
+    problems.extend(stray.iter().map(|job| format!("job {job} has no place in the array that it is a member of")));
     Ok(())
 }
 

@@ -13,6 +13,22 @@ pub enum StoreError {
     /// There is no such job.
     #[error("no job {0}")]
     NotFound(String),
+    /// What was named is an array, and a job was wanted.
+    #[error("{id} ({name}) is an array of {size} jobs")]
+    IsArray {
+        /// The array.
+        id: JobId,
+        /// Its name.
+        name: String,
+        /// Its members.
+        size: u32,
+    },
+    /// What was named is a job, and an array was wanted.
+    #[error("job {job} is no array")]
+    NoArray {
+        /// The job.
+        job: JobId,
+    },
     /// There is no such schedule.
     #[error("no schedule {0}")]
     NoSchedule(String),

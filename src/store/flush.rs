@@ -7,15 +7,15 @@ use mlctl_protocol::{JobId, progress::MetricPoint};
 use sqlx::SqliteConnection;
 
 use super::{
-    ask::Prepared,
     error::Fault,
     held::{self, HeldAttempt},
     ledger::Ledger,
+    members::Arrays,
     rows::{Cell, Rows, integer},
     timers::Timers,
     unit::Held,
 };
-use crate::domain::{Event, Fence, Intent, Job, JobState};
+use crate::domain::{Event, Fence, Intent, Job, JobState, Uid};
 
 /// The writes of one group.
 #[derive(Default)]
@@ -30,12 +30,15 @@ pub(super) struct Writes {
     points: Rows,
     pub(super) forgotten: Rows,
     counters: BTreeMap<&'static str, i64>,
+    pub(super) arrays: Arrays,
     pub(super) promote_until: Option<Timestamp>,
 }
 
 impl Writes {
-    pub(super) fn new_job(&mut self, job: &Job, new: &Prepared) -> Result<(), Fault> {
+    pub(super) fn new_job(&mut self, job: &Job, spec: &str) -> Result<(), Fault> {
         let not_before = start_time(job);
+        let array = job.array.as_ref();
+        let params = array.map(|array| serde_json::to_string(&array.params)).transpose()?;
         self.new_jobs.push(&[
             job.id.into(),
             (&job.name).into(),
@@ -54,12 +57,19 @@ impl Writes {
             Cell::Int(i64::from(not_before.is_none_or(|time| time <= job.submitted_at))),
             not_before.into(),
             Cell::Int(i64::from(job.preemptible)),
+            array.map(|array| array.id).into(),
+            array.map(|array| array.index).into(),
+            params.as_ref().into(),
         ])?;
-        self.new_specs.push(&[job.id.into(), (&new.spec).into()])?;
-        self.new_keys
-            .push_sealed("idempotency", &[job.user.0.into(), (&new.key).into(), job.id.into(), (&new.asked).into()])?;
+        self.new_specs.push(&[job.id.into(), spec.into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
+        self.arrays.count(None, job);
         Ok(())
+    }
+
+    /// The idempotency key that a job, or the array whose first member it is, was submitted under.
+    pub(super) fn new_key(&mut self, user: Uid, key: &str, job: JobId, asked: &str) -> Result<(), Fault> {
+        Ok(self.new_keys.push_sealed("idempotency", &[user.0.into(), key.into(), job.into(), asked.into()])?)
     }
 
     /// A job that is no longer as it was read.
@@ -114,6 +124,7 @@ impl Writes {
         ])?;
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
+        self.arrays.count(Some(stored), job);
         Ok(())
     }
 
@@ -183,6 +194,7 @@ impl Writes {
             counters.push(&[state.into(), change.into()])?;
         }
         changed += write(conn, "counters", COUNTERS, counters).await?;
+        changed += self.arrays.flush(conn).await?;
         if let Some(until) = self.promote_until {
             changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
         }
@@ -223,9 +235,10 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
-                  spec_digest, submitted_us, due, not_before_us, preemptible, state, attempt, retries_used)
+                  spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
-       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, 'queued', 0, 0
+       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
+       value ->> 19, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";

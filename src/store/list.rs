@@ -29,17 +29,24 @@ macro_rules! list {
     };
 }
 
-pub(super) const BY_STATE: &str = list!("state = ?1 AND jobs.id > ?3", "jobs.id DESC");
+/// One walk, of the members of arrays (1) or of all other jobs (0).
+pub(super) const BY_STATE: &str = list!("state = ?1 AND (array_id IS NOT NULL) = ?8 AND jobs.id > ?3", "jobs.id DESC");
 
 /// The state is one in which jobs have ended, or `finished` for all of these.
 pub(super) const LAST_FINISHED: &str =
     list!("finished_us > ?3 AND (?1 = 'finished' OR state = ?1)", "finished_us DESC, jobs.id DESC");
 
+/// The same without members of arrays.
+pub(super) const LAST_FINISHED_ALONE: &str = list!(
+    "finished_us > ?3 AND array_id IS NULL AND (?1 = 'finished' OR state = ?1)",
+    "finished_us DESC, jobs.id DESC"
+);
+
 /// The first of those that are too many, in the order of the walk.
-pub(super) const BOUND_BY_STATE: &str =
-    "SELECT id FROM jobs WHERE state = ?1 AND id > ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3";
+pub(super) const BOUND_BY_STATE: &str = "SELECT id FROM jobs WHERE state = ?1 AND (array_id IS NOT NULL) = ?4 AND id > ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3";
 pub(super) const BOUND_FINISHED: &str =
     "SELECT finished_us FROM jobs WHERE finished_us > ?2 ORDER BY finished_us DESC LIMIT 1 OFFSET ?3";
+pub(super) const BOUND_FINISHED_ALONE: &str = "SELECT finished_us FROM jobs WHERE finished_us > ?2 AND array_id IS NULL ORDER BY finished_us DESC LIMIT 1 OFFSET ?3";
 
 const UNFINISHED: [&str; 3] = ["running", "queued", "held"];
 const FINISHED: &str = "finished";
@@ -55,8 +62,11 @@ pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Liste
         walks.push((FINISHED, finished));
     }
     let (mut found, mut is_partial) = (Vec::new(), false);
-    for (state, limit) in walks {
-        let (rows, is_bounded) = walk(&mut snapshot, state, filter, limit).await?;
+    let both = walks.iter().filter(|(state, _)| filter.members && !is_by_end(state, filter));
+    let members: Vec<_> = both.map(|(state, limit)| (*state, *limit, true)).collect();
+    let walks = walks.into_iter().map(|(state, limit)| (state, limit, false)).chain(members);
+    for (state, limit, members) in walks {
+        let (rows, is_bounded) = walk(&mut snapshot, (state, members), filter, limit).await?;
         is_partial |= is_bounded && rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
         found.extend(rows);
     }
@@ -71,26 +81,40 @@ pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Liste
 /// The jobs of one state, or all that have ended, and whether there were more of them than are looked at.
 async fn walk(
     conn: &mut SqliteConnection,
-    state: &str,
+    (state, members): (&str, bool),
     filter: &ListFilter,
     limit: u32,
 ) -> Result<(Vec<SqliteRow>, bool), StoreError> {
     let since = filter.since.filter(|_| !UNFINISHED.contains(&state));
-    let by_end = state == FINISHED || since.is_some();
-    let (sql, bound) = if by_end { (LAST_FINISHED, BOUND_FINISHED) } else { (BY_STATE, BOUND_BY_STATE) };
+    let by_end = is_by_end(state, filter);
+    let (sql, bound) = match (by_end, filter.members) {
+        (false, _) => (BY_STATE, BOUND_BY_STATE),
+        (true, true) => (LAST_FINISHED, BOUND_FINISHED),
+        (true, false) => (LAST_FINISHED_ALONE, BOUND_FINISHED_ALONE),
+    };
     // Exclusive, where the moment asked for is part of what is asked for.
     let mut above = since.map_or(i64::MIN, |since| since.as_microsecond().saturating_sub(1));
     let sifts = filter.sifts() || (by_end && state != FINISHED);
     let mut is_bounded = false;
     if let Some(most) = filter.look_at.filter(|_| sifts) {
-        let first: Option<i64> =
-            sqlx::query_scalar(bound).bind(state).bind(above).bind(most).fetch_optional(&mut *conn).await?;
+        let first: Option<i64> = sqlx::query_scalar(bound)
+            .bind(state)
+            .bind(above)
+            .bind(most)
+            .bind(members)
+            .fetch_optional(&mut *conn)
+            .await?;
         is_bounded = first.is_some();
         above = first.unwrap_or(above);
     }
     let labels = if filter.labels.is_empty() { None } else { Some(&filter.labels) };
     let labels = labels.map(serde_json::to_string).transpose().map_err(Fault::from)?;
     let query = sqlx::query(sql).bind(state).bind(limit).bind(above).bind(filter.kind.as_deref());
-    let query = query.bind(filter.user.map(|user| user.0)).bind(filter.queue.as_deref()).bind(labels);
+    let query = query.bind(filter.user.map(|user| user.0)).bind(filter.queue.as_deref()).bind(labels).bind(members);
     Ok((query.fetch_all(conn).await?, is_bounded))
+}
+
+/// Whether jobs of a state are walked by when they ended; members of arrays stand among the others then.
+fn is_by_end(state: &str, filter: &ListFilter) -> bool {
+    state == FINISHED || (filter.since.is_some() && !UNFINISHED.contains(&state))
 }

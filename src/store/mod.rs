@@ -1,8 +1,9 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
+//! This file, `arrays` and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
 
+mod arrays;
 mod ask;
 mod chain;
 mod check;
@@ -13,6 +14,7 @@ mod held;
 mod ledger;
 mod list;
 mod load;
+mod members;
 mod open;
 mod read;
 mod rows;
@@ -46,8 +48,8 @@ use self::{
 pub use self::{
     error::StoreError,
     types::{
-        Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, NewJob, NewSchedule, Ready, Schedule,
-        StoredEvent, Submitted, TickRow,
+        Array, ArrayFilter, Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter, NewArray,
+        NewJob, NewSchedule, Ready, Schedule, StoredEvent, Submitted, TickRow,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
@@ -200,12 +202,18 @@ impl Store {
         self.ask(|reply| Ask::Beat { beat, reply }).await
     }
 
-    /// A job by id, unique name or `@last`.
+    /// A job by id, by its place in an array such as `17.3`, by unique name, or `@last`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`].
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`], [`StoreError::IsArray`] for what is no job.
     pub async fn find(&self, reference: &str) -> Result<JobId, StoreError> {
-        read::find(&self.inner.readers, reference).await
+        match read::find(&self.inner.readers, reference).await? {
+            read::Found::Job(id) => Ok(id),
+            read::Found::Array(id) => {
+                let array = self.array(id).await?;
+                Err(StoreError::IsArray { id, name: array.name, size: array.size })
+            }
+        }
     }
 
     /// A job with its current or last attempt.

@@ -32,6 +32,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_schedules.sql"),
     include_str!("../../migrations/0003_control.sql"),
     include_str!("../../migrations/0004_pause.sql"),
+    include_str!("../../migrations/0005_arrays.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

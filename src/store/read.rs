@@ -5,7 +5,7 @@ use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::MetricPoint, resul
 use sqlx::SqlitePool;
 
 use super::{
-    StoreError,
+    StoreError, arrays,
     error::Fault,
     rows::{self, Fields, RowError, attempt_columns, integer, job_columns},
     types::{Attempt, JobDetail, Ready, StoredEvent},
@@ -56,33 +56,87 @@ pub(super) async fn spec(pool: &SqlitePool, id: JobId) -> Result<JobSpec, StoreE
 }
 
 pub(super) const LAST: &str = "SELECT max(id) FROM jobs";
-pub(super) const OPEN_NAMED: &str = "SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2";
-pub(super) const NEWEST_NAMED: &str = "SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1";
+pub(super) const OF_ARRAY: &str = "SELECT array_id FROM jobs WHERE id = ?1";
+/// With 1 for an array. An array has not ended while a member has not.
+pub(super) const OPEN_NAMED: &str = "SELECT id, 0 FROM (SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2) \
+     UNION ALL \
+     SELECT id, 1 FROM (SELECT id FROM arrays WHERE name = ?1 AND EXISTS ( \
+         SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled')) \
+         ORDER BY id LIMIT 2)";
+pub(super) const NEWEST_NAMED: &str = "SELECT id, 0 FROM (SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1) \
+     UNION ALL \
+     SELECT id, 1 FROM (SELECT id FROM arrays WHERE name = ?1 ORDER BY id DESC LIMIT 1)";
 
-/// An id, `@last`, or a name: of the one unfinished job that bears it, or else of the newest finished one.
-pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<JobId, StoreError> {
+/// What a reference means.
+pub(super) enum Found {
+    Job(JobId),
+    Array(JobId),
+}
+
+impl Found {
+    fn new((id, is_array): (i64, bool)) -> Self {
+        if is_array { Self::Array(job_id(id)) } else { Self::Job(job_id(id)) }
+    }
+
+    const fn id(&self) -> JobId {
+        match self {
+            Self::Job(id) | Self::Array(id) => *id,
+        }
+    }
+}
+
+/// An id, `ARRAY.INDEX`, `@last`, or a name: of the one unfinished job or array that bears it, or else of the newest finished one. The last job of all is the array whose member
+/// it is.
+pub(super) async fn find(pool: &SqlitePool, reference: &str) -> Result<Found, StoreError> {
     let not_found = || StoreError::NotFound(reference.to_owned());
     if reference == "@last" {
         let id: Option<i64> = sqlx::query_scalar(LAST).fetch_one(pool).await?;
-        return id.map(job_id).ok_or_else(not_found);
+        let id = id.ok_or_else(not_found)?;
+        let array: Option<i64> = sqlx::query_scalar(OF_ARRAY).bind(id).fetch_one(pool).await?;
+        return Ok(array.map_or_else(|| Found::Job(job_id(id)), |array| Found::Array(job_id(array))));
+    }
+    if let Some(id) = number(reference) {
+        let job: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM jobs WHERE id = ?1").bind(id).fetch_optional(pool).await?;
+        if let Some(id) = job {
+            return Ok(Found::Job(job_id(id)));
+        }
+        return match arrays::bounds(pool, job_id(id)).await? {
+            Some((array, _)) => Ok(Found::Array(job_id(array))),
+            None => Err(not_found()),
+        };
     }
     if !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_digit()) {
-        let id: i64 = reference.parse().map_err(|_| not_found())?;
-        let id: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM jobs WHERE id = ?1").bind(id).fetch_optional(pool).await?;
-        return id.map(job_id).ok_or_else(not_found);
+        return Err(not_found());
     }
-    let open: Vec<i64> = sqlx::query_scalar(OPEN_NAMED).bind(reference).fetch_all(pool).await?;
+    if let Some(member) = member(pool, reference).await? {
+        return Ok(Found::Job(member));
+    }
+    let open: Vec<(i64, bool)> = sqlx::query_as(OPEN_NAMED).bind(reference).fetch_all(pool).await?;
     match open.as_slice() {
         [] => {}
-        [one] => return Ok(job_id(*one)),
+        [one] => return Ok(Found::new(*one)),
         [first, second, ..] => {
-            let (first, second) = (job_id(*first), job_id(*second));
+            let (first, second) = (job_id(first.0), job_id(second.0));
             return Err(StoreError::Ambiguous { name: reference.to_owned(), first, second });
         }
     }
-    let newest: Option<i64> = sqlx::query_scalar(NEWEST_NAMED).bind(reference).fetch_optional(pool).await?;
-    newest.map(job_id).ok_or_else(not_found)
+    let newest: Vec<(i64, bool)> = sqlx::query_as(NEWEST_NAMED).bind(reference).fetch_all(pool).await?;
+    newest.into_iter().map(Found::new).max_by_key(Found::id).ok_or_else(not_found)
+}
+
+/// The member that `17.3` means, if there is one.
+async fn member(pool: &SqlitePool, reference: &str) -> Result<Option<JobId>, StoreError> {
+    let Some((array, index)) = reference.split_once('.') else { return Ok(None) };
+    let (Some(array), Some(index)) = (number(array), number(index)) else { return Ok(None) };
+    let sql = "SELECT id FROM jobs WHERE id = ?1 AND array_id = ?2";
+    let found = sqlx::query_scalar(sql).bind(array.saturating_add(index)).bind(array).fetch_optional(pool).await?;
+    Ok(found.map(job_id))
+}
+
+/// A number of digits alone.
+fn number(text: &str) -> Option<i64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) { None } else { text.parse().ok() }
 }
 
 fn job_id(id: i64) -> JobId {

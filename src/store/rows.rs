@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 
 use super::types::{Attempt, StoredEvent};
-use crate::domain::{Fence, Intent, Job, JobState, Uid};
+use crate::domain::{Fence, Intent, Job, JobState, Uid, array::Membership};
 
 /// A value that no version of this program wrote.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,8 @@ macro_rules! job_columns {
         "jobs.id, jobs.name, jobs.kind, jobs.user_id, jobs.queue, jobs.priority, jobs.labels, jobs.cpus, jobs.gpus, jobs.retry_limit, \
          jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
-         jobs.preemptible, jobs.yields_to"
+         jobs.preemptible, jobs.yields_to, \
+         jobs.array_id, jobs.array_index, jobs.params"
     };
 }
 
@@ -122,6 +123,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         },
         preemptible: fields.get("preemptible")?,
         spec_digest: fields.get("spec_digest")?,
+        array: membership(&fields)?,
         submitted_at: fields.time("submitted_us")?,
         state: state(&fields)?,
         attempt: fields.number("attempt")?,
@@ -133,6 +135,11 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         model: fields.maybe_json("model")?,
         output: fields.maybe_json("output")?,
     })
+}
+
+fn membership(fields: &Fields<'_>) -> Result<Option<Membership>, RowError> {
+    let Some(id) = fields.maybe_number("array_id")? else { return Ok(None) };
+    Ok(Some(Membership { id: JobId(id), index: fields.number("array_index")?, params: fields.json("params")? }))
 }
 
 fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {

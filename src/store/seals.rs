@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 6] = [
+pub(super) const TABLES: [Sealed; 7] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
@@ -46,6 +46,11 @@ pub(super) const TABLES: [Sealed; 6] = [
         table: "ticks",
         rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
                WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+    },
+    Sealed {
+        table: "arrays",
+        rows: "SELECT id, seal, id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
+               WHERE id > ?1 ORDER BY id LIMIT ?2",
     },
 ];
 

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{flush, held, list, load, open, read, schedules, timers};
+use super::{arrays, flush, held, list, load, members, open, read, schedules, timers};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
@@ -46,11 +46,11 @@ async fn the_fast_paths_are_walks_of_one_index() {
                 "SEARCH jobs USING COVERING INDEX jobs_later (due=? AND not_before_us<?)",
             ],
         ),
-        ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=? AND id>?)", attempt]),
+        ("by state", list::BY_STATE, &["SEARCH jobs USING INDEX jobs_state (state=? AND <expr>=? AND id>?)", attempt]),
         (
             "too many of a state",
             list::BOUND_BY_STATE,
-            &["SEARCH jobs USING COVERING INDEX jobs_state (state=? AND id>?)"],
+            &["SEARCH jobs USING COVERING INDEX jobs_state (state=? AND <expr>=? AND id>?)"],
         ),
         (
             "too many finished",
@@ -61,8 +61,16 @@ async fn the_fast_paths_are_walks_of_one_index() {
         ("a key", read::KEYED, &["SEARCH idempotency USING PRIMARY KEY (user_id=? AND key=?)"]),
         ("one job", read::JOB, &["SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)", attempt]),
         ("the last", read::LAST, &["SEARCH jobs"]),
-        ("a name", read::OPEN_NAMED, &["SEARCH jobs USING INDEX jobs_name (name=?)"]),
-        ("the newest of a name", read::NEWEST_NAMED, &["SEARCH jobs USING COVERING INDEX jobs_name (name=?)"]),
+        (
+            "finished without members",
+            list::LAST_FINISHED_ALONE,
+            &["SEARCH jobs USING INDEX jobs_finished_alone (finished_us>?)", attempt],
+        ),
+        (
+            "too many finished without members",
+            list::BOUND_FINISHED_ALONE,
+            &["SEARCH jobs USING INDEX jobs_finished_alone (finished_us>?)"],
+        ),
         ("a curve", read::METRICS, &["SEARCH metrics USING INDEX metrics_job (job_id=? AND id>?)"]),
         ("the log", read::EVENTS, &["SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"]),
         (
@@ -73,6 +81,24 @@ async fn the_fast_paths_are_walks_of_one_index() {
         ("due schedules", schedules::DUE, &["SEARCH schedules USING INDEX schedules_next (next_tick_us<?)"]),
         ("a schedule's ticks", schedules::TICKS, &["SEARCH ticks USING PRIMARY KEY (schedule_id=?)"]),
         ("a job's log", read::EVENTS_OF_ONE, &["SEARCH events USING INDEX events_job (job_id=? AND id>?)"]),
+    ];
+    for (name, sql, expected) in cases {
+        let plan = plan(&mut conn, sql).await;
+        assert_eq!(plan, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn arrays_are_found_without_a_look_at_others() {
+    let mut conn = empty().await;
+    let cases: [(&str, &str, &[&str]); 3] = [
+        ("an array", arrays::ONE, &["SEARCH arrays USING INTEGER PRIMARY KEY (rowid=?)"]),
+        ("an array's counts", arrays::COUNTS, &["SEARCH array_counts USING PRIMARY KEY (array_id=?)"]),
+        (
+            "arrays with members there",
+            arrays::WITH_TALLY,
+            &["SEARCH array_counts USING INDEX array_counts_tally (tally=?)"],
+        ),
     ];
     for (name, sql, expected) in cases {
         let plan = plan(&mut conn, sql).await;
@@ -97,6 +123,12 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("change jobs", flush::CHANGED_JOBS),
         ("forget checkpoints", flush::FORGOTTEN),
         ("supersede points", flush::SUPERSEDED),
+        ("change counts of arrays", members::LOSSES),
+        ("best members", arrays::LEAST),
+        ("members", arrays::MEMBERS),
+        ("ids of members", arrays::IDS),
+        ("a name", read::OPEN_NAMED),
+        ("the newest of a name", read::NEWEST_NAMED),
         ("promote", flush::PROMOTE),
         ("a schedule", schedules::ONE),
         ("load schedules", timers::LOAD),
@@ -120,6 +152,8 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
             "i",
             "schedules",
             "ticks",
+            "arrays",
+            "array_counts",
         ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());

@@ -9,7 +9,11 @@ use mlctl_protocol::{
     result::{CheckpointRef, WorkerResult},
 };
 
-use crate::domain::{Event, Exit, Fence, Hold, Job, Uid, event::ProcessIdentity};
+use crate::domain::{
+    Event, Exit, Fence, Hold, Job, Uid,
+    array::{Design, Params},
+    event::ProcessIdentity,
+};
 
 /// A job to keep.
 #[derive(Debug, Clone)]
@@ -141,6 +145,8 @@ pub struct ListFilter {
     pub limit: u32,
     /// Jobs of each state that are looked at, at most, where a filter leaves some out: the newest. `None`: all.
     pub look_at: Option<u32>,
+    /// Members of arrays too.
+    pub members: bool,
 }
 
 impl ListFilter {
@@ -237,4 +243,74 @@ pub struct TickRow {
     pub job: JobId,
     /// When it did.
     pub submitted_at: Timestamp,
+}
+
+/// An array to keep.
+#[derive(Debug, Clone)]
+pub struct NewArray {
+    /// Its name; members are named after it.
+    pub name: String,
+    /// The priority and labels that all members begin with.
+    pub priority: u8,
+    /// See `priority`.
+    pub labels: BTreeMap<String, String>,
+    /// Who submits it.
+    pub user: Uid,
+    /// The idempotency key of the array as a whole: unique per user.
+    pub key: String,
+    /// BLAKE3 of what was asked for.
+    pub asked: blake3::Hash,
+    /// Who holds all of it from the beginning, and what for.
+    pub hold: Option<Hold>,
+    /// Where its parameters come from, what its members are compared by.
+    pub design: Design,
+    /// The checked spec of each member and what sets it apart, by index from 1; at least one.
+    pub members: Vec<(JobSpec, Params)>,
+}
+
+/// An array and where its members stand.
+#[derive(Debug, Clone)]
+pub struct Array {
+    /// Its number, from the sequence of jobs' ids.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// The kind of its members.
+    pub kind: String,
+    /// Who submitted it.
+    pub user: Uid,
+    /// The queue of its members.
+    pub queue: String,
+    /// The priority that they began with.
+    pub priority: u8,
+    /// The labels that they began with.
+    pub labels: BTreeMap<String, String>,
+    /// How many they are.
+    pub size: u32,
+    /// Where their parameters come from, what they are compared by.
+    pub design: Design,
+    /// When it was acknowledged.
+    pub submitted_at: Timestamp,
+    /// Members by where they stand, without those where none does.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// Which arrays to list.
+#[derive(Debug, Clone, Default)]
+pub struct ArrayFilter {
+    /// Those that have members there (`domain::array::tally`).
+    pub states: Vec<String>,
+    /// Arrays of each of those at most.
+    pub limit: u32,
+    /// Arrays of which every member has ended, besides: the last submitted.
+    pub ended: u32,
+}
+
+/// Which members of an array to list.
+#[derive(Debug, Clone, Default)]
+pub struct MemberFilter {
+    /// Only these states; any when empty.
+    pub states: Vec<String>,
+    /// Members at most: those of the lowest indexes.
+    pub limit: u32,
 }

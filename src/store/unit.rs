@@ -15,10 +15,11 @@ use super::{
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
     load,
+    members::{PreparedArray, joined},
     timers::{Standing, Timers},
     types::{Beat, Submitted},
 };
-use crate::domain::{Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, state};
+use crate::domain::{Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, state};
 
 /// A job runs, and the attempt that its row names is not there: the group must not go on.
 const MISSING: Fault = Fault::Guard { statement: "read the attempt under way", expected: 1, changed: 0 };
@@ -61,6 +62,8 @@ impl<'a> Needs<'a> {
         for ask in asks {
             match ask {
                 Ask::Submit { job, .. } => needs.keys.push((job.user, &job.key)),
+                Ask::SubmitArray { array, .. } => needs.keys.push((array.user, &array.key)),
+                Ask::Many { jobs, .. } => needs.jobs.extend(jobs),
                 Ask::Claim { job, .. } => {
                     needs.jobs.insert(*job);
                     needs.claimed.insert(*job);
@@ -126,6 +129,8 @@ impl Unit {
     pub(super) fn take(&mut self, ask: &mut Ask) -> Result<(), Fault> {
         match ask {
             Ask::Submit { job, reply } => reply.stage(self.submit(job)?),
+            Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
+            Ask::Many { jobs, command, reply } => reply.stage(Ok(self.many(jobs, command)?)),
             Ask::Claim { job, secret_hash, lease_until, reply } => {
                 reply.stage(self.claim(*job, secret_hash, *lease_until)?);
             }
@@ -158,19 +163,17 @@ impl Unit {
     }
 
     fn submit(&mut self, new: &Prepared) -> Result<Result<Submitted, StoreError>, Fault> {
-        let key = (new.user, new.key.clone());
-        if let Some((job, asked)) = self.keys.get(&key) {
-            return Ok(if *asked == new.asked {
-                Ok(Submitted { id: *job, existed: true })
-            } else {
-                Err(StoreError::KeyConflict { key: new.key.clone(), job: *job })
-            });
+        match self.known(new.user, &new.key, &new.asked) {
+            Ok(Some(id)) => return Ok(Ok(Submitted { id, existed: true })),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
         }
         let id = self.ledger.next_job();
         let job = state::apply(id, None, &new.event, self.now)?;
         self.writes.event(&mut self.ledger, self.now, id, &new.body)?;
-        self.writes.new_job(&job, new)?;
-        self.keys.insert(key, (id, new.asked.clone()));
+        self.writes.new_job(&job, &new.spec)?;
+        self.writes.new_key(new.user, &new.key, id, &new.asked)?;
+        self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
         if let Some(hold) = &new.hold {
             self.jobs.insert(id, Held { stored: job.clone(), job });
             if let Err(error) = self.decide(id, None, &Command::Hold { hold: hold.clone() })? {
@@ -178,6 +181,57 @@ impl Unit {
             }
         }
         Ok(Ok(Submitted { id, existed: false }))
+    }
+
+    /// The job that a key stands for, where it was asked for the same.
+    fn known(&self, user: Uid, key: &str, asked: &str) -> Result<Option<JobId>, StoreError> {
+        match self.keys.get(&(user, key.to_owned())) {
+            None => Ok(None),
+            Some((job, known)) if known == asked => Ok(Some(*job)),
+            Some((job, _)) => Err(StoreError::KeyConflict { key: key.to_owned(), job: *job }),
+        }
+    }
+
+    /// An array and all its members, whose ids follow its own. The key is kept with the first of them.
+    fn submit_array(&mut self, new: &PreparedArray) -> Result<Result<Submitted, StoreError>, Fault> {
+        match self.known(new.user, &new.key, &new.asked) {
+            Ok(Some(first)) => return Ok(Ok(Submitted { id: JobId(first.0.saturating_sub(1)), existed: true })),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+        let array = self.ledger.next_job();
+        self.writes.arrays.add(array, new, self.now)?;
+        let hold = new.held();
+        for (index, (member, params)) in (1..).zip(&new.members) {
+            let id = self.ledger.next_job();
+            let event = joined(&member.event, Membership { id: array, index, params: params.clone() });
+            let job = state::apply(id, None, &event, self.now)?;
+            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?)?;
+            self.writes.new_job(&job, &member.spec)?;
+            if index == 1 {
+                self.writes.new_key(new.user, &new.key, id, &new.asked)?;
+                self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
+            }
+            if let Some(hold) = &hold {
+                self.jobs.insert(id, Held { stored: job.clone(), job });
+                if let Err(error) = self.decide(id, None, hold)? {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        Ok(Ok(Submitted { id: array, existed: false }))
+    }
+
+    /// A command on several jobs: those that take it, and whether it changes anything of them.
+    fn many(&mut self, jobs: &[JobId], command: &Command) -> Result<Vec<(Job, bool)>, Fault> {
+        let mut taken = Vec::with_capacity(jobs.len());
+        for id in jobs {
+            let before = self.ledger.last_event;
+            if let Ok(job) = self.command(*id, None, command)? {
+                taken.push((job, self.ledger.last_event != before));
+            }
+        }
+        Ok(taken)
     }
 
     /// A tick's job and its row, or neither.

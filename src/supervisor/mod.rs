@@ -249,6 +249,25 @@ impl Handle {
         self.end(job, Command::Yield { to }).await
     }
 
+    /// Does something to each member of an array in one of these states. Returns how many took it, and of how many it changed something.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Failed`].
+    pub async fn command_members(
+        &self,
+        array: JobId,
+        states: &[&str],
+        command: &Command,
+    ) -> Result<(usize, u64), StoreError> {
+        let (taken, changed) = self.shared.store.command_members(array, states, command).await?;
+        for job in &taken {
+            if let Some(live) = self.shared.live(job.id) {
+                attempt::obey(&live, job);
+            }
+        }
+        Ok((taken.len(), changed))
+    }
+
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {
         let after = self.shared.store.command(job, None, command).await?;
         if let Some(live) = self.shared.live(job) {

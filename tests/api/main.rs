@@ -1,6 +1,8 @@
 //! The API from outside: a real database, a real supervisor and a real socket in a folder of their own. No worker runs: what one would do is put on record by the test.
 
 #[cfg(test)]
+mod arrays;
+#[cfg(test)]
 mod rig;
 
 #[cfg(test)]

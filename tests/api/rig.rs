@@ -116,6 +116,7 @@ impl Rig {
             worker: "/bin/false".into(),
             max_queued: 1000,
             max_spec_bytes: 262_144,
+            max_array: 10_000,
             grace_seconds: 20,
             patience: Patience::default(),
         };

@@ -9,6 +9,8 @@ mod rig;
 mod views;
 
 #[cfg(test)]
+mod arrays;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod follow;

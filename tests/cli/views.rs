@@ -18,7 +18,7 @@ pub fn job(id: u64, changes: Json) -> Json {
         "schema": 1, "id": id.to_string(), "name": "digits", "kind": "train", "state": "queued", "reason": null,
         "queue": "default", "priority": 50, "user": "ada", "uid": 1000, "labels": {}, "resources": {"cpus": 1, "gpus": 0},
         "attempt": null, "retries_used": 0, "retry_limit": 3, "exit_class": null, "exit_message": null, "exit_hint": null,
-        "submitted_at": SUBMITTED.to_string(), "started_at": null, "finished_at": null, "not_before": null,
+        "array": null, "submitted_at": SUBMITTED.to_string(), "started_at": null, "finished_at": null, "not_before": null,
         "time_limit_seconds": null, "preemptible": false, "intent": null,
         "progress": null, "eta_seconds": null, "metrics": {}, "worker": null, "peak_rss_bytes": null, "checkpoint": null,
         "model": null, "output": null, "spec_digest": "00ff"

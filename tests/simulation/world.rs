@@ -368,6 +368,7 @@ impl World {
             spec_digest: "0".repeat(64),
             not_before: begin,
             preemptible: chance.once_in(2),
+            array: None,
         };
         let job = state::apply(id, None, &event, self.time()).expect("a first event");
         self.jobs.insert(id, job);

@@ -9,6 +9,8 @@ mod furniture;
 mod rig;
 
 #[cfg(test)]
+mod arrays;
+#[cfg(test)]
 mod basics;
 #[cfg(test)]
 mod control;

@@ -36,6 +36,8 @@ pub enum ErrorCode {
     NotFound,
     /// A name fits several jobs.
     Ambiguous,
+    /// What was named is an array, and a job was wanted: `/v1/arrays` has it.
+    IsArray,
     /// The job is in a state in which this makes no sense.
     WrongState,
     /// The idempotency key stands for another job, or the name for another schedule.

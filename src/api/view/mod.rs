@@ -1,5 +1,6 @@
 //! From what the store keeps to what a client sees: data in, data out. Called by the handlers; the words are in [`reason`] and [`event`]; schedules are in [`schedule`].
 
+pub(super) mod array;
 pub(super) mod event;
 pub(super) mod reason;
 pub(super) mod schedule;
@@ -113,6 +114,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         model: job.model.clone(),
         output: job.output.clone(),
         spec_digest: job.spec_digest.clone(),
+        array: job.array.clone(),
     }
 }
 

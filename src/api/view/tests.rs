@@ -41,6 +41,7 @@ fn detail(state: JobState) -> JobDetail {
         retry: RetryPolicy { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 },
         preemptible: false,
         spec_digest: "d".into(),
+        array: None,
         submitted_at: at(-100),
         state,
         attempt: 0,

@@ -8,7 +8,7 @@ use clap::{
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::label;
+use super::{job_name, label};
 use crate::{
     api::{
         query::{ListQuery, MAX_LIST_LIMIT, SortField, address},
@@ -29,6 +29,7 @@ Examples:
   mlctl ls --since 24h --label team=vision --sort finished
   mlctl ls --state queued --sort priority     as they will start
   mlctl ls --all -o wide
+  mlctl ls --array sweep --state failed       the members of an array, which is one row otherwise
   mlctl ls --state queued,running -o name | xargs mlctl cancel
   mlctl ls -o json | jq '.jobs[].name'";
 
@@ -62,6 +63,12 @@ pub struct Arguments {
     /// All that ended, not the last 10 alone
     #[arg(short, long, conflicts_with = "state")]
     all: bool,
+    /// The members of this array, by index: its id, its name or @last
+    #[arg(long, value_name = "ARRAY", value_parser = job_name, conflicts_with_all = ["kind", "user", "queue", "label", "since", "all", "members"])]
+    array: Option<String>,
+    /// Members of arrays one by one, not a row for each array
+    #[arg(long)]
+    members: bool,
     /// Show the list anew every 2 seconds until Ctrl-C
     #[arg(long)]
     watch: bool,
@@ -121,7 +128,9 @@ impl Arguments {
             since: self.since.map(|since| since.moment(now)),
             sort: self.sort,
             finished: self.all.then_some(MAX_LIST_LIMIT),
-            limit: self.limit.or_else(|| self.all.then_some(MAX_LIST_LIMIT)),
+            limit: self.limit.or_else(|| (self.all || self.array.is_some()).then_some(MAX_LIST_LIMIT)),
+            array: self.array.clone(),
+            members: self.members,
         })
     }
 
@@ -133,7 +142,7 @@ impl Arguments {
                 context.out.clear()?;
             }
             jobs::list(&mut context.out, &list, context.clock.now())?;
-            if list.jobs.is_empty() {
+            if list.jobs.is_empty() && list.arrays.is_empty() {
                 context.out.say("no jobs; `mlctl spec init train` writes a spec to begin with");
             }
             if let Some(note) = &list.note {

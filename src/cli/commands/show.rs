@@ -2,18 +2,20 @@
 
 use clap::Args;
 
-use super::{job_name, job_path};
+use super::{array, job_name, job_path};
 use crate::{
     api::{
-        query::{LogsQuery, MAX_PAGE_LIMIT, PageQuery, address},
-        types::{AttemptList, EventList, EventView, JobView, SpecView},
+        query::{ArrayQuery, LogsQuery, MAX_PAGE_LIMIT, PageQuery, address},
+        types::{ArrayDetail, AttemptList, EventList, EventView, JobView, SpecView},
     },
     cli::{
         Context, Done, Failure,
         exit::Exit,
-        output::{jobs, text},
+        output::{arrays, jobs, text},
+        sweep::goal_parser,
     },
     config::OutputForm,
+    domain::array::Goal,
 };
 
 /// Lines of its log that a failed job shows.
@@ -28,7 +30,9 @@ Examples:
   mlctl show @last -o json | jq .metrics.test_accuracy
   mlctl show 17 --spec > again.json       the spec as the daemon keeps it
   mlctl show 17 --attempts                each start of it
-  mlctl show 17 --events                  what happened to it";
+  mlctl show 17 --events                  what happened to it
+  mlctl show sweep --metric test_accuracy --best 10
+  mlctl show 17.3                         member 3 of array 17";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -45,6 +49,15 @@ pub struct Arguments {
     /// What happened to it instead, oldest first
     #[arg(long, conflicts_with_all = ["spec", "attempts"])]
     events: bool,
+    /// Of an array: what its members are compared by [default: what the submit said, else val_loss or train_loss]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Of an array: which end of the metric is the best [default: what the submit said, else max for names that end in accuracy, min for others]
+    #[arg(long, value_parser = goal_parser())]
+    goal: Option<Goal>,
+    /// Of an array: how many of the best members
+    #[arg(long, value_name = "N")]
+    best: Option<u32>,
 }
 
 impl Arguments {
@@ -68,7 +81,11 @@ impl Arguments {
             jobs::events(&mut context.out, &list)?;
             return Ok(Exit::Ok);
         }
-        let job: JobView = context.client.get(&job_path(&self.job, "")).await?;
+        let job = match context.client.get::<JobView>(&job_path(&self.job, "")).await {
+            Ok(job) => job,
+            Err(failure) if array::is_meant(&failure) => return self.array(context).await,
+            Err(failure) => return Err(failure),
+        };
         match context.out.form {
             OutputForm::Json | OutputForm::Jsonl => context.out.json(&job)?,
             OutputForm::Name => context.out.line(job.id.to_string())?,
@@ -77,6 +94,15 @@ impl Arguments {
                 jobs::show(&mut context.out, &job, &log, context.clock.now())?;
             }
         }
+        Ok(Exit::Ok)
+    }
+}
+
+impl Arguments {
+    async fn array(self, context: &mut Context<'_>) -> Done {
+        let query = ArrayQuery { metric: self.metric, goal: self.goal, best: self.best };
+        let detail: ArrayDetail = context.client.get(&address(&array::path(&self.job, ""), &query)).await?;
+        arrays::show(&mut context.out, &detail, context.clock.now())?;
         Ok(Exit::Ok)
     }
 }

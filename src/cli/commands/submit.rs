@@ -4,21 +4,23 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use serde_json::value::to_raw_value;
 
-use super::{follow, label};
+use super::{array, follow, label};
 use crate::{
-    api::types::{DryRunView, JobView, SubmitRequest},
+    api::types::{ArrayDryRunView, ArrayView, DryRunView, JobView, SubmitArrayRequest, SubmitRequest},
     cli::{
         Context, Done, Failure,
-        client::ANSWER_LIMIT,
+        client::{ANSWER_LIMIT, LONG_LIMIT},
         exit::Exit,
-        output::{jobs, text},
-        spec,
+        output::{arrays, jobs, text},
+        spec, sweep,
         times::{self, Moment},
     },
     config::OutputForm,
 };
 
 const EXAMPLES: &str = "\
+With --array there are many jobs, one array: a row in `ls`, compared by `show`, and cancelled, held or tried again as one. 
+Ranges to draw from: A..B of numbers with a point or an exponent has every order of magnitude as likely, A..B of whole numbers every number; log:A..B and uniform:A..B say it for either. Values are TOML as for --set, with tables and lists.
 Paths in a spec are relative to its folder; those in flags, and in a spec from standard input, to the working directory.
 
 Examples:
@@ -31,6 +33,8 @@ Examples:
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
+  mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64     an array of 6 jobs
+  mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
   sed s/32/64/ job.toml | mlctl submit - --dry-run";
 
 #[derive(Debug, Args)]
@@ -84,6 +88,8 @@ pub struct Arguments {
     /// Print the id alone
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    sweep: sweep::Flags,
 }
 
 impl Arguments {
@@ -111,6 +117,10 @@ impl Arguments {
                 ("--time", &["time", "limit_seconds"], self.time),
             ],
         };
+        if self.sweep.is_given() {
+            let draft = spec::draft(&self.file, &overlay, context.environment)?;
+            return self.array(context, draft).await;
+        }
         let written = spec::open(&self.file, &overlay, context.environment)?;
         let spec = to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
@@ -144,6 +154,78 @@ impl Arguments {
             }
         }
         Ok(exit)
+    }
+
+    /// Submits many jobs that differ in some values.
+    async fn array(&self, context: &mut Context<'_>, draft: spec::Draft) -> Done {
+        if self.follow {
+            let why = "--follow follows one job, and --array makes many";
+            return Err(Failure::new(Exit::Usage, why)
+                .hint("--wait waits for all of them; `mlctl follow ARRAY.1` follows the first"));
+        }
+        let chance = context.chance;
+        let draw = || {
+            let mut bytes = [0; 4];
+            chance(&mut bytes);
+            u32::from_le_bytes(bytes).into()
+        };
+        let (written, sweep) = self.sweep.read(draft, context.environment, draw)?;
+        let spec = to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
+        let key = self.key.clone().unwrap_or_else(|| context.new_key());
+        let seed = sweep.sample.map(|sample| sample.seed);
+        let metric = self.sweep.metric();
+        let request = SubmitArrayRequest { spec, key, sweep, metric, dry_run: self.dry_run, hold: self.hold };
+        let path = "/v1/arrays";
+        if self.dry_run {
+            let checked = context.client.post_body(path, &request, LONG_LIMIT).await;
+            let checked: ArrayDryRunView = checked.map_err(|refusal| written.located(refusal))?;
+            if context.out.is_json() {
+                context.out.json(&checked)?;
+            } else if !self.quiet {
+                arrays::checked(&mut context.out, &self.file, &checked, &written.spec.name)?;
+            }
+            return Ok(Exit::Ok);
+        }
+        let (status, array): (_, ArrayView) =
+            context.client.post_safely(path, &request).await.map_err(|refusal| written.located(refusal))?;
+        self.array_submitted(context, &array, (status == hyper::StatusCode::CREATED).then_some(seed))?;
+        if !self.wait {
+            return Ok(Exit::Ok);
+        }
+        context.out.flush()?;
+        let (ended, exit) = array::wait(context, &array, None).await?;
+        if let Some(array) = ended {
+            if context.out.is_json() {
+                context.out.json(&array)?;
+            } else if !self.quiet {
+                arrays::ended(&mut context.out, &array)?;
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Prints which array was submitted, where it is `new` with the seed that its members were drawn with.
+    fn array_submitted(
+        &self,
+        context: &mut Context<'_>,
+        array: &ArrayView,
+        new: Option<Option<u64>>,
+    ) -> Result<(), Failure> {
+        let out = &mut context.out;
+        if self.quiet || out.form == OutputForm::Name {
+            return out.line(array.id.to_string());
+        }
+        if out.is_json() {
+            return if self.wait { Ok(()) } else { out.json(array) };
+        }
+        let (id, name) = (array.id, &array.name);
+        let Some(seed) = new else {
+            return out.line(format!("array {id} ({name}) was submitted before under this key: it is {}", array.state));
+        };
+        let seed = seed.map_or_else(String::new, |seed| format!(", drawn with seed {seed}"));
+        let held = if self.hold { ", which are held" } else { "" };
+        let size = text::count(array.size.into());
+        out.line(format!("submitted array {id} ({name}) of {size} jobs, {id}.1 to {id}.{}{seed}{held}", array.size))
     }
 
     fn checked(&self, context: &mut Context<'_>, checked: &DryRunView) -> Done {

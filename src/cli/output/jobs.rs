@@ -1,16 +1,16 @@
 //! Jobs in print: the list, one in full, how one ended. Pure where it can be: views in, lines out.
 
 use jiff::Timestamp;
-use mlctl_protocol::JobSpec;
+use mlctl_protocol::{JobId, JobSpec};
 use serde::Serialize;
 
 use super::{
-    Output, state_style,
+    Output, arrays, state_style,
     table::{Cell, Column, Table},
     text,
 };
 use crate::{
-    api::types::{AttemptList, EventList, JobList, JobView, WhyView},
+    api::types::{ArrayView, AttemptList, EventList, JobList, JobView, WhyView},
     cli::Failure,
     config::OutputForm,
 };
@@ -18,16 +18,49 @@ use crate::{
 /// Prints a list of jobs.
 pub fn list(out: &mut Output, list: &JobList, now: Timestamp) -> Result<(), Failure> {
     match out.form {
-        OutputForm::Json | OutputForm::Jsonl => out.json_list(list, &list.jobs),
-        OutputForm::Name => list.jobs.iter().try_for_each(|job| out.line(job.id.to_string())),
+        OutputForm::Json => out.json(list),
+        OutputForm::Jsonl => {
+            list.arrays.iter().try_for_each(|array| out.json(array))?;
+            list.jobs.iter().try_for_each(|job| out.json(job))
+        }
+        OutputForm::Name => rows(list).iter().try_for_each(|row| out.line(row.id().to_string())),
         OutputForm::Table | OutputForm::Wide => {
-            let table = table(&list.jobs, out.is_wide(), now);
+            let table = table(&rows(list), out.is_wide(), now);
             out.table(&table)
         }
     }
 }
 
-fn table(jobs: &[JobView], is_wide: bool, now: Timestamp) -> Table {
+/// A row of a list.
+enum Listed<'a> {
+    Job(&'a JobView),
+    Array(&'a ArrayView),
+}
+
+impl Listed<'_> {
+    const fn id(&self) -> JobId {
+        match self {
+            Self::Job(job) => job.id,
+            Self::Array(array) => array.id,
+        }
+    }
+}
+
+/// Jobs in the order in which they were listed, each array before the first job that is older, and at the end where there is none.
+fn rows(list: &JobList) -> Vec<Listed<'_>> {
+    let mut arrays = list.arrays.iter().peekable();
+    let mut rows = Vec::with_capacity(list.jobs.len() + list.arrays.len());
+    for job in &list.jobs {
+        while let Some(array) = arrays.next_if(|array| array.id > job.id) {
+            rows.push(Listed::Array(array));
+        }
+        rows.push(Listed::Job(job));
+    }
+    rows.extend(arrays.map(Listed::Array));
+    rows
+}
+
+fn table(rows: &[Listed<'_>], is_wide: bool, now: Timestamp) -> Table {
     use Column::{Flexible, Left, Right, Spare, SpareRight};
     let mut heads = vec![("ID", Right), ("NAME", Flexible), ("KIND", Spare), ("STATE", Left), ("QUEUE", Spare)];
     heads.extend([("PRIO", SpareRight), ("PROGRESS", Right), ("ETA", SpareRight), ("AGE", Right)]);
@@ -42,7 +75,14 @@ fn table(jobs: &[JobView], is_wide: bool, now: Timestamp) -> Table {
     }
     heads.push(("REASON", Flexible));
     let mut table = Table::new(&heads);
-    for job in jobs {
+    for row in rows {
+        let job = match row {
+            Listed::Job(job) => job,
+            Listed::Array(array) => {
+                table.row(array_row(array, is_wide, now));
+                continue;
+            }
+        };
         let progress = job.progress.as_ref().filter(|_| job.state != "succeeded");
         let eta = job.eta_seconds.filter(|_| job.state == "running").map(text::duration);
         let mut cells: Vec<Cell> = vec![
@@ -70,6 +110,29 @@ fn table(jobs: &[JobView], is_wide: bool, now: Timestamp) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// An array among jobs.
+fn array_row(array: &ArrayView, is_wide: bool, now: Timestamp) -> Vec<Cell> {
+    let labels: Vec<_> = array.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut cells: Vec<Cell> = vec![
+        array.id.to_string().into(),
+        array.name.as_str().into(),
+        array.kind.as_str().into(),
+        Cell::from(array.state.as_str()).styled(state_style(&array.state)),
+        array.queue.as_str().into(),
+        array.priority.to_string().into(),
+        arrays::progress(array).into(),
+        "".into(),
+        text::between(array.submitted_at, now).into(),
+    ];
+    if is_wide {
+        cells.extend([array.user.as_str().into(), "".into(), "".into(), "".into(), labels.join(",").into()]);
+    }
+    let standing = arrays::standing(array);
+    let standing = if standing.is_empty() { String::new() } else { format!(": {standing}") };
+    cells.push(format!("array of {}{standing}", text::count(array.size.into())).into());
+    cells
 }
 
 /// Prints that something was done to a job: the sentence for people, the job for programs.
@@ -159,6 +222,9 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     fact("finished", job.finished_at.map(|at| text::moment(at, now)));
     fact("took", job.finished_at.zip(job.started_at).map(|(end, start)| text::between(start, end)));
     fact("time limit", job.time_limit_seconds.map(|seconds| text::duration(seconds.into())));
+    let place =
+        job.array.as_ref().map(|array| format!("{}.{}: {}", array.id, array.index, arrays::params(&array.params)));
+    fact("member", place);
     fact("queue", Some(format!("{}, priority {}", job.queue, job.priority)));
     fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
     let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));

@@ -54,6 +54,31 @@ fn check(path: &str, value: &Json, schema: &Json, found: &mut Vec<Problem>) {
     }
 }
 
+/// The dotted path of every key that is no table, by the schema: where it has branches, by the one that fits what is written.
+pub(super) fn keys(spec: &Json) -> Vec<String> {
+    let mut found = Vec::new();
+    collect("", spec, &SCHEMA, MAX_REFERENCES, &mut found);
+    found
+}
+
+fn collect(path: &str, value: &Json, schema: &Json, depth: usize, found: &mut Vec<String>) {
+    // What the job does not do at all: a spec trains or infers.
+    let is_optional = schema.get("anyOf").is_some();
+    if value.is_null() && is_optional && !path.is_empty() && !path.contains('.') {
+        return;
+    }
+    let schema = chosen(value, schema);
+    let properties = schema.get("properties").and_then(Json::as_object).filter(|_| depth > 0);
+    let Some(properties) = properties else {
+        found.push(path.to_owned());
+        return;
+    };
+    for (key, inner) in properties {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        collect(&path, value.get(key).unwrap_or(&Json::Null), inner, depth - 1, found);
+    }
+}
+
 /// The schema that holds for a value: behind references, without null, the branch of its tag.
 fn chosen<'a>(value: &Json, mut schema: &'a Json) -> &'a Json
 where

@@ -34,6 +34,7 @@ fn new(limit: u32) -> Job {
         spec_digest: "0".repeat(64),
         not_before: None,
         preemptible: true,
+        array: None,
     };
     apply(JOB, None, &event, at(0)).unwrap()
 }

@@ -67,13 +67,14 @@ pub struct Actor<'a> {
     steps: u64,
     saved: Option<CheckpointRef>,
     deaf: bool,
+    loss: f64,
 }
 
 impl<'a> Actor<'a> {
     /// A fake that has been given its work.
     pub fn new(launch: &'a Launch, start: &'a Start, handle: Handle, runtime: &'a Runtime) -> Self {
         let (stores, token) = (Stores::with_s3(launch.s3.clone()), start.token);
-        Self { launch, start, handle, runtime, stores, token, step: 0, steps: 0, saved: None, deaf: false }
+        Self { launch, start, handle, runtime, stores, token, step: 0, steps: 0, saved: None, deaf: false, loss: 1.0 }
     }
 
     /// Takes up the best checkpoint, then runs the script to its end.
@@ -114,6 +115,10 @@ impl<'a> Actor<'a> {
             Step::Lie(lie) => self.lie(lie),
             Step::Fail(class, message) => self.end(class, message),
             Step::SpawnChild => self.must(spawn_child()),
+            Step::Loss(factor) => {
+                self.loss = factor;
+                Flow::Continue(())
+            }
             Step::FailAttempts(count) if self.start_attempt() <= count => die(9),
             Step::FailAttempts(_) => Flow::Continue(()),
         }
@@ -302,7 +307,7 @@ impl<'a> Actor<'a> {
 
     fn metrics(&self) -> Metrics {
         #[expect(clippy::cast_precision_loss, reason = "a made-up loss")]
-        let loss = 1.0 / (1.0 + self.step as f64);
+        let loss = self.loss / (1.0 + self.step as f64);
         [("train_loss".to_owned(), loss)].into()
     }
 

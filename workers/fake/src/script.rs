@@ -5,7 +5,7 @@ use std::time::Duration;
 use mlctl_protocol::ExitClass;
 
 /// One step of a script.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Ten quick steps of work.
     Obey,
@@ -33,6 +33,8 @@ pub enum Step {
     Fail(ExitClass, String),
     /// Leave a child behind that ignores SIGTERM.
     SpawnChild,
+    /// From here on the loss is so many times as large.
+    Loss(f64),
     /// Die of SIGKILL in the first so many attempts.
     FailAttempts(u32),
 }
@@ -92,6 +94,7 @@ fn step(text: &str) -> Option<Step> {
             Step::Fail(class.parse().ok()?, message.to_owned())
         }
         ("spawn-child", "") => Step::SpawnChild,
+        ("loss", factor) => Step::Loss(factor.parse().ok().filter(|factor: &f64| factor.is_finite())?),
         ("fail-attempts", count) => Step::FailAttempts(count.parse().ok()?),
         _ => return None,
     })
@@ -124,6 +127,7 @@ mod tests {
             ("lie:huge-frame", Step::Lie(Lie::HugeFrame)),
             ("fail:spec:no such column: y", Step::Fail(ExitClass::Spec, "no such column: y".into())),
             ("spawn-child", Step::SpawnChild),
+            ("loss:0.5", Step::Loss(0.5)),
             ("fail-attempts:2", Step::FailAttempts(2)),
         ];
         for (text, step) in cases {
@@ -134,9 +138,19 @@ mod tests {
 
     #[test]
     fn a_misspelt_step_is_named() {
-        for text in
-            ["obay", "steps:3", "steps:x:1", "exit:300", "exit", "lie:weather", "fail:sadly", "hang:1", "flood:-1"]
-        {
+        for text in [
+            "obay",
+            "steps:3",
+            "steps:x:1",
+            "exit:300",
+            "exit",
+            "lie:weather",
+            "fail:sadly",
+            "hang:1",
+            "flood:-1",
+            "loss:x",
+            "loss:inf",
+        ] {
             assert!(parse(&format!("obey;{text}")).unwrap_err().contains(text), "{text}");
         }
     }

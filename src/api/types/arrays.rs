@@ -1,0 +1,139 @@
+//! Bodies about arrays: many jobs made from one spec by parameters.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mlctl_protocol::{JobId, JobSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::array::{Axis, Metric, Params, Sample, Sweep};
+
+/// `POST /v1/arrays`: all of it is kept, or nothing.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitArrayRequest {
+    /// The spec that all members have in common, as JSON, read by the daemon as a [`JobSpec`]. Each member's parameters are laid over it.
+    pub spec: Box<RawValue>,
+    /// The idempotency key of the array as a whole.
+    pub key: String,
+    /// Where the members' parameters come from.
+    pub sweep: Sweep,
+    /// What members are compared by; `val_loss`, or else `train_loss`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+    /// Whether to check only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Whether all members are held from the beginning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
+}
+
+/// The answer to an array's submit with `dry_run`: every member has passed every check. Without it, an [`ArrayView`] is the answer: status 201 for a new array, 200 for the one
+/// that the key named before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrayDryRunView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Always true.
+    pub dry_run: bool,
+    /// Members it would have.
+    pub size: u32,
+    /// The first member's spec as it would be kept.
+    pub spec: JobSpec,
+    /// What the first members have of their own, by index from 1; [`SHOWN`](Self::SHOWN) of them at most.
+    pub params: Vec<Params>,
+}
+
+impl ArrayDryRunView {
+    /// Members shown at most.
+    pub const SHOWN: u32 = 20;
+}
+
+/// An array.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrayView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Its number, as text, from the sequence of jobs' ids. The member of index 3 has the id that is 3 more, and the name `NAME.3`.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// The kind of its members.
+    pub kind: String,
+    /// Where it stands as a whole: `queued` or `held` while all members are, `running` while any is unfinished, then `failed` when one failed, `cancelled` when one was, or `succeeded`.
+    pub state: String,
+    /// The queue of its members.
+    pub queue: String,
+    /// The priority that they began with.
+    pub priority: u8,
+    /// The login name of who submitted it, or the user id as text where there is none.
+    pub user: String,
+    /// The user id of who submitted it.
+    pub uid: u32,
+    /// The labels that all members began with.
+    pub labels: BTreeMap<String, String>,
+    /// Members.
+    pub size: u32,
+    /// How many of them have ended.
+    pub finished: u64,
+    /// How many of them stand where: by state, without those where none does.
+    pub counts: BTreeMap<String, u64>,
+    /// What varies.
+    pub axes: Vec<Axis>,
+    /// How members were drawn; null for a grid.
+    pub sample: Option<Sample>,
+    /// What members are compared by, where the submit said so.
+    pub metric: Option<Metric>,
+    /// When it was acknowledged.
+    pub submitted_at: Timestamp,
+}
+
+impl ArrayView {
+    /// Whether every member has ended.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.finished >= self.counts.values().sum()
+    }
+}
+
+/// `GET /v1/arrays/{ref}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrayDetail {
+    /// The array.
+    #[serde(flatten)]
+    pub array: ArrayView,
+    /// What the members below were compared by; null when none of them has a value of it.
+    pub compared_by: Option<Metric>,
+    /// The members with the best last values, the best first.
+    pub best: Vec<MemberView>,
+}
+
+/// A member as it stands among the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its id as a job.
+    pub id: JobId,
+    /// Its index in the array, from 1.
+    pub index: u32,
+    /// Its state.
+    pub state: String,
+    /// What it has of its own.
+    pub params: Params,
+    /// The last value of the metric.
+    pub value: f64,
+    /// How many steps its last attempt came to.
+    pub step: Option<u64>,
+}
+
+/// The answer to `POST /v1/arrays/{ref}/cancel`, `stop`, `hold`, `release` and `retry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrayChangeView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Members of which something was changed.
+    pub changed: u64,
+    /// The array afterwards.
+    pub array: ArrayView,
+}

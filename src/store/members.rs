@@ -1,0 +1,139 @@
+//! Arrays in the writer's hands: the array's row, its members and how many of them stand where. Called by `unit`, inside the writer's transaction.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mlctl_protocol::JobId;
+use sqlx::SqliteConnection;
+
+use super::{
+    ask::Prepared,
+    error::Fault,
+    flush::{sweep, write},
+    rows::Rows,
+    types::{NewArray, NewJob},
+};
+use crate::domain::{
+    Command, Event, Hold, Job, Uid,
+    array::{Membership, Params, tally},
+};
+
+/// An array ready to be kept: everything that can be made of it without the database.
+pub(super) struct PreparedArray {
+    pub(super) user: Uid,
+    pub(super) key: String,
+    pub(super) asked: String,
+    pub(super) hold: Option<Hold>,
+    name: String,
+    kind: String,
+    queue: String,
+    priority: u8,
+    labels: String,
+    design: String,
+    pub(super) members: Vec<(Prepared, Params)>,
+}
+
+impl PreparedArray {
+    /// # Errors
+    /// When something cannot be written as JSON.
+    pub(super) fn new(new: NewArray) -> Result<Self, Fault> {
+        let NewArray { name, priority, labels, user, key, asked, hold, design, members } = new;
+        let prepared = members.into_iter().map(|(spec, params)| {
+            let job = NewJob { spec, user, key: String::new(), asked: None, hold: None };
+            Ok((Prepared::new(job)?, params))
+        });
+        let members = prepared.collect::<Result<Vec<_>, Fault>>()?;
+        let (kind, queue) = match members.first().map(|(first, _)| &first.event) {
+            Some(Event::Submitted { kind, queue, .. }) => (kind.clone(), queue.clone()),
+            _ => (String::new(), String::new()),
+        };
+        Ok(Self {
+            user,
+            key,
+            asked: asked.to_hex().to_string(),
+            hold,
+            name,
+            kind,
+            queue,
+            priority,
+            labels: serde_json::to_string(&labels)?,
+            design: serde_json::to_string(&design)?,
+            members,
+        })
+    }
+
+    /// What makes every member of it wait for a person.
+    pub(super) fn held(&self) -> Option<Command> {
+        self.hold.clone().map(|hold| Command::Hold { hold })
+    }
+}
+
+/// A member's first event, which says what it is a member of.
+pub(super) fn joined(event: &Event, membership: Membership) -> Event {
+    let mut event = event.clone();
+    if let Event::Submitted { array, .. } = &mut event {
+        *array = Some(membership);
+    }
+    event
+}
+
+/// What a group of commands changes of arrays.
+#[derive(Default)]
+pub(super) struct Arrays {
+    new: Rows,
+    counts: BTreeMap<(JobId, &'static str), i64>,
+}
+
+impl Arrays {
+    pub(super) fn add(&mut self, id: JobId, new: &PreparedArray, now: Timestamp) -> Result<(), Fault> {
+        let size = i64::try_from(new.members.len()).unwrap_or(i64::MAX);
+        let cells = [
+            id.into(),
+            (&new.name).into(),
+            (&new.kind).into(),
+            new.user.0.into(),
+            (&new.queue).into(),
+            u32::from(new.priority).into(),
+            (&new.labels).into(),
+            size.into(),
+            (&new.design).into(),
+            now.into(),
+        ];
+        Ok(self.new.push_sealed("arrays", &cells)?)
+    }
+
+    /// A job is there, or no longer as it was.
+    pub(super) fn count(&mut self, before: Option<&Job>, after: &Job) {
+        let Some(Membership { id, .. }) = after.array else { return };
+        if let Some(before) = before {
+            *self.counts.entry((id, tally(before))).or_default() -= 1;
+        }
+        *self.counts.entry((id, tally(after))).or_default() += 1;
+    }
+
+    /// Writes what changed. Returns how many rows.
+    pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
+        let changed = write(conn, "new arrays", NEW, self.new).await?;
+        let (mut gains, mut losses) = (Rows::default(), Rows::default());
+        for ((array, tally), change) in self.counts {
+            let rows = if change > 0 { &mut gains } else { &mut losses };
+            if change != 0 {
+                rows.push(&[array.into(), tally.into(), change.into()])?;
+            }
+        }
+        Ok(changed + sweep(conn, GAINS, gains).await? + write(conn, "counts of arrays", LOSSES, losses).await?)
+    }
+}
+
+const NEW: &str = "
+INSERT INTO arrays (id, name, kind, user_id, queue, priority, labels, size, design, submitted_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
+FROM jsonb_each(?1)";
+
+const GAINS: &str = "
+INSERT INTO array_counts (array_id, tally, jobs) SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
+ON CONFLICT (array_id, tally) DO UPDATE SET jobs = array_counts.jobs + excluded.jobs";
+
+pub(super) const LOSSES: &str = "
+UPDATE array_counts SET jobs = array_counts.jobs + new.value ->> 2 FROM jsonb_each(?1) AS new
+WHERE array_counts.array_id = new.value ->> 0 AND array_counts.tally = new.value ->> 1";
