@@ -105,6 +105,15 @@ pub struct JobView {
     pub retries_used: u32,
     /// Retries allowed.
     pub retry_limit: u32,
+    /// Retries used up by faults of the infrastructure, which use up none of the others.
+    #[serde(default)]
+    pub infrastructure_retries_used: u32,
+    /// How many there may be.
+    #[serde(default)]
+    pub infrastructure_retry_limit: u32,
+    /// Whether the daemon holds it since it died too often: a person is to look at it.
+    #[serde(default)]
+    pub quarantined: bool,
     /// How the last attempt ended, by class; null while none has, or a new one runs.
     pub exit_class: Option<String>,
     /// What failed and why.
@@ -155,6 +164,12 @@ impl JobView {
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self.state.as_str(), "succeeded" | "failed" | "cancelled")
+    }
+
+    /// Whether nothing but a person changes it any more: who waits for its end need not wait any longer.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_terminal() || self.quarantined
     }
 }
 

@@ -1,6 +1,6 @@
 //! Specs with mistakes, to the letter, and where paths lead.
 
-use mlctl_protocol::spec::DataSource;
+use mlctl_protocol::{ExitClass, spec::DataSource};
 
 use super::*;
 
@@ -82,6 +82,7 @@ fn flags_lie_over_the_file() {
             labels: &[("team.eu".into(), "a b".into())],
             begin: None,
             preemptible: true,
+            retry_on: Some(&["oom_host", "hang"]),
             numbers: &[
                 ("--priority", &["priority"], Some(9)),
                 ("--cpus", &["resources", "cpus"], Some(2)),
@@ -93,6 +94,8 @@ fn flags_lie_over_the_file() {
     assert_eq!(spec.labels.get("team.eu").map(String::as_str), Some("a b"));
     let Work::Train(train) = &spec.work else { panic!("{spec:?}") };
     assert_eq!(train.seed, 7);
+    assert!(spec.preemptible);
+    assert_eq!(spec.retry.on, Some(vec![ExitClass::OomHost, ExitClass::Hang]));
 }
 
 #[test]

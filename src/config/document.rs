@@ -84,6 +84,14 @@ impl Document {
         self.overlay(flag, path, &number.to_string(), Value::Integer(number.into()));
     }
 
+    /// Lays a list of strings over the document that was given by a flag of its own, such as `--retry-on oom,crash`.
+    pub fn set_texts(&mut self, flag: &str, path: &[&str], texts: &[&str]) {
+        let shown = texts.join(",");
+        let place = Place::new(self.sources.len(), 0..shown.len());
+        let items = texts.iter().map(|text| Node { place, inline: true, value: Value::Text((*text).to_owned()) });
+        self.overlay(flag, path, &shown, Value::Array(items.collect()));
+    }
+
     /// Lays `true` over the document that was given by a flag of its own, such as `--preemptible`.
     pub fn set_true(&mut self, flag: &str, path: &[&str]) {
         self.overlay(flag, path, "true", Value::Bool(true));

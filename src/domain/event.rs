@@ -266,8 +266,23 @@ pub enum Event {
         exit: Exit,
         /// Not before this time.
         not_before: Option<Timestamp>,
-        /// Retries used up, this one included.
+        /// Retries of its own used up, this one included if it is one.
         retries_used: u32,
+        /// Where it died of a fault of the infrastructure: retries used up by such, this one included.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        infrastructure_retries_used: Option<u32>,
+        /// Deaths in a row that may harm the machine, this one included.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        fruitless: u32,
+    },
+    /// The attempt is over and the job is held until a person has looked at it.
+    Quarantined {
+        /// The attempt.
+        attempt: AttemptNumber,
+        /// How it ended.
+        exit: Exit,
+        /// Why it is not tried again by itself.
+        reason: String,
     },
     /// The attempt is over and the job is held, as a person asked while it ran. Uses up no retry.
     Paused {
@@ -308,6 +323,27 @@ pub enum Event {
         /// All labels from now on, if they were changed.
         labels: Option<BTreeMap<String, String>>,
     },
+}
+
+impl Event {
+    /// Whether an attempt is over with it.
+    #[must_use]
+    pub const fn ends_an_attempt(&self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded { .. }
+                | Self::Failed { .. }
+                | Self::Requeued { .. }
+                | Self::Quarantined { .. }
+                | Self::Paused { .. }
+                | Self::Cancelled { exit: Some(_), .. }
+        )
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A command that does not fit the job's state: an expected outcome, not a bug.

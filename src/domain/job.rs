@@ -17,6 +17,11 @@ use super::array::Membership;
 #[serde(transparent)]
 pub struct Uid(pub u32);
 
+impl Uid {
+    /// The daemon itself, where it does what persons do otherwise. No user has this id: to the kernel it means none.
+    pub const SYSTEM: Self = Self(u32::MAX);
+}
+
 /// Names one attempt of one job. A write about a running job carries it; one that no longer matches the row comes from a
 /// worker that lost its lease and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,8 +67,12 @@ pub struct Job {
     pub state: JobState,
     /// How often it was started; 0 before the first start.
     pub attempt: u32,
-    /// Retries used up; preemption and daemon shutdown use none.
+    /// Retries used up; preemption, daemon shutdown and faults of the infrastructure use none.
     pub retries_used: u32,
+    /// Retries used up by faults of the infrastructure.
+    pub infrastructure_retries_used: u32,
+    /// Deaths in a row that may harm the machine, without a checkpoint between them: see [`retry`](super::retry).
+    pub fruitless: u32,
     /// When the last attempt was claimed.
     pub started_at: Option<Timestamp>,
     /// When it became terminal.
@@ -125,10 +134,18 @@ impl JobState {
     }
 }
 
+impl Hold {
+    /// Whether the daemon holds the job, which has died too often and is not started again before a person has looked at it.
+    #[must_use]
+    pub fn is_quarantine(&self) -> bool {
+        self.by == Uid::SYSTEM
+    }
+}
+
 /// Why a job is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
-    /// The person who holds it.
+    /// The person who holds it, or [`Uid::SYSTEM`] for a quarantine.
     pub by: Uid,
     /// What for, in that person's words.
     pub reason: Option<String>,

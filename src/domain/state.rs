@@ -4,7 +4,10 @@
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
-use super::{Command, Edit, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid, retry};
+use super::{
+    Command, Edit, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid,
+    retry::{self, Fate},
+};
 
 /// What a command does to a job at this moment. A fenced command needs `fence` to name the attempt that holds the job; a fence given with any other command
 /// must hold too. No events mean that there is nothing left to do: the command was obeyed before.
@@ -71,6 +74,8 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
             return edited(job, *by, edit);
         }
         (JobState::Failed | JobState::Cancelled, Command::Retry { by }) => Event::Retried { by: *by },
+        // Who wants it tried again has looked at it.
+        (JobState::Held(hold), Command::Retry { by }) if hold.is_quarantine() => Event::Retried { by: *by },
         _ => return Err(wrong_state(job, command)),
     };
     Ok(vec![event])
@@ -116,6 +121,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         ) if fits(attempt) => {}
         (JobState::Running { .. }, Event::Checkpointed { attempt, checkpoint }) if fits(attempt) => {
             job.checkpoint = Some(checkpoint.clone());
+            job.fruitless = 0;
         }
         (
             JobState::Running { token, intent: before },
@@ -125,6 +131,26 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             let intent = Some(intent.ok_or_else(|| illegal(job.state.name()))?);
             job.state = JobState::Running { token: *token, intent };
         }
+        (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
+            finish(&mut job, JobState::Cancelled, at);
+        }
+        (state, Event::Retried { .. }) if may_retry(state) => {
+            job.retries_used = 0;
+            (job.infrastructure_retries_used, job.fruitless) = (0, 0);
+            job.finished_at = None;
+            job.state = JobState::Queued { not_before: None };
+        }
+        (JobState::Running { .. }, _) if event.ends_an_attempt() => return over(job, event, at).map_err(illegal),
+        _ => return granted(job, event).map_err(illegal),
+    }
+    Ok(job)
+}
+
+/// The job after the end of its attempt; the state's name when that cannot be.
+fn over(mut job: Job, event: &Event, at: Timestamp) -> Result<Job, &'static str> {
+    let attempt = job.attempt;
+    let fits = |named: &AttemptNumber| named.0 == attempt;
+    match (&job.state, event) {
         (JobState::Running { .. }, Event::Succeeded { attempt, model, output }) if fits(attempt) => {
             job.model.clone_from(model);
             job.output.clone_from(output);
@@ -135,11 +161,14 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.exit = Some(exit.clone());
             finish(&mut job, JobState::Failed, at);
         }
-        (JobState::Running { .. }, Event::Requeued { attempt, exit, not_before, retries_used })
-            if fits(attempt) && retries_fit(&job, exit.class, *retries_used) =>
-        {
+        (
+            JobState::Running { .. },
+            Event::Requeued { attempt, exit, not_before, retries_used, infrastructure_retries_used, fruitless },
+        ) if fits(attempt) && retries_fit(&job, exit.class, *retries_used, *infrastructure_retries_used) => {
             job.exit = Some(exit.clone());
             job.retries_used = *retries_used;
+            job.infrastructure_retries_used = infrastructure_retries_used.unwrap_or(job.infrastructure_retries_used);
+            job.fruitless = *fruitless;
             job.state = JobState::Queued { not_before: *not_before };
         }
         (JobState::Running { intent: Some(Intent::Pause(hold)), .. }, Event::Paused { attempt, exit })
@@ -148,19 +177,16 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.exit = Some(exit.clone());
             job.state = JobState::Held(hold.clone());
         }
-        (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
-            finish(&mut job, JobState::Cancelled, at);
-        }
         (JobState::Running { .. }, Event::Cancelled { exit: Some(exit), .. }) => {
             job.exit = Some(exit.clone());
             finish(&mut job, JobState::Cancelled, at);
         }
-        (JobState::Failed | JobState::Cancelled, Event::Retried { .. }) => {
-            job.retries_used = 0;
-            job.finished_at = None;
-            job.state = JobState::Queued { not_before: None };
+        (JobState::Running { .. }, Event::Quarantined { attempt, exit, reason }) if fits(attempt) => {
+            job.exit = Some(exit.clone());
+            let reason = Some(reason.clone());
+            job.state = JobState::Held(Hold { by: Uid::SYSTEM, reason, not_before: None });
         }
-        _ => return granted(job, event).map_err(illegal),
+        (state, _) => return Err(state.name()),
     }
     Ok(job)
 }
@@ -179,7 +205,12 @@ fn asks(event: &Event) -> Option<Intent> {
 fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
     match (&job.state, event) {
         (JobState::Queued { .. }, Event::Held { hold }) => job.state = JobState::Held(hold.clone()),
-        (JobState::Held(hold), Event::Released { .. }) => job.state = JobState::Queued { not_before: hold.not_before },
+        (JobState::Held(hold), Event::Released { .. }) => {
+            if hold.is_quarantine() {
+                (job.infrastructure_retries_used, job.fruitless) = (0, 0);
+            }
+            job.state = JobState::Queued { not_before: hold.not_before };
+        }
         (state, Event::Edited { priority, labels, .. })
             if !state.is_terminal() && (priority.is_none() || !matches!(state, JobState::Running { .. })) =>
         {
@@ -226,18 +257,21 @@ fn ended(job: &Job, intent: Option<&Intent>, exit: &Exit, jitter: f64, now: Time
 /// What follows a death that nobody asked for.
 fn died(job: &Job, exit: Exit, jitter: f64, now: Timestamp) -> Event {
     let attempt = AttemptNumber(job.attempt);
-    match exit.class {
-        // The same limit would end it again: a person says whether it gets as long once more.
-        ExitClass::Spec | ExitClass::Timeout => Event::Failed { attempt, exit },
-        ExitClass::Preempted => Event::Requeued { attempt, exit, not_before: None, retries_used: job.retries_used },
-        _ => match retry::backoff(&job.retry, job.retries_used, jitter) {
-            None => Event::Failed { attempt, exit },
-            Some(wait) => {
-                let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
-                let not_before = (!wait.is_zero()).then(|| now.saturating_add(wait).unwrap_or(Timestamp::MAX));
-                Event::Requeued { attempt, exit, not_before, retries_used: job.retries_used.saturating_add(1) }
-            }
-        },
+    let Job { retries_used, infrastructure_retries_used, fruitless, .. } = *job;
+    if exit.class == ExitClass::Preempted {
+        let (not_before, infrastructure_retries_used) = (None, None);
+        return Event::Requeued { attempt, exit, not_before, retries_used, infrastructure_retries_used, fruitless };
+    }
+    let used = retry::Used { retries: retries_used, infrastructure: infrastructure_retries_used, fruitless };
+    match retry::fate(&job.retry, used, exit.class, jitter) {
+        Fate::Fails => Event::Failed { attempt, exit },
+        Fate::Quarantined(reason) => Event::Quarantined { attempt, exit, reason },
+        Fate::Again { wait, retries, infrastructure, fruitless } => {
+            let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+            let not_before = (!wait.is_zero()).then(|| now.saturating_add(wait).unwrap_or(Timestamp::MAX));
+            let (retries_used, infrastructure_retries_used) = (retries, infrastructure);
+            Event::Requeued { attempt, exit, not_before, retries_used, infrastructure_retries_used, fruitless }
+        }
     }
 }
 
@@ -253,8 +287,20 @@ fn edited(job: &Job, by: Uid, edit: &Edit) -> Result<Vec<Event>, Refusal> {
     Ok(if is_changed { vec![Event::Edited { by, priority, labels }] } else { Vec::new() })
 }
 
-/// A preemption uses up no retry; anything else uses up one, within the limit.
-fn retries_fit(job: &Job, class: ExitClass, retries_used: u32) -> bool {
+fn may_retry(state: &JobState) -> bool {
+    match state {
+        JobState::Failed | JobState::Cancelled => true,
+        JobState::Held(hold) => hold.is_quarantine(),
+        _ => false,
+    }
+}
+
+/// A preemption uses up no retry, a fault of the infrastructure one of those; anything else uses up one of the job's own, within the limit.
+fn retries_fit(job: &Job, class: ExitClass, retries_used: u32, infrastructure: Option<u32>) -> bool {
+    if let Some(used) = infrastructure {
+        let is_next = job.infrastructure_retries_used.checked_add(1) == Some(used);
+        return is_next && used <= job.retry.infrastructure_limit && retries_used == job.retries_used;
+    }
     if class == ExitClass::Preempted {
         return retries_used == job.retries_used;
     }
@@ -301,6 +347,8 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         state: JobState::Queued { not_before: *not_before },
         attempt: 0,
         retries_used: 0,
+        infrastructure_retries_used: 0,
+        fruitless: 0,
         started_at: None,
         finished_at: None,
         exit: None,
@@ -348,6 +396,7 @@ const fn name(event: &Event) -> &'static str {
         Event::Succeeded { .. } => "succeeded",
         Event::Failed { .. } => "failed",
         Event::Requeued { .. } => "requeued",
+        Event::Quarantined { .. } => "quarantined",
         Event::Cancelled { .. } => "cancelled",
         Event::Retried { .. } => "retried",
         Event::Held { .. } => "held",

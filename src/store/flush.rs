@@ -39,6 +39,7 @@ impl Writes {
         let not_before = start_time(job);
         let array = job.array.as_ref();
         let params = array.map(|array| serde_json::to_string(&array.params)).transpose()?;
+        let retry_on = job.retry.on.as_ref().map(serde_json::to_string).transpose()?;
         self.new_jobs.push(&[
             job.id.into(),
             (&job.name).into(),
@@ -60,6 +61,8 @@ impl Writes {
             array.map(|array| array.id).into(),
             array.map(|array| array.index).into(),
             params.as_ref().into(),
+            retry_on.as_ref().into(),
+            job.retry.infrastructure_limit.into(),
         ])?;
         self.new_specs.push(&[job.id.into(), spec.into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -121,6 +124,8 @@ impl Writes {
             (job.priority != stored.priority).then(|| u32::from(job.priority)).into(),
             labels.as_ref().into(),
             yields_to.into(),
+            job.infrastructure_retries_used.into(),
+            job.fruitless.into(),
         ])?;
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -235,10 +240,11 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
-                  spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, state, attempt, retries_used)
+                  spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
+                  retry_infrastructure_limit, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
-       value ->> 19, 'queued', 0, 0
+       value ->> 19, value ->> 20, value ->> 21, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
@@ -253,7 +259,7 @@ UPDATE jobs SET
     intent = new.value ->> 9, retries_used = new.value ->> 10, started_us = new.value ->> 11, finished_us = new.value ->> 12,
     exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16,
     hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
-    yields_to = new.value ->> 20
+    yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -33,6 +33,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_control.sql"),
     include_str!("../../migrations/0004_pause.sql"),
     include_str!("../../migrations/0005_arrays.sql"),
+    include_str!("../../migrations/0006_retries.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -34,7 +34,7 @@ macro_rules! job_columns {
          jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
-         jobs.array_id, jobs.array_index, jobs.params"
+         jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless"
     };
 }
 
@@ -120,6 +120,8 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
             limit: fields.number("retry_limit")?,
             backoff_seconds: fields.number("retry_backoff_seconds")?,
             max_backoff_seconds: fields.number("retry_max_seconds")?,
+            on: fields.maybe_json("retry_on")?,
+            infrastructure_limit: fields.number("retry_infrastructure_limit")?,
         },
         preemptible: fields.get("preemptible")?,
         spec_digest: fields.get("spec_digest")?,
@@ -128,6 +130,8 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         state: state(&fields)?,
         attempt: fields.number("attempt")?,
         retries_used: fields.number("retries_used")?,
+        infrastructure_retries_used: fields.number("infrastructure_retries_used")?,
+        fruitless: fields.number("fruitless")?,
         started_at: fields.maybe_time("started_us")?,
         finished_at: fields.maybe_time("finished_us")?,
         exit: fields.maybe_json("exit")?,

@@ -382,6 +382,7 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
         Event::Succeeded { .. } => &Exit { class: ExitClass::Ok, message: None, hint: None },
         Event::Failed { exit, .. }
         | Event::Requeued { exit, .. }
+        | Event::Quarantined { exit, .. }
         | Event::Paused { exit, .. }
         | Event::Cancelled { exit: Some(exit), .. } => exit,
         Event::Submitted { .. }

@@ -17,7 +17,8 @@ pub fn job(id: u64, changes: Json) -> Json {
     let mut view = json!({
         "schema": 1, "id": id.to_string(), "name": "digits", "kind": "train", "state": "queued", "reason": null,
         "queue": "default", "priority": 50, "user": "ada", "uid": 1000, "labels": {}, "resources": {"cpus": 1, "gpus": 0},
-        "attempt": null, "retries_used": 0, "retry_limit": 3, "exit_class": null, "exit_message": null, "exit_hint": null,
+        "attempt": null, "retries_used": 0, "retry_limit": 3,
+        "infrastructure_retries_used": 0, "infrastructure_retry_limit": 5, "quarantined": false, "exit_class": null, "exit_message": null, "exit_hint": null,
         "array": null, "submitted_at": SUBMITTED.to_string(), "started_at": null, "finished_at": null, "not_before": null,
         "time_limit_seconds": null, "preemptible": false, "intent": null,
         "progress": null, "eta_seconds": null, "metrics": {}, "worker": null, "peak_rss_bytes": null, "checkpoint": null,

@@ -161,7 +161,7 @@ fn a_model_that_does_not_fit_is_refused_by_name_and_shape() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     daemon.write("infer.toml", INFER.replace("MODEL", folder.to_str().unwrap()));
-    let once = ["submit", "infer.toml", "-w", "--set", "retry.limit=0"];
+    let once = ["submit", "infer.toml", "-w", "--set", "retry={limit=0, infrastructure_limit=0}"];
     assert_eq!(daemon.mlctl(&once).code, 20);
     let job = daemon.last();
     assert_eq!(job["exit_class"], "storage", "{job:#}");

@@ -16,7 +16,7 @@ use crate::support::{Daemon, Setup, Worker, daemon::worker_pid, mount::Tmpfs, pr
 /// A job of this script that is not tried again.
 fn once(script: &str) -> Value {
     let mut spec = fake("once", script);
-    spec["retry"] = json!({"limit": 0});
+    spec["retry"] = json!({"limit": 0, "infrastructure_limit": 0});
     spec
 }
 

@@ -120,7 +120,7 @@ fn a_server_killed_in_the_middle_costs_no_step_and_changes_no_bit() {
         let mut sets = long().to_vec();
         sets.extend([
             on_s3.clone(),
-            "retry.limit=30".into(),
+            "retry.infrastructure_limit=30".into(),
             "retry.backoff_seconds=1".into(),
             "retry.max_backoff_seconds=1".into(),
         ]);
@@ -191,11 +191,12 @@ fn a_server_that_is_not_there_is_tried_again_and_then_named() {
         .set("storage.s3.retry_seconds=1")
         .set(&format!("storage.s3.credentials_file='{}'", key.display()))
         .start();
-    let once = ["retry.limit=1".to_owned()];
+    let once = ["retry.infrastructure_limit=1".to_owned()];
     let run = daemon.mlctl(&with_sets(&["submit", JOB, "-w"], &once));
     assert_eq!(run.code, 20, "{run:?}");
     let job = daemon.last();
     assert_eq!((&job["exit_class"], &job["attempt"]), (&json!("storage"), &json!(2)), "{job:#}");
+    assert_eq!((&job["state"], &job["retries_used"]), (&json!("held"), &json!(0)), "it is not the job's fault");
     let message = job["exit_message"].as_str().unwrap();
     assert!(message.contains("s3://bucket/ml") && message.contains(&format!("127.0.0.1:{port}")), "{message}");
 }

@@ -364,6 +364,7 @@ impl World {
                 limit: small(chance, 4),
                 backoff_seconds: 1 + small(chance, 60),
                 max_backoff_seconds: 300,
+                ..RetryPolicy::default()
             },
             spec_digest: "0".repeat(64),
             not_before: begin,

@@ -4,7 +4,7 @@ use mlctl::{
     domain::{Command, Edit, Event, Hold, Intent, JobState, Refusal, Uid},
     store::{NewJob, StoreError},
 };
-use mlctl_protocol::{ExitClass, JobId};
+use mlctl_protocol::{ExitClass, JobId, spec::RetryPolicy};
 
 use crate::rig::{Rig, USER, checkpoint, new_job};
 
@@ -126,6 +126,37 @@ async fn a_pause_and_a_preemption_survive_a_restart_and_use_up_no_retry() {
         let claimed = rig.store.claim(id, [7; 32], rig.now()).await.unwrap();
         assert_eq!((claimed.job.attempt, claimed.job.retries_used, claimed.resume[0].step), (2, 0, 5));
     }
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_quarantine_survives_a_restart_and_a_release_gives_new_budgets() {
+    let mut rig = Rig::new().await;
+    let mut new = new_job("lost", "lost");
+    new.spec.retry =
+        RetryPolicy { limit: 9, on: Some(vec![ExitClass::Crash]), infrastructure_limit: 4, ..RetryPolicy::default() };
+    let id = rig.store.submit(new).await.unwrap().id;
+    for class in [ExitClass::Storage, ExitClass::Lost, ExitClass::Device] {
+        rig.clock.forward(10_000);
+        let fence = rig.claim(id).await;
+        rig.end(fence, class).await;
+        rig.check().await;
+    }
+    let job = rig.store.job(id).await.unwrap().job;
+    assert_eq!((job.retries_used, job.infrastructure_retries_used, job.fruitless), (0, 3, 2));
+    rig.clock.forward(10_000);
+    let fence = rig.claim(id).await;
+    rig.end(fence, ExitClass::Lost).await;
+    rig.reopen().await;
+    let held = rig.state(id).await;
+    assert!(matches!(&held, JobState::Held(hold) if hold.is_quarantine()), "{held:?}");
+    rig.check().await;
+    rig.store.command(id, None, Command::Release { by: USER }).await.unwrap();
+    let job = rig.store.job(id).await.unwrap().job;
+    assert_eq!((job.infrastructure_retries_used, job.fruitless, job.retry.on), (0, 0, Some(vec![ExitClass::Crash])));
+    let fence = rig.claim(id).await;
+    rig.end(fence, ExitClass::Hang).await;
+    assert_eq!(rig.state(id).await, JobState::Failed, "which is not named");
     rig.check().await;
 }
 

@@ -153,6 +153,8 @@ async fn another_instance_s_database_is_not_taken_for_ours() {
 #[tokio::test]
 async fn a_truncated_database_is_found() {
     let rig = closed().await;
+    // Pages that migrations left free hold nothing: what is lost of them is no loss.
+    meddle(&rig.path(), "VACUUM").await;
     let whole = fs::read(rig.path()).unwrap();
     // At every page, and within some.
     for length in (1..whole.len()).step_by(2048) {
@@ -175,6 +177,8 @@ async fn a_truncated_database_is_found() {
 #[tokio::test]
 async fn a_zeroed_page_is_found() {
     let rig = closed().await;
+    // Pages that migrations left free hold nothing: what is lost of them is no loss.
+    meddle(&rig.path(), "VACUUM").await;
     let whole = fs::read(rig.path()).unwrap();
     let (mut found, mut unused) = (0, 0);
     for page in 0..whole.len() / 4096 {

@@ -70,6 +70,9 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
             };
             format!("attempt {attempt} ended: {}; tried again {when}", words(exit))
         }
+        Event::Quarantined { attempt, exit, reason } => {
+            format!("attempt {attempt} ended: {}; quarantined: {reason}", words(exit))
+        }
         Event::Cancelled { by: Some(by), exit: None } => format!("cancelled by {} while it waited", scene.name(*by)),
         Event::Cancelled { exit: Some(exit), .. } => format!("cancelled: {}", words(exit)),
         Event::Cancelled { by: None, exit: None } => "cancelled".into(),

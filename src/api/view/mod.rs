@@ -43,6 +43,9 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn name(&self, uid: Uid) -> String {
+        if uid == Uid::SYSTEM {
+            return "mld".into();
+        }
         self.names.get(&uid.0).cloned().unwrap_or_else(|| uid.0.to_string())
     }
 }
@@ -89,6 +92,9 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         attempt: (job.attempt > 0).then_some(job.attempt),
         retries_used: job.retries_used,
         retry_limit: job.retry.limit,
+        infrastructure_retries_used: job.infrastructure_retries_used,
+        infrastructure_retry_limit: job.retry.infrastructure_limit,
+        quarantined: matches!(&job.state, JobState::Held(hold) if hold.is_quarantine()),
         exit_class: exit.map(|exit| exit.class.to_string()),
         exit_message: exit.and_then(|exit| exit.message.clone()),
         exit_hint: exit.and_then(|exit| exit.hint.clone()),

@@ -60,6 +60,11 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
             format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give mld more in workers.cpus")
         }
         JobState::Queued { .. } => format!("`mlctl wait {id}` waits for its end"),
+        JobState::Held(hold) if hold.is_quarantine() => {
+            format!(
+                "`mlctl logs {id}` shows what it said last; `mlctl release {id}` lets it go on, `mlctl cancel {id}` ends it"
+            )
+        }
         JobState::Held(_) => format!("`mlctl release {id}` lets it wait for its turn"),
         JobState::Running { intent: Some(Intent::Stop | Intent::Pause(_)), .. } => {
             format!("`mlctl cancel {id}` ends it within {}, saved or not", span(scene.grace_seconds.into()))
@@ -83,8 +88,11 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
     (reason, Some(hint))
 }
 
-/// `held by ada: until the data is there`.
+/// `held by ada: until the data is there`, `quarantined: it died 3 times in a row …`.
 pub(in crate::api) fn held(hold: &Hold, scene: &Scene) -> String {
+    if hold.is_quarantine() {
+        return format!("quarantined{}", what(hold));
+    }
     format!("held by {}{}", scene.name(hold.by), what(hold))
 }
 
@@ -97,6 +105,10 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
     let after = job.exit.as_ref().map(|exit| format!("after {}", ending(exit)));
     let again = after.as_ref().map(|after| match job.exit.as_ref().map(|exit| exit.class) {
         Some(ExitClass::Preempted) => ("goes on".to_owned(), after),
+        Some(class) if class.is_infrastructure() && job.infrastructure_retries_used > 0 => {
+            let (used, limit) = (job.infrastructure_retries_used, job.retry.infrastructure_limit);
+            (format!("infrastructure retry {used} of {limit}"), after)
+        }
         _ => (format!("retry {} of {}", job.retries_used, job.retry.limit), after),
     });
     let wait = not_before.map(|time| seconds_between(scene.now, time)).filter(|seconds| *seconds > 0);
@@ -107,7 +119,9 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
             format!("starts in {}{}", span(seconds), begin.unwrap_or_default())
         }
         // A person's retry clears the count: what went before is history.
-        (Some((again, after)), None) if job.retries_used > 0 || again == "goes on" => {
+        (Some((again, after)), None)
+            if job.retries_used > 0 || job.infrastructure_retries_used > 0 || again == "goes on" =>
+        {
             format!("{}; {again} {after}", turn(job, scene))
         }
         (_, None) => turn(job, scene),

@@ -38,7 +38,7 @@ fn detail(state: JobState) -> JobDetail {
         priority: 50,
         labels: Default::default(),
         resources: Resources { cpus: 1, gpus: 0 },
-        retry: RetryPolicy { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 },
+        retry: RetryPolicy::default(),
         preemptible: false,
         spec_digest: "d".into(),
         array: None,
@@ -46,6 +46,8 @@ fn detail(state: JobState) -> JobDetail {
         state,
         attempt: 0,
         retries_used: 0,
+        infrastructure_retries_used: 0,
+        fruitless: 0,
         started_at: None,
         finished_at: None,
         exit: None,
@@ -191,6 +193,10 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
         ),
         (running(Some(Intent::Yield { to: JobId(8) }), 1), "was asked to save its work and make way for job 8"),
         (detail(JobState::Held(Hold { by: Uid(7), reason: None, not_before: None })), "held by ann"),
+        (
+            detail(JobState::Held(Hold { by: Uid::SYSTEM, reason: Some("it died".into()), not_before: None })),
+            "quarantined: it died",
+        ),
         (
             detail(JobState::Held(Hold { by: Uid(8), reason: Some("no data".into()), not_before: None })),
             "held by 8: no data",

@@ -117,7 +117,15 @@ async fn watched(context: &Context<'_>, id: &str, until: Option<Instant>, mut te
         };
         match message.event.as_str() {
             names::METRICS => tell(News::Points(&parse(&message.data)?)),
-            names::JOB => tell(News::Job(&parse(&message.data)?)),
+            names::JOB => {
+                let job: JobView = parse(&message.data)?;
+                tell(News::Job(&job));
+                // It goes on when a person has looked at it, which nobody should wait for without knowing.
+                if job.quarantined {
+                    let exit = Exit::of_job(&job);
+                    break Ok((Some(job), exit));
+                }
+            }
             names::END => {
                 let job: JobView = parse(&message.data)?;
                 tell(News::Job(&job));

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use jiff::tz::TimeZone;
+use mlctl_protocol::ExitClass;
 use serde_json::value::to_raw_value;
 
 use super::{array, follow, label};
@@ -28,6 +29,7 @@ Examples:
   mlctl submit job.toml -f                    and follows it to its end
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
+  mlctl submit job.toml --retries 5 --retry-on oom,hang
   mlctl submit job.toml -t 2h -w              ends with 22 when two hours were not enough
   mlctl submit job.toml --begin 02:00         waits for the night; `mlctl why` says so
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
@@ -64,6 +66,12 @@ pub struct Arguments {
     /// Not before this moment, such as 02:00, 2026-11-26T02:00 or 2026-11-26T02:00:00Z, or this long from now, such as 90m; local time where no offset is given
     #[arg(long, value_name = "TIME|DURATION", value_parser = times::moment)]
     begin: Option<Moment>,
+    /// How often it is tried again when it dies [default: what the spec says, else 3]
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    /// Try it again after these ends only: exit classes, or groups of them: oom (oom_host, oom_device), hang, crash, timeout, infra (lost, storage, device, disk)
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',', value_parser = classes)]
+    retry_on: Vec<Classes>,
     /// It may be asked to make way for a more urgent job: it then saves its work and goes on later
     #[arg(long)]
     preemptible: bool,
@@ -104,8 +112,12 @@ impl Arguments {
         let begin = self.begin.map(|begin| begin.resolve(context.clock.now(), &TimeZone::system())).transpose();
         let begin = begin.map_err(|error| Failure::new(Exit::Usage, format!("--begin: {error}")))?;
         let begin = begin.map(|begin| begin.to_string());
+        let mut retry_on: Vec<&str> =
+            self.retry_on.iter().flat_map(|classes| &classes.0).map(|class| class.as_str()).collect();
+        retry_on.dedup();
         let overlay = spec::Overlay {
             begin: begin.as_deref(),
+            retry_on: (!retry_on.is_empty()).then_some(retry_on.as_slice()),
             preemptible: self.preemptible,
             set: &self.set,
             name: self.name.as_deref(),
@@ -115,6 +127,7 @@ impl Arguments {
                 ("--cpus", &["resources", "cpus"], self.cpus),
                 ("--gpus", &["resources", "gpus"], self.gpus),
                 ("--time", &["time", "limit_seconds"], self.time),
+                ("--retries", &["retry", "limit"], self.retries),
             ],
         };
         if self.sweep.is_given() {
@@ -261,4 +274,21 @@ impl Arguments {
             out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
         }
     }
+}
+
+/// Exit classes that one word on the command line stands for.
+#[derive(Debug, Clone)]
+struct Classes(Vec<ExitClass>);
+
+/// An exit class, or a group of them.
+fn classes(word: &str) -> Result<Classes, String> {
+    let group = match word {
+        "oom" => vec![ExitClass::OomHost, ExitClass::OomDevice],
+        "infra" => ExitClass::ALL.into_iter().filter(|class| class.is_infrastructure()).collect(),
+        class => vec![class.parse().map_err(|_| {
+            let known = ExitClass::ALL.into_iter().filter(|class| class.is_retriable()).map(ExitClass::as_str);
+            format!("expected some of oom, infra, {}", known.collect::<Vec<_>>().join(", "))
+        })?],
+    };
+    Ok(Classes(group))
 }

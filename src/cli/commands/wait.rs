@@ -18,7 +18,7 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-The exit code is that of the worst end: 0 all succeeded, 20 one failed, 22 one ran into its time limit, 21 one was cancelled; 8 when --timeout ran out.
+The exit code is that of the worst end: 0 all succeeded, 20 one failed or was quarantined, 22 one ran into its time limit, 21 one was cancelled; 8 when --timeout ran out.
 An array is waited for as a whole: 0 all members succeeded, 20 one failed, 21 none failed and one was cancelled.
 
 Examples:
@@ -75,7 +75,7 @@ impl Arguments {
             ended_arrays.push(array);
         }
         for job in waited {
-            let job = if job.is_terminal() {
+            let job = if job.is_settled() {
                 job
             } else {
                 match follow::silently(context, &job.id.to_string(), until).await? {

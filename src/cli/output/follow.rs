@@ -126,7 +126,12 @@ fn changes(before: Option<&JobView>, after: &JobView) -> Vec<String> {
         _ => {}
     }
     if after.intent.is_some() && before.is_none_or(|before| before.intent != after.intent) {
-        let how = if after.intent.as_deref() == Some("stop") { "save its work and stop" } else { "stop" };
+        let how = match after.intent.as_deref() {
+            Some("stop") => "save its work and stop",
+            Some("pause") => "save its work and pause",
+            Some("yield") => "save its work and make way for a more urgent one",
+            _ => "stop",
+        };
         lines.push(format!("the job was asked to {how}"));
     }
     if let (Some(before), Some(place)) = (before, &after.checkpoint)

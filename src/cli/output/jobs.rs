@@ -162,7 +162,10 @@ pub fn ended(out: &mut Output, job: &JobView) -> Result<(), Failure> {
     if let Some(output) = &job.output {
         out.line(format!("  output  {}", text::visible_line(&output.uri)))?;
     }
-    if job.state == "failed" {
+    if job.quarantined {
+        out.line(format!("  {}", text::visible_line(job.reason.as_deref().unwrap_or_default())))?;
+    }
+    if job.state == "failed" || job.quarantined {
         for line in exit(job) {
             out.line(format!("  {line}"))?;
         }
@@ -228,7 +231,12 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     fact("queue", Some(format!("{}, priority {}", job.queue, job.priority)));
     fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
     let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));
-    fact("attempts", Some(format!("{attempts}, {} of {} retries used", job.retries_used, job.retry_limit)));
+    let infrastructure = match job.infrastructure_retries_used {
+        0 => String::new(),
+        used => format!(", {used} of {} after faults of the infrastructure", job.infrastructure_retry_limit),
+    };
+    let used = format!("{} of {} retries used{infrastructure}", job.retries_used, job.retry_limit);
+    fact("attempts", Some(format!("{attempts}, {used}")));
     let worker = job.worker.as_ref().map(|worker| {
         let process = worker.pid.map(|pid| format!("process {pid}"));
         let parts = [worker.device.clone(), worker.host.clone(), process];

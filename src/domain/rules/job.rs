@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mlctl_protocol::{JobSpec, spec::RetryPolicy};
+use mlctl_protocol::{ExitClass, JobSpec, spec::RetryPolicy};
 
 use super::Problem;
 
@@ -82,10 +82,18 @@ const fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-fn retry(policy: &RetryPolicy) -> Option<Problem> {
-    let RetryPolicy { limit: _, backoff_seconds, max_backoff_seconds } = policy;
-    (backoff_seconds > max_backoff_seconds).then(|| {
+fn retry(policy: &RetryPolicy) -> Vec<Problem> {
+    let RetryPolicy { backoff_seconds, max_backoff_seconds, on, .. } = policy;
+    let mut found = Vec::new();
+    if backoff_seconds > max_backoff_seconds {
         let message = format!("it is smaller than backoff_seconds, {backoff_seconds}");
-        Problem::new("retry.max_backoff_seconds", message, "it is what the doubled waits never exceed")
-    })
+        found.push(Problem::new("retry.max_backoff_seconds", message, "it is what the doubled waits never exceed"));
+    }
+    for (index, class) in on.iter().flatten().enumerate().filter(|(_, class)| !class.is_retriable()) {
+        let classes: Vec<_> = ExitClass::ALL.into_iter().filter(|class| class.is_retriable()).collect();
+        let classes: Vec<_> = classes.iter().map(|class| class.as_str()).collect();
+        let message = format!("a job that ended as {class} is not tried again by itself");
+        found.push(Problem::new(format!("retry.on[{index}]"), message, format!("name some of {}", classes.join(", "))));
+    }
+    found
 }

@@ -30,7 +30,13 @@ fn new(limit: u32) -> Job {
         priority: 50,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
         resources: Resources { cpus: 1, gpus: 0 },
-        retry: RetryPolicy { limit, backoff_seconds: 10, max_backoff_seconds: 60 },
+        retry: RetryPolicy {
+            limit,
+            backoff_seconds: 10,
+            max_backoff_seconds: 60,
+            infrastructure_limit: 2,
+            ..RetryPolicy::default()
+        },
         spec_digest: "0".repeat(64),
         not_before: None,
         preemptible: true,
@@ -175,14 +181,12 @@ fn the_table_of_all_states_and_what_attempts_ask() {
             ExitClass::Spec | ExitClass::Timeout => of_attempt(failed, failed, cancelled),
             ExitClass::Cancelled => running(cancelled),
             ExitClass::Preempted => of_attempt(requeued, requeued, cancelled),
-            ExitClass::OomHost
-            | ExitClass::OomDevice
-            | ExitClass::Disk
-            | ExitClass::Storage
-            | ExitClass::Device
-            | ExitClass::Hang
-            | ExitClass::Crash
-            | ExitClass::Lost => of_attempt(requeued, failed, cancelled),
+            ExitClass::Disk | ExitClass::Storage | ExitClass::Device | ExitClass::Lost => {
+                of_attempt(requeued, requeued, cancelled)
+            }
+            ExitClass::OomHost | ExitClass::OomDevice | ExitClass::Hang | ExitClass::Crash => {
+                of_attempt(requeued, failed, cancelled)
+            }
         };
         table.push((class.as_str(), end(class), outcomes));
     }
@@ -260,19 +264,89 @@ fn a_fence_must_match_in_every_part_and_holds_for_any_command() {
 
 #[test]
 fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
+    use ExitClass as C;
     let (mut job, mut now, mut waits) = (new(4), at(0), Vec::new());
-    for class in [ExitClass::Crash, ExitClass::Preempted, ExitClass::Lost, ExitClass::Hang, ExitClass::Preempted] {
+    for class in [C::Crash, C::Preempted, C::Storage, C::OomDevice, C::Hang, C::Lost, C::Preempted] {
         for command in [Command::Claim { token: TOKEN }, end(class)] {
             let fence = command.is_fenced().then(|| fence(job.attempt, TOKEN));
             let events = decide(&job, fence, &command, now).unwrap();
             job = apply(JOB, Some(job), &events[0], now).unwrap();
         }
         let JobState::Queued { not_before } = job.state else { panic!("{:?}", job.state) };
-        waits.push((not_before.map(|time| time.duration_since(now).as_secs()), job.retries_used));
+        let wait = not_before.map(|time| time.duration_since(now).as_secs());
+        waits.push((wait, job.retries_used, job.infrastructure_retries_used));
         now = not_before.unwrap_or(now);
     }
-    assert_eq!(waits, [(None, 1), (None, 1), (Some(10), 2), (Some(20), 3), (None, 3)]);
-    assert_eq!(job.attempt, 5);
+    let (first, second, third) = (None, Some(10), Some(20));
+    let expected =
+        [(first, 1, 0), (None, 1, 0), (first, 1, 1), (second, 2, 1), (third, 3, 1), (second, 3, 2), (None, 3, 2)];
+    assert_eq!(waits, expected, "the infrastructure's faults have a budget and waits of their own");
+    assert_eq!((job.attempt, job.fruitless), (7, 2), "a hang and a loss in a row");
+}
+
+/// Has an attempt made and end, with a checkpoint where it says so.
+fn attempt(job: &mut Job, checkpointed: Option<u64>, class: ExitClass) {
+    let now = at(1_000_000 * i64::from(job.attempt + 1));
+    let mut commands = vec![Command::Claim { token: TOKEN }];
+    commands.extend(checkpointed.map(|step| Command::Checkpointed { checkpoint: checkpoint(step) }));
+    commands.push(end(class));
+    for command in commands {
+        let fence = command.is_fenced().then(|| fence(job.attempt, TOKEN));
+        for event in decide(job, fence, &command, now).unwrap() {
+            *job = apply(JOB, Some(job.clone()), &event, now).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_job_that_may_harm_the_machine_is_quarantined_and_a_person_lets_it_go_on() {
+    let mut job = new(100);
+    for (checkpointed, class, fruitless) in [
+        (None, ExitClass::OomHost, 1),
+        (None, ExitClass::Preempted, 1),
+        (None, ExitClass::Hang, 2),
+        (Some(1), ExitClass::OomHost, 1),
+        (None, ExitClass::Hang, 2),
+        (None, ExitClass::Crash, 0),
+        (None, ExitClass::Hang, 1),
+        (None, ExitClass::Lost, 2),
+    ] {
+        attempt(&mut job, checkpointed, class);
+        assert!(matches!(job.state, JobState::Queued { .. }), "{class}: {job:?}");
+        assert_eq!(job.fruitless, fruitless, "{class}");
+    }
+    attempt(&mut job, None, ExitClass::OomHost);
+    let JobState::Held(hold) = &job.state else { panic!("{job:?}") };
+    assert!(hold.is_quarantine(), "{hold:?}");
+    assert_eq!(
+        hold.reason.as_deref(),
+        Some("it died 3 times in a row, the last time as oom_host, without a checkpoint between")
+    );
+    assert!(matches!(decide(&job, None, &Command::Claim { token: TOKEN }, at(9)), Err(Refusal::WrongState { .. })));
+    let retries_used = job.retries_used;
+    let mut released = job.clone();
+    ask(&mut released, &Command::Release { by: Uid(1) });
+    assert_eq!((&released.state, released.fruitless), (&JobState::Queued { not_before: None }, 0));
+    assert_eq!((released.retries_used, released.infrastructure_retries_used), (retries_used, 0));
+    ask(&mut job, &Command::Retry { by: Uid(1) });
+    assert_eq!((job.state, job.retries_used, job.fruitless), (JobState::Queued { not_before: None }, 0, 0));
+}
+
+#[test]
+fn faults_of_the_infrastructure_are_no_job_s_fault() {
+    let mut job = new(0);
+    for used in 1..=2 {
+        attempt(&mut job, None, ExitClass::Storage);
+        assert!(matches!(job.state, JobState::Queued { .. }), "{job:?}");
+        assert_eq!((job.retries_used, job.infrastructure_retries_used), (0, used));
+    }
+    attempt(&mut job, None, ExitClass::Storage);
+    assert!(matches!(&job.state, JobState::Held(hold) if hold.is_quarantine()), "{job:?}");
+    ask(&mut job, &Command::Release { by: Uid(1) });
+    attempt(&mut job, None, ExitClass::Storage);
+    assert_eq!(job.infrastructure_retries_used, 1, "the budget is new");
+    attempt(&mut job, None, ExitClass::Crash);
+    assert_eq!(job.state, JobState::Failed, "its own retries are another matter");
 }
 
 #[test]
@@ -354,7 +428,15 @@ fn attempts_run_out_before_their_number_overflows() {
 fn a_log_that_cannot_be_is_refused() {
     let exit = || Exit { class: ExitClass::Crash, message: None, hint: None };
     let attempt = AttemptNumber(1);
-    let requeued = |retries_used| Event::Requeued { attempt, exit: exit(), not_before: None, retries_used };
+    let again = |retries_used, infrastructure_retries_used| Event::Requeued {
+        attempt,
+        exit: exit(),
+        not_before: None,
+        retries_used,
+        infrastructure_retries_used,
+        fruitless: 0,
+    };
+    let requeued = |retries_used| again(retries_used, None);
     let cases = [
         ("queued", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "skips an attempt"),
         ("waiting", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts before its time"),
@@ -363,6 +445,10 @@ fn a_log_that_cannot_be_is_refused() {
         ("running", requeued(2), "uses two retries at once"),
         ("running", requeued(0), "uses no retry"),
         ("exhausted", requeued(3), "uses a retry that it does not have"),
+        ("running", again(1, Some(1)), "uses a retry of both budgets"),
+        ("running", again(0, Some(2)), "uses two retries of the infrastructure at once"),
+        ("held", Event::Retried { by: Uid(1) }, "is tried again though a person holds it"),
+        ("held", Event::Quarantined { attempt, exit: exit(), reason: "r".into() }, "dies while it is held"),
         ("running", Event::Cancelled { by: None, exit: None }, "ends an attempt without saying how"),
         ("queued", Event::Cancelled { by: None, exit: Some(exit()) }, "ends an attempt that is not there"),
         ("cancelling", Event::Intended { intent: Intent::Cancel, by: Uid(1) }, "is asked twice"),
@@ -439,6 +525,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Model {
     /// A cancel or a stop.
     cancel_acknowledged: bool,
+    infrastructure: u32,
     held: bool,
     tokens: u32,
     retries: u32,
@@ -461,19 +548,32 @@ impl Model {
             Command::Pause { .. } => self.held = !running(after),
             Command::End { .. } if matches!(after.state, JobState::Held(_)) => {
                 let paused = matches!(before.state, JobState::Running { intent: Some(Intent::Pause(_)), .. });
-                assert!(paused, "held by nobody: {after:?}");
+                let quarantined = matches!(&after.state, JobState::Held(hold) if hold.is_quarantine());
+                assert!(paused || quarantined, "held by nobody: {after:?}");
                 self.held = true;
             }
-            Command::Release { .. } => self.held = false,
-            Command::Retry { .. } => (self.cancel_acknowledged, self.retries) = (false, 0),
+            Command::Release { .. } => {
+                self.held = false;
+                if matches!(&before.state, JobState::Held(hold) if hold.is_quarantine()) {
+                    self.infrastructure = 0;
+                }
+            }
+            Command::Retry { .. } => {
+                (self.cancel_acknowledged, self.held) = (false, false);
+                (self.retries, self.infrastructure) = (0, 0);
+            }
             Command::End { exit, .. } if matches!(after.state, JobState::Queued { .. }) => {
-                self.retries += u32::from(exit.class != ExitClass::Preempted);
+                let is_infrastructure = exit.class.is_infrastructure();
+                self.infrastructure += u32::from(is_infrastructure);
+                self.retries += u32::from(exit.class != ExitClass::Preempted && !is_infrastructure);
             }
             _ => {}
         }
         assert_eq!(after.attempt, self.tokens, "attempts count the starts and never go back");
         assert_eq!(after.retries_used, self.retries, "only a death that is followed by another attempt uses a retry");
         assert!(after.retries_used <= after.retry.limit);
+        assert_eq!(after.infrastructure_retries_used, self.infrastructure);
+        assert!(after.infrastructure_retries_used <= after.retry.infrastructure_limit);
         if self.cancel_acknowledged {
             assert!(!matches!(after.state, JobState::Queued { .. } | JobState::Failed), "a cancel was lost: {after:?}");
             assert!(!running(after) || running(before), "started in spite of a cancel");
@@ -526,11 +626,13 @@ proptest! {
 
     #[test]
     fn a_job_that_ran_dies_at_most_limit_times_without_a_person(limit in 0_u32..4, steps in steps()) {
-        let steps: Vec<Step> = steps.into_iter().filter(|step| !matches!(step.command, Command::Retry { .. })).collect();
-        let (_, log) = play(limit, &steps);
+        let is_alone = |step: &Step| !matches!(step.command, Command::Retry { .. } | Command::Release { .. });
+        let steps: Vec<Step> = steps.into_iter().filter(is_alone).collect();
+        let (job, log) = play(limit, &steps);
         let counted = |event: &&(Event, Timestamp)| {
             matches!(&event.0, Event::Requeued { exit, .. } if exit.class != ExitClass::Preempted)
         };
-        prop_assert!(log.iter().filter(counted).count() <= usize::try_from(limit).unwrap());
+        let most = usize::try_from(limit + job.retry.infrastructure_limit).unwrap();
+        prop_assert!(log.iter().filter(counted).count() <= most);
     }
 }

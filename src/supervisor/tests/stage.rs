@@ -331,7 +331,7 @@ impl Stage {
     /// Keeps a training job that is never retried but when it says so.
     pub(super) async fn submit(&self, retries: u32) -> JobId {
         let spec = serde_json::json!({
-            "version": 1, "name": "puppet", "retry": {"limit": retries}, "checkpoint": {"keep": 1},
+            "version": 1, "name": "puppet", "retry": {"limit": retries, "infrastructure_limit": 0}, "checkpoint": {"keep": 1},
             "train": {
                 "model": {"type": "mlp", "layers": [2, 1]},
                 "data": {"format": "randn", "rows": 4, "features": 2, "targets": 1},

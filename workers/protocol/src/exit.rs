@@ -55,6 +55,18 @@ impl ExitClass {
         Self::Cancelled,
     ];
 
+    /// Whether it is a fault of what the job runs on and not of the job: its worker is gone without a word, or storage, the accelerator or a local disk failed.
+    #[must_use]
+    pub const fn is_infrastructure(self) -> bool {
+        matches!(self, Self::Lost | Self::Storage | Self::Device | Self::Disk)
+    }
+
+    /// Whether a job that ended so can be tried again at all.
+    #[must_use]
+    pub const fn is_retriable(self) -> bool {
+        !matches!(self, Self::Ok | Self::Spec | Self::Preempted | Self::Cancelled)
+    }
+
     /// The name used in rows, JSON, logs and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ExitClass;
+
 /// What a job occupies while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -21,7 +23,8 @@ impl Default for Resources {
     }
 }
 
-/// What happens when an attempt dies. Errors of the spec or the data are never retried; being preempted uses up no retry.
+/// What happens when an attempt dies. Errors of the spec or the data are never retried; being preempted uses up no retry. Faults of the infrastructure (`lost`, `storage`,
+/// `device`, `disk`) are not the job's: they are retried out of a budget of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryPolicy {
@@ -34,11 +37,35 @@ pub struct RetryPolicy {
     /// Seconds that a retry waits at most.
     #[schemars(range(min = 1, max = 604_800))]
     pub max_backoff_seconds: u32,
+    /// The exit classes after which the job is tried again: of `oom_host`, `oom_device`, `disk`, `storage`, `device`, `timeout`, `hang`, `crash` and `lost`. All of them but
+    /// `timeout` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 13))]
+    pub on: Option<Vec<ExitClass>>,
+    /// Retries after faults of the infrastructure, which use up none of `limit`: the first is at once, later ones wait as above. When they are used up, the job is held.
+    /// With 0, such a fault is like any other.
+    #[serde(skip_serializing_if = "is_default_infrastructure_limit")]
+    #[schemars(range(max = 100))]
+    pub infrastructure_limit: u32,
+}
+
+/// Retries after faults of the infrastructure where a spec does not say.
+const DEFAULT_INFRASTRUCTURE_LIMIT: u32 = 5;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_default_infrastructure_limit(limit: &u32) -> bool {
+    *limit == DEFAULT_INFRASTRUCTURE_LIMIT
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { limit: 3, backoff_seconds: 10, max_backoff_seconds: 600 }
+        Self {
+            limit: 3,
+            backoff_seconds: 10,
+            max_backoff_seconds: 600,
+            on: None,
+            infrastructure_limit: DEFAULT_INFRASTRUCTURE_LIMIT,
+        }
     }
 }
 
