@@ -26,7 +26,7 @@ use super::{
 use crate::{
     domain::{
         Hold,
-        array::{Design, Metric, Params, Sweep, lay_over, member_name},
+        array::{Design, Halving, Metric, Params, Sweep, lay_over, member_name},
         rules::{self, Problem},
     },
     store::{NewArray, Submitted},
@@ -47,10 +47,10 @@ pub(super) async fn submit(
     Extension(peer): Extension<Peer>,
     Sent(request): Sent<SubmitArrayRequest>,
 ) -> Result<Response, Failure> {
-    let SubmitArrayRequest { spec, key, sweep, metric, dry_run, hold } = request;
+    let SubmitArrayRequest { spec, key, sweep, metric, halving, dry_run, hold } = request;
     submit::check_key(&key)?;
     let spec = submit::read(&spec, api.config.max_spec_bytes)?;
-    let design = Design { sweep, metric };
+    let design = Design { sweep, metric, halving };
     let asked = digest(&spec, &design, hold)?;
     let (name, priority, labels) = (spec.name.clone(), spec.priority, spec.labels.clone());
     let admitted = admit(&api, spec, &design, dry_run).await;
@@ -87,13 +87,14 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         message,
         hint: None,
     }));
+    problems.extend(design.halving.as_ref().and_then(|halving| uncompared(halving, &spec)));
     if !problems.is_empty() {
         return Err(Failure::mistakes("array", problems));
     }
     let size = bounded(&design.sweep, api.config.max_array)?;
-    let (sweep, machine) = (design.sweep.clone(), api.supervisor.machine());
+    let (design, machine) = (design.clone(), api.supervisor.machine());
     // Ten thousand specs take longer than other requests should wait for.
-    let made = tokio::task::spawn_blocking(move || members(&spec, &sweep, size, &machine)).await;
+    let made = tokio::task::spawn_blocking(move || members(&spec, &design, size, &machine)).await;
     let (mut members, mut mistakes) =
         made.map_err(|error| Failure::internal("the members of an array cannot be made", &error))??;
     resolve(api, &mut members, &mut mistakes).await?;
@@ -105,6 +106,33 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         api.room.take(api, size).await?;
     }
     Ok(members)
+}
+
+/// What checkpoints of training jobs have.
+const COMPARED: [&str; 4] = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"];
+
+/// Why members could not be compared by their checkpoints.
+fn uncompared(halving: &Halving, spec: &JobSpec) -> Option<Problem> {
+    let problem =
+        |message: String, hint: &str| Some(Problem { path: "halving".into(), message, hint: Some(hint.into()) });
+    if let Some(mistake) = halving.mistake() {
+        return problem(mistake, "for example metric=val_loss,goal=min,eta=3,min-steps=100");
+    }
+    let name = halving.metric.name.as_str();
+    match &spec.work {
+        Work::Infer(_) => {
+            problem("a job of kind infer takes no checkpoints".into(), "training jobs alone are compared on the way")
+        }
+        Work::Train(_) if !COMPARED.contains(&name) => problem(
+            format!("no checkpoint of a training job has {name:?}"),
+            "it has train_loss, train_accuracy, and where train.split.validation is set val_loss, val_accuracy",
+        ),
+        Work::Train(train) if name.starts_with("val_") && train.split.validation <= 0.0 => problem(
+            format!("there is no {name} without rows to validate on"),
+            "set train.split.validation, or take train_loss",
+        ),
+        Work::Train(_) => None,
+    }
 }
 
 /// The size, if it is not too large.
@@ -129,7 +157,12 @@ fn digest(spec: &JobSpec, design: &Design, hold: bool) -> Result<blake3::Hash, F
 }
 
 /// Makes every member and checks it by the rules.
-fn members(base: &JobSpec, sweep: &Sweep, size: u32, machine: &Resources) -> Result<(Vec<Member>, Mistakes), Failure> {
+fn members(
+    base: &JobSpec,
+    design: &Design,
+    size: u32,
+    machine: &Resources,
+) -> Result<(Vec<Member>, Mistakes), Failure> {
     let unwritable = |error| Failure::internal("the spec cannot be written as JSON", &error);
     let json = serde_json::to_value(base).map_err(unwritable)?;
     let bytes = serde_json::to_vec(&json).map_err(unwritable)?.len() as u64;
@@ -141,9 +174,13 @@ fn members(base: &JobSpec, sweep: &Sweep, size: u32, machine: &Resources) -> Res
     let mut members = Vec::with_capacity(size as usize);
     let mut mistakes = Mistakes::default();
     for index in 1..=size {
-        let params = sweep.params(index);
+        let params = design.sweep.params(index);
         match member(base, &json, index, &params) {
-            Ok(spec) => {
+            Ok(mut spec) => {
+                if let Some(halving) = &design.halving {
+                    // Compared at the rungs and not some time after.
+                    spec.checkpoint.every_steps.get_or_insert(halving.min_steps);
+                }
                 mistakes.add(index, &params, rules::problems(&spec));
                 mistakes.add(index, &params, submit::too_large(&spec.resources, machine));
                 members.push((spec, params));

@@ -37,9 +37,9 @@ pub(super) async fn show(
     Asked(ArrayQuery { metric, goal, best }): Asked<ArrayQuery>,
 ) -> Result<Json<ArrayDetail>, Failure> {
     let array = api.array_view(id).await?;
-    let asked = match (metric, &array.metric) {
+    let asked = match (metric, array.metric.as_ref().or(array.halving.as_ref().map(|halving| &halving.metric))) {
         (Some(name), known) => {
-            let known = known.as_ref().filter(|known| known.name == name).map(|known| known.goal);
+            let known = known.filter(|known| known.name == name).map(|known| known.goal);
             let goal = goal.or(known).unwrap_or_else(|| Goal::of(&name));
             vec![Metric { name, goal }]
         }
@@ -135,13 +135,13 @@ pub(super) async fn release(
     api.change(id, &["held"], Command::Release { by: peer.uid }, "released").await
 }
 
-/// `POST /v1/arrays/{array}/retry`: those that failed or were cancelled.
+/// `POST /v1/arrays/{array}/retry`: those that failed, were cancelled or harmed the machine; not those that were stopped early.
 pub(super) async fn retry(
     State(api): State<Context>,
     Extension(peer): Extension<Peer>,
     NamedArray(id): NamedArray,
 ) -> Result<Json<ArrayChangeView>, Failure> {
-    api.change(id, &["failed", "cancelled"], Command::Retry { by: peer.uid }, "retried").await
+    api.change(id, &["failed", "cancelled", "held"], Command::Retry { by: peer.uid }, "retried").await
 }
 
 const UNFINISHED: [&str; 4] = ["queued", "blocked", "held", "running"];

@@ -19,7 +19,7 @@ use crate::{
         document::{Document, FlagMistake, Problem, Report, nearest},
     },
     domain::{
-        array::{Axis, Goal, Metric, Range, Sample, Scale, Sweep},
+        array::{Axis, Goal, Halving, Metric, Range, Sample, Scale, Sweep},
         rules,
     },
 };
@@ -50,6 +50,9 @@ pub struct Flags {
     /// Which end of the metric is the best [default: max for names that end in accuracy, min for others]
     #[arg(long, requires = "metric", value_parser = goal_parser())]
     goal: Option<Goal>,
+    /// Stop members early that others do better than, by RULE: metric=NAME,goal=min|max,eta=3,min-steps=N. At N steps, and at each eta times as many, one of every eta goes on, by what its checkpoint has of the metric; goal and eta may be left out
+    #[arg(long, value_name = "RULE", requires = "array", value_parser = halving)]
+    pub halving: Option<Halving>,
 }
 
 /// `min` or `max`.
@@ -58,6 +61,30 @@ pub fn goal_parser() -> impl TypedValueParser<Value = Goal> {
         let found = Goal::ALL.into_iter().find(|(goal, _)| *goal == name);
         found.map_or(Goal::Min, |(_, goal)| goal)
     })
+}
+
+/// `metric=val_loss,goal=min,eta=3,min-steps=100`.
+fn halving(text: &str) -> Result<Halving, String> {
+    let (mut name, mut goal, mut eta, mut min_steps) = (None, None, 3, None);
+    for part in text.split(',').map(str::trim) {
+        let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is no KEY=VALUE"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{key} is a whole number, found {value:?}"));
+        match key {
+            "metric" => name = Some(value),
+            "goal" => {
+                let known = Goal::ALL.into_iter().find(|(goal, _)| *goal == value);
+                goal = Some(known.ok_or_else(|| format!("the goal is min or max, found {value:?}"))?.1);
+            }
+            "eta" => eta = u32::try_from(number()?).map_err(|_| "eta is from 2 to 100".to_owned())?,
+            "min-steps" => min_steps = Some(number()?),
+            other => return Err(format!("{other:?} is none of metric, goal, eta, min-steps")),
+        }
+    }
+    let metric = Metric::named(name.ok_or("metric=NAME is missing")?);
+    let metric = Metric { goal: goal.unwrap_or(metric.goal), ..metric };
+    let min_steps = min_steps.ok_or("min-steps=N is missing")?;
+    let halving = Halving { metric, eta, min_steps };
+    halving.mistake().map_or(Ok(halving), Err)
 }
 
 impl Flags {
@@ -320,6 +347,28 @@ mod tests {
             assert!(read_values(text).is_err(), "{text}");
         }
         assert_eq!(read_values("../a.csv,../b.csv"), Ok(Values::List(vec!["../a.csv", "../b.csv"])));
+    }
+
+    #[test]
+    fn halving_is_said_in_a_line() {
+        let read =
+            |text: &str| halving(text).map(|found| (found.metric.name, found.metric.goal, found.eta, found.min_steps));
+        assert_eq!(read("metric=val_loss,min-steps=100"), Ok(("val_loss".into(), Goal::Min, 3, 100)));
+        assert_eq!(read("min-steps=5, metric=val_accuracy, eta=2"), Ok(("val_accuracy".into(), Goal::Max, 2, 5)));
+        assert_eq!(read("metric=x,goal=max,min-steps=1"), Ok(("x".into(), Goal::Max, 3, 1)));
+        for text in [
+            "",
+            "metric=x",
+            "min-steps=3",
+            "metric=x,min-steps=0",
+            "metric=x,min-steps=1,eta=1",
+            "metric=x,min-steps=a",
+            "metric=$,min-steps=1",
+            "goal=least,metric=x,min-steps=1",
+            "speed=1",
+        ] {
+            assert!(halving(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -77,6 +77,13 @@ pub enum Command {
         /// The job that is to have its place.
         to: JobId,
     },
+    /// A member of an array is not worth going on with: it saves its work and ends.
+    StopEarly {
+        /// Whose array it is.
+        by: Uid,
+        /// Why, in a line.
+        reason: String,
+    },
     /// A person keeps a job that waits from starting.
     Hold {
         /// Who, and what for.
@@ -230,6 +237,9 @@ pub enum Event {
         intent: Intent,
         /// By whom.
         by: Uid,
+        /// Why, where that is no person's wish.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// A running job was asked to save its work and to be held.
     Pausing {

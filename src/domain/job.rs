@@ -61,6 +61,8 @@ pub struct Job {
     pub spec_digest: String,
     /// Which member of which array it is.
     pub array: Option<Membership>,
+    /// Why it was stopped early, as a member that others do better than.
+    pub stopped_early: Option<String>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
     /// Where it stands.

@@ -61,7 +61,11 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
         }
         (
             JobState::Running { intent, .. },
-            Command::Cancel { .. } | Command::Stop { .. } | Command::Pause { .. } | Command::Yield { .. },
+            Command::Cancel { .. }
+            | Command::Stop { .. }
+            | Command::StopEarly { .. }
+            | Command::Pause { .. }
+            | Command::Yield { .. },
         ) => return intended(job, intent.as_ref(), command),
         // A start time outlasts the hold; a retry's wait does not.
         (JobState::Queued { not_before }, Command::Hold { hold } | Command::Pause { hold }) => {
@@ -84,8 +88,11 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
 /// What is asked of a running job: an event, or nothing where it was asked for something as grave before. Who cancelled it does not want it longer than to save its work takes.
 fn intended(job: &Job, before: Option<&Intent>, command: &Command) -> Result<Vec<Event>, Refusal> {
     let (intent, event) = match command {
-        Command::Cancel { by } => (Intent::Cancel, Event::Intended { intent: Intent::Cancel, by: *by }),
-        Command::Stop { by } => (Intent::Stop, Event::Intended { intent: Intent::Stop, by: *by }),
+        Command::Cancel { by } => (Intent::Cancel, Event::Intended { intent: Intent::Cancel, by: *by, reason: None }),
+        Command::Stop { by } => (Intent::Stop, Event::Intended { intent: Intent::Stop, by: *by, reason: None }),
+        Command::StopEarly { by, reason } => {
+            (Intent::Stop, Event::Intended { intent: Intent::Stop, by: *by, reason: Some(reason.clone()) })
+        }
         Command::Pause { hold } => (Intent::Pause(hold.clone()), Event::Pausing { hold: hold.clone() }),
         Command::Yield { to } if job.preemptible => (Intent::Yield { to: *to }, Event::Yielding { to: *to }),
         _ => return Err(wrong_state(job, command)),
@@ -130,6 +137,11 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             let intent = asks(event).filter(|intent| is_graver(before.as_ref(), intent));
             let intent = Some(intent.ok_or_else(|| illegal(job.state.name()))?);
             job.state = JobState::Running { token: *token, intent };
+            // What was asked last counts.
+            job.stopped_early = match event {
+                Event::Intended { reason, .. } => reason.clone(),
+                _ => None,
+            };
         }
         (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
             finish(&mut job, JobState::Cancelled, at);
@@ -138,6 +150,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.retries_used = 0;
             (job.infrastructure_retries_used, job.fruitless) = (0, 0);
             job.finished_at = None;
+            job.stopped_early = None;
             job.state = JobState::Queued { not_before: None };
         }
         (JobState::Running { .. }, _) if event.ends_an_attempt() => return over(job, event, at).map_err(illegal),
@@ -155,6 +168,7 @@ fn over(mut job: Job, event: &Event, at: Timestamp) -> Result<Job, &'static str>
             job.model.clone_from(model);
             job.output.clone_from(output);
             job.exit = Some(Exit { class: ExitClass::Ok, message: None, hint: None });
+            job.stopped_early = None;
             finish(&mut job, JobState::Succeeded, at);
         }
         (JobState::Running { .. }, Event::Failed { attempt, exit }) if fits(attempt) => {
@@ -343,6 +357,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         preemptible: *preemptible,
         spec_digest: spec_digest.clone(),
         array: array.clone(),
+        stopped_early: None,
         submitted_at: at,
         state: JobState::Queued { not_before: *not_before },
         attempt: 0,
@@ -366,7 +381,7 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::Warned { .. } => "warned about",
         Command::End { .. } => "ended",
         Command::Cancel { .. } => "cancelled",
-        Command::Stop { .. } => "stopped",
+        Command::Stop { .. } | Command::StopEarly { .. } => "stopped",
         Command::Pause { .. } => "paused",
         Command::Yield { .. } if !job.preemptible => "made to yield: it is not preemptible",
         Command::Yield { .. } => "made to yield",

@@ -130,7 +130,7 @@ impl Store {
         Ok(best.collect::<Result<_, RowError>>().map_err(Fault::from)?)
     }
 
-    /// Carries out a command on each member in one of these states, through `domain::state`, in transactions of a bounded size: those that wait first, so that none of them starts
+    /// Carries out a command on each member that stands there (`domain::array::tally`), through `domain::state`, in transactions of a bounded size: those that wait first, so that none of them starts
     /// in the meantime. Returns the members that took it, and of how many it changed something; one that has moved on since, and can no longer take it, is left as it is.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ pub(super) const WITH_TALLY: &str =
 
 /// By the order of their submits: those that have not ended, which are few, are walked by.
 pub(super) const ENDED: &str = "SELECT id FROM arrays WHERE NOT EXISTS ( \
-     SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled')) \
+     SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled', 'stopped')) \
      ORDER BY id DESC LIMIT ?1";
 
 macro_rules! members {
@@ -232,5 +232,6 @@ pub(super) const GREATEST: &str = members!(
     "attempts.metrics ->> ?3 AS value, ",
     "typeof(attempts.metrics ->> ?3) IN ('real', 'integer') ORDER BY attempts.metrics ->> ?3 DESC, jobs.id LIMIT ?4"
 );
-pub(super) const IDS: &str = "SELECT id FROM jobs NOT INDEXED WHERE id > ?1 AND id <= ?2 AND state IN (SELECT value FROM json_each(?3)) \
+pub(super) const IDS: &str = "SELECT id FROM jobs NOT INDEXED WHERE id > ?1 AND id <= ?2 \
+     AND iif(stopped_early IS NOT NULL AND state = 'cancelled', 'stopped', state) IN (SELECT value FROM json_each(?3)) \
      ORDER BY state = 'running', id DESC";

@@ -196,7 +196,7 @@ async fn counts(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<
 async fn arrays(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
     let counted: Vec<(i64, String, i64)> =
         sqlx::query_as("SELECT array_id, tally, jobs FROM array_counts WHERE jobs > 0").fetch_all(&mut *conn).await?;
-    let there = "SELECT array_id, state, count(*) FROM jobs WHERE array_id IS NOT NULL GROUP BY 1, 2";
+    let there = "SELECT array_id, iif(stopped_early IS NOT NULL AND state = 'cancelled', 'stopped', state), count(*) FROM jobs WHERE array_id IS NOT NULL GROUP BY 1, 2";
     let there: Vec<(i64, String, i64)> = sqlx::query_as(there).fetch_all(&mut *conn).await?;
     let mut left: BTreeMap<(i64, String), i64> =
         there.into_iter().map(|(array, tally, jobs)| ((array, tally), jobs)).collect();

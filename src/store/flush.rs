@@ -8,6 +8,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     error::Fault,
+    halving::Rungs,
     held::{self, HeldAttempt},
     ledger::Ledger,
     members::Arrays,
@@ -126,6 +127,7 @@ impl Writes {
             yields_to.into(),
             job.infrastructure_retries_used.into(),
             job.fruitless.into(),
+            job.stopped_early.as_ref().into(),
         ])?;
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -181,7 +183,7 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
-        timers: Timers,
+        (timers, rungs): (Timers, Rungs),
     ) -> Result<(), Fault> {
         let mut changed = write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
         changed += write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
@@ -200,6 +202,7 @@ impl Writes {
         }
         changed += write(conn, "counters", COUNTERS, counters).await?;
         changed += self.arrays.flush(conn).await?;
+        changed += rungs.flush(conn).await?;
         if let Some(until) = self.promote_until {
             changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
         }
@@ -259,7 +262,8 @@ UPDATE jobs SET
     intent = new.value ->> 9, retries_used = new.value ->> 10, started_us = new.value ->> 11, finished_us = new.value ->> 12,
     exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16,
     hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
-    yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22
+    yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
+    stopped_early = new.value ->> 23
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -9,6 +9,7 @@ mod chain;
 mod check;
 mod error;
 mod flush;
+mod halving;
 mod head;
 mod held;
 mod ledger;

@@ -34,6 +34,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_pause.sql"),
     include_str!("../../migrations/0005_arrays.sql"),
     include_str!("../../migrations/0006_retries.sql"),
+    include_str!("../../migrations/0007_halving.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

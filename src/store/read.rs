@@ -61,7 +61,7 @@ pub(super) const OF_ARRAY: &str = "SELECT array_id FROM jobs WHERE id = ?1";
 pub(super) const OPEN_NAMED: &str = "SELECT id, 0 FROM (SELECT id FROM jobs WHERE name = ?1 AND finished_us IS NULL ORDER BY id LIMIT 2) \
      UNION ALL \
      SELECT id, 1 FROM (SELECT id FROM arrays WHERE name = ?1 AND EXISTS ( \
-         SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled')) \
+         SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled', 'stopped')) \
          ORDER BY id LIMIT 2)";
 pub(super) const NEWEST_NAMED: &str = "SELECT id, 0 FROM (SELECT id FROM jobs WHERE name = ?1 ORDER BY id DESC LIMIT 1) \
      UNION ALL \

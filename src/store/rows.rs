@@ -34,7 +34,8 @@ macro_rules! job_columns {
          jobs.retry_backoff_seconds, jobs.retry_max_seconds, jobs.spec_digest, jobs.submitted_us, jobs.state, jobs.not_before_us, jobs.attempt, jobs.token, \
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
-         jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless"
+         jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
+         jobs.stopped_early"
     };
 }
 
@@ -126,6 +127,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         preemptible: fields.get("preemptible")?,
         spec_digest: fields.get("spec_digest")?,
         array: membership(&fields)?,
+        stopped_early: fields.get("stopped_early")?,
         submitted_at: fields.time("submitted_us")?,
         state: state(&fields)?,
         attempt: fields.number("attempt")?,

@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 7] = [
+pub(super) const TABLES: [Sealed; 8] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
@@ -51,6 +51,10 @@ pub(super) const TABLES: [Sealed; 7] = [
         table: "arrays",
         rows: "SELECT id, seal, id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
                WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+    Sealed {
+        table: "rungs",
+        rows: "SELECT id, seal, array_id, rung, job_id, steps, value FROM rungs WHERE id > ?1 ORDER BY id LIMIT ?2",
     },
 ];
 

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{arrays, flush, held, list, load, members, open, read, schedules, timers};
+use super::{arrays, flush, halving, held, list, load, members, open, read, schedules, timers};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
@@ -125,6 +125,9 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("supersede points", flush::SUPERSEDED),
         ("change counts of arrays", members::LOSSES),
         ("best members", arrays::LEAST),
+        ("arrays with halving", halving::ARRAYS),
+        ("who came to a rung", halving::CAME),
+        ("what they had there", halving::VALUES),
         ("members", arrays::MEMBERS),
         ("ids of members", arrays::IDS),
         ("a name", read::OPEN_NAMED),
@@ -154,6 +157,7 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
             "ticks",
             "arrays",
             "array_counts",
+            "rungs",
         ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody, progress::MetricPoint};
+use mlctl_protocol::{
+    AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody, progress::MetricPoint, result::CheckpointRef,
+};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -12,6 +14,7 @@ use super::{
     ask::{Ask, Claim, Prepared, PreparedTurn},
     error::Fault,
     flush::Writes,
+    halving::Rungs,
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
     load,
@@ -36,6 +39,7 @@ pub(super) struct Unit {
     specs: HashMap<JobId, String>,
     checkpoints: HashMap<JobId, Vec<String>>,
     timers: Timers,
+    rungs: Rungs,
     writes: Writes,
 }
 
@@ -54,6 +58,8 @@ struct Needs<'a> {
     keys: Vec<(Uid, &'a str)>,
     schedules: BTreeSet<&'a str>,
     turns: Vec<&'a PreparedTurn>,
+    /// Whose checkpoints come, and of which step.
+    checkpointed: Vec<(JobId, u64)>,
 }
 
 impl<'a> Needs<'a> {
@@ -75,7 +81,12 @@ impl<'a> Needs<'a> {
                 Ask::Forget { job, .. } => {
                     needs.jobs.insert(*job);
                 }
-                Ask::Report { fence, .. } => needs.attempt(*fence),
+                Ask::Report { fence, body, .. } => {
+                    needs.attempt(*fence);
+                    if let ReportBody::Checkpoint { checkpoint } = &**body {
+                        needs.checkpointed.push((fence.job, checkpoint.step));
+                    }
+                }
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
                 Ask::Promote { .. } => {}
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
@@ -108,9 +119,19 @@ impl Unit {
         let jobs = load::jobs(conn, &needs.jobs).await?;
         let again = jobs.iter().filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
         let again = again.map(|job| job.id).collect();
+        let members: Vec<(&Job, u64)> = needs
+            .checkpointed
+            .iter()
+            .filter_map(|(id, step)| {
+                let job = jobs.iter().find(|job| job.id == *id).filter(|job| job.array.is_some())?;
+                Some((job, *step))
+            })
+            .collect();
+        let rungs = Rungs::load(conn, &members).await?;
         Ok(Self {
             now,
             ledger,
+            rungs,
             jobs: jobs.into_iter().map(|job| (job.id, Held { stored: job.clone(), job })).collect(),
             keys: load::keys(conn, &needs.keys).await?,
             attempts: held::load(conn, &needs.attempts).await?,
@@ -158,7 +179,7 @@ impl Unit {
                 self.writes.job(held, self.now)?;
             }
         }
-        self.writes.flush(conn, &mut self.ledger, self.attempts.values(), self.timers).await?;
+        self.writes.flush(conn, &mut self.ledger, self.attempts.values(), (self.timers, self.rungs)).await?;
         Ok(self.ledger)
     }
 
@@ -327,6 +348,9 @@ impl Unit {
         {
             return Ok(Err(error));
         }
+        if let ReportBody::Checkpoint { checkpoint } = body {
+            self.halve(fence.job, checkpoint)?;
+        }
         let (result, points, metrics) = match body {
             ReportBody::Finished { result } => {
                 (Some(serde_json::to_string(result)?), [].as_slice(), result.metrics.clone())
@@ -337,6 +361,16 @@ impl Unit {
         self.attempt(fence)?.report(seq, result, &metrics)?;
         self.writes.points(fence, points)?;
         Ok(Ok(seq))
+    }
+
+    /// A member of an array whose checkpoint shows that others do better is asked to end, in the transaction that keeps the checkpoint.
+    fn halve(&mut self, id: JobId, checkpoint: &CheckpointRef) -> Result<(), Fault> {
+        let Some(held) = self.jobs.get(&id) else { return Ok(()) };
+        if let Some(command) = self.rungs.judge(&held.job, checkpoint)? {
+            // It runs and nothing else was asked of it: it takes that.
+            drop(self.decide(id, None, &command)?);
+        }
+        Ok(())
     }
 
     fn beat(&mut self, beat: &Beat) -> Result<Result<(), StoreError>, Fault> {

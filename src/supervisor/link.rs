@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared, end,
+    Shared, attempt, end,
     kill::Reason,
     live::{Connected, Live},
 };
@@ -269,7 +269,16 @@ async fn take(shared: &Shared, live: &Live, Report { seq, body }: Report) -> Res
     })?;
     live.vitals().acked = acked;
     match noted {
-        ReportBody::Checkpoint { checkpoint } => live.saved(checkpoint),
+        ReportBody::Checkpoint { checkpoint } => {
+            live.saved(checkpoint);
+            // By the checkpoint it may have turned out that a member of an array is not worth going on with.
+            match shared.store.job(live.fence.job).await {
+                Ok(found) => attempt::obey(live, &found.job),
+                Err(error) => {
+                    warn!(job_id = %live.fence.job, error = causes(&error), "whether the job goes on cannot be read; its next checkpoint tells");
+                }
+            }
+        }
         ReportBody::Resumed { .. } => live.vitals().moved_at = Instant::now(),
         ReportBody::Finished { result } => {
             live.vitals().result = Some(*result);

@@ -188,3 +188,25 @@ async fn a_followed_array_ends_with_its_last_member() {
     let end = messages.next_of("end").await.data;
     assert_eq!((&end["state"], &end["finished"]), (&json!("succeeded"), &json!(2)));
 }
+
+#[tokio::test]
+async fn halving_is_kept_and_makes_checkpoints_at_its_rungs() {
+    let rig = Rig::new().await;
+    let mut asked = request(grid(&[("train.seed", json!([1, 2]))]));
+    asked["halving"] = json!({"metric": {"name": "train_loss", "goal": "min"}, "eta": 3, "min_steps": 7});
+    let array = submit(&rig, &asked).await;
+    assert_eq!(array.halving.map(|halving| (halving.eta, halving.min_steps)), Some((3, 7)));
+    let kept: Value = rig.get(&format!("/v1/jobs/{}.1/spec", array.id)).await;
+    assert_eq!(kept["spec"]["checkpoint"]["every_steps"], 7);
+    for (metric, min_steps, words) in [
+        ("vall_loss", 7, "no checkpoint of a training job"),
+        ("val_loss", 7, "without rows to validate on"),
+        ("train_loss", 0, "min_steps is at least 1"),
+    ] {
+        asked["key"] = json!(format!("halving-{}", number()));
+        asked["halving"] = json!({"metric": {"name": metric, "goal": "min"}, "eta": 3, "min_steps": min_steps});
+        let (code, text) = refusal(&rig, &asked).await;
+        assert_eq!(code, ErrorCode::SpecInvalid);
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Setup, Worker};
+use crate::support::{Daemon, Setup, Worker, until};
 
 pub const SPEC: &str = r#"version = 1
 name = "sweep"
@@ -118,4 +118,52 @@ fn draws_are_told_and_come_again_with_their_seed() {
     many.iter().for_each(|axis| refused.extend(["--array", axis]));
     daemon.mlctl(&refused).must_fail(6, &["10000000 members", "limits.max_array"]);
     assert_eq!(before, 8);
+}
+
+#[test]
+fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
+    let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=3").start();
+    let spec = daemon.write("sweep.toml", SPEC);
+    let factors = [5, 7, 3, 9, 1, 8, 6, 2, 4];
+    let scripts: Vec<String> = factors.iter().map(|factor| format!("\"loss:{factor}; steps:90:15\"")).collect();
+    let scripts = format!("labels.fake={}", scripts.join(","));
+    let halving = "metric=train_loss,min-steps=10,eta=3";
+    let args = ["submit", spec.to_str().unwrap(), "--array", &scripts, "--halving", halving, "-q"];
+    let id = daemon.mlctl(&args).ok().trim().to_owned();
+    let stopped = |daemon: &Daemon| {
+        let shown = daemon.mlctl(&["show", &id, "-o", "json"]).json();
+        shown["counts"]["stopped"].as_u64().unwrap_or(0)
+    };
+    until("a member is stopped", || (stopped(&daemon) > 0).then_some(()));
+    daemon.kill();
+    daemon.start();
+    assert_eq!(daemon.mlctl(&["wait", &id]).code, 0, "to be stopped early is no failure");
+    let shown = daemon.mlctl(&["show", &id, "-o", "json"]).json();
+    assert_eq!(shown["state"], "succeeded");
+    assert!(stopped(&daemon) >= 4, "{shown:#}");
+    let members = members(&daemon, &id);
+    let mut kept = Vec::new();
+    for (factor, member) in factors.iter().zip(&members) {
+        let job = member["id"].as_str().unwrap();
+        let asked = daemon.count(job, "intended");
+        if member["state"] == "succeeded" {
+            kept.push(*factor);
+            assert_eq!((asked, member["progress"]["step"].as_u64()), (0, Some(90)));
+            continue;
+        }
+        assert_eq!((member["state"].as_str(), asked), (Some("cancelled"), 1), "{member:#}");
+        let reason = member["reason"].as_str().unwrap();
+        assert!(
+            reason.starts_with("stopped early: rank ")
+                && reason.contains(" steps by train_loss, last checkpoint at step "),
+            "{reason}"
+        );
+        let saved = member["checkpoint"]["step"].as_u64().unwrap();
+        assert!((10..90).contains(&saved), "it ends with its work saved: {member:#}");
+    }
+    assert!(kept.contains(&1), "the best goes on to the end: {kept:?}");
+    assert!(kept.len() <= 4, "{kept:?}");
+    let best = daemon.mlctl(&["show", &id]).ok();
+    assert!(best.contains("halving") && best.contains("stopped"), "{best}");
+    assert_eq!(shown["best"][0]["index"], 5, "{best}");
 }

@@ -23,6 +23,8 @@ mod fixture;
 #[cfg(test)]
 mod group;
 #[cfg(test)]
+mod halving;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod lists;

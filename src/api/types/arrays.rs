@@ -7,7 +7,7 @@ use mlctl_protocol::{JobId, JobSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::array::{Axis, Metric, Params, Sample, Sweep};
+use crate::domain::array::{Axis, Halving, Metric, Params, Sample, Sweep};
 
 /// `POST /v1/arrays`: all of it is kept, or nothing.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct SubmitArrayRequest {
     /// What members are compared by; `val_loss`, or else `train_loss`, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// Which members are stopped early; none when absent. A spec that does not say after how many steps checkpoints are taken has them every `min_steps` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halving: Option<Halving>,
     /// Whether to check only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -78,7 +81,7 @@ pub struct ArrayView {
     pub size: u32,
     /// How many of them have ended.
     pub finished: u64,
-    /// How many of them stand where: by state, without those where none does.
+    /// How many of them stand where: by state, without those where none does; `stopped` are those that were cancelled since others do better.
     pub counts: BTreeMap<String, u64>,
     /// What varies.
     pub axes: Vec<Axis>,
@@ -86,6 +89,9 @@ pub struct ArrayView {
     pub sample: Option<Sample>,
     /// What members are compared by, where the submit said so.
     pub metric: Option<Metric>,
+    /// Which members are stopped early.
+    #[serde(default)]
+    pub halving: Option<Halving>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
 }

@@ -27,6 +27,7 @@ pub(in crate::api) fn view(array: Array, scene: &Scene) -> ArrayView {
         axes: design.sweep.axes,
         sample: design.sweep.sample,
         metric: design.metric,
+        halving: design.halving,
         submitted_at,
     }
 }

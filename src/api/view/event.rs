@@ -46,11 +46,12 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
             format!("checkpoint of step {} is durable, {} bytes", checkpoint.step, checkpoint.size_bytes)
         }
         Event::Warned { message, .. } => format!("warning: {message}"),
-        Event::Intended { intent: Intent::Cancel, by } => format!("{} asked it to stop", scene.name(*by)),
-        Event::Intended { intent: Intent::Stop, by } => {
+        Event::Intended { reason: Some(reason), .. } => format!("asked to save its work and stop: {reason}"),
+        Event::Intended { intent: Intent::Cancel, by, .. } => format!("{} asked it to stop", scene.name(*by)),
+        Event::Intended { intent: Intent::Stop, by, .. } => {
             format!("{} asked it to save its work and stop", scene.name(*by))
         }
-        Event::Intended { intent: Intent::Pause(_) | Intent::Yield { .. }, by } => {
+        Event::Intended { intent: Intent::Pause(_) | Intent::Yield { .. }, by, .. } => {
             format!("{} asked it to save its work", scene.name(*by))
         }
         Event::Pausing { hold } => format!("{} asked it to save its work and pause{}", scene.name(hold.by), what(hold)),

@@ -21,6 +21,9 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
     Some(match &job.state {
         JobState::Queued { not_before } => queued(job, *not_before, scene),
         JobState::Held(hold) => held(hold, scene),
+        JobState::Running { intent: Some(Intent::Stop), .. } if job.stopped_early.is_some() => {
+            format!("saves its work: {}", job.stopped_early.as_deref().unwrap_or_default())
+        }
         JobState::Running { intent: Some(Intent::Stop), .. } => "was asked to save its work and stop".into(),
         JobState::Running { intent: Some(Intent::Pause(hold)), .. } => {
             format!("was asked by {} to save its work and pause{}", scene.name(hold.by), what(hold))
@@ -43,6 +46,9 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             let waited = job.exit.as_ref().is_some_and(|exit| exit.class != ExitClass::Cancelled);
             let when = if waited { "while it waited, after" } else { "in" };
             let saved = job.checkpoint.as_ref().map(|saved| format!(", last checkpoint at step {}", saved.step));
+            if let Some(reason) = &job.stopped_early {
+                return Some(format!("{reason}{}", saved.unwrap_or_default()));
+            }
             format!("cancelled {when} attempt {attempt}{}", saved.unwrap_or_default())
         }
     })

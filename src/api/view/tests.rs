@@ -42,6 +42,7 @@ fn detail(state: JobState) -> JobDetail {
         preemptible: false,
         spec_digest: "d".into(),
         array: None,
+        stopped_early: None,
         submitted_at: at(-100),
         state,
         attempt: 0,

@@ -37,6 +37,7 @@ Examples:
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
   mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64     an array of 6 jobs
   mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
+  mlctl submit job.toml --array lr=1e-5..1e-1 --sample 81 --halving metric=val_loss,min-steps=500
   sed s/32/64/ job.toml | mlctl submit - --dry-run";
 
 #[derive(Debug, Args)]
@@ -187,7 +188,8 @@ impl Arguments {
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
         let seed = sweep.sample.map(|sample| sample.seed);
         let metric = self.sweep.metric();
-        let request = SubmitArrayRequest { spec, key, sweep, metric, dry_run: self.dry_run, hold: self.hold };
+        let halving = self.sweep.halving.clone();
+        let request = SubmitArrayRequest { spec, key, sweep, metric, halving, dry_run: self.dry_run, hold: self.hold };
         let path = "/v1/arrays";
         if self.dry_run {
             let checked = context.client.post_body(path, &request, LONG_LIMIT).await;

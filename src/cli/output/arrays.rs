@@ -12,7 +12,7 @@ use crate::{
     api::types::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView},
     cli::Failure,
     config::OutputForm,
-    domain::array::{Axis, Params, Range, Scale},
+    domain::array::{Axis, Halving, Params, Range, Scale},
 };
 
 /// Values of an axis that are listed.
@@ -88,6 +88,11 @@ pub fn show(out: &mut Output, detail: &ArrayDetail, now: Timestamp) -> Result<()
     facts.extend(
         array.sample.map(|sample| ("drawn", format!("{} with seed {}", text::count(sample.count.into()), sample.seed))),
     );
+    facts.extend(array.halving.as_ref().map(|halving| {
+        let steps: Vec<_> = halving.steps(3).into_iter().map(text::count).collect();
+        let Halving { metric, eta, .. } = halving;
+        ("halving", format!("at {}, … steps one of every {eta} goes on, by {}", steps.join(", "), metric.name))
+    }));
     facts.push(("submitted", format!("{} by {}", text::moment(array.submitted_at, now), array.user)));
     facts.push(("queue", format!("{}, priority {}", array.queue, array.priority)));
     let labels: Vec<_> = array.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();

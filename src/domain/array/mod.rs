@@ -1,6 +1,7 @@
 //! Arrays: many jobs made from one spec by parameters. What a member is, how its spec comes about, where an array as a whole stands. Called by the API, which keeps arrays,
 //! by the store, which counts their members, and by the CLI. Pure: the seed of what is drawn comes in.
 
+mod halving;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use mlctl_protocol::JobId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::halving::{Behind, Halving};
 pub use self::sweep::{Axis, MAX_AXES, Range, Sample, Scale, Sweep};
 use super::job::{Job, JobState};
 
@@ -39,6 +41,9 @@ pub struct Design {
     /// What members are compared by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// Which members are stopped early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halving: Option<Halving>,
 }
 
 /// A metric, and which end of it is good.
@@ -131,11 +136,17 @@ pub fn member_name(array: &str, index: u32) -> String {
     format!("{array}.{index}")
 }
 
-/// Under which word an array counts a member: its state.
+/// Under which word an array counts a member: its state, or `stopped` for one that was cancelled because others do better.
 #[must_use]
 pub const fn tally(job: &Job) -> &'static str {
-    job.state.name()
+    match (&job.state, &job.stopped_early) {
+        (JobState::Cancelled, Some(_)) => STOPPED,
+        (state, _) => state.name(),
+    }
 }
+
+/// Members that were stopped early.
+const STOPPED: &str = "stopped";
 
 /// Where an array stands as a whole, by how many of its members stand where.
 #[must_use]
@@ -162,5 +173,5 @@ pub fn state(counts: &BTreeMap<String, u64>) -> &'static str {
 /// Whether members that are counted under this word have ended.
 #[must_use]
 pub fn is_final(tally: &str) -> bool {
-    matches!(tally, "succeeded" | "failed" | "cancelled")
+    matches!(tally, "succeeded" | "failed" | "cancelled" | "stopped")
 }

@@ -115,7 +115,7 @@ fn what_makes_no_array_is_said_at_once() {
 
 #[test]
 fn an_array_stands_where_its_members_stand() {
-    let cases: [(&[(&str, u64)], &str); 9] = [
+    let cases: [(&[(&str, u64)], &str); 11] = [
         (&[("queued", 3), ("held", 0)], "queued"),
         (&[("held", 3)], "held"),
         (&[("queued", 2), ("held", 1)], "running"),
@@ -124,6 +124,8 @@ fn an_array_stands_where_its_members_stand() {
         (&[("succeeded", 3), ("queued", 0)], "succeeded"),
         (&[("succeeded", 2), ("cancelled", 1)], "cancelled"),
         (&[("failed", 1), ("cancelled", 1), ("succeeded", 1)], "failed"),
+        (&[("succeeded", 1), ("stopped", 8)], "succeeded"),
+        (&[("succeeded", 1), ("stopped", 7), ("cancelled", 1)], "cancelled"),
         (&[], "succeeded"),
     ];
     for (pairs, expected) in cases {
