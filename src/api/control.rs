@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{Extension, Json, extract::State};
+use jiff::Timestamp;
 
 use super::{
     Context,
@@ -12,7 +13,7 @@ use super::{
     types::{EditRequest, HoldRequest, JobView, MAX_HOLD_REASON},
 };
 use crate::domain::{
-    Command, Edit, Hold, Uid,
+    Change, Command, Edit, Hold, Terms, Uid,
     rules::{self, Problem},
 };
 
@@ -74,16 +75,25 @@ pub(super) async fn edit(
     State(api): State<Context>,
     Extension(peer): Extension<Peer>,
     Named(id): Named,
-    Sent(EditRequest { priority, labels }): Sent<EditRequest>,
+    Sent(EditRequest { priority, labels, begin, deadline, time_limit_seconds, retries }): Sent<EditRequest>,
 ) -> Result<Json<JobView>, Failure> {
-    let edit = Edit { priority, labels };
+    let whole =
+        |at: Option<Timestamp>| Change::from(at.and_then(|at| Timestamp::from_microsecond(at.as_microsecond()).ok()));
+    let terms = Terms {
+        begin: begin.map(whole),
+        deadline: deadline.map(whole),
+        time_limit_seconds: time_limit_seconds.map(Change::from),
+        retries,
+    };
+    let edit = Edit { priority, labels, terms };
     // As it is now: two who edit at once could together exceed the number of labels, which harms nothing.
     let job = api.store.job(id).await?.job;
     let kept: BTreeMap<_, _> = edit.labels_of(&job.labels);
-    if let Some(Problem { path, message, hint }) = rules::of_edit(edit.priority, &kept).into_iter().next() {
+    let problems = rules::of_edit(edit.priority, &kept).into_iter().chain(rules::of_terms(&edit.terms));
+    if let Some(Problem { path, message, hint }) = problems.into_iter().next() {
         return Err(Failure::bad_request(format!("{path}: {message}"), hint.unwrap_or_default()));
     }
-    api.store.command(id, None, Command::Edit { by: peer.uid, edit }).await?;
+    api.supervisor.edit(id, peer.uid, edit).await?;
     Ok(Json(api.job_view(id).await?))
 }
 

@@ -51,6 +51,11 @@ pub(super) async fn add(
         problems.extend(rules::misfits(&labelled(&spec, &name, api.clock.now())));
     }
     problems.extend(mistakes);
+    if spec.time.deadline.is_some() {
+        let message = "a moment is no deadline for a job that is submitted again and again".to_owned();
+        let hint = Some("take it away; `time.limit_seconds` bounds each run".to_owned());
+        problems.push(Problem { path: "time.deadline".into(), message, hint });
+    }
     if spec.time.begin.is_some() {
         let message = "when a schedule's jobs start is said by its crontab line".to_owned();
         problems.push(Problem { path: "time.begin".into(), message, hint: Some("take it away".into()) });

@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
+use jiff::Timestamp;
 use mlctl_protocol::{JobSpec, spec::Resources};
 use serde_json::value::RawValue;
 
@@ -72,6 +73,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
 pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Problem>, Failure> {
     let mut problems = rules::problems(spec);
     problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
+    problems.extend(too_late(spec, api.clock.now()));
     let mut outside = Vec::new();
     preflight::resolve(api, spec, &mut outside).await?;
     // What breaks a rule already is one mistake, not two.
@@ -128,6 +130,14 @@ pub(super) fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure>
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
         Failure::spec(vec![Problem { path, message, hint: Some("`mlctl spec schema` shows every key".into()) }])
     })
+}
+
+/// What must have ended already could only fail.
+fn too_late(spec: &JobSpec, now: Timestamp) -> Option<Problem> {
+    let deadline = rules::deadline(&spec.time).filter(|deadline| *deadline <= now)?;
+    let message = format!("the deadline, {deadline}, has passed");
+    let hint = Some("choose one that is to come".to_owned());
+    Some(Problem { path: "time.deadline".into(), message, hint })
 }
 
 /// What no empty machine could hold would wait for ever.

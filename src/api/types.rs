@@ -128,6 +128,9 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// A queued job does not start before this time: its start time, or a retry's backoff.
     pub not_before: Option<Timestamp>,
+    /// The moment by which it must have ended.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
     /// Seconds that each of its attempts may run; null without a limit, and in lists, for which no spec is read.
     #[serde(default)]
     pub time_limit_seconds: Option<u32>,

@@ -38,6 +38,8 @@ pub struct Overlay<'a> {
     pub numbers: &'a [(&'static str, &'static [&'static str], Option<u32>)],
     /// `--begin`, as it is written in a spec.
     pub begin: Option<&'a str>,
+    /// `--deadline`, as it is written in a spec.
+    pub deadline: Option<&'a str>,
     /// `--retry-on`, as exit classes.
     pub retry_on: Option<&'a [&'a str]>,
     /// `--preemptible`.
@@ -115,6 +117,9 @@ pub fn draft(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Re
     }
     if let Some(begin) = overlay.begin {
         document.set_text("--begin", &["time", "begin"], begin);
+    }
+    if let Some(deadline) = overlay.deadline {
+        document.set_text("--deadline", &["time", "deadline"], deadline);
     }
     if let Some(classes) = overlay.retry_on {
         document.set_texts("--retry-on", &["retry", "on"], classes);

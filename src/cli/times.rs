@@ -8,6 +8,8 @@ use jiff::{
     tz::TimeZone,
 };
 
+use super::{Failure, exit::Exit};
+
 /// A duration: `90s`, `10m`, `2h 30m`, `1d`; a day has 24 hours, and a bare number is seconds.
 ///
 /// # Errors
@@ -83,6 +85,20 @@ impl Moment {
             Self::In(duration) => now.checked_add(duration),
         }
     }
+}
+
+/// The moment that a flag means.
+///
+/// # Errors
+/// When it is too far away to be counted.
+pub fn resolved(
+    flag: &str,
+    moment: Option<Moment>,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Result<Option<Timestamp>, Failure> {
+    let resolved = moment.map(|moment| moment.resolve(now, zone)).transpose();
+    resolved.map_err(|error| Failure::new(Exit::Usage, format!("{flag}: {error}")))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::{
     scheduler::{
         self, Scheduler,
         cron::{self, Cron},
+        deadlines::{self, Deadlines},
     },
     store::{Store, StoreError},
     supervisor::{self, LogBounds, Supervisor, executor::Executor, process::LocalProcesses},
@@ -165,11 +166,13 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         zones: jiff::tz::db().clone(),
         max_queued: settings.limits.max_queued,
     };
+    let deadlines = Deadlines { store: store.clone(), clock: clock.clone() };
     let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let running = vec![
         Part::spawn("api", api.run(clients)),
         Part::spawn("cron", cron::run(cron, part_stop.clone())),
+        Part::spawn("deadlines", deadlines::run(deadlines, part_stop.clone())),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
         Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())),

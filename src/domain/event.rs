@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     array::Membership,
-    job::{Exit, Hold, Intent, Uid},
+    job::{Change, Exit, Hold, Intent, Uid},
 };
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
@@ -101,6 +101,8 @@ pub enum Command {
         /// What.
         edit: Edit,
     },
+    /// The deadline of a job that does not run has passed.
+    Expire,
     /// A person wants a finished job tried again, from its last checkpoint.
     Retry {
         /// Who.
@@ -115,6 +117,25 @@ pub struct Edit {
     pub priority: Option<u8>,
     /// Labels by key; none takes the label away.
     pub labels: BTreeMap<String, Option<String>>,
+    /// When it may run, for how long, and how often it is tried.
+    pub terms: Terms,
+}
+
+/// On which terms a job runs: what an edit asks for, and what it has changed. What is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Not before this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Change<Timestamp>>,
+    /// Not after this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Change<Timestamp>>,
+    /// Seconds that each attempt may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_seconds: Option<Change<u32>>,
+    /// Retries of its own allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
 }
 
 impl Edit {
@@ -190,6 +211,9 @@ pub enum Event {
         /// Whether the scheduler may take it from its device for a job that is more urgent.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         preemptible: bool,
+        /// The moment by which it must have ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
         /// Which member of which array it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         array: Option<Membership>,
@@ -332,6 +356,14 @@ pub enum Event {
         priority: Option<u8>,
         /// All labels from now on, if they were changed.
         labels: Option<BTreeMap<String, String>>,
+        /// What of its terms was changed.
+        #[serde(flatten)]
+        terms: Terms,
+    },
+    /// Its deadline passed while it did not run: it has failed.
+    Expired {
+        /// What there is to say of it.
+        exit: Exit,
     },
 }
 

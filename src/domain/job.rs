@@ -65,6 +65,10 @@ pub struct Job {
     pub stopped_early: Option<String>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
+    /// The moment of the wall clock by which it must have ended.
+    pub deadline: Option<Timestamp>,
+    /// What an edit made of the time limit of its spec.
+    pub time_limit_seconds: Option<Change<u32>>,
     /// Where it stands.
     pub state: JobState,
     /// How often it was started; 0 before the first start.
@@ -87,6 +91,44 @@ pub struct Job {
     pub model: Option<ModelRef>,
     /// The results of an inference job.
     pub output: Option<OutputRef>,
+}
+
+impl Job {
+    /// Seconds that an attempt may run, where its spec says `planned`.
+    #[must_use]
+    pub const fn time_limit_seconds(&self, planned: Option<u32>) -> Option<u32> {
+        match self.time_limit_seconds {
+            None => planned,
+            Some(Change::Set(seconds)) => Some(seconds),
+            Some(Change::Clear) => None,
+        }
+    }
+}
+
+/// What becomes of a value that need not be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change<T> {
+    /// It is this.
+    Set(T),
+    /// It is taken away.
+    Clear,
+}
+
+impl<T> Change<T> {
+    /// The value afterwards.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Self::Set(value) => Some(value),
+            Self::Clear => None,
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Change<T> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Clear, Self::Set)
+    }
 }
 
 /// Where a job stands. A variant carries what only then exists.

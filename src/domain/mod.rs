@@ -13,5 +13,5 @@ pub mod state;
 
 pub use causes::causes;
 pub use clock::Clock;
-pub use event::{Command, Edit, Event, Refusal};
-pub use job::{Exit, Fence, Hold, Intent, Job, JobState, Uid};
+pub use event::{Command, Edit, Event, Refusal, Terms};
+pub use job::{Change, Exit, Fence, Hold, Intent, Job, JobState, Uid};

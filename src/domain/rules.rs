@@ -15,7 +15,15 @@ use std::collections::BTreeMap;
 
 use mlctl_protocol::{JobSpec, spec::Work};
 
-pub use self::time::begin;
+use super::{Change, Terms};
+
+pub use self::time::{begin, deadline};
+
+/// The longest time limit, a year.
+const MAX_TIME_LIMIT_SECONDS: u32 = 31_536_000;
+
+/// The most retries.
+const MAX_RETRIES: u32 = 100;
 
 /// The highest priority.
 const MAX_PRIORITY: u8 = 100;
@@ -70,6 +78,21 @@ pub fn of_edit(priority: Option<u8>, labels: &BTreeMap<String, String>) -> Vec<P
         Problem::new("priority", message, "higher is sooner")
     });
     too_high.into_iter().chain(job::labels(labels)).collect()
+}
+
+/// What is wrong with the terms that an edit gives a job, whatever its state: the bounds are those of a spec.
+#[must_use]
+pub fn of_terms(terms: &Terms) -> Vec<Problem> {
+    let limit = terms.time_limit_seconds.and_then(Change::value);
+    let limit = limit.filter(|seconds| !(1..=MAX_TIME_LIMIT_SECONDS).contains(seconds)).map(|seconds| {
+        let message = format!("expected from 1 to {MAX_TIME_LIMIT_SECONDS} seconds, found {seconds}");
+        Problem::new("time_limit_seconds", message, "without a limit, it may run as long as it likes")
+    });
+    let retries = terms.retries.filter(|retries| *retries > MAX_RETRIES).map(|retries| {
+        let message = format!("expected from 0 to {MAX_RETRIES}, found {retries}");
+        Problem::new("retries", message, "what dies so often will die once more")
+    });
+    limit.into_iter().chain(retries).collect()
 }
 
 /// The mistakes that no schema can say, of a spec that fits the schema.

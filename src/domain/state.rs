@@ -1,11 +1,13 @@
 //! The state machine: [`decide`] turns a command into events or refuses it, [`apply`] folds an event into the job. Every legal transition is in these two
 //! matches; the store runs them on the current row inside its transaction.
 
+mod edit;
+
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
 use super::{
-    Command, Edit, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid,
+    Command, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid,
     retry::{self, Fate},
 };
 
@@ -21,7 +23,9 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
     }
     let attempt = AttemptNumber(job.attempt);
     let event = match (&job.state, command) {
-        (JobState::Queued { not_before }, Command::Claim { token }) if not_before.is_none_or(|time| time <= now) => {
+        (JobState::Queued { not_before }, Command::Claim { token })
+            if not_before.is_none_or(|time| time <= now) && !is_late(job, now) =>
+        {
             let Some(attempt) = job.attempt.checked_add(1) else { return Err(wrong_state(job, command)) };
             Event::Claimed { attempt: AttemptNumber(attempt), token: *token }
         }
@@ -48,13 +52,13 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
         (JobState::Running { intent, .. }, Command::End { exit, jitter, .. }) => {
             ended(job, intent.as_ref(), exit, *jitter, now)
         }
-        _ => return wish(job, command),
+        _ => return wish(job, command, now),
     };
     Ok(vec![event])
 }
 
 /// What a person's command does.
-fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
+fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
     let event = match (&job.state, command) {
         (JobState::Queued { .. } | JobState::Held(_), Command::Cancel { by } | Command::Stop { by }) => {
             Event::Cancelled { by: Some(*by), exit: None }
@@ -74,12 +78,14 @@ fn wish(job: &Job, command: &Command) -> Result<Vec<Event>, Refusal> {
         }
         (JobState::Held(_), Command::Hold { .. } | Command::Pause { .. }) => return Ok(Vec::new()),
         (JobState::Held(_), Command::Release { by }) => Event::Released { by: *by },
-        (JobState::Queued { .. } | JobState::Held(_) | JobState::Running { .. }, Command::Edit { by, edit }) => {
-            return edited(job, *by, edit);
+        (state, Command::Edit { by, edit }) if *state != JobState::Succeeded => {
+            return edit::decide(job, *by, edit, now);
         }
-        (JobState::Failed | JobState::Cancelled, Command::Retry { by }) => Event::Retried { by: *by },
-        // Who wants it tried again has looked at it.
-        (JobState::Held(hold), Command::Retry { by }) if hold.is_quarantine() => Event::Retried { by: *by },
+        // Of a quarantined job: who wants it tried again has looked at it.
+        (state, Command::Retry { by }) if may_retry(state) && !is_late(job, now) => Event::Retried { by: *by },
+        (JobState::Queued { .. } | JobState::Held(_), Command::Expire) if is_late(job, now) => {
+            Event::Expired { exit: expired(job) }
+        }
         _ => return Err(wrong_state(job, command)),
     };
     Ok(vec![event])
@@ -146,11 +152,17 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
             finish(&mut job, JobState::Cancelled, at);
         }
+        (JobState::Queued { .. } | JobState::Held(_), Event::Expired { exit }) if is_late(&job, at) => {
+            job.exit = Some(exit.clone());
+            finish(&mut job, JobState::Failed, at);
+        }
         (state, Event::Retried { .. }) if may_retry(state) => {
             job.retries_used = 0;
             (job.infrastructure_retries_used, job.fruitless) = (0, 0);
             job.finished_at = None;
             job.stopped_early = None;
+            // Of a job whose deadline passed before it was started, nothing has ended.
+            job.exit = job.exit.filter(|_| job.attempt > 0);
             job.state = JobState::Queued { not_before: None };
         }
         (JobState::Running { .. }, _) if event.ends_an_attempt() => return over(job, event, at).map_err(illegal),
@@ -225,11 +237,8 @@ fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
             }
             job.state = JobState::Queued { not_before: hold.not_before };
         }
-        (state, Event::Edited { priority, labels, .. })
-            if !state.is_terminal() && (priority.is_none() || !matches!(state, JobState::Running { .. })) =>
-        {
-            job.priority = priority.unwrap_or(job.priority);
-            job.labels = labels.clone().unwrap_or(job.labels);
+        (_, Event::Edited { priority, labels, terms, .. }) => {
+            return edit::apply(job, *priority, labels.as_ref(), terms);
         }
         (state, _) => return Err(state.name()),
     }
@@ -289,16 +298,17 @@ fn died(job: &Job, exit: Exit, jitter: f64, now: Timestamp) -> Event {
     }
 }
 
-/// What an edit comes to: nothing where all is as it should be already.
-fn edited(job: &Job, by: Uid, edit: &Edit) -> Result<Vec<Event>, Refusal> {
-    let priority = edit.priority.filter(|priority| *priority != job.priority);
-    if priority.is_some() && matches!(job.state, JobState::Running { .. }) {
-        let verb = "given another priority: it has what it waited for";
-        return Err(Refusal::WrongState { job: job.id, state: job.state.name(), verb });
-    }
-    let labels = Some(edit.labels_of(&job.labels)).filter(|labels| *labels != job.labels);
-    let is_changed = priority.is_some() || labels.is_some();
-    Ok(if is_changed { vec![Event::Edited { by, priority, labels }] } else { Vec::new() })
+/// Whether its deadline has passed. At the deadline itself it has.
+fn is_late(job: &Job, now: Timestamp) -> bool {
+    job.deadline.is_some_and(|deadline| deadline <= now)
+}
+
+fn expired(job: &Job) -> Exit {
+    let deadline = job.deadline.map(|at| at.strftime(", %Y-%m-%d %H:%M:%S UTC,").to_string()).unwrap_or_default();
+    let what = if job.attempt == 0 { "start" } else { "go on" };
+    let message = Some(format!("its deadline{deadline} passed before it could {what}"));
+    let hint = Some("give it another with `mlctl edit --deadline`, or none with `--no-deadline`".to_owned());
+    Exit { class: ExitClass::Timeout, message, hint }
 }
 
 fn may_retry(state: &JobState) -> bool {
@@ -340,6 +350,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         not_before,
         preemptible,
         array,
+        deadline,
     } = event
     else {
         return None;
@@ -355,6 +366,8 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         resources: resources.clone(),
         retry: retry.clone(),
         preemptible: *preemptible,
+        deadline: *deadline,
+        time_limit_seconds: None,
         spec_digest: spec_digest.clone(),
         array: array.clone(),
         stopped_early: None,
@@ -391,6 +404,10 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         }
         Command::Release { .. } => "released",
         Command::Edit { .. } => "edited",
+        Command::Expire => "expired",
+        Command::Retry { .. } if may_retry(&job.state) => {
+            "retried: its deadline has passed; `mlctl edit` gives it another with --deadline, or none with --no-deadline"
+        }
         Command::Retry { .. } => "retried",
     };
     Refusal::WrongState { job: job.id, state: job.state.name(), verb }
@@ -417,6 +434,7 @@ const fn name(event: &Event) -> &'static str {
         Event::Held { .. } => "held",
         Event::Released { .. } => "released",
         Event::Edited { .. } => "edited",
+        Event::Expired { .. } => "expired",
     }
 }
 

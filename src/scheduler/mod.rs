@@ -1,9 +1,10 @@
-//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say. Called by the daemon's lifecycle. It knows no
+//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`deadlines`] fails what waits too long. Called by the daemon's lifecycle. It knows no
 //! process, no file and no SQL.
 
 pub mod cron;
 #[cfg(test)]
 mod cron_tests;
+pub mod deadlines;
 mod plan;
 mod run;
 #[cfg(test)]

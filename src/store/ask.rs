@@ -51,6 +51,7 @@ impl Prepared {
             spec_digest: digest.to_hex().to_string(),
             not_before: rules::begin(&spec.time),
             preemptible: spec.preemptible,
+            deadline: rules::deadline(&spec.time),
             array: None,
         };
         let body = serde_json::to_string(&event)?;
@@ -205,6 +206,10 @@ pub(super) enum Ask {
         now: Timestamp,
         reply: Reply<()>,
     },
+    Expire {
+        now: Timestamp,
+        reply: Reply<u32>,
+    },
     Forget {
         job: JobId,
         uris: Vec<String>,
@@ -238,6 +243,7 @@ impl Ask {
             Self::Claim { reply, .. } => reply.send(),
             Self::Command { reply, .. } => reply.send(),
             Self::Report { reply, .. } => reply.send(),
+            Self::Expire { reply, .. } => reply.send(),
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
             | Self::Forget { reply, .. }
@@ -255,6 +261,7 @@ impl Ask {
             Self::Claim { reply, .. } => reply.fail(error),
             Self::Command { reply, .. } => reply.fail(error),
             Self::Report { reply, .. } => reply.fail(error),
+            Self::Expire { reply, .. } => reply.fail(error),
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
             | Self::Forget { reply, .. }

@@ -33,6 +33,8 @@ pub(super) struct Writes {
     counters: BTreeMap<&'static str, i64>,
     pub(super) arrays: Arrays,
     pub(super) promote_until: Option<Timestamp>,
+    /// Whether a job with a deadline, or without one from now on, is among them.
+    pub(super) moves_deadlines: bool,
 }
 
 impl Writes {
@@ -64,7 +66,9 @@ impl Writes {
             params.as_ref().into(),
             retry_on.as_ref().into(),
             job.retry.infrastructure_limit.into(),
+            job.deadline.into(),
         ])?;
+        self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
         self.arrays.count(None, job);
@@ -128,7 +132,11 @@ impl Writes {
             job.infrastructure_retries_used.into(),
             job.fruitless.into(),
             job.stopped_early.as_ref().into(),
+            job.deadline.into(),
+            job.time_limit_seconds.map(|limit| limit.value().unwrap_or(0)).into(),
+            job.retry.limit.into(),
         ])?;
+        self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
         self.arrays.count(Some(stored), job);
@@ -244,10 +252,10 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, state, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
-       value ->> 19, value ->> 20, value ->> 21, 'queued', 0, 0
+       value ->> 19, value ->> 20, value ->> 21, value ->> 22, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
@@ -263,7 +271,8 @@ UPDATE jobs SET
     exit = new.value ->> 13, checkpoint = coalesce(new.value ->> 14, checkpoint), model = new.value ->> 15, output = new.value ->> 16,
     hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
-    stopped_early = new.value ->> 23
+    stopped_early = new.value ->> 23,
+    deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

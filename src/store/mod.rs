@@ -7,6 +7,7 @@ mod arrays;
 mod ask;
 mod chain;
 mod check;
+mod deadlines;
 mod error;
 mod flush;
 mod halving;
@@ -76,6 +77,7 @@ struct Inner {
     readers: SqlitePool,
     changes: watch::Receiver<i64>,
     schedule_changes: watch::Receiver<u64>,
+    deadline_changes: watch::Receiver<u64>,
     stop: CancellationToken,
     _stop: DropGuard,
     tasks: TaskTracker,
@@ -92,6 +94,7 @@ impl Store {
         let (asks, waiting) = mpsc::channel(QUEUE);
         let (changed, changes) = watch::channel(opened.ledger.last_event);
         let (schedules_changed, schedule_changes) = watch::channel(0);
+        let (deadlines_changed, deadline_changes) = watch::channel(0);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
         let writer = Writer {
             conn: opened.writer,
@@ -101,6 +104,8 @@ impl Store {
             asks: waiting,
             changes: changed,
             schedule_changes: schedules_changed,
+            deadline_changes: deadlines_changed,
+            moved_deadlines: false,
             log: log.clone(),
             broken: None,
         };
@@ -113,6 +118,7 @@ impl Store {
             readers: opened.readers,
             changes,
             schedule_changes,
+            deadline_changes,
             stop: stop.clone(),
             _stop: stop.drop_guard(),
             tasks,

@@ -35,6 +35,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0005_arrays.sql"),
     include_str!("../../migrations/0006_retries.sql"),
     include_str!("../../migrations/0007_halving.sql"),
+    include_str!("../../migrations/0008_deadlines.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

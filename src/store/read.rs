@@ -139,7 +139,7 @@ fn number(text: &str) -> Option<i64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) { None } else { text.parse().ok() }
 }
 
-fn job_id(id: i64) -> JobId {
+pub(super) fn job_id(id: i64) -> JobId {
     JobId(id.unsigned_abs())
 }
 

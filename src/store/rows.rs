@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 
 use super::types::{Attempt, StoredEvent};
-use crate::domain::{Fence, Intent, Job, JobState, Uid, array::Membership};
+use crate::domain::{Change, Fence, Intent, Job, JobState, Uid, array::Membership};
 
 /// A value that no version of this program wrote.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ macro_rules! job_columns {
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
-         jobs.stopped_early"
+         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds"
     };
 }
 
@@ -129,6 +129,8 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         array: membership(&fields)?,
         stopped_early: fields.get("stopped_early")?,
         submitted_at: fields.time("submitted_us")?,
+        deadline: fields.maybe_time("deadline_us")?,
+        time_limit_seconds: fields.maybe_number("time_limit_seconds")?.map(time_limit),
         state: state(&fields)?,
         attempt: fields.number("attempt")?,
         retries_used: fields.number("retries_used")?,
@@ -161,6 +163,11 @@ fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {
         "cancelled" => JobState::Cancelled,
         other => return Err(fields.error("state", format_args!("unknown state {other:?}"))),
     })
+}
+
+/// What an edit made of a time limit: none is kept as 0.
+const fn time_limit(seconds: u32) -> Change<u32> {
+    if seconds == 0 { Change::Clear } else { Change::Set(seconds) }
 }
 
 fn intent(fields: &Fields<'_>) -> Result<Option<Intent>, RowError> {

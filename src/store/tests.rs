@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{arrays, flush, halving, held, list, load, members, open, read, schedules, timers};
+use super::{arrays, deadlines, flush, halving, held, list, load, members, open, read, schedules, timers};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
@@ -133,6 +133,8 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("a name", read::OPEN_NAMED),
         ("the newest of a name", read::NEWEST_NAMED),
         ("promote", flush::PROMOTE),
+        ("the nearest deadline", deadlines::NEXT),
+        ("what is late", deadlines::LATE),
         ("a schedule", schedules::ONE),
         ("load schedules", timers::LOAD),
         ("load ticks", timers::FIRED),

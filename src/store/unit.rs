@@ -12,6 +12,7 @@ use sqlx::SqliteConnection;
 use super::{
     StoreError,
     ask::{Ask, Claim, Prepared, PreparedTurn},
+    deadlines,
     error::Fault,
     flush::Writes,
     halving::Rungs,
@@ -30,6 +31,8 @@ const MISSING: Fault = Fault::Guard { statement: "read the attempt under way", e
 /// The rows a group of commands is about, and what it makes of them.
 pub(super) struct Unit {
     now: Timestamp,
+    /// Jobs that do not run and whose deadline has passed.
+    late: Vec<JobId>,
     ledger: Ledger,
     jobs: BTreeMap<JobId, Held>,
     keys: HashMap<(Uid, String), (JobId, String)>,
@@ -60,6 +63,7 @@ struct Needs<'a> {
     turns: Vec<&'a PreparedTurn>,
     /// Whose checkpoints come, and of which step.
     checkpointed: Vec<(JobId, u64)>,
+    late: Option<Timestamp>,
 }
 
 impl<'a> Needs<'a> {
@@ -89,6 +93,7 @@ impl<'a> Needs<'a> {
                 }
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
                 Ask::Promote { .. } => {}
+                Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
                 Ask::Turn { turn, .. } => {
@@ -115,7 +120,12 @@ impl Unit {
         ledger: Ledger,
         now: Timestamp,
     ) -> Result<Self, Fault> {
-        let needs = Needs::of(asks);
+        let mut needs = Needs::of(asks);
+        let late = match needs.late {
+            Some(moment) => deadlines::late(conn, moment).await?,
+            None => Vec::new(),
+        };
+        needs.jobs.extend(&late);
         let jobs = load::jobs(conn, &needs.jobs).await?;
         let again = jobs.iter().filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
         let again = again.map(|job| job.id).collect();
@@ -130,6 +140,7 @@ impl Unit {
         let rungs = Rungs::load(conn, &members).await?;
         Ok(Self {
             now,
+            late,
             ledger,
             rungs,
             jobs: jobs.into_iter().map(|job| (job.id, Held { stored: job.clone(), job })).collect(),
@@ -164,6 +175,7 @@ impl Unit {
                 self.writes.promote_until = self.writes.promote_until.max(Some(*now));
                 reply.stage(Ok(()));
             }
+            Ask::Expire { reply, .. } => reply.stage(Ok(self.expire()?)),
             Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
@@ -172,15 +184,26 @@ impl Unit {
         Ok(())
     }
 
-    /// Writes what changed. Returns the ledger that holds once the transaction is committed.
-    pub(super) async fn flush(mut self, conn: &mut SqliteConnection) -> Result<Ledger, Fault> {
+    /// Fails the jobs whose deadline has passed. Returns how many.
+    fn expire(&mut self) -> Result<u32, Fault> {
+        let mut expired = 0;
+        for job in std::mem::take(&mut self.late) {
+            // One that a command before this one has started or ended is no longer late.
+            expired += u32::from(self.decide(job, None, &Command::Expire)?.is_ok());
+        }
+        Ok(expired)
+    }
+
+    /// Writes what changed. Returns the ledger that holds once the transaction is committed, and whether another deadline may be the nearest then.
+    pub(super) async fn flush(mut self, conn: &mut SqliteConnection) -> Result<(Ledger, bool), Fault> {
         for held in self.jobs.values() {
             if held.job != held.stored {
                 self.writes.job(held, self.now)?;
             }
         }
+        let moves_deadlines = self.writes.moves_deadlines;
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), (self.timers, self.rungs)).await?;
-        Ok(self.ledger)
+        Ok((self.ledger, moves_deadlines))
     }
 
     fn submit(&mut self, new: &Prepared) -> Result<Result<Submitted, StoreError>, Fault> {
@@ -414,6 +437,7 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
     let exit = match event {
         Event::Launched { process, .. } => return Ok(held.ok_or(MISSING)?.launch(process)?),
         Event::Succeeded { .. } => &Exit { class: ExitClass::Ok, message: None, hint: None },
+        Event::Expired { .. } => return Ok(()),
         Event::Failed { exit, .. }
         | Event::Requeued { exit, .. }
         | Event::Quarantined { exit, .. }

@@ -32,6 +32,9 @@ pub(super) struct Writer {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) changes: watch::Sender<i64>,
     pub(super) schedule_changes: watch::Sender<u64>,
+    pub(super) deadline_changes: watch::Sender<u64>,
+    /// Whether the group under way, or one that was rolled back, touched a deadline.
+    pub(super) moved_deadlines: bool,
     pub(super) log: Arc<Log>,
     /// Why nothing is acknowledged any more.
     pub(super) broken: Option<StoreError>,
@@ -60,6 +63,9 @@ impl Writer {
             self.changes.send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
             if schedules {
                 self.schedule_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+            }
+            if std::mem::take(&mut self.moved_deadlines) {
+                self.deadline_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
             }
             self.log.written(&mut self.conn).await;
         }
@@ -141,7 +147,9 @@ impl Writer {
         for ask in group {
             unit.take(ask)?;
         }
-        unit.flush(&mut self.conn).await
+        let (ledger, moves_deadlines) = unit.flush(&mut self.conn).await?;
+        self.moved_deadlines |= moves_deadlines;
+        Ok(ledger)
     }
 
     /// Some errors have ended the transaction already: then there is nothing to roll back, and SQLite says so. A transaction that stays open would swallow

@@ -12,7 +12,7 @@ use super::{
     end::Verdict,
     executor::{Ended, Found},
     kill::Reason,
-    live::{Birth, Live},
+    live::{Birth, Live, Times},
     secret::SecretHash,
 };
 use crate::{
@@ -52,7 +52,8 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         resources: job.resources.clone(),
         storage: shared.storage(fence),
         keep: spec.checkpoint.keep,
-        time_limit_seconds: spec.time.limit_seconds,
+        planned_limit_seconds: spec.time.limit_seconds,
+        times: Times::of(&job, spec.time.limit_seconds),
         secret: SecretHash::from_bytes(found.secret_hash),
         acked: found.last_seq,
         result: found.result.clone(),

@@ -25,7 +25,7 @@ use super::{
     end::{self, Facts, Testimony, Verdict},
     executor::{Ended, Signal, StartError, Worker},
     kill::{Ending, Reason},
-    live::Live,
+    live::{Live, Times},
     retention,
     secret::Secret,
     uploads,
@@ -144,8 +144,10 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
     changes.mark_changed();
     let mut ending: Option<Ending> = None;
     let grace = shared.config.grace;
-    let time = live.time_limit_seconds.map(|seconds| TimeLimit::of(seconds, worker.age(), grace, Instant::now()));
+    let mut times = live.times();
+    let begun = Begun { age: worker.age(), at: Instant::now() };
     loop {
+        let time = bound(shared, *times.borrow_and_update(), begun);
         let alarm = match &ending {
             Some(ending) => {
                 let limit = if ending.is_patient() { watchdog::limit(time, Instant::now()) } else { Ok(None) };
@@ -162,6 +164,8 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
             biased;
             () = worker.exited() => return Some(live.ending().borrow().clone()),
             () = shared.stop.cancelled() => return None,
+            // An error cannot come: the sender is in `live`.
+            _ = times.changed() => {}
             _ = changes.changed() => {
                 let reason = changes.borrow_and_update().clone();
                 ending = match (ending, reason) {
@@ -182,6 +186,22 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
             }
         }
     }
+}
+
+/// How old a worker was at a moment.
+#[derive(Clone, Copy)]
+struct Begun {
+    age: Duration,
+    at: Instant,
+}
+
+/// What an attempt's time is bounded by at this moment: its limit or its job's deadline, whichever comes first.
+fn bound(shared: &Shared, times: Times, begun: Begun) -> Option<TimeLimit> {
+    let (now, grace) = (Instant::now(), shared.config.grace);
+    let age = begun.age + now.duration_since(begun.at);
+    let limit = times.limit_seconds.map(|seconds| TimeLimit::of(seconds, age, grace, now));
+    let deadline = times.deadline.map(|at| TimeLimit::until(at, shared.clock.until(at), (age, grace), now));
+    limit.into_iter().chain(deadline).min_by_key(TimeLimit::ask_at)
 }
 
 /// Begins the attempt's end, with a word to the worker where there is one to say.

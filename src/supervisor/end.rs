@@ -1,6 +1,7 @@
 //! How an attempt ended, from all that is known of it: what its process did, what the worker said, what the daemon did to it. Facts in, verdict out: no I/O
 //! here. Called by the attempt's task once nothing of the worker is left alive.
 
+use jiff::Timestamp;
 use mlctl_protocol::{
     ExitClass,
     message::{ReportBody, Storage},
@@ -128,11 +129,17 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
         (_, Some(Reason::Stale | Reason::Lied(_))) => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
-        (_, Some(Reason::TimeLimit { seconds })) if gave_up => {
-            // Whether its last checkpoint was durable is in its own words.
-            let said = result.message.as_deref().filter(|_| result.class == ExitClass::Timeout);
-            let said = said.unwrap_or("stopped at its time limit");
-            let message = format!("{}; the limit is {seconds} seconds", shorten(said));
+        (class, Some(reason @ (Reason::TimeLimit { .. } | Reason::Deadline { .. }))) if gave_up => {
+            // Whether its last checkpoint was durable is in its own words. It does not know which of the two it was.
+            let said = result.message.as_deref().filter(|_| class == ExitClass::Timeout).unwrap_or(AT_ITS_LIMIT);
+            let message = match reason {
+                Reason::Deadline { at } => {
+                    let said = said.replacen(AT_ITS_LIMIT, "stopped at its deadline", 1);
+                    format!("{}; the deadline is {}", shorten(&said), utc(*at))
+                }
+                Reason::TimeLimit { seconds } => format!("{}; the limit is {seconds} seconds", shorten(said)),
+                _ => shorten(said),
+            };
             Exit { class: ExitClass::Timeout, message: Some(message), hint: None }
         }
         (_, Some(Reason::Hang { .. } | Reason::LeaseLost { .. } | Reason::Cancelled | Reason::Stopped)) if gave_up => {
@@ -165,6 +172,11 @@ fn done_to_it(reason: &Reason) -> Option<Exit> {
             format!("ended at its time limit of {seconds} seconds: it had not stopped by itself when asked to"),
             None,
         ),
+        Reason::Deadline { at } => {
+            let at = utc(*at);
+            let message = format!("ended at its deadline, {at}: it had not stopped by itself when asked to");
+            (ExitClass::Timeout, message, None)
+        }
         Reason::Cancelled | Reason::Stopped => (ExitClass::Cancelled, "ended on request".to_owned(), None),
         Reason::Paused => (ExitClass::Preempted, "paused on request".to_owned(), None),
         Reason::Preempted { to } => (ExitClass::Preempted, format!("made way for job {to}"), None),
@@ -214,6 +226,13 @@ fn liar(lie: &str) -> Exit {
         message: Some(format!("the worker's word cannot be true: {}", shorten(lie))),
         hint: Some("the worker's program is broken or of another version: see `mlctl doctor`".into()),
     }
+}
+
+/// What a worker says of itself that was asked to stop for its time.
+const AT_ITS_LIMIT: &str = "stopped at its time limit";
+
+fn utc(at: Timestamp) -> impl std::fmt::Display {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC")
 }
 
 const KILL: i32 = 9;
@@ -359,6 +378,52 @@ mod tests {
         assert!(violation(&stale, FENCE, "train", &storage()).is_some());
     }
 
+    type Case<'a> = (Ended, Testimony, Option<&'a Reason>, ExitClass, &'a str);
+
+    fn said(class: ExitClass) -> Testimony {
+        Testimony::Result(Box::new(result(class)))
+    }
+
+    fn judged(cases: Vec<Case<'_>>) {
+        for (ended, testimony, reason, class, words) in cases {
+            let label = format!("{ended:?} {testimony:?} {reason:?}");
+            let verdict = judge(Facts { ended, testimony, reason, progressed: true });
+            assert_eq!(verdict.exit.class, class, "{label}");
+            assert!(verdict.exit.message.unwrap_or_default().contains(words), "{label}");
+            assert_eq!(verdict.model.is_some(), class == ExitClass::Ok, "{label}");
+        }
+    }
+
+    #[test]
+    fn who_makes_way_or_has_a_deadline_ends_so_and_no_other_death_is_excused_by_it() {
+        use ExitClass as C;
+        let killed = Ended::Signal { number: 9, out_of_memory: false };
+        let oom = Ended::Signal { number: 9, out_of_memory: true };
+        let segv_oom = Ended::Signal { number: 11, out_of_memory: true };
+        let deadline = Reason::Deadline { at: Timestamp::UNIX_EPOCH };
+        let yields = Reason::Preempted { to: JobId(9) };
+        let none = || Testimony::None;
+        judged(vec![
+            (Ended::Code(0), said(C::Preempted), Some(&Reason::Paused), C::Preempted, "paused on request"),
+            (killed, none(), Some(&Reason::Paused), C::Preempted, "paused on request"),
+            (Ended::Code(1), said(C::Storage), Some(&Reason::Paused), C::Storage, "its words"),
+            (Ended::Code(0), said(C::Preempted), Some(&yields), C::Preempted, "made way for job 9"),
+            (Ended::Code(3), none(), Some(&yields), C::Preempted, "made way for job 9"),
+            (killed, none(), Some(&yields), C::Preempted, "made way for job 9"),
+            (oom, none(), Some(&yields), C::OomHost, "run out of memory"),
+            (segv_oom, none(), Some(&yields), C::Crash, "killed by signal 11"),
+            (Ended::Code(0), said(C::Ok), Some(&yields), C::Ok, ""),
+            (
+                Ended::Code(1),
+                said(C::Preempted),
+                Some(&deadline),
+                C::Timeout,
+                "stopped at its deadline; the deadline is 1970-01-01 00:00:00 UTC",
+            ),
+            (killed, none(), Some(&deadline), C::Timeout, "ended at its deadline, 1970-01-01 00:00:00 UTC: it had not"),
+        ]);
+    }
+
     #[test]
     fn every_end_has_its_class() {
         use ExitClass as C;
@@ -369,10 +434,8 @@ mod tests {
         let oom = Ended::Signal { number: 9, out_of_memory: true };
         let segv_oom = Ended::Signal { number: 11, out_of_memory: true };
         let limit = Reason::TimeLimit { seconds: 3600 };
-        let yields = Reason::Preempted { to: JobId(9) };
         let none = || Testimony::None;
-        let said = |class| Testimony::Result(Box::new(result(class)));
-        let cases: Vec<(Ended, Testimony, Option<&Reason>, C, &str)> = vec![
+        let cases: Vec<Case<'_>> = vec![
             (Ended::Code(0), said(C::Ok), None, C::Ok, ""),
             (killed, said(C::Ok), Some(&hang), C::Ok, ""),
             (killed, said(C::Ok), Some(&Reason::Cancelled), C::Ok, ""),
@@ -383,15 +446,6 @@ mod tests {
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Cancelled), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Cancelled), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
             (Ended::Code(0), said(C::Preempted), Some(&Reason::Stopped), C::Cancelled, "ended on request"),
-            (Ended::Code(0), said(C::Preempted), Some(&Reason::Paused), C::Preempted, "paused on request"),
-            (killed, none(), Some(&Reason::Paused), C::Preempted, "paused on request"),
-            (Ended::Code(1), said(C::Storage), Some(&Reason::Paused), C::Storage, "its words"),
-            (Ended::Code(0), said(C::Preempted), Some(&yields), C::Preempted, "made way for job 9"),
-            (Ended::Code(3), none(), Some(&yields), C::Preempted, "made way for job 9"),
-            (killed, none(), Some(&yields), C::Preempted, "made way for job 9"),
-            (oom, none(), Some(&yields), C::OomHost, "run out of memory"),
-            (segv_oom, none(), Some(&yields), C::Crash, "killed by signal 11"),
-            (Ended::Code(0), said(C::Ok), Some(&yields), C::Ok, ""),
             (Ended::Code(0), said(C::Preempted), Some(&hang), C::Hang, "no progress for 600 seconds after step 12"),
             (Ended::Code(0), said(C::Preempted), None, C::Preempted, "its words"),
             (Ended::Code(1), said(C::Spec), Some(&lease), C::Spec, "its words"),
@@ -424,13 +478,7 @@ mod tests {
             (Ended::Code(101), none(), None, C::Crash, "exited with code 101"),
             (Ended::Unknown, none(), None, C::Lost, "while no daemon watched"),
         ];
-        for (ended, testimony, reason, class, words) in cases {
-            let label = format!("{ended:?} {testimony:?} {reason:?}");
-            let verdict = judge(Facts { ended, testimony, reason, progressed: true });
-            assert_eq!(verdict.exit.class, class, "{label}");
-            assert!(verdict.exit.message.unwrap_or_default().contains(words), "{label}");
-            assert_eq!(verdict.model.is_some(), class == C::Ok, "{label}");
-        }
+        judged(cases);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use mlctl_protocol::{JobId, message::StopClass};
 use tokio::time::Instant;
 
@@ -30,6 +31,11 @@ pub enum Reason {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// Its job's deadline is near.
+    Deadline {
+        /// The deadline.
+        at: Timestamp,
+    },
     /// A person cancelled the job.
     Cancelled,
     /// It made no progress.
@@ -56,7 +62,7 @@ impl Reason {
     pub const fn order(&self) -> Option<StopClass> {
         match self {
             Self::Stopped | Self::Cancelled => Some(StopClass::Cancelled),
-            Self::TimeLimit { .. } => Some(StopClass::Timeout),
+            Self::TimeLimit { .. } | Self::Deadline { .. } => Some(StopClass::Timeout),
             Self::Hang { .. } | Self::Paused | Self::Preempted { .. } => Some(StopClass::Preempted),
             _ => None,
         }
@@ -82,7 +88,7 @@ impl Reason {
             Self::Preempted { .. } => 1,
             Self::Paused => 2,
             Self::Stopped => 3,
-            Self::TimeLimit { .. } => 4,
+            Self::TimeLimit { .. } | Self::Deadline { .. } => 4,
             Self::Cancelled => 5,
             Self::Hang { .. } => 6,
             Self::LeaseLost { .. } => 7,
@@ -175,9 +181,11 @@ mod tests {
         let hang = Reason::Hang { seconds: 600, step: Some(3) };
         let lease = Reason::LeaseLost { seconds: 600 };
         let limit = Reason::TimeLimit { seconds: 3600 };
+        let deadline = Reason::Deadline { at: Timestamp::UNIX_EPOCH };
         let cases = [
             (&limit, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&limit, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
+            (&deadline, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Cancelled, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Cancelled, false, vec![(0, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Stopped, true, vec![(300, Signal::Term), (600, Signal::Kill)]),

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use mlctl_protocol::{
     message::{Start, Storage, ToWorker},
     progress::Progress,
@@ -16,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{kill::Reason, secret::SecretHash};
-use crate::domain::Fence;
+use crate::domain::{Fence, Job};
 
 /// Messages waiting for a worker to read them. It is sent a handful in its life; one that does not read them is no longer listened to either.
 const MAX_WAITING: usize = 64;
@@ -28,7 +29,9 @@ pub(super) struct Birth {
     pub(super) resources: Resources,
     pub(super) storage: Storage,
     pub(super) keep: u32,
-    pub(super) time_limit_seconds: Option<u32>,
+    /// Seconds that an attempt may run, as the spec says.
+    pub(super) planned_limit_seconds: Option<u32>,
+    pub(super) times: Times,
     pub(super) secret: SecretHash,
     /// Reports that are durable already.
     pub(super) acked: u64,
@@ -45,8 +48,9 @@ pub(super) struct Live {
     pub(super) storage: Storage,
     /// Checkpoints of the job that are kept.
     pub(super) keep: u32,
-    /// Seconds that the attempt may run.
-    pub(super) time_limit_seconds: Option<u32>,
+    planned_limit_seconds: Option<u32>,
+    /// When the attempt must have ended, which an edit may change.
+    times: watch::Sender<Times>,
     pub(super) secret: SecretHash,
     /// What the worker is told to do, once its process is on record: a process that nobody recorded must never work.
     start: watch::Sender<Option<Arc<Start>>>,
@@ -55,6 +59,22 @@ pub(super) struct Live {
     /// The newest checkpoint that became durable in this daemon's time.
     durable: watch::Sender<Option<CheckpointRef>>,
     vitals: Mutex<Vitals>,
+}
+
+/// When an attempt must have ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    /// Seconds that it may run.
+    pub(super) limit_seconds: Option<u32>,
+    /// The moment of the wall clock by which its job must have ended.
+    pub(super) deadline: Option<Timestamp>,
+}
+
+impl Times {
+    /// Those of a job whose spec says so many seconds.
+    pub(super) const fn of(job: &Job, planned: Option<u32>) -> Self {
+        Self { limit_seconds: job.time_limit_seconds(planned), deadline: job.deadline }
+    }
 }
 
 /// The connection in use.
@@ -96,8 +116,19 @@ pub(super) struct Vitals {
 
 impl Live {
     pub(super) fn new(birth: Birth, now: Instant) -> Self {
-        let Birth { fence, kind, resources, storage, keep, time_limit_seconds, secret, acked, result, progress } =
-            birth;
+        let Birth {
+            fence,
+            kind,
+            resources,
+            storage,
+            keep,
+            planned_limit_seconds,
+            times,
+            secret,
+            acked,
+            result,
+            progress,
+        } = birth;
         let progressed = mark(&progress) != mark(&Progress::default());
         let vitals = Vitals {
             acked,
@@ -116,7 +147,8 @@ impl Live {
             resources,
             storage,
             keep,
-            time_limit_seconds,
+            planned_limit_seconds,
+            times: watch::Sender::new(times),
             secret,
             start: watch::Sender::new(None),
             line: watch::Sender::new(None),
@@ -151,6 +183,17 @@ impl Live {
             // An error cannot come: the sender is in `self`.
             let _ = start.changed().await;
         }
+    }
+
+    /// When it must have ended, and changes of that.
+    pub(super) fn times(&self) -> watch::Receiver<Times> {
+        self.times.subscribe()
+    }
+
+    /// Its job was changed.
+    pub(super) fn retime(&self, job: &Job) {
+        let times = Times::of(job, self.planned_limit_seconds);
+        self.times.send_if_modified(|current| std::mem::replace(current, times) != times);
     }
 
     /// Asks for the attempt's end. The gravest reason stays.
@@ -278,7 +321,8 @@ pub(super) mod tests {
             resources: Resources::default(),
             storage: mlctl_artifacts::keys::storage("file:///o", "x", JobId(job), AttemptNumber(1)),
             keep: 3,
-            time_limit_seconds: None,
+            planned_limit_seconds: None,
+            times: Times::default(),
             secret: Secret::draw(|bytes| bytes.fill(7)).hash(),
             acked: 0,
             result: None,

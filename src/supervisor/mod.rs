@@ -49,9 +49,13 @@ pub use logs::{Bounds as LogBounds, Stream};
 pub use secret::Secret;
 pub use watchdog::Limits;
 
-use self::{executor::Executor, live::Live, logs::LogKeeper};
+use self::{
+    executor::Executor,
+    live::{Live, Times},
+    logs::LogKeeper,
+};
 use crate::{
-    domain::{Clock, Command, Fence, Hold, Job, Uid},
+    domain::{Clock, Command, Edit, Fence, Hold, Job, Uid},
     store::{Claimed, Store, StoreError},
 };
 
@@ -206,7 +210,8 @@ impl Handle {
             resources: claimed.job.resources.clone(),
             storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
-            time_limit_seconds: claimed.spec.time.limit_seconds,
+            planned_limit_seconds: claimed.spec.time.limit_seconds,
+            times: Times::of(&claimed.job, claimed.spec.time.limit_seconds),
             secret: secret.hash(),
             acked: 0,
             result: None,
@@ -266,6 +271,18 @@ impl Handle {
             }
         }
         Ok((taken.len(), changed))
+    }
+
+    /// Changes a job. One that runs goes by its new deadline and time limit at once.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] where the job is in no state for it.
+    pub async fn edit(&self, job: JobId, by: Uid, edit: Edit) -> Result<Job, StoreError> {
+        let after = self.shared.store.command(job, None, Command::Edit { by, edit }).await?;
+        if let Some(live) = self.shared.live(job) {
+            live.retime(&after);
+        }
+        Ok(after)
     }
 
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {
@@ -413,7 +430,18 @@ impl Shared {
             storage: live.storage.clone(),
             heartbeat_seconds: self.config.heartbeat_seconds,
             lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
+            ends_at: self.ends_at(live).map(|at| at.to_string()),
         }
+    }
+
+    /// When an attempt that is being started must have ended.
+    fn ends_at(&self, live: &Live) -> Option<Timestamp> {
+        let Times { limit_seconds, deadline } = *live.times().borrow();
+        let limit = limit_seconds.map(|seconds| {
+            let now = self.clock.now();
+            now.checked_add(Duration::from_secs(seconds.into())).unwrap_or(now)
+        });
+        limit.into_iter().chain(deadline).min()
     }
 
     fn lease_until(&self) -> Timestamp {

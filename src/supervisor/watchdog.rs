@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::kill::Reason;
@@ -19,13 +20,23 @@ pub struct Limits {
     pub hang: Option<Duration>,
 }
 
-/// When an attempt's own time limit is acted on.
+/// The longest sleep towards a moment of the wall clock, which may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// When an attempt's time limit, or its job's deadline, is acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimit {
-    /// The limit, in seconds.
-    seconds: u64,
+    limit: Limit,
     /// When its worker is asked to stop.
     ask_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// So many seconds after the start of the worker.
+    Seconds(u64),
+    /// At this moment of the wall clock.
+    Deadline(Timestamp),
 }
 
 impl TimeLimit {
@@ -35,7 +46,28 @@ impl TimeLimit {
     pub fn of(seconds: u32, age: Duration, grace: Duration, now: Instant) -> Self {
         let limit = Duration::from_secs(seconds.into());
         let lead = grace.min(limit / 10);
-        Self { seconds: seconds.into(), ask_at: now + (limit - lead).saturating_sub(age) }
+        Self { limit: Limit::Seconds(seconds.into()), ask_at: now + (limit - lead).saturating_sub(age) }
+    }
+
+    /// The deadline `at` of the job, which is `left` away, of an attempt of this age under this grace time: a tenth of the attempt's whole time before it, or the grace time.
+    #[must_use]
+    pub fn until(at: Timestamp, left: Duration, (age, grace): (Duration, Duration), now: Instant) -> Self {
+        let lead = grace.min((age + left) / 10);
+        Self { limit: Limit::Deadline(at), ask_at: now + left.saturating_sub(lead) }
+    }
+
+    /// When its worker is asked to stop.
+    #[must_use]
+    pub const fn ask_at(&self) -> Instant {
+        self.ask_at
+    }
+
+    /// Why it is ended then.
+    const fn reason(self) -> Reason {
+        match self.limit {
+            Limit::Seconds(seconds) => Reason::TimeLimit { seconds },
+            Limit::Deadline(at) => Reason::Deadline { at },
+        }
     }
 }
 
@@ -67,7 +99,8 @@ pub fn look(seen: Seen, limits: Limits, time: Option<TimeLimit>, now: Instant) -
 /// The reason to leave it no longer.
 pub fn limit(time: Option<TimeLimit>, now: Instant) -> Result<Option<Instant>, Reason> {
     match time {
-        Some(TimeLimit { seconds, ask_at }) if now >= ask_at => Err(Reason::TimeLimit { seconds }),
+        Some(time) if now >= time.ask_at => Err(time.reason()),
+        Some(TimeLimit { limit: Limit::Deadline(_), ask_at }) => Ok(Some(ask_at.min(now + LONGEST_SLEEP))),
         time => Ok(time.map(|time| time.ask_at)),
     }
 }
@@ -141,6 +174,14 @@ mod tests {
             let found = TimeLimit::of(limit, Duration::from_secs(age), Duration::from_secs(grace), begin);
             assert_eq!(found.ask_at, at(after), "{limit} {age} {grace}");
         }
+        // left, age, grace -> asked after
+        for (left, age, grace, after) in
+            [(100, 0, 20, 90), (90, 10, 20, 80), (1000, 0, 20, 980), (5, 95, 20, 0), (0, 5, 20, 0)]
+        {
+            let [left, age, grace] = [left, age, grace].map(Duration::from_secs);
+            let found = TimeLimit::until(Timestamp::UNIX_EPOCH, left, (age, grace), begin);
+            assert_eq!(found.ask_at, at(after), "{left:?} {age:?} {grace:?}");
+        }
         let limits = Limits { lease: Duration::from_secs(100), hang: Some(Duration::from_secs(30)) };
         let lost = Reason::LeaseLost { seconds: 100 };
         // heard and moved, asked, now -> verdict
@@ -155,7 +196,7 @@ mod tests {
         ];
         for (seen, asked, now, expected) in cases {
             let seen = Seen { heard_at: at(seen), moved_at: at(seen), step: None, linked: true };
-            let time = TimeLimit { seconds: 95, ask_at: at(asked) };
+            let time = TimeLimit { limit: Limit::Seconds(95), ask_at: at(asked) };
             assert_eq!(look(seen, limits, Some(time), at(now)), expected.map(at), "{now}");
         }
     }

@@ -227,6 +227,40 @@ async fn an_edit_changes_priority_and_labels_within_the_rules() {
 }
 
 #[tokio::test]
+async fn an_edit_sets_terms_and_null_takes_them_away() {
+    let rig = Rig::new().await;
+    rig.submit("one").await;
+    let body = r#"{"begin": "2100-01-01T00:00:00Z", "deadline": "2100-01-02T00:00:00Z", "time_limit_seconds": 60, "retries": 0}"#;
+    let view: JobView = rig.post("/v1/jobs/one/edit", body).await;
+    assert_eq!((view.time_limit_seconds, view.retry_limit), (Some(60), 0));
+    assert_eq!(view.deadline.map(|at| at.to_string()).as_deref(), Some("2100-01-02T00:00:00Z"));
+    assert!(view.reason.as_deref().is_some_and(|reason| reason.contains("; its deadline is in ")), "{view:?}");
+    let events: EventList = rig.get("/v1/jobs/one/events").await;
+    let text = &events.events.last().unwrap().text;
+    let words = "start time is 2100-01-01 00:00:00 UTC, deadline is 2100-01-02 00:00:00 UTC, time limit is 60 s, 0 retries allowed";
+    assert!(text.ends_with(words), "{text}");
+    let body = r#"{"begin": null, "deadline": null, "time_limit_seconds": null}"#;
+    let view: JobView = rig.post("/v1/jobs/one/edit", body).await;
+    assert_eq!((view.deadline, view.not_before, view.time_limit_seconds), (None, None, None));
+    for body in [
+        r#"{"time_limit_seconds": 0}"#,
+        r#"{"time_limit_seconds": 99999999}"#,
+        r#"{"retries": 101}"#,
+        r#"{"deadline": "soon"}"#,
+    ] {
+        let (status, code, message) = rig.post_error("/v1/jobs/one/edit", body.to_owned()).await;
+        assert_eq!((status, code), (400, ErrorCode::BadRequest), "{body}: {message}");
+    }
+    let (status, _, message) = rig.post_error("/v1/jobs/one/edit", r#"{"deadline": "2020-01-01T00:00:00Z"}"#).await;
+    assert!(status == 409 && message.contains("cannot be given a deadline that has passed"), "{message}");
+    let mut past = spec("past");
+    past["time"] = json!({"deadline": "2020-01-01T00:00:00Z"});
+    let (status, code, _) = rig.post_error("/v1/jobs", json!({"spec": past, "key": "past"}).to_string()).await;
+    assert_eq!((status, code), (422, ErrorCode::SpecInvalid));
+    rig.end_server().await;
+}
+
+#[tokio::test]
 async fn a_stop_is_an_intent_and_a_cancel_after_it_is_graver() {
     let rig = Rig::new().await;
     let id = rig.submit("one").await;

@@ -104,6 +104,91 @@ fn a_job_waits_for_its_start_time_over_a_restart_while_others_pass_it() {
     assert!((0..3000).contains(&late), "it started {late} ms after its time");
 }
 
+#[test]
+fn a_job_that_waits_beyond_its_deadline_fails_though_the_machine_is_full_or_no_daemon_runs() {
+    let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=1").start();
+    let long = daemon.submit(&fake("long", "steps:10000000:10"));
+    daemon.wait_for_checkpoint(&long, 1);
+    daemon.write("late.toml", TIMED.replace("timed", "late"));
+    let ran = daemon.mlctl(&["submit", "late.toml", "--deadline", "1s", "-w"]);
+    assert_eq!(ran.code, 22, "{ran:?}");
+    assert!(ran.stdout.contains("passed before it could start"), "{ran:?}");
+    let job = daemon.last();
+    assert_eq!(
+        (&job["state"], &job["attempt"], &job["exit_class"]),
+        (&json!("failed"), &Value::Null, &json!("timeout"))
+    );
+    let id = job["id"].as_str().unwrap();
+    daemon.mlctl(&["retry", id]).must_fail(5, &["its deadline has passed", "--no-deadline"]);
+    let why = daemon.mlctl(&["why", id]).ok();
+    assert!(why.contains("--no-deadline"), "{why}");
+
+    let held = daemon.mlctl(&["submit", "late.toml", "--hold", "--deadline", "3s", "-q"]).ok().trim().to_owned();
+    let why = daemon.mlctl(&["why", &held]).ok();
+    assert!(why.contains("its deadline is in "), "{why}");
+    daemon.kill();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    daemon.start();
+    let job = daemon.wait_for(&held, "failed");
+    assert_eq!((&job["exit_class"], daemon.count(&held, "expired")), (&json!("timeout"), 1));
+    assert_eq!(daemon.job(&long)["attempt"], 1, "who has no deadline is left alone");
+    let past = daemon.mlctl(&["submit", "late.toml", "--deadline", "2020-01-01T00:00:00Z"]);
+    past.must_fail(6, &["--deadline", "has passed"]);
+}
+
+#[test]
+fn a_job_that_runs_saves_its_work_before_its_deadline_and_goes_on_with_another() {
+    let mut daemon = Daemon::with(Worker::Real);
+    let mut spec = training(Worker::Real, "due", Length::Endless);
+    // Nothing is saved but by the order to stop.
+    spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
+    let id = daemon.submit(&spec);
+    daemon.wait_until(&id, "has done a step", |job| job["progress"]["step"].as_u64() > Some(0));
+    let said = daemon.mlctl(&["edit", &id, "--deadline", "2s"]).ok();
+    assert!(said.contains("deadline "), "{said}");
+    let reason = daemon.job(&id)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("its deadline is in "), "{reason}");
+    assert_eq!(daemon.mlctl(&["wait", &id]).code, 22);
+    let job = daemon.job(&id);
+    let message = job["exit_message"].as_str().unwrap();
+    assert!(message.starts_with("stopped at its deadline; the deadline is "), "{message}");
+    assert!(!daemon.log().contains("a worker is signalled"), "the order was enough");
+    let saved = job["checkpoint"]["step"].as_u64().expect("its work was saved");
+    let ended: jiff::Timestamp = job["finished_at"].as_str().unwrap().parse().unwrap();
+    let deadline: jiff::Timestamp = job["deadline"].as_str().unwrap().parse().unwrap();
+    let late = ended.duration_since(deadline).as_millis();
+    assert!(late < 1000, "it had stopped in time, or nearly: {late} ms");
+    if late < 0 {
+        std::thread::sleep(std::time::Duration::from_millis(u64::try_from(-late).unwrap()));
+    }
+    daemon.mlctl(&["retry", &id]).must_fail(5, &["its deadline has passed"]);
+    daemon.mlctl(&["edit", &id, "--priority", "9"]).must_fail(5, &["cannot be edited, but for its deadline"]);
+    daemon.mlctl(&["edit", &id, "--no-deadline", "--time", "1h"]).ok();
+    daemon.mlctl(&["retry", &id]).ok();
+    let job = daemon.wait_until(&id, "goes on", |job| job["progress"]["step"].as_u64() > Some(saved));
+    assert_eq!(
+        (&job["attempt"], &job["deadline"], &job["time_limit_seconds"]),
+        (&json!(2), &Value::Null, &json!(3600))
+    );
+    // What it may run in all is over already.
+    daemon.mlctl(&["edit", &id, "--time", "1s"]).ok();
+    let job = daemon.wait_for(&id, "failed");
+    assert!(job["exit_message"].as_str().unwrap().contains("the limit is 1 seconds"), "{job:#}");
+}
+
+#[test]
+fn a_start_time_can_be_moved_while_a_job_waits_for_it() {
+    let mut daemon = Daemon::with(Worker::Fake);
+    let mut spec = fake("later", "obey");
+    spec["time"] = json!({"begin": "2100-01-01T00:00:00Z"});
+    let id = daemon.submit(&spec);
+    daemon.mlctl(&["edit", &id, "--begin", "2s", "--retries", "7"]).ok();
+    assert_eq!(daemon.job(&id)["retry_limit"], 7);
+    daemon.wait_for(&id, "succeeded");
+    daemon.mlctl(&["edit", &id, "--begin", "2s"]).must_fail(5, &["is succeeded and cannot be edited"]);
+    daemon.mlctl(&["edit", &id, "--deadline", "2s", "--no-deadline"]).must_fail(2, &["cannot be used with"]);
+}
+
 const TIMED: &str = r#"version = 1
 name = "timed"
 priority = 100

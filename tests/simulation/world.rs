@@ -39,6 +39,8 @@ pub enum Happening {
     End(Fence, ExitClass),
     /// A queued job's time has come.
     Wake,
+    /// A job's deadline passes.
+    Expire(JobId),
 }
 
 /// Everything there is.
@@ -158,7 +160,7 @@ impl World {
                 |job| !job.state.is_terminal(),
                 chance,
                 |world, job, chance| {
-                    let edit = Edit { priority: Some(chance.pick(&[0, 50, 100])), labels: BTreeMap::new() };
+                    let edit = Edit { priority: Some(chance.pick(&[0, 50, 100])), ..Edit::default() };
                     world.ask(job, None, &Command::Edit { by: Uid(2), edit });
                 },
             ),
@@ -179,6 +181,14 @@ impl World {
             }
             Happening::End(fence, class) => self.end(fence, class, chance),
             Happening::Wake => {}
+            // One that runs is its worker's business, and one that waits again by then is refused a start.
+            Happening::Expire(job) => {
+                if self.ask(job, None, &Command::Expire) {
+                    self.held.remove(&job);
+                } else if !self.jobs[&job].state.is_terminal() {
+                    self.plan(50, Happening::Expire(job));
+                }
+            }
         }
     }
 
@@ -352,6 +362,9 @@ impl World {
         // Some have a start time, now and then a past one.
         let begin = (small(chance, 4) == 0).then(|| SignedDuration::from_secs(i64::from(small(chance, 600)) - 60));
         let begin = begin.map(|wait| self.time().checked_add(wait).expect("a few hours from the beginning"));
+        let deadline = chance.once_in(6).then(|| 1 + i64::from(small(chance, 2_000)));
+        let deadline =
+            deadline.map(|after| Timestamp::from_second(self.now + after).expect("a few hours from the beginning"));
         let event = Event::Submitted {
             name: format!("job-{id}"),
             kind: "train".into(),
@@ -368,9 +381,13 @@ impl World {
             },
             spec_digest: "0".repeat(64),
             not_before: begin,
+            deadline,
             preemptible: chance.once_in(2),
             array: None,
         };
+        if let Some(deadline) = deadline {
+            self.plan(deadline.as_second() - self.now, Happening::Expire(id));
+        }
         let job = state::apply(id, None, &event, self.time()).expect("a first event");
         self.jobs.insert(id, job);
         self.logs.insert(id, vec![(event, self.time())]);
@@ -404,6 +421,8 @@ impl World {
         let due = self.jobs.values().filter(
             |job| matches!(job.state, JobState::Queued { not_before } if not_before.is_none_or(|time| time <= now)),
         );
+        // The store would give it; a claim of it is refused.
+        let due = due.filter(|job| job.deadline.is_none_or(|deadline| deadline > now));
         let mut ready: Vec<Ready> = due
             .map(|job| {
                 let Resources { cpus, gpus } = job.resources;

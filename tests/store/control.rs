@@ -1,7 +1,8 @@
 //! What persons do to jobs: hold, release, stop, edit.
 
+use jiff::SignedDuration;
 use mlctl::{
-    domain::{Command, Edit, Event, Hold, Intent, JobState, Refusal, Uid},
+    domain::{Change, Command, Edit, Event, Hold, Intent, JobState, Refusal, Terms, Uid},
     store::{NewJob, StoreError},
 };
 use mlctl_protocol::{ExitClass, JobId, spec::RetryPolicy};
@@ -14,7 +15,7 @@ fn hold(reason: Option<&str>) -> Hold {
 
 fn edit(priority: Option<u8>, labels: &[(&str, Option<&str>)]) -> Command {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
-    Command::Edit { by: USER, edit: Edit { priority, labels } }
+    Command::Edit { by: USER, edit: Edit { priority, labels, ..Edit::default() } }
 }
 
 /// A job that was submitted held, one that was held while it waited for a retry, and one that is being stopped.
@@ -157,6 +158,120 @@ async fn a_quarantine_survives_a_restart_and_a_release_gives_new_budgets() {
     let fence = rig.claim(id).await;
     rig.end(fence, ExitClass::Hang).await;
     assert_eq!(rig.state(id).await, JobState::Failed, "which is not named");
+    rig.check().await;
+}
+
+/// With these terms changed.
+fn terms(terms: Terms) -> Command {
+    Command::Edit { by: USER, edit: Edit { terms, ..Edit::default() } }
+}
+
+/// A deadline so many seconds from now.
+fn due(rig: &Rig, seconds: i64) -> Terms {
+    let deadline = rig.now() + SignedDuration::from_secs(seconds);
+    Terms { deadline: Some(Change::Set(deadline)), ..Terms::default() }
+}
+
+#[tokio::test]
+async fn what_waits_beyond_its_deadline_fails_over_restarts_and_clock_jumps() {
+    let mut rig = Rig::new().await;
+    let mut changes = rig.store.deadline_changes();
+    let (plain, running) = (rig.submit("plain").await, rig.submit("running").await);
+    assert!(!changes.has_changed().unwrap(), "nobody has a deadline");
+    let mut new = new_job("queued", "queued");
+    new.spec.time.deadline = Some((rig.now() + SignedDuration::from_secs(100)).to_string());
+    let queued = rig.store.submit(new).await.unwrap().id;
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    let held = rig.submit("held").await;
+    rig.store.command(held, None, Command::Hold { hold: hold(None) }).await.unwrap();
+    for (id, seconds) in [(held, 200), (running, 50)] {
+        rig.store.command(id, None, terms(due(&rig, seconds))).await.unwrap();
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+    }
+    let fence = rig.claim(running).await;
+    let next = rig.store.next_deadline().await.unwrap().unwrap();
+    assert_eq!(Some(next), rig.store.job(queued).await.unwrap().job.deadline, "what runs is not waited for here");
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 0);
+    rig.reopen().await;
+    rig.clock.forward(150);
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 1);
+    let job = rig.store.job(queued).await.unwrap().job;
+    assert_eq!((job.state, job.attempt, job.exit.unwrap().class), (JobState::Failed, 0, ExitClass::Timeout));
+    assert_eq!(rig.state(held).await.name(), "held");
+    rig.check().await;
+    // A clock set back gives it longer, one set forward less.
+    rig.clock.forward(-1000);
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 0);
+    rig.clock.forward(100_000);
+    let mut changes = rig.store.deadline_changes();
+    changes.mark_unchanged();
+    rig.end(fence, ExitClass::Crash).await;
+    assert!(changes.has_changed().unwrap(), "it waits again, beyond its deadline");
+    let refused = rig.store.claim(running, [1; 32], rig.now()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Refused(Refusal::WrongState { .. })), "{refused}");
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 2);
+    assert_eq!((rig.state(held).await, rig.state(running).await), (JobState::Failed, JobState::Failed));
+    assert_eq!(rig.store.next_deadline().await.unwrap(), None);
+    assert_eq!(rig.state(plain).await.name(), "queued");
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn more_late_jobs_than_one_transaction_takes_fail_in_the_next() {
+    let rig = Rig::new().await;
+    let deadline = (rig.now() + SignedDuration::from_secs(10)).to_string();
+    for number in 0..501 {
+        let mut new = new_job("late", &number.to_string());
+        new.spec.time.deadline = Some(deadline.clone());
+        rig.store.submit(new).await.unwrap();
+    }
+    rig.clock.forward(20);
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 500);
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 1);
+    assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 0);
+    let counts = rig.store.counts().await.unwrap();
+    assert!(counts.contains(&("failed".to_owned(), 501)) && counts.contains(&("queued".to_owned(), 0)), "{counts:?}");
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn changed_terms_survive_a_restart() {
+    let mut rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let begin = rig.now() + SignedDuration::from_secs(500);
+    let all = Terms {
+        begin: Some(Change::Set(begin)),
+        time_limit_seconds: Some(Change::Set(60)),
+        retries: Some(7),
+        ..due(&rig, 1000)
+    };
+    rig.store.command(id, None, terms(all)).await.unwrap();
+    assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty(), "it is not its time");
+    rig.reopen().await;
+    let job = rig.store.job(id).await.unwrap().job;
+    assert_eq!((job.state, job.retry.limit), (JobState::Queued { not_before: Some(begin) }, 7));
+    assert_eq!(job.time_limit_seconds, Some(Change::Set(60)));
+    rig.check().await;
+    let none = Terms {
+        begin: Some(Change::Clear),
+        deadline: Some(Change::Clear),
+        time_limit_seconds: Some(Change::Clear),
+        retries: None,
+    };
+    rig.store.command(id, None, terms(none)).await.unwrap();
+    assert_eq!(rig.store.ready(rig.now(), 10).await.unwrap().len(), 1);
+    let job = rig.store.job(id).await.unwrap().job;
+    assert_eq!((job.deadline, job.time_limit_seconds), (None, Some(Change::Clear)));
+    let fence = rig.claim(id).await;
+    rig.end(fence, ExitClass::Spec).await;
+    rig.store.command(id, None, terms(due(&rig, 5))).await.unwrap();
+    let refused = rig.store.command(id, None, edit(Some(1), &[])).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("cannot be edited, but for its deadline, time limit and retries"),
+        "{refused}"
+    );
     rig.check().await;
 }
 

@@ -22,7 +22,10 @@ fn command(job: &Job, chance: &mut Chance) -> Command {
         16 => {
             let priority = chance.once_in(2).then(|| u8::try_from(chance.below(101)).unwrap());
             let value = chance.once_in(2).then(|| format!("ü \" {}", chance.below(9)));
-            Command::Edit { by: USER, edit: Edit { priority, labels: [("team".to_owned(), value)].into() } }
+            Command::Edit {
+                by: USER,
+                edit: Edit { priority, labels: [("team".to_owned(), value)].into(), ..Edit::default() },
+            }
         }
         0 => Command::Cancel { by: USER },
         1 | 2 => Command::Retry { by: USER },

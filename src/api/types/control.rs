@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest reason of a hold, in characters.
 pub const MAX_HOLD_REASON: usize = 200;
@@ -26,4 +27,22 @@ pub struct EditRequest {
     /// Labels to be set; null takes one away.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Option<String>>,
+    /// The moment before which it is not started; null takes it away.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub begin: Option<Option<Timestamp>>,
+    /// The moment by which it must have ended; null takes it away.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub deadline: Option<Option<Timestamp>>,
+    /// Seconds that each of its attempts may run; null for as long as it likes.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub time_limit_seconds: Option<Option<u32>>,
+    /// Retries of its own allowed, 0 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+}
+
+/// What is there, be it null: serde would take that for what is absent.
+#[expect(clippy::option_option, reason = "absent stays, null takes away")]
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }

@@ -1,5 +1,6 @@
 //! A job's events in words and as JSON. Data in, words out.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     api::types::EventView,
-    domain::{Event, Exit, Intent},
+    domain::{Change, Event, Exit, Intent, Terms},
     store::StoredEvent,
 };
 
@@ -79,17 +80,35 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         Event::Cancelled { by: None, exit: None } => "cancelled".into(),
         Event::Held { hold } => held(hold, scene),
         Event::Released { by } => format!("released by {}", scene.name(*by)),
-        Event::Edited { by, priority, labels } => {
+        Event::Expired { exit } => format!("failed: {}", words(exit)),
+        Event::Edited { by, priority, labels, terms } => {
             let priority = priority.map(|priority| format!("priority is {priority}"));
             let labels = labels.as_ref().map(|labels| {
                 let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 if pairs.is_empty() { "no labels".to_owned() } else { format!("labels are {}", pairs.join(" ")) }
             });
-            let changes: Vec<_> = priority.into_iter().chain(labels).collect();
+            let changes: Vec<_> = priority.into_iter().chain(labels).chain(changed(terms)).collect();
             format!("changed by {}: {}", scene.name(*by), changes.join(", "))
         }
         Event::Retried { by } => format!("{} wants it tried again", scene.name(*by)),
     }
+}
+
+/// What of its terms an edit has changed.
+fn changed(terms: &Terms) -> Vec<String> {
+    let Terms { begin, deadline, time_limit_seconds, retries } = terms;
+    let moment = |name, change: &Change<Timestamp>| match change {
+        Change::Set(at) => format!("{name} is {}", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        Change::Clear => format!("no {name}"),
+    };
+    let limit = |change: &Change<u32>| match change {
+        Change::Set(seconds) => format!("time limit is {}", span(u64::from(*seconds))),
+        Change::Clear => "no time limit".to_owned(),
+    };
+    let begin = begin.as_ref().map(|change| moment("start time", change));
+    let deadline = deadline.as_ref().map(|change| moment("deadline", change));
+    let retries = retries.map(|retries| format!("{retries} retries allowed"));
+    begin.into_iter().chain(deadline).chain(time_limit_seconds.as_ref().map(limit)).chain(retries).collect()
 }
 
 fn words(exit: &Exit) -> String {

@@ -105,7 +105,8 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
             JobState::Queued { not_before } | JobState::Held(Hold { not_before, .. }) => not_before,
             _ => None,
         },
-        time_limit_seconds: planned.time_limit_seconds,
+        deadline: job.deadline,
+        time_limit_seconds: job.time_limit_seconds(planned.time_limit_seconds),
         preemptible: job.preemptible,
         intent: match &job.state {
             JobState::Running { intent, .. } => intent.as_ref().map(|intent| intent.name().to_owned()),

@@ -19,8 +19,8 @@ const MAX_NAMED: usize = 5;
 pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
-        JobState::Queued { not_before } => queued(job, *not_before, scene),
-        JobState::Held(hold) => held(hold, scene),
+        JobState::Queued { not_before } => format!("{}{}", queued(job, *not_before, scene), deadline(job, scene.now)),
+        JobState::Held(hold) => format!("{}{}", held(hold, scene), deadline(job, scene.now)),
         JobState::Running { intent: Some(Intent::Stop), .. } if job.stopped_early.is_some() => {
             format!("saves its work: {}", job.stopped_early.as_deref().unwrap_or_default())
         }
@@ -35,8 +35,10 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
         }
         JobState::Running { intent: None, .. } => {
-            let limit = planned.time_limit_seconds.and_then(|seconds| limit(job, seconds, scene.now));
-            format!("{}{}", running(job, detail.attempt.as_ref(), scene.now), limit.unwrap_or_default())
+            let limit = job.time_limit_seconds(planned.time_limit_seconds);
+            let limit = limit.and_then(|seconds| limit_of(job, seconds, scene.now)).unwrap_or_default();
+            let runs = running(job, detail.attempt.as_ref(), scene.now);
+            format!("{runs}{limit}{}", deadline(job, scene.now))
         }
         JobState::Succeeded => return None,
         JobState::Failed => failed(job),
@@ -83,7 +85,12 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
             Some(Exit { class: ExitClass::Timeout, .. }) => {
                 let from = job.checkpoint.as_ref().map(|saved| format!("goes on from step {}", saved.step));
                 let from = from.unwrap_or_else(|| "begins again".into());
-                format!("`mlctl retry {id}` {from}, for as long again")
+                match job.deadline {
+                    Some(deadline) if deadline <= scene.now => {
+                        format!("`mlctl edit {id} --deadline TIME` or `--no-deadline`, then `mlctl retry {id}` {from}")
+                    }
+                    _ => format!("`mlctl retry {id}` {from}, for as long again"),
+                }
             }
             Some(Exit { hint: Some(hint), .. }) => format!("{hint}; then `mlctl retry {id}`"),
             _ => format!("`mlctl logs {id}` shows what it said last; `mlctl retry {id}` tries it again"),
@@ -204,8 +211,14 @@ fn running(job: &Job, attempt: Option<&Attempt>, now: Timestamp) -> String {
     }
 }
 
+/// How far away its deadline is.
+fn deadline(job: &Job, now: Timestamp) -> String {
+    let left = job.deadline.map(|deadline| span(seconds_between(now, deadline)));
+    left.map(|left| format!("; its deadline is in {left}")).unwrap_or_default()
+}
+
 /// How much of its time an attempt has left.
-fn limit(job: &Job, seconds: u32, now: Timestamp) -> Option<String> {
+fn limit_of(job: &Job, seconds: u32, now: Timestamp) -> Option<String> {
     let ran = seconds_between(job.started_at?, now);
     let left = u64::from(seconds).saturating_sub(ran);
     Some(format!("; {} left of its time limit of {}", span(left), span(seconds.into())))

@@ -40,6 +40,8 @@ fn detail(state: JobState) -> JobDetail {
         resources: Resources { cpus: 1, gpus: 0 },
         retry: RetryPolicy::default(),
         preemptible: false,
+        deadline: None,
+        time_limit_seconds: None,
         spec_digest: "d".into(),
         array: None,
         stopped_early: None,

@@ -29,6 +29,7 @@ Examples:
   mlctl submit job.toml -f                    and follows it to its end
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
+  mlctl submit job.toml --deadline 08:00      by the morning or not at all; a job that fails so ends with 22
   mlctl submit job.toml --retries 5 --retry-on oom,hang
   mlctl submit job.toml -t 2h -w              ends with 22 when two hours were not enough
   mlctl submit job.toml --begin 02:00         waits for the night; `mlctl why` says so
@@ -67,6 +68,9 @@ pub struct Arguments {
     /// Not before this moment, such as 02:00, 2026-11-26T02:00 or 2026-11-26T02:00:00Z, or this long from now, such as 90m; local time where no offset is given
     #[arg(long, value_name = "TIME|DURATION", value_parser = times::moment)]
     begin: Option<Moment>,
+    /// It must have ended by this moment, or this long from now: one that waits then fails, one that runs saves its work and stops in time
+    #[arg(long, value_name = "TIME|DURATION", value_parser = times::moment)]
+    deadline: Option<Moment>,
     /// How often it is tried again when it dies [default: what the spec says, else 3]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
@@ -110,15 +114,16 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let begin = self.begin.map(|begin| begin.resolve(context.clock.now(), &TimeZone::system())).transpose();
-        let begin = begin.map_err(|error| Failure::new(Exit::Usage, format!("--begin: {error}")))?;
-        let begin = begin.map(|begin| begin.to_string());
+        let (now, zone) = (context.clock.now(), TimeZone::system());
+        let begin = times::resolved("--begin", self.begin, now, &zone)?.map(|begin| begin.to_string());
+        let deadline = times::resolved("--deadline", self.deadline, now, &zone)?.map(|deadline| deadline.to_string());
         let mut retry_on: Vec<&str> =
             self.retry_on.iter().flat_map(|classes| &classes.0).map(|class| class.as_str()).collect();
         retry_on.dedup();
         let overlay = spec::Overlay {
             begin: begin.as_deref(),
             retry_on: (!retry_on.is_empty()).then_some(retry_on.as_slice()),
+            deadline: deadline.as_deref(),
             preemptible: self.preemptible,
             set: &self.set,
             name: self.name.as_deref(),

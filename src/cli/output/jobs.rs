@@ -221,6 +221,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     fact("metrics", Some(text::metrics(&job.metrics)));
     fact("submitted", Some(format!("{} by {}", text::moment(job.submitted_at, now), job.user)));
     fact("not before", job.not_before.map(|at| text::moment(at, now)));
+    fact("deadline", job.deadline.map(|at| text::moment(at, now)));
     fact("started", job.started_at.map(|at| text::moment(at, now)));
     fact("finished", job.finished_at.map(|at| text::moment(at, now)));
     fact("took", job.finished_at.zip(job.started_at).map(|(end, start)| text::between(start, end)));

@@ -8,7 +8,7 @@ use mlctl_protocol::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Hold, Uid, event::ProcessIdentity};
+use crate::domain::{Change, Edit, Hold, Terms, Uid, event::ProcessIdentity};
 
 const JOB: JobId = JobId(7);
 const TOKEN: FencingToken = FencingToken(70);
@@ -40,6 +40,7 @@ fn new(limit: u32) -> Job {
         spec_digest: "0".repeat(64),
         not_before: None,
         preemptible: true,
+        deadline: None,
         array: None,
     };
     apply(JOB, None, &event, at(0)).unwrap()
@@ -71,7 +72,8 @@ fn pause() -> Command {
 }
 
 fn edit(priority: Option<u8>, label: Option<&str>) -> Command {
-    let edit = Edit { priority, labels: [("team".to_owned(), label.map(str::to_owned))].into() };
+    let labels = [("team".to_owned(), label.map(str::to_owned))].into();
+    let edit = Edit { priority, labels, ..Edit::default() };
     Command::Edit { by: Uid(5), edit }
 }
 
@@ -121,11 +123,17 @@ fn ask(job: &mut Job, command: &Command) {
 
 /// What a command does: the event and the state after it, `nothing` when it was obeyed before, or why it is refused.
 fn outcome(job: &Job, command: &Command) -> String {
+    outcome_at(job, command, 2)
+}
+
+fn outcome_at(job: &Job, command: &Command, now: i64) -> String {
     let fence = command.is_fenced().then_some(fence(1, TOKEN));
-    match decide(job, fence, command, at(2)) {
+    match decide(job, fence, command, at(now)) {
         Ok(events) => match events.as_slice() {
             [] => "nothing".to_owned(),
-            [event] => format!("{} {}", name(event), apply(JOB, Some(job.clone()), event, at(2)).unwrap().state.name()),
+            [event] => {
+                format!("{} {}", name(event), apply(JOB, Some(job.clone()), event, at(now)).unwrap().state.name())
+            }
             more => panic!("{more:?}"),
         },
         Err(Refusal::Stale { .. }) => "stale".to_owned(),
@@ -284,6 +292,10 @@ fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
     assert_eq!((job.attempt, job.fruitless), (7, 2), "a hang and a loss in a row");
 }
 
+fn exit() -> Exit {
+    Exit { class: ExitClass::Crash, message: None, hint: None }
+}
+
 /// Has an attempt made and end, with a checkpoint where it says so.
 fn attempt(job: &mut Job, checkpointed: Option<u64>, class: ExitClass) {
     let now = at(1_000_000 * i64::from(job.attempt + 1));
@@ -395,11 +407,91 @@ fn a_paused_job_is_held_and_a_preempted_one_waits_whatever_they_end_of_and_no_re
     assert_eq!((preempted.state, preempted.retries_used), (JobState::Queued { not_before: None }, 0));
 }
 
+fn terms(terms: Terms) -> Command {
+    Command::Edit { by: Uid(5), edit: Edit { terms, ..Edit::default() } }
+}
+
+fn due(seconds: i64) -> Terms {
+    Terms { deadline: Some(Change::Set(at(seconds))), ..Terms::default() }
+}
+
+#[test]
+fn a_job_that_waits_beyond_its_deadline_has_failed_and_one_that_runs_has_not() {
+    for state in ["queued", "waiting", "held"] {
+        let mut job = in_state(state);
+        ask(&mut job, &terms(due(100)));
+        for (now, expected) in [(99, "wrong"), (100, "expired failed"), (101, "expired failed")] {
+            assert_eq!(outcome_at(&job, &Command::Expire, now), expected, "{state} at {now}");
+        }
+        let claim = Command::Claim { token: FencingToken(71) };
+        assert_eq!(outcome_at(&job, &claim, 100), "wrong", "{state}: it could not be done in time");
+        let events = decide(&job, None, &Command::Expire, at(100)).unwrap();
+        let failed = apply(JOB, Some(job.clone()), &events[0], at(100)).unwrap();
+        let exit = failed.exit.clone().unwrap();
+        let what = if state == "queued" { "start" } else { "go on" };
+        let message = format!("its deadline, 2026-09-21 14:15:00 UTC, passed before it could {what}");
+        assert_eq!((exit.class, exit.message), (ExitClass::Timeout, Some(message)));
+        let refused = decide(&failed, None, &Command::Retry { by: Uid(1) }, at(100)).expect_err("it is late");
+        assert!(refused.to_string().contains("cannot be retried: its deadline has passed"), "{refused}");
+        let mut again = failed;
+        let none = Terms { deadline: Some(Change::Clear), ..Terms::default() };
+        for command in [terms(none), Command::Retry { by: Uid(1) }] {
+            for event in decide(&again, None, &command, at(200)).unwrap() {
+                again = apply(JOB, Some(again), &event, at(200)).unwrap();
+            }
+        }
+        assert_eq!((again.state, again.deadline), (JobState::Queued { not_before: None }, None));
+    }
+    for state in ["running", "pausing", "succeeded", "failed", "cancelled"] {
+        let late = Job { deadline: Some(at(1)), ..in_state(state) };
+        assert_eq!(outcome_at(&late, &Command::Expire, 500), "wrong", "{state}");
+    }
+    let early = apply(JOB, Some(in_state("queued")), &Event::Expired { exit: exit() }, at(5));
+    assert!(early.is_err(), "a log that fails a job without a deadline");
+}
+
+#[test]
+fn the_terms_of_a_job_can_be_changed_where_they_still_matter() {
+    let begin = |seconds| Terms { begin: Some(Change::Set(at(seconds))), ..Terms::default() };
+    let limit = |change| Terms { time_limit_seconds: Some(change), ..Terms::default() };
+    let retries = |retries| Terms { retries: Some(retries), ..Terms::default() };
+    for (name, change, expected) in [
+        ("deadline", due(50), ["edited queued", "edited held", "edited running", "wrong", "edited failed"]),
+        ("past deadline", due(2), ["wrong", "wrong", "wrong", "wrong", "wrong"]),
+        ("start time", begin(50), ["edited queued", "edited held", "wrong", "wrong", "wrong"]),
+        ("limit", limit(Change::Set(60)), ["edited queued", "edited held", "edited running", "wrong", "edited failed"]),
+        (
+            "no limit",
+            limit(Change::Clear),
+            ["edited queued", "edited held", "edited running", "wrong", "edited failed"],
+        ),
+        ("retries", retries(9), ["edited queued", "edited held", "edited running", "wrong", "edited failed"]),
+        ("the retries it has", retries(2), ["nothing", "nothing", "nothing", "wrong", "nothing"]),
+    ] {
+        for (state, expected) in ["queued", "held", "running", "succeeded", "failed"].into_iter().zip(expected) {
+            assert_eq!(outcome(&in_state(state), &terms(change.clone())), expected, "{name} of a job that is {state}");
+        }
+    }
+    let refused = decide(&in_state("exhausted"), None, &terms(retries(1)), at(2)).expect_err("two are used up");
+    assert_eq!(refused.to_string(), "job 7 is running and cannot be given so few retries: it has used up more");
+    let mut job = in_state("held");
+    ask(&mut job, &terms(begin(50)));
+    ask(&mut job, &terms(limit(Change::Set(60))));
+    ask(&mut job, &Command::Release { by: Uid(1) });
+    assert_eq!(job.state, JobState::Queued { not_before: Some(at(50)) }, "a start time outlasts the hold");
+    assert_eq!((job.time_limit_seconds(Some(5)), in_state("held").time_limit_seconds(Some(5))), (Some(60), Some(5)));
+    ask(&mut job, &terms(limit(Change::Clear)));
+    assert_eq!(job.time_limit_seconds(Some(5)), None);
+}
+
 #[test]
 fn an_edit_changes_what_it_names_and_leaves_the_rest() {
     let held = in_state("held");
-    let both =
-        Edit { priority: Some(7), labels: [("team".into(), None), ("stage".into(), Some("final".into()))].into() };
+    let both = Edit {
+        priority: Some(7),
+        labels: [("team".into(), None), ("stage".into(), Some("final".into()))].into(),
+        ..Edit::default()
+    };
     let events = decide(&held, None, &Command::Edit { by: Uid(1), edit: both }, at(9)).unwrap();
     let after = apply(JOB, Some(held.clone()), &events[0], at(9)).unwrap();
     assert_eq!((after.priority, after.labels.clone()), (7, [("stage".to_owned(), "final".to_owned())].into()));
@@ -426,7 +518,6 @@ fn attempts_run_out_before_their_number_overflows() {
 
 #[test]
 fn a_log_that_cannot_be_is_refused() {
-    let exit = || Exit { class: ExitClass::Crash, message: None, hint: None };
     let attempt = AttemptNumber(1);
     let again = |retries_used, infrastructure_retries_used| Event::Requeued {
         attempt,
@@ -465,8 +556,16 @@ fn a_log_that_cannot_be_is_refused() {
         ("held", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held twice"),
         ("running", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held while it runs"),
         ("queued", Event::Released { by: Uid(1) }, "is released from nothing"),
-        ("running", Event::Edited { by: Uid(1), priority: Some(1), labels: None }, "waits while it runs"),
-        ("failed", Event::Edited { by: Uid(1), priority: None, labels: Some(Default::default()) }, "changes its end"),
+        (
+            "running",
+            Event::Edited { by: Uid(1), priority: Some(1), labels: None, terms: Terms::default() },
+            "waits while it runs",
+        ),
+        (
+            "failed",
+            Event::Edited { by: Uid(1), priority: None, labels: Some(Default::default()), terms: Terms::default() },
+            "changes its end",
+        ),
         ("succeeded", Event::Retried { by: Uid(1) }, "does done work again"),
         ("failed", Event::Failed { attempt, exit: exit() }, "fails twice"),
     ];
@@ -513,6 +612,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Command::Stop { by: Uid(3) }),
         1 => Just(hold()),
         1 => Just(pause()),
+        1 => Just(Command::Expire),
+        1 => (1_i64..900).prop_map(|seconds| terms(due(seconds))),
+        1 => Just(terms(Terms { deadline: Some(Change::Clear), retries: Some(3), ..Terms::default() })),
         1 => Just(Command::Yield { to: JobId(9) }),
         1 => Just(Command::Release { by: Uid(3) }),
         1 => (0_u8..100).prop_map(|priority| edit(Some(priority), None)),
@@ -530,6 +632,7 @@ struct Model {
     /// A cancel or a stop.
     cancel_acknowledged: bool,
     infrastructure: u32,
+    expired: bool,
     held: bool,
     tokens: u32,
     retries: u32,
@@ -556,6 +659,10 @@ impl Model {
                 assert!(paused || quarantined, "held by nobody: {after:?}");
                 self.held = true;
             }
+            Command::Expire => {
+                assert!(before.deadline.is_some_and(|deadline| deadline <= now), "failed before its time");
+                (self.held, self.expired) = (false, true);
+            }
             Command::Release { .. } => {
                 self.held = false;
                 if matches!(&before.state, JobState::Held(hold) if hold.is_quarantine()) {
@@ -563,7 +670,7 @@ impl Model {
                 }
             }
             Command::Retry { .. } => {
-                (self.cancel_acknowledged, self.held) = (false, false);
+                (self.cancel_acknowledged, self.held, self.expired) = (false, false, false);
                 (self.retries, self.infrastructure) = (0, 0);
             }
             Command::End { exit, .. } if matches!(after.state, JobState::Queued { .. }) => {
@@ -584,7 +691,7 @@ impl Model {
         }
         assert_eq!(self.held, matches!(after.state, JobState::Held(_)), "a hold stays until a person ends it");
         assert_eq!(after.finished_at.is_some(), after.state.is_terminal());
-        assert_eq!(after.exit.is_none(), after.attempt == 0 || running(after));
+        assert_eq!(after.exit.is_none(), (after.attempt == 0 && !self.expired) || running(after));
     }
 }
 

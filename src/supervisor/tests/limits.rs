@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use mlctl_protocol::{
     ExitClass,
     message::{ReportBody, StopClass, ToWorker},
 };
 
-use super::stage::Stage;
+use super::stage::{Act, Stage};
 use crate::{
-    domain::{Uid, job::JobState},
+    domain::{Change, Command, Edit, Terms, Uid, job::JobState},
     supervisor::executor::{Ended, Signal},
 };
 
@@ -45,7 +46,7 @@ async fn a_worker_is_asked_before_the_limit_and_the_job_fails_as_timeout_with_it
     assert_eq!((after.state, after.retries_used), (JobState::Failed, 0), "three retries are left, and none is taken");
     assert!(puppet.signals().is_empty());
 
-    stage.store.command(job, None, crate::domain::Command::Retry { by: Uid(1) }).await.unwrap();
+    stage.store.command(job, None, Command::Retry { by: Uid(1) }).await.unwrap();
     let puppet = stage.start(&act, job).await;
     let (mut line, start) = puppet.begin().await;
     assert_eq!(start.resume[0].step, 7, "a retry goes on");
@@ -147,5 +148,95 @@ async fn a_stop_leaves_the_time_that_saving_takes_within_the_limit() {
     assert!(took < Duration::from_secs(60), "and no longer: {took:?}");
     assert_eq!(puppet.signals(), [Signal::Term, Signal::Kill]);
     assert_eq!(after.state, JobState::Cancelled, "as it was asked");
+    act.end().await;
+}
+
+/// A deadline so many milliseconds from now.
+fn due(act: &Act, millis: i64) -> Terms {
+    // The lease is one of 600 seconds.
+    let deadline = act.handle.lease_until() + SignedDuration::from_millis(millis - 600_000);
+    Terms { deadline: Some(Change::Set(deadline)), ..Terms::default() }
+}
+
+fn edit(terms: Terms) -> Edit {
+    Edit { terms, ..Edit::default() }
+}
+
+#[tokio::test]
+async fn a_deadline_given_to_a_running_job_is_kept_with_its_work_saved() {
+    let stage = Stage::new().await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, start) = puppet.begin().await;
+    assert_eq!(start.ends_at, None);
+    act.handle.edit(job, Uid(1), edit(due(&act, 1000))).await.unwrap();
+    let given = Instant::now();
+    assert_eq!(line.hear().await, Some(ASKED));
+    assert!(given.elapsed() >= Duration::from_millis(500), "a tenth of its time before, and no sooner");
+    let checkpoint = stage.checkpoint(&puppet, &start, 7).await;
+    line.report(ReportBody::Checkpoint { checkpoint }).await;
+    puppet.write_result(&puppet.result(&start, ExitClass::Timeout));
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    let exit = attempt.exit.unwrap();
+    assert_eq!((after.state, exit.class), (JobState::Failed, ExitClass::Timeout));
+    assert!(exit.message.as_deref().unwrap().starts_with("stopped at its deadline; the deadline is 20"), "{exit:?}");
+    assert!(puppet.signals().is_empty());
+
+    stage.store.command(job, None, Command::Edit { by: Uid(1), edit: edit(due(&act, 60_000)) }).await.unwrap();
+    stage.store.command(job, None, Command::Retry { by: Uid(1) }).await.unwrap();
+    let puppet = stage.start(&act, job).await;
+    let (line, start) = puppet.begin().await;
+    assert_eq!(start.resume[0].step, 7, "a retry goes on");
+    assert!(start.ends_at.is_some(), "and the worker is told until when");
+    puppet.die(Ended::Code(1));
+    drop(line);
+    stage.ended(job).await;
+    act.end().await;
+}
+
+#[tokio::test]
+async fn a_limit_can_be_given_moved_and_taken_away_while_a_job_runs() {
+    let stage = limited(1).await;
+    let act = stage.act().await;
+    let job = stage.submit(3).await;
+    let puppet = stage.start(&act, job).await;
+    let (mut line, _) = puppet.begin().await;
+    let limit = |change| edit(Terms { time_limit_seconds: Some(change), ..Terms::default() });
+    act.handle.edit(job, Uid(1), limit(Change::Clear)).await.unwrap();
+    act.handle.edit(job, Uid(1), edit(due(&act, 60_000))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    line.beat(3).await;
+    act.handle.edit(job, Uid(1), limit(Change::Set(2))).await.unwrap();
+    assert_eq!(line.hear().await, Some(ASKED));
+    let asked = puppet.born.elapsed();
+    assert!(asked >= Duration::from_millis(1800), "counted from its start: {asked:?}");
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (_, attempt) = stage.ended(job).await;
+    assert!(attempt.exit.unwrap().message.unwrap().contains("limit of 2 seconds"));
+    act.end().await;
+}
+
+#[tokio::test]
+async fn an_adopted_worker_keeps_the_deadline_of_its_job() {
+    let stage = Stage::new().await;
+    let act = stage.act().await;
+    let job = stage.submit(0).await;
+    let puppet = stage.start(&act, job).await;
+    let (line, _) = puppet.begin().await;
+    act.handle.edit(job, Uid(1), edit(due(&act, 1500))).await.unwrap();
+    act.end().await;
+    drop(line);
+    let act = stage.act().await;
+    let mut line = puppet.dial(puppet.hello(true)).await;
+    assert_eq!(line.hear().await, Some(ToWorker::Welcome { acked: 0 }));
+    assert_eq!(line.hear().await, Some(ASKED));
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Failed, ExitClass::Timeout));
     act.end().await;
 }

@@ -78,6 +78,7 @@ impl Bench {
             heartbeat_seconds: 5,
             lease_seconds: 600,
             threads: 1,
+            ends_at: None,
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(attempt), self.runtime.handle());
         let job = Job { id: JobId(job), attempt, start: &start, host, stores: &stores, runtime };

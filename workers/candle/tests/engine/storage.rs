@@ -58,6 +58,7 @@ impl Store {
             heartbeat_seconds: 5,
             lease_seconds: 600,
             threads: 1,
+            ends_at: None,
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(number), self.runtime.handle());
         let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime };

@@ -95,6 +95,7 @@ impl Daemon {
             heartbeat_seconds: 1,
             lease_seconds: 600,
             threads: 1,
+            ends_at: None,
         };
         stream.send(ToWorker::Start(Box::new(start))).await.unwrap();
         Attempt { child, stream, reports: Vec::new(), peak_bytes: 0 }

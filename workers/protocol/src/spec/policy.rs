@@ -84,6 +84,11 @@ pub struct TimePolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub begin: Option<String>,
+    /// The moment by which the job must have ended, in RFC 3339 with an offset. One that waits then fails as `timeout`; one that runs is asked to save its work and stop a tenth
+    /// of its time before, or the grace time of mld where that is less, and fails so too. It is a moment of the wall clock: a clock that is set back gives it longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub deadline: Option<String>,
 }
 
 impl TimePolicy {
