@@ -23,7 +23,7 @@ Examples:
 
 A JOB is an id, a name that one unfinished job bears (or the newest that bore it), or @last.
 Exit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 not found, 5 wrong state or conflict, 6 spec invalid,
-7 not permitted, 8 --timeout ran out; of a job that is waited for: 20 failed, 21 cancelled, 22 its time limit.";
+7 not permitted, 8 --timeout ran out; of a job that is waited for: 20 failed or quarantined, 21 cancelled, 22 its time limit or deadline.";
 
 /// Runs machine-learning jobs: talks to the daemon mld.
 #[derive(Debug, Parser)]

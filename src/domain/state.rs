@@ -83,9 +83,7 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
         }
         // Of a quarantined job: who wants it tried again has looked at it.
         (state, Command::Retry { by }) if may_retry(state) && !is_late(job, now) => Event::Retried { by: *by },
-        (JobState::Queued { .. } | JobState::Held(_), Command::Expire) if is_late(job, now) => {
-            Event::Expired { exit: expired(job) }
-        }
+        (state, Command::Expire) if waits(state) && is_late(job, now) => Event::Expired { exit: expired(job) },
         _ => return Err(wrong_state(job, command)),
     };
     Ok(vec![event])
@@ -152,7 +150,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
             finish(&mut job, JobState::Cancelled, at);
         }
-        (JobState::Queued { .. } | JobState::Held(_), Event::Expired { exit }) if is_late(&job, at) => {
+        (state, Event::Expired { exit }) if waits(state) && is_late(&job, at) => {
             job.exit = Some(exit.clone());
             finish(&mut job, JobState::Failed, at);
         }
@@ -296,6 +294,11 @@ fn died(job: &Job, exit: Exit, jitter: f64, now: Timestamp) -> Event {
             Event::Requeued { attempt, exit, not_before, retries_used, infrastructure_retries_used, fruitless }
         }
     }
+}
+
+/// Whether it has not ended and does not run, whatever it waits for.
+const fn waits(state: &JobState) -> bool {
+    !state.is_terminal() && !matches!(state, JobState::Running { .. })
 }
 
 /// Whether its deadline has passed. At the deadline itself it has.

@@ -1,8 +1,9 @@
 //! The deadline loop: fails the jobs that wait beyond their deadline. It wakes at the nearest deadline, when another may be the nearest, and once a minute while it waits for one, since
 //! the wall clock may have been set meanwhile; it never polls. Jobs that run are the supervisor's business. Called once by the daemon's lifecycle.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -28,7 +29,8 @@ pub async fn run(deadlines: Deadlines, stop: CancellationToken) {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
         let wait = match deadlines.round().await {
-            Ok(next) => next.map(|next| deadlines.clock.until(next).saturating_add(MARGIN).min(LONGEST_SLEEP)),
+            // One that has passed and failed nothing is not to be asked for again and again.
+            Ok(next) => next.map(|next| deadlines.clock.until(next).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)),
             Err(error) => {
                 warn!(error = causes(&error), "jobs beyond their deadline cannot be failed for the moment");
                 Some(PAUSE_AFTER_ERROR)
@@ -45,12 +47,12 @@ pub async fn run(deadlines: Deadlines, stop: CancellationToken) {
     }
 }
 
-/// A moment that is looked at a little too early would be waited for again at once.
-const MARGIN: std::time::Duration = std::time::Duration::from_millis(1);
+/// The shortest sleep towards a deadline: so late, at most, a job fails.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 
 impl Deadlines {
     /// Fails what is late. Returns the nearest deadline that is to come.
-    async fn round(&self) -> Result<Option<jiff::Timestamp>, StoreError> {
+    async fn round(&self) -> Result<Option<Timestamp>, StoreError> {
         loop {
             let expired = self.store.expire(self.clock.now()).await?;
             if expired == 0 {

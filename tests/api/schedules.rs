@@ -86,6 +86,9 @@ async fn everything_that_is_wrong_is_said_at_once() {
         ("time.begin".to_owned(), "when a schedule's jobs start is said by its crontab line".to_owned())
     );
     assert_eq!(found.len(), 1, "a limit may be there: {found:?}");
+    timed["spec"]["time"] = json!({"deadline": "2126-11-26T02:00:00Z"});
+    let found = problems(&rig, &timed).await;
+    assert!(found.len() == 1 && found[0].1.starts_with("a moment is no deadline"), "{found:?}");
     let cases = [
         (json!({"cron": "@daily"}).to_string(), 400),
         (json!({"cron": "@daily", "spec": spec("x"), "catch_up": "all"}).to_string(), 400),

@@ -229,7 +229,8 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     let place =
         job.array.as_ref().map(|array| format!("{}.{}: {}", array.id, array.index, arrays::params(&array.params)));
     fact("member", place);
-    fact("queue", Some(format!("{}, priority {}", job.queue, job.priority)));
+    let may_yield = if job.preemptible { ", preemptible" } else { "" };
+    fact("queue", Some(format!("{}, priority {}{may_yield}", job.queue, job.priority)));
     fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
     let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));
     let infrastructure = match job.infrastructure_retries_used {

@@ -90,6 +90,37 @@ fn what_makes_sense_is_accepted() {
 }
 
 #[test]
+fn times_and_retries() {
+    let (early, late) = (json!("2126-11-26T02:00:00+01:00"), json!("2126-11-26T03:00:00Z"));
+    check(
+        &train(),
+        &[
+            (&[("/time", json!({"begin": early, "deadline": late}))], &[]),
+            (&[("/time", json!({"deadline": late}))], &[]),
+            (
+                &[("/time", json!({"begin": late, "deadline": early}))],
+                &["time.deadline: it is not after the start time"],
+            ),
+            (
+                &[("/time", json!({"begin": late, "deadline": late}))],
+                &["time.deadline: it is not after the start time"],
+            ),
+            (
+                &[("/time", json!({"begin": "at dawn", "deadline": "tomorrow"}))],
+                &["time.begin: \"at dawn\" is no moment", "time.deadline: \"tomorrow\" is no moment"],
+            ),
+            (&[("/retry", json!({"on": ["crash", "timeout", "lost"], "infrastructure_limit": 0}))], &[]),
+            (&[("/retry", json!({"on": []}))], &["retry.on: expected from 1 to 13 items"]),
+            (&[("/retry", json!({"infrastructure_limit": 101}))], &["retry.infrastructure_limit: expected"]),
+            (
+                &[("/retry", json!({"on": ["spec", "crash", "ok"]}))],
+                &["retry.on[0]: a job that ended as spec", "retry.on[2]: a job that ended as ok"],
+            ),
+        ],
+    );
+}
+
+#[test]
 fn weights_to_begin_with() {
     let init = |value: Json| [("/train/init", value)];
     for (value, expected) in [

@@ -743,7 +743,7 @@ proptest! {
         let counted = |event: &&(Event, Timestamp)| {
             matches!(&event.0, Event::Requeued { exit, .. } if exit.class != ExitClass::Preempted)
         };
-        let most = usize::try_from(limit + job.retry.infrastructure_limit).unwrap();
+        let most = usize::try_from(limit.max(job.retry.limit) + job.retry.infrastructure_limit).unwrap();
         prop_assert!(log.iter().filter(counted).count() <= most);
     }
 }
