@@ -47,10 +47,10 @@ pub(super) async fn submit(
     Extension(peer): Extension<Peer>,
     Sent(request): Sent<SubmitArrayRequest>,
 ) -> Result<Response, Failure> {
-    let SubmitArrayRequest { spec, key, sweep, metric, halving, dry_run, hold } = request;
+    let SubmitArrayRequest { spec, key, sweep, metric, halving, parallel, dry_run, hold } = request;
     submit::check_key(&key)?;
     let spec = submit::read(&spec, api.config.max_spec_bytes)?;
-    let design = Design { sweep, metric, halving };
+    let design = Design { sweep, metric, halving, parallel };
     let asked = digest(&spec, &design, hold)?;
     let (name, priority, labels) = (spec.name.clone(), spec.priority, spec.labels.clone());
     let admitted = admit(&api, spec, &design, dry_run).await;
@@ -86,6 +86,11 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         path: "metric".into(),
         message,
         hint: None,
+    }));
+    problems.extend((design.parallel == Some(0)).then(|| Problem {
+        path: "parallel".into(),
+        message: "at least one member runs at once".into(),
+        hint: Some("leave it out, and as many run as there is room for; `mlctl submit --hold` starts none".into()),
     }));
     problems.extend(design.halving.as_ref().and_then(|halving| uncompared(halving, &spec)));
     if !problems.is_empty() {

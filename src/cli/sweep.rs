@@ -44,6 +44,9 @@ pub struct Flags {
     /// What --sample draws from: the same seed draws the same values, everywhere [default: a random one, which is told]
     #[arg(long, value_name = "S", requires = "sample")]
     seed: Option<u64>,
+    /// Run so many of the array's jobs at once at most [default: as many as there is room for]
+    #[arg(long, value_name = "N", requires = "array", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: Option<u32>,
     /// What `show` compares the array's jobs by [default: val_loss, else train_loss]
     #[arg(long, value_name = "NAME", requires = "array")]
     metric: Option<String>,

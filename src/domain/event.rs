@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     array::Membership,
-    job::{Change, Exit, Hold, Intent, Uid},
+    job::{Change, Exit, Gate, Hold, Intent, Uid},
 };
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
@@ -217,6 +217,9 @@ pub enum Event {
         /// Which member of which array it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         array: Option<Membership>,
+        /// The gate that it waits behind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gate: Option<Gate>,
     },
     /// An attempt was started.
     Claimed {

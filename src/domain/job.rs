@@ -61,6 +61,8 @@ pub struct Job {
     pub spec_digest: String,
     /// Which member of which array it is.
     pub array: Option<Membership>,
+    /// The gate that it waits behind until it is let through.
+    pub gate: Option<Gate>,
     /// Why it was stopped early, as a member that others do better than.
     pub stopped_early: Option<String>,
     /// When it was acknowledged.
@@ -129,6 +131,15 @@ impl<T> From<Option<T>> for Change<T> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Clear, Self::Set)
     }
+}
+
+/// Keeps jobs with the same key of the same user from running all at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// What they have in common.
+    pub key: String,
+    /// How many at most run or wait to be started at once.
+    pub limit: u32,
 }
 
 /// Where a job stands. A variant carries what only then exists.

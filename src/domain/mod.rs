@@ -14,4 +14,4 @@ pub mod state;
 pub use causes::causes;
 pub use clock::Clock;
 pub use event::{Command, Edit, Event, Refusal, Terms};
-pub use job::{Change, Exit, Fence, Hold, Intent, Job, JobState, Uid};
+pub use job::{Change, Exit, Fence, Gate, Hold, Intent, Job, JobState, Uid};

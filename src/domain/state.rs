@@ -354,6 +354,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         preemptible,
         array,
         deadline,
+        gate,
     } = event
     else {
         return None;
@@ -373,6 +374,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         time_limit_seconds: None,
         spec_digest: spec_digest.clone(),
         array: array.clone(),
+        gate: gate.clone(),
         stopped_early: None,
         submitted_at: at,
         state: JobState::Queued { not_before: *not_before },

@@ -53,6 +53,7 @@ impl Prepared {
             preemptible: spec.preemptible,
             deadline: rules::deadline(&spec.time),
             array: None,
+            gate: None,
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })

@@ -9,6 +9,7 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use super::{
     StoreError, chain,
     error::Fault,
+    gates,
     ledger::Ledger,
     rows::{self, Fields, RowError, job_columns},
     seals,
@@ -39,6 +40,8 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
     note(&mut problems, "table counters", done);
     let done = arrays(&mut snapshot, &mut problems).await;
     note(&mut problems, "table array_counts", done);
+    let done = gates(&mut snapshot, &mut problems).await;
+    note(&mut problems, "the gates of table jobs", done);
     let done = attempts(&mut snapshot, &mut problems).await;
     note(&mut problems, "table attempts", done);
     for sealed in &seals::TABLES {
@@ -216,6 +219,15 @@ async fn arrays(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<
                  AND (arrays.id IS NULL OR jobs.id <> jobs.array_id + jobs.array_index OR jobs.array_index > arrays.size) LIMIT 100";
     let stray: Vec<i64> = sqlx::query_scalar(stray).fetch_all(conn).await?;
     problems.extend(stray.iter().map(|job| format!("job {job} has no place in the array that it is a member of")));
+    Ok(())
+}
+
+/// No gate lets through more than it may, and nobody waits behind one that has room.
+async fn gates(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    let wrong: Vec<(i64, String, i64, i64, i64)> = sqlx::query_as(gates::WRONG).fetch_all(conn).await?;
+    problems.extend(wrong.into_iter().map(|(user, key, limit, through, behind)| {
+        format!("gate {key:?} of user {user} lets {limit} through at once: {through} are, and {behind} wait behind it")
+    }));
     Ok(())
 }
 

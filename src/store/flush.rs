@@ -8,6 +8,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     error::Fault,
+    gates::Gates,
     halving::Rungs,
     held::{self, HeldAttempt},
     ledger::Ledger,
@@ -32,6 +33,7 @@ pub(super) struct Writes {
     pub(super) forgotten: Rows,
     counters: BTreeMap<&'static str, i64>,
     pub(super) arrays: Arrays,
+    gates: Gates,
     pub(super) promote_until: Option<Timestamp>,
     /// Whether a job with a deadline, or without one from now on, is among them.
     pub(super) moves_deadlines: bool,
@@ -40,7 +42,7 @@ pub(super) struct Writes {
 impl Writes {
     pub(super) fn new_job(&mut self, job: &Job, spec: &str) -> Result<(), Fault> {
         let not_before = start_time(job);
-        let array = job.array.as_ref();
+        let (array, gate) = (job.array.as_ref(), job.gate.as_ref());
         let params = array.map(|array| serde_json::to_string(&array.params)).transpose()?;
         let retry_on = job.retry.on.as_ref().map(serde_json::to_string).transpose()?;
         self.new_jobs.push(&[
@@ -67,11 +69,14 @@ impl Writes {
             retry_on.as_ref().into(),
             job.retry.infrastructure_limit.into(),
             job.deadline.into(),
+            gate.map(|gate| &gate.key).into(),
+            gate.map(|gate| gate.limit).into(),
         ])?;
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()])?;
         *self.counters.entry(job.state.name()).or_default() += 1;
         self.arrays.count(None, job);
+        self.gates.touch(job);
         Ok(())
     }
 
@@ -82,7 +87,7 @@ impl Writes {
 
     /// A job that is no longer as it was read.
     pub(super) fn job(&mut self, held: &Held, now: Timestamp) -> Result<(), Fault> {
-        let Held { stored, job } = held;
+        let Held { stored, job, .. } = held;
         let token = |state: &JobState| match state {
             JobState::Running { token, .. } => Some(*token),
             _ => None,
@@ -135,11 +140,13 @@ impl Writes {
             job.deadline.into(),
             job.time_limit_seconds.map(|limit| limit.value().unwrap_or(0)).into(),
             job.retry.limit.into(),
+            Cell::Int(i64::from(held.is_gated())),
         ])?;
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
         self.arrays.count(Some(stored), job);
+        self.gates.touch(job);
         Ok(())
     }
 
@@ -210,6 +217,7 @@ impl Writes {
         }
         changed += write(conn, "counters", COUNTERS, counters).await?;
         changed += self.arrays.flush(conn).await?;
+        changed += self.gates.open(conn).await?;
         changed += rungs.flush(conn).await?;
         if let Some(until) = self.promote_until {
             changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
@@ -252,10 +260,10 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, deadline_us, state, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, gated, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
-       value ->> 19, value ->> 20, value ->> 21, value ->> 22, 'queued', 0, 0
+       value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 23 IS NOT NULL, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
@@ -272,7 +280,7 @@ UPDATE jobs SET
     hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
     stopped_early = new.value ->> 23,
-    deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26
+    deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     error::Fault,
-    rows::{self, Fields, Rows, job_columns},
+    rows::{self, Fields, RowError, Rows, job_columns},
 };
 use crate::domain::{Job, Uid};
 
@@ -20,13 +20,13 @@ pub(super) const SPECS: &str =
 pub(super) const CHECKPOINTS: &str = "SELECT id, job_id, checkpoint FROM checkpoints \
      WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY id DESC";
 
-/// The jobs that exist among these.
-pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<Vec<Job>, Fault> {
+/// The jobs that exist among these, and whether each waits behind its gate.
+pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> Result<Vec<(Job, bool)>, Fault> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let found = sqlx::query(JOBS).bind(list(ids)?).fetch_all(conn).await?;
-    Ok(found.iter().map(rows::job).collect::<Result<_, _>>()?)
+    Ok(found.iter().map(|row| Ok((rows::job(row)?, rows::is_gated(row)?))).collect::<Result<_, RowError>>()?)
 }
 
 /// The jobs for which idempotency keys stand, with the digest of what was asked for.

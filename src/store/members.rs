@@ -15,7 +15,7 @@ use super::{
 };
 use crate::domain::{
     Command, Event, Hold, Job, Uid,
-    array::{Membership, Params, tally},
+    array::{Membership, Params, gate as gate_of, tally},
 };
 
 /// An array ready to be kept: everything that can be made of it without the database.
@@ -24,6 +24,7 @@ pub(super) struct PreparedArray {
     pub(super) key: String,
     pub(super) asked: String,
     pub(super) hold: Option<Hold>,
+    pub(super) parallel: Option<u32>,
     name: String,
     kind: String,
     queue: String,
@@ -52,6 +53,7 @@ impl PreparedArray {
             key,
             asked: asked.to_hex().to_string(),
             hold,
+            parallel: design.parallel,
             name,
             kind,
             queue,
@@ -69,9 +71,10 @@ impl PreparedArray {
 }
 
 /// A member's first event, which says what it is a member of.
-pub(super) fn joined(event: &Event, membership: Membership) -> Event {
+pub(super) fn joined(event: &Event, membership: Membership, parallel: Option<u32>) -> Event {
     let mut event = event.clone();
-    if let Event::Submitted { array, .. } = &mut event {
+    if let Event::Submitted { array, gate, .. } = &mut event {
+        *gate = parallel.map(|parallel| gate_of(membership.id, parallel));
         *array = Some(membership);
     }
     event

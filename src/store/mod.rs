@@ -10,6 +10,7 @@ mod check;
 mod deadlines;
 mod error;
 mod flush;
+mod gates;
 mod halving;
 mod head;
 mod held;

@@ -19,7 +19,7 @@ pub(super) fn detail(row: &sqlx::sqlite::SqliteRow) -> Result<JobDetail, RowErro
         None => Default::default(),
         Some(attempt) => Fields { row, table: "attempts", id: integer(attempt.fence.token.0) }.json("a_metrics")?,
     };
-    Ok(JobDetail { job: rows::job(row)?, attempt, metrics })
+    Ok(JobDetail { job: rows::job(row)?, attempt, metrics, is_gated: rows::is_gated(row)? })
 }
 
 pub(super) const JOB: &str = concat!(
@@ -158,7 +158,7 @@ pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool
 
 /// From the index alone. The start time is looked at again because a clock may have been set back.
 pub(super) const READY: &str = "SELECT id, priority, cpus, gpus FROM jobs INDEXED BY jobs_ready \
-     WHERE state = 'queued' AND due = 1 AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY priority DESC, id LIMIT ?2";
+     WHERE state = 'queued' AND due = 1 AND gated = 0 AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY priority DESC, id LIMIT ?2";
 
 pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
     let found = sqlx::query(READY).bind(now.as_microsecond()).bind(limit).fetch_all(pool).await?;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 
 use super::types::{Attempt, StoredEvent};
-use crate::domain::{Change, Fence, Intent, Job, JobState, Uid, array::Membership};
+use crate::domain::{Change, Fence, Gate, Intent, Job, JobState, Uid, array::Membership};
 
 /// A value that no version of this program wrote.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ macro_rules! job_columns {
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
-         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds"
+         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated"
     };
 }
 
@@ -127,6 +127,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         preemptible: fields.get("preemptible")?,
         spec_digest: fields.get("spec_digest")?,
         array: membership(&fields)?,
+        gate: gate(&fields)?,
         stopped_early: fields.get("stopped_early")?,
         submitted_at: fields.time("submitted_us")?,
         deadline: fields.maybe_time("deadline_us")?,
@@ -143,6 +144,16 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         model: fields.maybe_json("model")?,
         output: fields.maybe_json("output")?,
     })
+}
+
+fn gate(fields: &Fields<'_>) -> Result<Option<Gate>, RowError> {
+    let Some(key) = fields.get("gate_key")? else { return Ok(None) };
+    Ok(Some(Gate { key, limit: fields.number("gate_limit")? }))
+}
+
+/// Whether the job of [`job_columns`] waits behind its gate.
+pub(super) fn is_gated(row: &SqliteRow) -> Result<bool, RowError> {
+    Fields::new(row, "jobs", "id")?.get("gated")
 }
 
 fn membership(fields: &Fields<'_>) -> Result<Option<Membership>, RowError> {

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{arrays, deadlines, flush, halving, held, list, load, members, open, read, schedules, timers};
+use super::{arrays, deadlines, flush, gates, halving, held, list, load, members, open, read, schedules, timers};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
@@ -125,6 +125,8 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("supersede points", flush::SUPERSEDED),
         ("change counts of arrays", members::LOSSES),
         ("best members", arrays::LEAST),
+        ("who was let through a gate", gates::TAKEN),
+        ("let through a gate", gates::OPEN),
         ("arrays with halving", halving::ARRAYS),
         ("who came to a rung", halving::CAME),
         ("what they had there", halving::VALUES),

@@ -175,6 +175,8 @@ pub struct JobDetail {
     pub attempt: Option<Attempt>,
     /// The last value of each metric.
     pub metrics: Metrics,
+    /// Whether it waits behind its gate.
+    pub is_gated: bool,
 }
 
 /// Identity of a database.

@@ -48,6 +48,8 @@ pub(super) struct Unit {
 
 /// A job as read and as it has become.
 pub(super) struct Held {
+    /// Whether it waited behind its gate when it was read.
+    pub(super) gated: bool,
     pub(super) stored: Job,
     pub(super) job: Job,
 }
@@ -127,13 +129,14 @@ impl Unit {
         };
         needs.jobs.extend(&late);
         let jobs = load::jobs(conn, &needs.jobs).await?;
-        let again = jobs.iter().filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
+        let again = jobs.iter().map(|(job, _)| job).filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
         let again = again.map(|job| job.id).collect();
         let members: Vec<(&Job, u64)> = needs
             .checkpointed
             .iter()
             .filter_map(|(id, step)| {
-                let job = jobs.iter().find(|job| job.id == *id).filter(|job| job.array.is_some())?;
+                let job =
+                    jobs.iter().map(|(job, _)| job).find(|job| job.id == *id).filter(|job| job.array.is_some())?;
                 Some((job, *step))
             })
             .collect();
@@ -143,7 +146,7 @@ impl Unit {
             late,
             ledger,
             rungs,
-            jobs: jobs.into_iter().map(|job| (job.id, Held { stored: job.clone(), job })).collect(),
+            jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys: load::keys(conn, &needs.keys).await?,
             attempts: held::load(conn, &needs.attempts).await?,
             earlier: held::last_metrics(conn, &again).await?,
@@ -219,7 +222,7 @@ impl Unit {
         self.writes.new_key(new.user, &new.key, id, &new.asked)?;
         self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
         if let Some(hold) = &new.hold {
-            self.jobs.insert(id, Held { stored: job.clone(), job });
+            self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
             if let Err(error) = self.decide(id, None, &Command::Hold { hold: hold.clone() })? {
                 return Ok(Err(error));
             }
@@ -248,7 +251,8 @@ impl Unit {
         let hold = new.held();
         for (index, (member, params)) in (1..).zip(&new.members) {
             let id = self.ledger.next_job();
-            let event = joined(&member.event, Membership { id: array, index, params: params.clone() });
+            let membership = Membership { id: array, index, params: params.clone() };
+            let event = joined(&member.event, membership, new.parallel);
             let job = state::apply(id, None, &event, self.now)?;
             self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?)?;
             self.writes.new_job(&job, &member.spec)?;
@@ -257,7 +261,7 @@ impl Unit {
                 self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
             }
             if let Some(hold) = &hold {
-                self.jobs.insert(id, Held { stored: job.clone(), job });
+                self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
                 if let Err(error) = self.decide(id, None, hold)? {
                     return Ok(Err(error));
                 }
@@ -298,6 +302,11 @@ impl Unit {
         secret_hash: &[u8; 32],
         lease_until: Timestamp,
     ) -> Result<Result<Box<Claim>, StoreError>, Fault> {
+        // It was let through its gate when it was read, and has been held or has ended since.
+        if let Some(held) = self.jobs.get(&id).filter(|held| held.is_gated()) {
+            let state = held.job.state.name();
+            return Ok(Err(Refusal::WrongState { job: id, state, verb: "started: others have its place" }.into()));
+        }
         let token = self.ledger.next_token();
         let job = match self.decide(id, None, &Command::Claim { token })? {
             Ok(job) => job,

@@ -167,3 +167,50 @@ fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
     assert!(best.contains("halving") && best.contains("stopped"), "{best}");
     assert_eq!(shown["best"][0]["index"], 5, "{best}");
 }
+
+/// The most members that ran at the same time, by their events.
+fn most_at_once(daemon: &Daemon, members: &[Value]) -> i64 {
+    let mut changes = Vec::new();
+    for member in members {
+        for event in daemon.events(member["id"].as_str().unwrap()) {
+            match event["event"].as_str() {
+                Some("claimed") => changes.push((event["id"].as_i64(), 1)),
+                Some("succeeded" | "failed" | "requeued" | "cancelled") => changes.push((event["id"].as_i64(), -1)),
+                _ => {}
+            }
+        }
+    }
+    changes.sort_unstable();
+    let mut now = 0;
+    changes.into_iter().fold(0, |most, (_, change)| {
+        now += change;
+        most.max(now)
+    })
+}
+
+#[test]
+fn a_throttled_array_runs_so_many_at_once_over_a_restart() {
+    let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=4").start();
+    let spec = daemon.write("sweep.toml", SPEC);
+    let args = [
+        "submit",
+        spec.to_str().unwrap(),
+        "--array",
+        "train.seed=1,2,3,4,5,6",
+        "--parallel",
+        "2",
+        "--label",
+        "fake=steps:20:20",
+        "-q",
+    ];
+    let id = daemon.mlctl(&args).ok().trim().to_owned();
+    let why = daemon.mlctl(&["why", &format!("{id}.6")]).ok();
+    assert!(why.contains(&format!("waits for a place: 2 jobs of array {id} run at once")), "{why}");
+    let free = daemon.submit(&crate::support::specs::fake("free", "obey"));
+    daemon.wait_for(&free, "succeeded");
+    daemon.kill();
+    daemon.start();
+    assert_eq!(daemon.mlctl(&["wait", &id]).code, 0);
+    assert_eq!(most_at_once(&daemon, &members(&daemon, &id)), 2);
+    assert_eq!(daemon.mlctl(&["doctor"]).code, 0);
+}

@@ -384,6 +384,7 @@ impl World {
             deadline,
             preemptible: chance.once_in(2),
             array: None,
+            gate: None,
         };
         if let Some(deadline) = deadline {
             self.plan(deadline.as_second() - self.now, Happening::Expire(id));

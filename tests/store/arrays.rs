@@ -32,7 +32,7 @@ pub fn array(name: &str, size: u32, key: &str) -> NewArray {
         asked: blake3::hash(format!("{name} {size}").as_bytes()),
         hold: None,
         members: members.collect(),
-        design: Design { sweep, metric: None, halving: None },
+        design: Design { sweep, metric: None, halving: None, parallel: None },
     }
 }
 

@@ -21,6 +21,8 @@ mod durability;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod gates;
+#[cfg(test)]
 mod group;
 #[cfg(test)]
 mod halving;

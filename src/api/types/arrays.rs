@@ -25,6 +25,9 @@ pub struct SubmitArrayRequest {
     /// Which members are stopped early; none when absent. A spec that does not say after how many steps checkpoints are taken has them every `min_steps` then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halving: Option<Halving>,
+    /// How many members run at once at most; as many as there is room for when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
     /// Whether to check only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -92,6 +95,9 @@ pub struct ArrayView {
     /// Which members are stopped early.
     #[serde(default)]
     pub halving: Option<Halving>,
+    /// How many members run at once at most; null for as many as there is room for.
+    #[serde(default)]
+    pub parallel: Option<u32>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
 }

@@ -28,6 +28,7 @@ pub(in crate::api) fn view(array: Array, scene: &Scene) -> ArrayView {
         sample: design.sweep.sample,
         metric: design.metric,
         halving: design.halving,
+        parallel: design.parallel,
         submitted_at,
     }
 }

@@ -71,7 +71,7 @@ impl Planned {
 
 /// A job as a client sees it.
 pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobView {
-    let JobDetail { job, attempt, metrics } = detail;
+    let JobDetail { job, attempt, metrics, .. } = detail;
     let exit = job.exit.as_ref();
     let running = matches!(job.state, JobState::Running { .. });
     let progress = attempt.as_ref().map(|attempt| attempt.progress.clone());

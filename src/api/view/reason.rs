@@ -19,6 +19,7 @@ const MAX_NAMED: usize = 5;
 pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
+        JobState::Queued { .. } if detail.is_gated => format!("{}{}", behind(job), deadline(job, scene.now)),
         JobState::Queued { not_before } => format!("{}{}", queued(job, *not_before, scene), deadline(job, scene.now)),
         JobState::Held(hold) => format!("{}{}", held(hold, scene), deadline(job, scene.now)),
         JobState::Running { intent: Some(Intent::Stop), .. } if job.stopped_early.is_some() => {
@@ -138,6 +139,15 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
             format!("{}; {again} {after}", turn(job, scene))
         }
         (_, None) => turn(job, scene),
+    }
+}
+
+/// Who has the places that a job waits for.
+fn behind(job: &Job) -> String {
+    let limit = job.gate.as_ref().map_or(1, |gate| gate.limit);
+    match &job.array {
+        Some(array) => format!("waits for a place: {limit} jobs of array {} run at once", array.id),
+        None => format!("waits for a place: {limit} jobs of its kind run at once"),
     }
 }
 

@@ -44,6 +44,7 @@ fn detail(state: JobState) -> JobDetail {
         time_limit_seconds: None,
         spec_digest: "d".into(),
         array: None,
+        gate: None,
         stopped_early: None,
         submitted_at: at(-100),
         state,
@@ -58,7 +59,7 @@ fn detail(state: JobState) -> JobDetail {
         model: None,
         output: None,
     };
-    JobDetail { job, attempt: None, metrics: Default::default() }
+    JobDetail { job, attempt: None, metrics: Default::default(), is_gated: false }
 }
 
 fn queued() -> JobDetail {

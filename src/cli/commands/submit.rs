@@ -36,7 +36,7 @@ Examples:
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
-  mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64     an array of 6 jobs
+  mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64 --parallel 2
   mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
   mlctl submit job.toml --array lr=1e-5..1e-1 --sample 81 --halving metric=val_loss,min-steps=500
   sed s/32/64/ job.toml | mlctl submit - --dry-run";
@@ -193,8 +193,9 @@ impl Arguments {
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
         let seed = sweep.sample.map(|sample| sample.seed);
         let metric = self.sweep.metric();
-        let halving = self.sweep.halving.clone();
-        let request = SubmitArrayRequest { spec, key, sweep, metric, halving, dry_run: self.dry_run, hold: self.hold };
+        let (halving, parallel) = (self.sweep.halving.clone(), self.sweep.parallel);
+        let request =
+            SubmitArrayRequest { spec, key, sweep, metric, halving, parallel, dry_run: self.dry_run, hold: self.hold };
         let path = "/v1/arrays";
         if self.dry_run {
             let checked = context.client.post_body(path, &request, LONG_LIMIT).await;

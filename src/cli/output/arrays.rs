@@ -88,6 +88,7 @@ pub fn show(out: &mut Output, detail: &ArrayDetail, now: Timestamp) -> Result<()
     facts.extend(
         array.sample.map(|sample| ("drawn", format!("{} with seed {}", text::count(sample.count.into()), sample.seed))),
     );
+    facts.extend(array.parallel.map(|parallel| ("at once", format!("{parallel} at most"))));
     facts.extend(array.halving.as_ref().map(|halving| {
         let steps: Vec<_> = halving.steps(3).into_iter().map(text::count).collect();
         let Halving { metric, eta, .. } = halving;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub use self::halving::{Behind, Halving};
 pub use self::sweep::{Axis, MAX_AXES, Range, Sample, Scale, Sweep};
-use super::job::{Job, JobState};
+use super::job::{Gate, Job, JobState};
 
 /// The longest name of a metric, in characters.
 const MAX_METRIC: usize = 100;
@@ -44,6 +44,9 @@ pub struct Design {
     /// Which members are stopped early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halving: Option<Halving>,
+    /// How many members run at once at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
 }
 
 /// A metric, and which end of it is good.
@@ -128,6 +131,12 @@ pub fn lay_over(spec: &mut Value, params: &Params) {
         }
         *place = value.clone();
     }
+}
+
+/// What keeps the members of an array from running all at once.
+#[must_use]
+pub fn gate(array: JobId, parallel: u32) -> Gate {
+    Gate { key: format!("array:{array}"), limit: parallel.max(1) }
 }
 
 /// The name of a member.

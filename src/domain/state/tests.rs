@@ -42,6 +42,7 @@ fn new(limit: u32) -> Job {
         preemptible: true,
         deadline: None,
         array: None,
+        gate: None,
     };
     apply(JOB, None, &event, at(0)).unwrap()
 }

@@ -1,0 +1,109 @@
+//! Gates: of an array that runs so many at once, never more are let through and never fewer than there is room for, whatever happens to its members.
+
+use mlctl::{
+    domain::{Command, Hold, JobState, array::gate},
+    store::{NewArray, StoreError},
+};
+use mlctl_protocol::{ExitClass, JobId};
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+
+use crate::{
+    arrays::array,
+    chance::{Chance, cases},
+    rig::{Rig, USER},
+};
+
+fn narrow(size: u32, parallel: u32) -> NewArray {
+    let mut new = array("sweep", size, "k");
+    new.design.parallel = Some(parallel);
+    new
+}
+
+async fn ready(rig: &Rig) -> Vec<u64> {
+    rig.store.ready(rig.now(), 100).await.unwrap().iter().map(|job| job.id.0).collect()
+}
+
+#[tokio::test]
+async fn so_many_at_once_and_the_next_when_one_ends() {
+    let mut rig = Rig::new().await;
+    let id = rig.store.submit_array(narrow(5, 2)).await.unwrap().id;
+    assert_eq!(id, JobId(1));
+    assert_eq!(rig.store.job(JobId(2)).await.unwrap().job.gate, Some(gate(id, 2)));
+    assert_eq!(ready(&rig).await, [2, 3], "the others wait behind the gate");
+    rig.check().await;
+    let refused = rig.store.claim(JobId(4), [7; 32], rig.now()).await;
+    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    let first = rig.claim(JobId(2)).await;
+    assert_eq!(ready(&rig).await, [3], "who runs keeps its place");
+    rig.reopen().await;
+    rig.end(first, ExitClass::Ok).await;
+    assert_eq!(ready(&rig).await, [3, 4]);
+    rig.crash(JobId(3)).await;
+    assert!(matches!(rig.state(JobId(3)).await, JobState::Queued { .. }), "it is tried again, and keeps its place");
+    assert!(ready(&rig).await.contains(&4) && !ready(&rig).await.contains(&5));
+    let hold = Command::Hold { hold: Hold { by: USER, reason: None, not_before: None } };
+    rig.store.command(JobId(3), None, hold).await.unwrap();
+    assert_eq!(ready(&rig).await, [4, 5], "who is held gives it up");
+    rig.store.command(JobId(3), None, Command::Release { by: USER }).await.unwrap();
+    assert!(rig.store.job(JobId(3)).await.unwrap().is_gated);
+    assert_eq!(ready(&rig).await, [4, 5]);
+    rig.store.command(JobId(4), None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await.len(), 2);
+    rig.check().await;
+    assert_eq!(rig.submit("free").await, JobId(7));
+    assert!(ready(&rig).await.contains(&7), "a gate is nobody else's");
+}
+
+#[tokio::test]
+async fn a_wrong_gate_is_found() {
+    let mut rig = Rig::new().await;
+    rig.store.submit_array(narrow(5, 2)).await.unwrap();
+    for sql in ["UPDATE jobs SET gated = 0 WHERE id = 4", "UPDATE jobs SET gated = 1 WHERE id IN (3, 4)"] {
+        rig.store.close().await;
+        let mut conn = SqliteConnectOptions::new().filename(rig.path()).connect().await.unwrap();
+        sqlx::query(sql).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        rig.reopen().await;
+        let found = rig.store.check().await.unwrap();
+        assert!(found.iter().any(|problem| problem.contains("lets 2 through at once")), "{found:?}");
+    }
+}
+
+async fn random(mut chance: Chance) {
+    let mut rig = Rig::new().await;
+    let (size, parallel) = (8, 1 + u32::try_from(chance.below(4)).unwrap());
+    let id = rig.store.submit_array(narrow(size, parallel)).await.unwrap().id;
+    let mut running = Vec::new();
+    for _ in 0..60 {
+        let member = JobId(id.0 + 1 + chance.below(size.into()));
+        let hold = Hold { by: USER, reason: None, not_before: None };
+        match chance.below(10) {
+            0..=3 => {
+                if let Some(job) = ready(&rig).await.first() {
+                    running.push(rig.claim(JobId(*job)).await);
+                }
+            }
+            4 | 5 if !running.is_empty() => {
+                let at = usize::try_from(chance.below(running.len() as u64)).unwrap();
+                let class = chance.pick(&[ExitClass::Ok, ExitClass::Spec, ExitClass::Crash, ExitClass::Preempted]);
+                let fence = running.swap_remove(at);
+                rig.end(fence, class).await;
+            }
+            // Some do not fit: so be it.
+            6 => drop(rig.store.command(member, None, Command::Hold { hold }).await),
+            7 => drop(rig.store.command(member, None, Command::Release { by: USER }).await),
+            8 => drop(rig.store.command(member, None, Command::Retry { by: USER }).await),
+            9 if chance.once_in(3) => drop(rig.store.command(member, None, Command::Cancel { by: USER }).await),
+            _ if chance.once_in(4) => rig.reopen().await,
+            _ => {}
+        }
+        rig.clock.forward(3600);
+        rig.check().await;
+    }
+}
+
+#[test]
+fn whatever_happens_the_gate_is_neither_too_wide_nor_shut() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    cases(10, |chance| runtime.block_on(random(chance)));
+}
