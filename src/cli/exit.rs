@@ -109,6 +109,7 @@ impl Exit {
     pub fn of_array(array: &ArrayView) -> Self {
         match array.state.as_str() {
             "failed" => Self::JobFailed,
+            _ if array.is_stuck() => Self::JobFailed,
             "cancelled" => Self::JobCancelled,
             _ => Self::Ok,
         }

@@ -172,8 +172,15 @@ pub(super) async fn bounds(pool: &SqlitePool, array: JobId) -> Result<Option<(i6
 
 async fn whole(conn: &mut SqliteConnection, row: &SqliteRow) -> Result<Array, StoreError> {
     let mut array = array(row).map_err(Fault::from)?;
-    let counts = sqlx::query_as::<_, (String, i64)>(COUNTS).bind(integer(array.id.0)).fetch_all(conn).await?;
+    let id = integer(array.id.0);
+    let counts = sqlx::query_as::<_, (String, i64)>(COUNTS).bind(id).fetch_all(&mut *conn).await?;
     array.counts = counts.into_iter().map(|(tally, jobs)| (tally, jobs.unsigned_abs())).collect();
+    // All members are looked at, which is not worth it while none is held.
+    if array.counts.contains_key("held") {
+        let last = id.saturating_add(array.size.into());
+        let quarantined = sqlx::query_scalar::<_, i64>(QUARANTINED).bind(id).bind(last).bind(Uid::SYSTEM.0);
+        array.quarantined = quarantined.fetch_one(conn).await?.unsigned_abs();
+    }
     Ok(array)
 }
 
@@ -192,6 +199,7 @@ fn array(row: &SqliteRow) -> Result<Array, RowError> {
         design: fields.json("design")?,
         submitted_at: fields.time("submitted_us")?,
         counts: BTreeMap::new(),
+        quarantined: 0,
     })
 }
 
@@ -201,6 +209,9 @@ pub(super) const SIZE: &str = "SELECT size FROM arrays WHERE id = ?1";
 pub(super) const COUNTS: &str = "SELECT tally, jobs FROM array_counts WHERE array_id = ?1 AND jobs > 0";
 pub(super) const WITH_TALLY: &str =
     "SELECT array_id FROM array_counts WHERE tally = ?1 AND jobs > 0 ORDER BY array_id DESC LIMIT ?2";
+
+pub(super) const QUARANTINED: &str =
+    "SELECT count(*) FROM jobs NOT INDEXED WHERE id > ?1 AND id <= ?2 AND state = 'held' AND hold ->> 'by' = ?3";
 
 /// By the order of their submits: those that have not ended, which are few, are walked by.
 pub(super) const ENDED: &str = "SELECT id FROM arrays WHERE NOT EXISTS ( \

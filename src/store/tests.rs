@@ -132,6 +132,7 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("what they had there", halving::VALUES),
         ("members", arrays::MEMBERS),
         ("ids of members", arrays::IDS),
+        ("quarantined members", arrays::QUARANTINED),
         ("a name", read::OPEN_NAMED),
         ("the newest of a name", read::NEWEST_NAMED),
         ("promote", flush::PROMOTE),

@@ -295,6 +295,8 @@ pub struct Array {
     pub submitted_at: Timestamp,
     /// Members by where they stand, without those where none does.
     pub counts: BTreeMap<String, u64>,
+    /// How many of those that are held are quarantined.
+    pub quarantined: u64,
 }
 
 /// Which arrays to list.

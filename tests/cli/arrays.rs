@@ -22,7 +22,7 @@ data = { format = "randn", rows = 10, features = 2, targets = 1 }
 fn array(changes: Json) -> Json {
     let mut view = json!({
         "schema": 1, "id": "17", "name": "sweep", "kind": "train", "state": "running", "queue": "default", "priority": 50, "user": "ada", "uid": 1000,
-        "labels": {"team": "vision"}, "size": 100, "finished": 34, "counts": {"succeeded": 31, "failed": 3, "running": 2, "queued": 64},
+        "labels": {"team": "vision"}, "size": 100, "finished": 34, "counts": {"succeeded": 31, "failed": 3, "running": 2, "queued": 64}, "quarantined": 0,
         "axes": [
             {"key": "train.optimizer.learning_rate", "range": {"low": 0.0001, "high": 0.1, "scale": "log"}},
             {"key": "train.batch_size", "values": [16, 32, 64]}

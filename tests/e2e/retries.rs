@@ -85,6 +85,22 @@ fn only_the_ends_that_are_named_are_tried_again() {
     assert_eq!((ran.code, &daemon.last()["attempt"]), (22, &json!(2)), "as long again by itself: {ran:?}");
 }
 
+#[test]
+fn an_array_with_quarantined_members_is_not_waited_for_any_longer() {
+    let daemon = Daemon::with(Worker::Fake);
+    daemon.write("sweep.toml", SPEC.replace("SCRIPT", "fail:hang:no progress"));
+    let ran = daemon.mlctl(&["submit", "sweep.toml", "--array", "train.seed=1,2", "-w"]);
+    assert_eq!(ran.code, 20, "{ran:?}");
+    assert!(ran.stdout.contains("2 held, 2 of them quarantined"), "{ran:?}");
+    assert!(ran.stderr.contains("mlctl release 1"), "{ran:?}");
+    assert_eq!(daemon.mlctl(&["wait", "1"]).code, 20);
+    daemon.mlctl(&["hold", "1"]).ok();
+    daemon.mlctl(&["release", "1"]).ok();
+    daemon.wait_until("2", "is tried again", |job| job["attempt"].as_u64() > Some(3));
+    daemon.mlctl(&["cancel", "1"]).ok();
+    daemon.wait_for("2", "cancelled");
+}
+
 const SPEC: &str = r#"version = 1
 name = "job"
 labels = { fake = "SCRIPT" }

@@ -86,6 +86,9 @@ pub struct ArrayView {
     pub finished: u64,
     /// How many of them stand where: by state, without those where none does; `stopped` are those that were cancelled since others do better.
     pub counts: BTreeMap<String, u64>,
+    /// How many of those that are held are quarantined: they go on when a person has looked at them.
+    #[serde(default)]
+    pub quarantined: u64,
     /// What varies.
     pub axes: Vec<Axis>,
     /// How members were drawn; null for a grid.
@@ -103,6 +106,12 @@ pub struct ArrayView {
 }
 
 impl ArrayView {
+    /// Whether nothing but a person changes it any more, and some members are quarantined: who waits for its end need not wait any longer.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.quarantined > 0 && self.finished.saturating_add(self.quarantined) >= self.counts.values().sum()
+    }
+
     /// Whether every member has ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {

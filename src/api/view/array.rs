@@ -9,7 +9,8 @@ use crate::{
 
 /// An array as a client sees it.
 pub(in crate::api) fn view(array: Array, scene: &Scene) -> ArrayView {
-    let Array { id, name, kind, user, queue, priority, labels, size, design, submitted_at, counts } = array;
+    let Array { id, name, kind, user, queue, priority, labels, size, design, submitted_at, counts, quarantined } =
+        array;
     ArrayView {
         schema: SCHEMA,
         id,
@@ -24,6 +25,7 @@ pub(in crate::api) fn view(array: Array, scene: &Scene) -> ArrayView {
         size,
         finished: counts.iter().filter(|(tally, _)| is_final(tally)).map(|(_, jobs)| jobs).sum(),
         counts,
+        quarantined,
         axes: design.sweep.axes,
         sample: design.sweep.sample,
         metric: design.metric,

@@ -79,10 +79,13 @@ pub async fn wait(
             () = &mut limit => return Ok((None, Exit::WaitedTooLong)),
         };
         match followed {
-            Some(Followed::Message(message)) if message.event == names::END => {
+            Some(Followed::Message(message)) if matches!(message.event.as_str(), names::END | names::ARRAY) => {
                 let array: ArrayView = super::follow::parse(&message.data)?;
-                let exit = Exit::of_array(&array);
-                return Ok((Some(array), exit));
+                // What is quarantined goes on when a person has looked at it, which nobody should wait for without knowing.
+                if message.event == names::END || array.is_stuck() {
+                    let exit = Exit::of_array(&array);
+                    return Ok((Some(array), exit));
+                }
             }
             Some(_) => {}
             None => return Err(Failure::new(Exit::Failed, "the daemon ended the stream without the array's end")),

@@ -158,9 +158,19 @@ pub fn ended(out: &mut Output, array: &ArrayView) -> Result<(), Failure> {
         return out.line(array.id.to_string());
     }
     let state = out.styled(state_style(&array.state), &array.state);
-    let counts: Vec<_> = array.counts.iter().map(|(state, jobs)| format!("{} {state}", text::count(*jobs))).collect();
+    let mut counts: Vec<_> =
+        array.counts.iter().map(|(state, jobs)| format!("{} {state}", text::count(*jobs))).collect();
+    if array.quarantined > 0 {
+        counts.push(format!("{} of them quarantined", text::count(array.quarantined)));
+    }
     out.line(format!("array {} ({}) {state}: {}", array.id, array.name, counts.join(", ")))?;
     out.flush()?;
+    if array.quarantined > 0 {
+        out.say(format!(
+            "they died too often: `mlctl why {}.N` says of what, `mlctl release {0}` lets them go on",
+            array.id
+        ));
+    }
     out.say(format!("more: mlctl show {}", array.id));
     Ok(())
 }
