@@ -25,8 +25,8 @@ use super::{
     view::{self, Planned, Scene},
 };
 use crate::{
-    domain::{JobState, array::is_final},
-    store::{Array, ArrayFilter, JobDetail, ListFilter, Listed, MemberFilter, StoreError},
+    domain::{Filter, JobState, array::is_final},
+    store::{Array, ArrayFilter, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
 };
 
 const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
@@ -36,7 +36,7 @@ const KINDS: [&str; 2] = ["train", "infer"];
 pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
     let sort = query.sort.unwrap_or_default();
     let (array, members, by_index) =
-        (query.array.clone(), query.members, query.array.is_some() && query.sort.is_none());
+        (query.array.clone(), query.members || query.filter.is_some(), query.array.is_some() && query.sort.is_none());
     let filter = filter(&api, query)?;
     let arrays = if array.is_none() && !members { api.arrays(&filter).await? } else { Vec::new() };
     let (mut details, is_partial) = match array {
@@ -74,7 +74,8 @@ fn order(jobs: &mut [JobDetail], sort: SortField) {
 }
 
 fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
-    let ListQuery { state, kind, user, queue, labels, since, sort: _, finished, limit, array: _, members } = query;
+    let ListQuery { state, kind, user, queue, labels, since, sort: _, finished, limit, array: _, members, filter } =
+        query;
     let known = |what: &str, value: &str, known: &[&str]| {
         if known.contains(&value) {
             return Ok(());
@@ -99,8 +100,23 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
     };
     let limit = limit.unwrap_or(DEFAULT_LIST_LIMIT).min(MAX_LIST_LIMIT);
     let labels = labels.as_deref().map_or(Ok(BTreeMap::new()), read_labels)?;
-    let finished = finished.unwrap_or(if since.is_some() { MAX_LIST_LIMIT } else { DEFAULT_FINISHED });
-    Ok(ListFilter { states, finished, kind, user, queue, labels, since, limit, look_at: Some(MAX_LOOKED_AT), members })
+    let sift = filter.as_deref().map(|text| sift(api, text)).transpose()?;
+    let asks_for_all = since.is_some() || sift.is_some();
+    let finished = finished.unwrap_or(if asks_for_all { MAX_LIST_LIMIT } else { DEFAULT_FINISHED });
+    // Other states need not be looked at.
+    let meant = sift.as_ref().filter(|_| states.is_empty()).and_then(|sift| sift.filter.states()).unwrap_or_default();
+    let states = if meant.is_empty() { states } else { meant.into_iter().map(str::to_owned).collect() };
+    let (members, look_at) = (members || sift.is_some(), Some(MAX_LOOKED_AT));
+    Ok(ListFilter { states, finished, kind, user, queue, labels, since, limit, look_at, members, sift })
+}
+
+fn sift(api: &Shared, text: &str) -> Result<Sift, Failure> {
+    let filter = Filter::parse(text).map_err(|errors| {
+        let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let hint = errors.into_iter().next().map(|error| error.hint).unwrap_or_default();
+        Failure::bad_request(format!("the filter cannot be read: {}", told.join("; ")), hint)
+    })?;
+    Ok(Sift { filter, names: api.users.names(), now: api.clock.now() })
 }
 
 fn read_labels(text: &str) -> Result<BTreeMap<String, String>, Failure> {
@@ -202,7 +218,14 @@ impl Shared {
     /// Members of an array, by index.
     async fn members(&self, array: &str, filter: ListFilter) -> Result<Vec<JobDetail>, StoreError> {
         let id = self.store.find_array(array).await?;
-        self.store.members(id, &MemberFilter { states: filter.states, limit: filter.limit }).await
+        let Some(sift) = filter.sift else {
+            return self.store.members(id, &MemberFilter { states: filter.states, limit: filter.limit }).await;
+        };
+        // An array's size is bounded, so that all of it can be looked at.
+        let mut members = self.store.members(id, &MemberFilter { states: filter.states, limit: u32::MAX }).await?;
+        members.retain(|member| sift.fits(&member.job));
+        members.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
+        Ok(members)
     }
 
     /// What jobs are seen against at this moment, without who is first in line.

@@ -83,12 +83,15 @@ pub struct ListQuery {
     /// Finished jobs beside the unfinished ones, where no state is named; [`DEFAULT_FINISHED`] when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished: Option<u32>,
-    /// Only members of this array, by index, whatever their state: its id, its name or `@last`. Besides it, `state` and `limit` alone are heeded.
+    /// Only members of this array, by index, whatever their state: its id, its name or `@last`. Besides it, `state`, `filter` and `limit` alone are heeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub array: Option<String>,
     /// Members of arrays one by one, and no arrays.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub members: bool,
+    /// Only what this finds ([`Filter`](crate::domain::Filter)), whatever its state, members of arrays one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// Jobs at most; [`DEFAULT_LIST_LIMIT`] when absent, never more than [`MAX_LIST_LIMIT`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,

@@ -1,13 +1,14 @@
 //! Lists of jobs: one indexed walk for each state asked for, merged. Never a scan of what is not shown: where a filter that no index serves must look at jobs that it leaves
 //! out, it looks at a bounded number of them, and the list says when that was not all.
 
+use futures_util::TryStreamExt as _;
 use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
 use super::{
     StoreError,
     error::Fault,
     read,
-    rows::{RowError, attempt_columns, job_columns},
+    rows::{self, RowError, attempt_columns, job_columns},
     types::{ListFilter, Listed},
 };
 
@@ -109,9 +110,20 @@ async fn walk(
     }
     let labels = if filter.labels.is_empty() { None } else { Some(&filter.labels) };
     let labels = labels.map(serde_json::to_string).transpose().map_err(Fault::from)?;
-    let query = sqlx::query(sql).bind(state).bind(limit).bind(above).bind(filter.kind.as_deref());
+    // What a sift leaves out does not count.
+    let most = if filter.sift.is_some() { -1 } else { i64::from(limit) };
+    let query = sqlx::query(sql).bind(state).bind(most).bind(above).bind(filter.kind.as_deref());
     let query = query.bind(filter.user.map(|user| user.0)).bind(filter.queue.as_deref()).bind(labels).bind(members);
-    Ok((query.fetch_all(conn).await?, is_bounded))
+    let Some(sift) = &filter.sift else { return Ok((query.fetch_all(conn).await?, is_bounded)) };
+    let (mut rows, mut found) = (query.fetch(conn), Vec::new());
+    while found.len() < usize::try_from(limit).unwrap_or(usize::MAX)
+        && let Some(row) = rows.try_next().await?
+    {
+        if sift.fits(&rows::job(&row).map_err(Fault::from)?) {
+            found.push(row);
+        }
+    }
+    Ok((found, is_bounded))
 }
 
 /// Whether jobs of a state are walked by when they ended; members of arrays stand among the others then.

@@ -52,7 +52,7 @@ pub use self::{
     error::StoreError,
     types::{
         Array, ArrayFilter, Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter, NewArray,
-        NewJob, NewSchedule, Ready, Schedule, StoredEvent, Submitted, TickRow,
+        NewJob, NewSchedule, Ready, Schedule, Sift, StoredEvent, Submitted, TickRow,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};

@@ -1,6 +1,6 @@
 //! What goes into the store and comes out of it. Plain data: made and read by every room that calls the store; no SQL, no behaviour.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{Timestamp, civil::DateTime};
 use mlctl_protocol::{
@@ -10,9 +10,10 @@ use mlctl_protocol::{
 };
 
 use crate::domain::{
-    Event, Exit, Fence, Hold, Job, Uid,
+    Event, Exit, Fence, Filter, Hold, Job, Uid,
     array::{Design, Params},
     event::ProcessIdentity,
+    filter::Seen,
 };
 
 /// A job to keep.
@@ -147,13 +148,39 @@ pub struct ListFilter {
     pub look_at: Option<u32>,
     /// Members of arrays too.
     pub members: bool,
+    /// Only jobs that this finds too.
+    pub sift: Option<Sift>,
+}
+
+/// A filter with what it needs to know beside a job.
+#[derive(Debug, Clone)]
+pub struct Sift {
+    /// Which jobs are meant.
+    pub filter: Filter,
+    /// Login names by user id.
+    pub names: Arc<BTreeMap<u32, String>>,
+    /// The present.
+    pub now: Timestamp,
+}
+
+impl Sift {
+    /// Whether a job is meant.
+    #[must_use]
+    pub fn fits(&self, job: &Job) -> bool {
+        let user = self.names.get(&job.user.0).map(String::as_str);
+        self.filter.fits(Seen { job, user, now: self.now })
+    }
 }
 
 impl ListFilter {
     /// Whether jobs are left out that an index walk comes by.
     #[must_use]
     pub fn sifts(&self) -> bool {
-        self.kind.is_some() || self.user.is_some() || self.queue.is_some() || !self.labels.is_empty()
+        self.kind.is_some()
+            || self.user.is_some()
+            || self.queue.is_some()
+            || !self.labels.is_empty()
+            || self.sift.is_some()
     }
 }
 

@@ -116,6 +116,13 @@ async fn lists_are_of_what_was_asked_for() {
         ("?sort=name", vec![1, 2, 3, 4]),
         ("?sort=finished", vec![4, 3, 2, 1]),
         ("?sort=newest", vec![4, 3, 2, 1]),
+        ("?filter=state%3Dfailed", vec![1]),
+        ("?filter=label.team%3Dvision+and+not+finished", vec![4]),
+        ("?filter=priority%3E50+or+state%3Drunning", vec![3, 2]),
+        ("?filter=priority%3E50+or+state%3Drunning&state=running", vec![2]),
+        ("?filter=priority%3E50+or+state%3Drunning&limit=1", vec![3]),
+        ("?filter=state%3Dfailed+and+state%3Drunning", vec![]),
+        (&format!("?filter=user%3D{user}+and+age%3C7d+and+name%21%7Eb*"), vec![4, 3, 1]),
     ];
     for (query, expected) in cases {
         let list: JobList = rig.get(&format!("/v1/jobs{query}")).await;
@@ -125,7 +132,8 @@ async fn lists_are_of_what_was_asked_for() {
     let wrong = ["?state=", "?state=done", "?state=queued,", "?kind=x", "?user=no-such-user", "?user=", "?limit=-1"];
     let labels = ["?labels=team", "?labels=%7B%22team%22%3A5%7D", "?labels=", "?since=yesterday", "?sort=size"];
     let long = format!("?labels=%7B%22team%22%3A%22{}%22%7D", "x".repeat(4096));
-    let wrong = wrong.into_iter().chain(labels).chain([long.as_str()]);
+    let filters = ["?filter=", "?filter=stat%3D1", "?filter=state%3Ddancing", "?filter=%28"];
+    let wrong = wrong.into_iter().chain(labels).chain(filters).chain([long.as_str()]);
     for query in wrong.chain(["?limit=x", "?stat=queued", "?limit=1&limit=2", "?limit=4294967296"]) {
         let (status, code, _) = rig.get_error(&format!("/v1/jobs{query}")).await;
         assert_eq!((status, code), (400, ErrorCode::BadRequest), "{query}");

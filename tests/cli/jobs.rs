@@ -50,6 +50,16 @@ fn filters_are_asked_of_the_daemon() {
 }
 
 #[test]
+fn a_filter_is_read_before_the_daemon_is_asked() {
+    let line = "GET /v1/jobs?filter=state%3Dfailed+and+name%7E%22a+b*%22";
+    let rig = Rig::new(&[(line, &[Answer::Json(200, all())])]);
+    assert_eq!(rig.run(&["ls", "-F", "state=failed and name~\"a b*\"", "-o", "name"]).stdout, "13\n12\n9\n7\n");
+    let wrong = ["stat=failed and priority>high", "(state=failed", "", "name=\"tmp", "finished>7d"]
+        .map(|filter| rig.run(&["ls", "--filter", filter]).text());
+    snapshot("ls-filter-wrong", &wrong.join(""));
+}
+
+#[test]
 fn what_a_list_leaves_out_is_said() {
     let line =
         "GET /v1/jobs?queue=night&labels=%7B%22team%22%3A%22vision%22%7D&since=2026-11-25T00%3A00%3A00Z&sort=priority";

@@ -1,11 +1,11 @@
 //! Finding and listing jobs, events and counts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::SignedDuration;
 use mlctl::{
-    domain::{Command, Hold, Uid},
-    store::{ListFilter, Listed, NewJob, StoreError},
+    domain::{Command, Filter, Hold, Uid},
+    store::{ListFilter, Listed, NewJob, Sift, StoreError},
 };
 use mlctl_protocol::{ExitClass, JobId};
 
@@ -152,6 +152,17 @@ async fn a_list_is_sifted_by_label_queue_and_time_and_says_when_it_did_not_see_a
         (vec![5, 4], false)
     );
     assert_eq!(list(few(ListFilter { since: since(0), ..of(&["succeeded"]) })).await, (vec![5], true));
+    let sift = |text: &str| {
+        let names = Arc::new([(USER.0, "ann".to_owned())].into());
+        let sift = Sift { filter: Filter::parse(text).unwrap(), names, now: rig.now() };
+        ListFilter { sift: Some(sift), members: true, ..all.clone() }
+    };
+    assert_eq!(list(sift("label.team~vision* or attempt=0 and user=ann")).await, (vec![9, 8, 7, 6, 3], false));
+    assert_eq!(list(few(sift("label.team~a*"))).await, (vec![8, 7, 5], true));
+    assert_eq!(list(ListFilter { limit: 2, ..sift("finished") }).await, (vec![6, 5], false));
+    assert_eq!(list(ListFilter { limit: 0, ..sift("finished") }).await.0, Vec::<u64>::new());
+    let since = ListFilter { since: since(4), ..sift("age>7h and not label.run=4") };
+    assert_eq!(list(since).await, (Vec::new(), false), "nothing is that old");
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use crate::{
         types::JobList,
     },
     cli::{Context, Done, Failure, exit::Exit, output::jobs, times::duration},
+    config::document::{FlagMistake, Report},
+    domain::{Filter, FilterError},
 };
 
 /// How often `--watch` looks.
@@ -23,11 +25,17 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const EXAMPLES: &str = "\
 Without a filter: the unfinished jobs and the 10 that ended last, newest first. --sort orders what is listed, and --limit takes the newest whatever the order.
 
+A filter compares fields of a job: id, name, kind, state, user, queue, priority, label.KEY, exit_class, attempt, retries, cpus, gpus, array; submitted, started, finished (times
+in UTC); age (since the submit). Operators: = != < <= > >=, and ~ !~ for a pattern with * and ?. What a job may lack, such as label.KEY or finished, may stand alone: it has it.
+Texts with other signs than letters, digits and _-.:/@+*?%, stand in quotes.
+
 Examples:
   mlctl ls
   mlctl ls --state failed --limit 50
   mlctl ls --since 24h --label team=vision --sort finished
   mlctl ls --state queued --sort priority     as they will start
+  mlctl ls -F 'state=failed and label.team=vision and priority>=60 and age<7d and not name~tmp*'
+  mlctl ls -F 'exit_class=oom_device or (state=running and started<2026-11-25)'
   mlctl ls --all -o wide
   mlctl ls --array sweep --state failed       the members of an array, which is one row otherwise
   mlctl ls --state queued,running -o name | xargs mlctl cancel
@@ -54,6 +62,9 @@ pub struct Arguments {
     /// Of those that ended, all since then: 90m, 24h or 7d ago, or a date or time in UTC
     #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
     since: Option<Since>,
+    /// Only what this finds, whatever its state, members of arrays one by one: fields compared, joined by and, or, not and ( )
+    #[arg(short = 'F', long, value_name = "FILTER", allow_hyphen_values = true)]
+    filter: Option<String>,
     /// The order of what is listed
     #[arg(long, value_name = "FIELD", value_parser = sort_parser())]
     sort: Option<SortField>,
@@ -131,10 +142,14 @@ impl Arguments {
             limit: self.limit.or_else(|| (self.all || self.array.is_some()).then_some(MAX_LIST_LIMIT)),
             array: self.array.clone(),
             members: self.members,
+            filter: self.filter.clone(),
         })
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
+        if let Some(text) = &self.filter {
+            checked(text)?;
+        }
         loop {
             let path = address("/v1/jobs", &self.query(context.clock.now())?);
             let list: JobList = context.client.get(&path).await?;
@@ -156,6 +171,20 @@ impl Arguments {
             tokio::time::sleep(WATCH_EVERY).await;
         }
     }
+}
+
+/// Refuses a filter that cannot be read, with all that is wrong with it, where it stands.
+pub(super) fn checked(text: &str) -> Result<(), Failure> {
+    let Err(errors) = Filter::parse(text) else { return Ok(()) };
+    let mistakes = errors.into_iter().map(|FilterError { column, end, message, hint }| FlagMistake {
+        flag: "--filter",
+        text,
+        span: column..end,
+        path: "filter",
+        message,
+        hint,
+    });
+    Err(Failure::report(Exit::Usage, Report::of_flags(mistakes.collect())))
 }
 
 #[cfg(test)]
