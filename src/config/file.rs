@@ -108,6 +108,9 @@ pub struct WorkersSection {
     /// Seconds without a step after which a worker is ended; 0 for never.
     #[schemars(range(max = 604_800))]
     pub hang_seconds: u32,
+    /// Seconds that a preemptible job runs before it is asked to make way for a more urgent one.
+    #[schemars(range(max = 86_400))]
+    pub min_run_seconds: u32,
     /// The size of a log file in bytes.
     #[schemars(range(min = 4096, max = 1_099_511_627_776_u64))]
     pub log_max_bytes: u64,
@@ -126,6 +129,7 @@ impl Default for WorkersSection {
             lease_seconds: 600,
             grace_seconds: 20,
             hang_seconds: 600,
+            min_run_seconds: 60,
             log_max_bytes: 16 * 1024 * 1024,
             log_files: 4,
         }

@@ -176,6 +176,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
             lease_seconds: workers.lease_seconds,
             grace_seconds: workers.grace_seconds,
             hang_seconds: workers.hang_seconds,
+            min_run_seconds: workers.min_run_seconds,
             log_max_bytes: workers.log_max_bytes,
             log_files: workers.log_files,
         },

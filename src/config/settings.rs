@@ -78,6 +78,8 @@ pub struct WorkerSettings {
     pub grace_seconds: u32,
     /// Seconds without a step after which a worker is ended; 0 for never.
     pub hang_seconds: u32,
+    /// Seconds that a preemptible job runs before it is asked to make way for a more urgent one.
+    pub min_run_seconds: u32,
     /// The size of a log file, in bytes.
     pub log_max_bytes: u64,
     /// Log files of each of a worker's two streams, the one being written included; at least 1.

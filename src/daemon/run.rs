@@ -167,7 +167,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         max_queued: settings.limits.max_queued,
     };
     let deadlines = Deadlines { store: store.clone(), clock: clock.clone() };
-    let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock };
+    let min_run = Duration::from_secs(settings.workers.min_run_seconds.into());
+    let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock, min_run };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let running = vec![
         Part::spawn("api", api.run(clients)),

@@ -6,6 +6,7 @@ pub mod cron;
 mod cron_tests;
 pub mod deadlines;
 mod plan;
+mod preempt;
 mod run;
 #[cfg(test)]
 mod tests;

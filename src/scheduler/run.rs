@@ -34,6 +34,8 @@ pub struct Scheduler {
     pub supervisor: Handle,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
+    /// So long a job runs before it is asked to make way: that a device changes hands all the time helps nobody.
+    pub min_run: Duration,
 }
 
 /// Starts jobs until `stop`; a job that is being claimed then is still handed over.
@@ -82,7 +84,7 @@ impl Scheduler {
     async fn round(&self) -> Result<Wait, StoreError> {
         let (free, machine) = (self.supervisor.free(), self.supervisor.machine());
         // Every job takes a core.
-        if free.cpus == 0 {
+        if free.cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
         let now = self.clock.now();
@@ -102,10 +104,11 @@ impl Scheduler {
         }
         let claims = join_all(plan.start.iter().map(|job| self.start(*job))).await;
         claims.into_iter().collect::<Result<Vec<()>, _>>()?;
-        if self.supervisor.free().cpus == 0 {
+        let later = self.make_way(now).await?;
+        if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
-        Ok(Wait::Anything(self.store.next_ready_at(now).await?))
+        Ok(Wait::Anything(self.store.next_ready_at(now).await?.into_iter().chain(later).min()))
     }
 
     async fn start(&self, job: JobId) -> Result<(), StoreError> {

@@ -118,7 +118,12 @@ impl Room {
         let parts = Parts { store: store.clone(), artifacts: Stores::new(), clock: Arc::new(TestClock), executor };
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap();
-        let scheduler = Scheduler { store: store.clone(), supervisor: supervisor.handle(), clock: Arc::new(TestClock) };
+        let scheduler = Scheduler {
+            store: store.clone(),
+            supervisor: supervisor.handle(),
+            clock: Arc::new(TestClock),
+            min_run: Duration::ZERO,
+        };
         let listener = UnixListener::bind(dir.path().join("workers.sock")).unwrap();
         let running = vec![tokio::spawn(supervisor.run(listener)), tokio::spawn(run(scheduler, stop.clone()))];
         Self { store, mayflies, stop, running, _dir: dir }

@@ -52,6 +52,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         resources: job.resources.clone(),
         storage: shared.storage(fence),
         keep: spec.checkpoint.keep,
+        preemptible: job.preemptible,
         planned_limit_seconds: spec.time.limit_seconds,
         times: Times::of(&job, spec.time.limit_seconds),
         secret: SecretHash::from_bytes(found.secret_hash),

@@ -29,6 +29,7 @@ pub(super) struct Birth {
     pub(super) resources: Resources,
     pub(super) storage: Storage,
     pub(super) keep: u32,
+    pub(super) preemptible: bool,
     /// Seconds that an attempt may run, as the spec says.
     pub(super) planned_limit_seconds: Option<u32>,
     pub(super) times: Times,
@@ -48,6 +49,8 @@ pub(super) struct Live {
     pub(super) storage: Storage,
     /// Checkpoints of the job that are kept.
     pub(super) keep: u32,
+    /// Whether it may be asked to make way for another.
+    pub(super) preemptible: bool,
     planned_limit_seconds: Option<u32>,
     /// When the attempt must have ended, which an edit may change.
     times: watch::Sender<Times>,
@@ -122,6 +125,7 @@ impl Live {
             resources,
             storage,
             keep,
+            preemptible,
             planned_limit_seconds,
             times,
             secret,
@@ -147,6 +151,7 @@ impl Live {
             resources,
             storage,
             keep,
+            preemptible,
             planned_limit_seconds,
             times: watch::Sender::new(times),
             secret,
@@ -321,6 +326,7 @@ pub(super) mod tests {
             resources: Resources::default(),
             storage: mlctl_artifacts::keys::storage("file:///o", "x", JobId(job), AttemptNumber(1)),
             keep: 3,
+            preemptible: false,
             planned_limit_seconds: None,
             times: Times::default(),
             secret: Secret::draw(|bytes| bytes.fill(7)).hash(),

@@ -210,6 +210,7 @@ impl Handle {
             resources: claimed.job.resources.clone(),
             storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
+            preemptible: claimed.job.preemptible,
             planned_limit_seconds: claimed.spec.time.limit_seconds,
             times: Times::of(&claimed.job, claimed.spec.time.limit_seconds),
             secret: secret.hash(),
@@ -353,6 +354,12 @@ impl Handle {
     pub fn occupants(&self) -> Vec<JobId> {
         let attempts = self.shared.lock();
         attempts.iter().filter(|(_, live)| !live.vitals().vacated).map(|(job, _)| *job).collect()
+    }
+
+    /// Whether an attempt is under way that may be asked to make way for another and was not yet asked to end.
+    #[must_use]
+    pub fn has_preemptible(&self) -> bool {
+        self.shared.lock().values().any(|live| live.preemptible && live.ending().borrow().is_none())
     }
 
     /// What is left for further attempts.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Worker, processes,
+    Daemon, Setup, Worker, processes,
     specs::{Length, fake, training},
 };
 
@@ -80,4 +80,45 @@ fn a_cancel_outweighs_a_pause_and_a_job_that_waits_is_held() {
     assert!(daemon.mlctl(&["pause", &id]).ok().contains("held by"));
     assert_eq!(daemon.job(&id)["state"], "held");
     assert!(daemon.mlctl(&["resume", &id]).ok().contains("is queued again"));
+}
+
+#[test]
+fn a_preemptible_job_makes_way_for_a_more_urgent_one_and_goes_on_to_the_same_bits() {
+    let mut daemon = Setup::of(Worker::Real).set("workers.cpus=1").set("workers.min_run_seconds=1").start();
+    let spec = |name: &str| {
+        let mut spec = training(Worker::Real, name, Length::Long);
+        // Nothing is saved but by the order to make way, and at the end.
+        spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
+        spec["train"]["max_steps"] = json!(2000);
+        spec
+    };
+    let undisturbed = daemon.submit(&spec("undisturbed"));
+    let undisturbed = daemon.wait_for(&undisturbed, "succeeded");
+
+    let mut low = spec("low");
+    (low["preemptible"], low["priority"]) = (json!(true), json!(10));
+    let low = daemon.submit(&low);
+    daemon.wait_until(&low, "has done a step", |job| job["progress"]["step"].as_u64() > Some(0));
+    let equal =
+        daemon.submit(&training(Worker::Real, "equal", Length::Short).as_object().map_or(Value::Null, |spec| {
+            let mut spec = spec.clone();
+            spec.insert("priority".into(), json!(10));
+            spec.into()
+        }));
+    let urgent = daemon.submit(&training(Worker::Real, "urgent", Length::Short));
+    let done = daemon.wait_for(&urgent, "succeeded");
+    let events = daemon.events(&low);
+    let asked = events.iter().find(|event| event["event"] == "yielding").expect("it was asked to make way");
+    assert_eq!(asked["to"], urgent, "not for one that is no more urgent than itself: {asked:#}");
+    let requeued = events.iter().find(|event| event["event"] == "requeued").expect("and did");
+    assert_eq!(requeued["exit"]["class"], "preempted");
+    let waited = |job: &Value| {
+        let moment = |name: &str| job[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        moment("started_at").duration_since(moment("submitted_at")).as_secs()
+    };
+    assert!(waited(&done) < 20, "{done:#}");
+    let job = daemon.wait_for(&low, "succeeded");
+    assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(2), &json!(0)));
+    assert_eq!(job["model"]["digest"], undisturbed["model"]["digest"]);
+    daemon.wait_for(&equal, "succeeded");
 }

@@ -1,0 +1,134 @@
+//! Who makes way for a more urgent job: data in, data out, and the scheduler's step around it. Called by the loop when nothing more fits. No process, no SQL; that a job may be asked at all,
+//! and only once, is the state machine's to know.
+
+use jiff::{SignedDuration, Timestamp};
+use mlctl_protocol::{JobId, spec::Resources};
+use tracing::info;
+
+use super::Scheduler;
+use crate::{
+    domain::{Job, JobState},
+    store::StoreError,
+};
+
+/// An hour of waiting is worth a point of priority: who makes way must not be first in line again.
+const MICROSECONDS_A_POINT: i64 = 3_600_000_000;
+
+/// Jobs in line that are looked at, where the first are too large for the machine.
+const MOST_READ: u32 = 16;
+
+/// Who is to make way now, and when somebody else could be asked who has not run long enough yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Way {
+    /// To be asked, all of them.
+    pub victims: Vec<JobId>,
+    /// Not before this moment.
+    pub later: Option<Timestamp>,
+}
+
+/// Chooses who makes way for `head` among the jobs that run. Nobody, when what is free and what those have that are leaving already will do, or when all together would not do: nobody is
+/// disturbed in vain. Else preemptible jobs of lower priority that have run for `least`, the lowest priority first and of these the one that was started last, which has done the least; and none that turns
+/// out not to be needed.
+#[must_use]
+pub fn way(head: &Job, free: &Resources, running: &[Job], least: SignedDuration, now: Timestamp) -> Way {
+    let mut have = free.clone();
+    for job in running.iter().filter(|job| is_leaving(job)) {
+        add(&mut have, &job.resources);
+    }
+    let mut may: Vec<&Job> = running.iter().filter(|job| !is_leaving(job) && goes_after(job, head)).collect();
+    let all = may.iter().fold(have.clone(), |mut all, job| {
+        add(&mut all, &job.resources);
+        all
+    });
+    if fits(&head.resources, &have) || !fits(&head.resources, &all) {
+        return Way::default();
+    }
+    may.sort_by_key(|job| (job.priority, std::cmp::Reverse(job.started_at), job.id));
+    let ripe =
+        |job: &&Job| job.started_at.is_some_and(|started| started.saturating_add(least).is_ok_and(|at| at <= now));
+    let mut victims: Vec<&Job> = Vec::new();
+    for job in may.iter().copied().filter(ripe) {
+        if fits(&head.resources, &have) {
+            break;
+        }
+        add(&mut have, &job.resources);
+        victims.push(job);
+    }
+    if !fits(&head.resources, &have) {
+        let started = may.iter().filter(|job| !ripe(job)).filter_map(|job| job.started_at).min();
+        return Way { victims: Vec::new(), later: started.and_then(|started| started.checked_add(least).ok()) };
+    }
+    spare(head, have, &mut victims);
+    Way { victims: victims.iter().map(|job| job.id).collect(), later: None }
+}
+
+/// Lets those go on without whom it is enough too.
+fn spare(head: &Job, mut have: Resources, victims: &mut Vec<&Job>) {
+    victims.retain(|job| {
+        let Some(without) = less(&have, &job.resources) else { return true };
+        let is_needed = !fits(&head.resources, &without);
+        if !is_needed {
+            have = without;
+        }
+        is_needed
+    });
+}
+
+/// Whether it may be asked, and would be behind `head` when it waits again.
+fn goes_after(job: &Job, head: &Job) -> bool {
+    let rank = |job: &Job| {
+        job.submitted_at.as_microsecond().saturating_sub(i64::from(job.priority).saturating_mul(MICROSECONDS_A_POINT))
+    };
+    job.preemptible && job.priority < head.priority && rank(job) > rank(head)
+}
+
+/// Whether what it has will be free, since it was asked to save its work or to end.
+const fn is_leaving(job: &Job) -> bool {
+    matches!(job.state, JobState::Running { intent: Some(_), .. })
+}
+
+const fn fits(needs: &Resources, have: &Resources) -> bool {
+    needs.cpus <= have.cpus && needs.gpus <= have.gpus
+}
+
+const fn add(have: &mut Resources, more: &Resources) {
+    have.cpus = have.cpus.saturating_add(more.cpus);
+    have.gpus = have.gpus.saturating_add(more.gpus);
+}
+
+fn less(have: &Resources, less: &Resources) -> Option<Resources> {
+    Some(Resources { cpus: have.cpus.checked_sub(less.cpus)?, gpus: have.gpus.checked_sub(less.gpus)? })
+}
+
+impl Scheduler {
+    /// Asks jobs to make way for the first in line, where it does not fit and they may be asked. Returns when somebody could be asked who has not run long enough yet.
+    pub(super) async fn make_way(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        if !self.supervisor.has_preemptible() {
+            return Ok(None);
+        }
+        let machine = self.supervisor.machine();
+        let first = self.store.ready(now, MOST_READ).await?;
+        // One that is too large for the machine holds nobody back.
+        let first = first.into_iter().find(|job| job.cpus <= machine.cpus && job.gpus <= machine.gpus);
+        let Some(first) = first else { return Ok(None) };
+        let head = self.store.job(first.id).await?.job;
+        let running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
+        let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
+        let Way { victims, later } = way(&head, &self.supervisor.free(), &running, least, now);
+        for victim in victims {
+            match self.supervisor.preempt(victim, head.id).await {
+                Ok(_) => {
+                    info!(job_id = %victim, to = %head.id, "job {victim} is asked to make way for job {}", head.id);
+                }
+                // It ended a moment ago.
+                Err(StoreError::Refused(_) | StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(later)
+    }
+}
+
+#[cfg(test)]
+#[path = "preempt_tests.rs"]
+mod tests;
