@@ -16,6 +16,7 @@ mod logs;
 mod permit;
 mod preflight;
 pub mod query;
+mod removal;
 mod routes;
 mod schedules;
 mod server;

@@ -141,6 +141,15 @@ pub struct FollowQuery {
     pub after: Option<i64>,
 }
 
+/// The query of `DELETE /v1/jobs/{ref}` and `DELETE /v1/arrays/{ref}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoveQuery {
+    /// Whether models and predictions are deleted too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub objects: bool,
+}
+
 /// Runs of a preview that names no number, and the most that one has.
 pub const DEFAULT_PREVIEW_RUNS: u32 = 5;
 /// See [`DEFAULT_PREVIEW_RUNS`].

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::{
     Context, array_submit, arrays, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs,
-    schedules, submit, types::ErrorCode,
+    removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -60,6 +60,7 @@ fn all() -> Vec<Route> {
         get("/v1/jobs", jobs::list),
         post("/v1/jobs", submit::submit),
         get("/v1/jobs/{job}", jobs::show),
+        delete("/v1/jobs/{job}", removal::job).within(LONG_LIMIT),
         get("/v1/jobs/{job}/spec", jobs::spec),
         get("/v1/jobs/{job}/attempts", jobs::attempts),
         get("/v1/jobs/{job}/events", jobs::events),
@@ -83,6 +84,7 @@ fn all() -> Vec<Route> {
         post("/v1/jobs/{job}/retry", control::retry),
         post("/v1/arrays", array_submit::submit),
         get("/v1/arrays/{array}", arrays::show),
+        delete("/v1/arrays/{array}", removal::array).within(VERIFY_LIMIT),
         get("/v1/arrays/{array}/follow", arrays::follow),
         post("/v1/arrays/{array}/cancel", arrays::cancel),
         post("/v1/arrays/{array}/stop", arrays::stop),

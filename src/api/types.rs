@@ -6,6 +6,7 @@ mod checkpoints;
 mod control;
 mod daemon;
 mod error;
+mod removal;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use checkpoints::{
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
+pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
 
 /// The version of these bodies, in `schema` of each.

@@ -121,6 +121,8 @@ verbs! {
     Edit => edit,
     /// Queue jobs again that failed or were cancelled
     Retry => retry,
+    /// Remove finished jobs for good
+    Rm => rm,
     /// Draw a job's learning curve and confusion matrix
     Plot => plot,
     /// List, show, take, verify and pull checkpoints

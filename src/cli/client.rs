@@ -106,9 +106,10 @@ impl Client {
 
     /// Asks for something to be removed.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let call = Call { method: Method::DELETE, path, body: Bytes::new(), last_event: None, limit: ANSWER_LIMIT };
+        let limit = LONG_LIMIT;
+        let call = Call { method: Method::DELETE, path, body: Bytes::new(), last_event: None, limit };
         let response = self.call(&call).await.map_err(|trouble| self.failure(trouble))?;
-        self.answer(response, ANSWER_LIMIT).await
+        self.answer(response, limit).await
     }
 
     /// Asks for something that may be asked for twice, as its body carries an idempotency key or a name: when the connection breaks, it is asked for again, until a restarting daemon

@@ -18,6 +18,7 @@ pub mod pull;
 pub mod release;
 pub mod resume;
 pub mod retry;
+pub mod rm;
 pub mod schedule;
 pub mod show;
 pub mod spec;

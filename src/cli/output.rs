@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod logs;
 pub mod plot;
 pub mod pull;
+pub mod removal;
 pub mod schedules;
 pub mod table;
 pub mod text;
@@ -142,6 +143,12 @@ impl Output {
             // Whoever closed standard error does not want to know.
             let _ = writeln!(io::stderr(), "{}", line.as_ref());
         }
+    }
+
+    /// Asks a person something, who answers in the same line.
+    pub fn ask(&self, question: &str) {
+        let mut stderr = io::stderr();
+        let _ = write!(stderr, "{question} ").and_then(|()| stderr.flush());
     }
 
     /// Says what failed, why, and what to do.

@@ -108,6 +108,13 @@ pub enum Command {
         /// Who.
         by: Uid,
     },
+    /// A person removes a finished job, or the daemon does as its settings say.
+    Remove {
+        /// Who.
+        by: Uid,
+        /// Whether the array that it is a member of goes with it.
+        with_array: bool,
+    },
 }
 
 /// What a person changes of a job.
@@ -367,6 +374,11 @@ pub enum Event {
     Expired {
         /// What there is to say of it.
         exit: Exit,
+    },
+    /// It is removed: its last event, and the only one that keeps its body.
+    Removed {
+        /// Who.
+        by: Uid,
     },
 }
 

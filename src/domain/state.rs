@@ -84,6 +84,9 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
         // Of a quarantined job: who wants it tried again has looked at it.
         (state, Command::Retry { by }) if may_retry(state) && !is_late(job, now) => Event::Retried { by: *by },
         (state, Command::Expire) if waits(state) && is_late(job, now) => Event::Expired { exit: expired(job) },
+        (state, Command::Remove { by, with_array }) if state.is_terminal() && (*with_array || job.array.is_none()) => {
+            Event::Removed { by: *by }
+        }
         _ => return Err(wrong_state(job, command)),
     };
     Ok(vec![event])
@@ -229,6 +232,7 @@ fn asks(event: &Event) -> Option<Intent> {
 fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
     match (&job.state, event) {
         (JobState::Queued { .. }, Event::Held { hold }) => job.state = JobState::Held(hold.clone()),
+        (state, Event::Removed { .. }) if state.is_terminal() => {}
         (JobState::Held(hold), Event::Released { .. }) => {
             if hold.is_quarantine() {
                 (job.infrastructure_retries_used, job.fruitless) = (0, 0);
@@ -410,6 +414,8 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::Release { .. } => "released",
         Command::Edit { .. } => "edited",
         Command::Expire => "expired",
+        Command::Remove { .. } if job.state.is_terminal() => "removed without its array",
+        Command::Remove { .. } => "removed",
         Command::Retry { .. } if may_retry(&job.state) => {
             "retried: its deadline has passed; `mlctl edit` gives it another with --deadline, or none with --no-deadline"
         }
@@ -440,6 +446,7 @@ const fn name(event: &Event) -> &'static str {
         Event::Released { .. } => "released",
         Event::Edited { .. } => "edited",
         Event::Expired { .. } => "expired",
+        Event::Removed { .. } => "removed",
     }
 }
 

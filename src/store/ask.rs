@@ -193,6 +193,13 @@ pub(super) enum Ask {
         command: Box<Command>,
         reply: Reply<Vec<(Job, bool)>>,
     },
+    /// Also asked with no job, to cut off a piece of the log.
+    Remove {
+        jobs: Vec<JobId>,
+        by: Uid,
+        with_array: bool,
+        reply: Reply<Vec<Result<Job, StoreError>>>,
+    },
     Report {
         fence: Fence,
         seq: u64,
@@ -241,6 +248,7 @@ impl Ask {
         match self {
             Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.send(),
             Self::Many { reply, .. } => reply.send(),
+            Self::Remove { reply, .. } => reply.send(),
             Self::Claim { reply, .. } => reply.send(),
             Self::Command { reply, .. } => reply.send(),
             Self::Report { reply, .. } => reply.send(),
@@ -259,6 +267,7 @@ impl Ask {
         match self {
             Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.fail(error),
             Self::Many { reply, .. } => reply.fail(error),
+            Self::Remove { reply, .. } => reply.fail(error),
             Self::Claim { reply, .. } => reply.fail(error),
             Self::Command { reply, .. } => reply.fail(error),
             Self::Report { reply, .. } => reply.fail(error),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt as _;
 use mlctl_protocol::JobId;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
@@ -15,7 +16,7 @@ use super::{
     seals,
     types::StoredEvent,
 };
-use crate::domain::{Job, state};
+use crate::domain::{Event, Job, state};
 
 /// Rows read at a time.
 pub(super) const PAGE: i64 = 500;
@@ -75,7 +76,11 @@ async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(),
     let (instance, ledger) = Ledger::read(conn).await?;
     problems.extend(ledger.compare_head(conn, &instance.id).await?);
     problems.extend(ledger.compare_ends(conn).await?);
-    let (mut last, mut hash) = (0_i64, chain::genesis(&instance.id));
+    let (mut last, mut hash) = ledger.beginning(&instance.id);
+    let first: Option<i64> = sqlx::query_scalar("SELECT min(id) FROM events").fetch_one(&mut *conn).await?;
+    if first.is_some_and(|first| first <= last) {
+        problems.push(format!("table instance: the log is cut off up to event {last}, and earlier ones are there"));
+    }
     loop {
         let sql = "SELECT id, at_us, job_id, body, hash FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
@@ -85,8 +90,12 @@ async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(),
                 problems.push(format!("events {} to {} are missing", last + 1, fields.id - 1));
             }
             last = fields.id;
-            hash = chain::next(&hash, last, fields.get("at_us")?, fields.get("job_id")?, fields.get("body")?);
             let stored: &[u8] = fields.get("hash")?;
+            // Of one that is erased the hash alone is left; that it may be is the replay's business.
+            hash = match fields.get::<Option<&str>>("body")? {
+                Some(body) => chain::next(&hash, last, fields.get("at_us")?, fields.get("job_id")?, body),
+                None => stored.try_into().map_err(|error| fields.error("hash", error))?,
+            };
             if stored != hash.as_slice() {
                 problems.push(format!("event {last} does not fit its hash: it or one before it was changed"));
                 // Everything behind it is chained to what is stored.
@@ -105,8 +114,8 @@ async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<()
     loop {
         let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE jobs.id > ?1 ORDER BY jobs.id LIMIT ?2");
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
-        let Some(newest) = page.last() else { return Ok(()) };
-        let newest: i64 = newest.try_get("id")?;
+        // Behind the last job there are events of removed ones at most.
+        let newest: i64 = page.last().map_or(Ok(i64::MAX), |newest| newest.try_get("id"))?;
         let mut replayed = replay(conn, last, newest, problems).await?;
         let specs = digests(conn, last, newest).await?;
         for row in &page {
@@ -128,7 +137,7 @@ async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<()
         }
         problems.extend(replayed.keys().map(|id| format!("job {id} has events and no row")));
         last = newest;
-        if problems.len() > MOST {
+        if page.is_empty() || problems.len() > MOST {
             return Ok(());
         }
     }
@@ -142,21 +151,43 @@ async fn replay(
     problems: &mut Problems,
 ) -> Result<BTreeMap<JobId, Job>, Fault> {
     let sql = "SELECT id, at_us, job_id, body FROM events WHERE job_id > ?1 AND job_id <= ?2 ORDER BY job_id, id";
-    let found = sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?;
+    let mut found = sqlx::query(sql).bind(after).bind(last).fetch(conn);
     let mut jobs = BTreeMap::new();
-    for row in &found {
-        let StoredEvent { id, at, job, event } = match rows::event(row) {
+    // The job whose events come, which are all together, and whether one of them is erased that is not yet known to be removed.
+    let mut erased: Option<i64> = None;
+    let unexplained = |job: i64| format!("job {job} has an erased event and was not removed after it");
+    while let Some(row) = found.try_next().await? {
+        let fields = Fields::new(&row, "events", "id")?;
+        let of: i64 = fields.get("job_id")?;
+        problems.extend(erased.take_if(|job| *job != of).map(unexplained));
+        if fields.get::<Option<&str>>("body")?.is_none() {
+            erased = Some(of);
+            continue;
+        }
+        let StoredEvent { id, at, job, event } = match rows::event(&row) {
             Ok(event) => event,
             Err(error) => {
                 problems.push(error.to_string());
                 continue;
             }
         };
+        // Everything before it is erased. That the job has no row is seen by the events that a row would need.
+        if let Event::Removed { .. } = event {
+            let is_whole = jobs.remove(&job).is_some();
+            problems
+                .extend(is_whole.then(|| format!("event {id}: job {job} was removed, and its events were not erased")));
+            erased = None;
+            continue;
+        }
         match state::apply(job, jobs.remove(&job), &event, at) {
             Ok(after) => drop(jobs.insert(job, after)),
             Err(error) => problems.push(format!("event {id}: {error}")),
         }
+        if problems.len() > MOST {
+            break;
+        }
     }
+    problems.extend(erased.map(unexplained));
     Ok(jobs)
 }
 

@@ -13,6 +13,7 @@ use super::{
     held::{self, HeldAttempt},
     ledger::Ledger,
     members::Arrays,
+    removal::Removals,
     rows::{Cell, Rows, integer},
     timers::Timers,
     unit::Held,
@@ -34,6 +35,7 @@ pub(super) struct Writes {
     counters: BTreeMap<&'static str, i64>,
     pub(super) arrays: Arrays,
     gates: Gates,
+    pub(super) removals: Removals,
     pub(super) promote_until: Option<Timestamp>,
     /// Whether a job with a deadline, or without one from now on, is among them.
     pub(super) moves_deadlines: bool,
@@ -150,6 +152,17 @@ impl Writes {
         Ok(())
     }
 
+    /// A job that is removed by its last event, however the group has changed it before.
+    pub(super) fn removed(&mut self, held: &Held, now: Timestamp, event: i64) -> Result<(), Fault> {
+        let Held { stored, job, .. } = held;
+        if job != stored {
+            self.job(held, now)?;
+        }
+        *self.counters.entry(job.state.name()).or_default() -= 1;
+        self.arrays.leave(job);
+        self.removals.add(job, event)
+    }
+
     pub(super) fn event(&mut self, ledger: &mut Ledger, now: Timestamp, job: JobId, body: &str) -> Result<(), Fault> {
         let (id, hash) = ledger.append(now.as_microsecond(), job, body);
         let hash = blake3::Hash::from(hash).to_hex();
@@ -219,6 +232,7 @@ impl Writes {
         changed += self.arrays.flush(conn).await?;
         changed += self.gates.open(conn).await?;
         changed += rungs.flush(conn).await?;
+        changed += self.removals.flush(conn, ledger).await?;
         if let Some(until) = self.promote_until {
             changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
         }

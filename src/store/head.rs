@@ -90,6 +90,14 @@ impl Told {
                 "{missing} committed transactions are missing at its end, which was event {event}"
             )));
         }
+        // The file may be older than what was cut off since.
+        if self.event > 0 && self.event < ledger.pruned_event {
+            return Ok(None);
+        }
+        if let Some(pruned) = ledger.pruned_hash.filter(|_| self.event == ledger.pruned_event) {
+            let same = blake3::Hash::from(pruned).to_hex().as_str() == self.hash;
+            return Ok((!same).then(|| format!("its event {} is not the one that was committed", self.event)));
+        }
         let row = sqlx::query("SELECT lower(hex(hash)) FROM events WHERE id = ?1")
             .bind(self.event)
             .fetch_optional(conn)

@@ -21,6 +21,11 @@ pub(super) struct Ledger {
     pub(super) last_hash: Hash,
     /// Transactions that changed something.
     pub(super) commits: i64,
+    /// The last event cut off and its hash, the highest job among those cut off, the highest token among the attempts removed.
+    pub(super) pruned_event: i64,
+    pub(super) pruned_hash: Option<Hash>,
+    pub(super) pruned_job: i64,
+    pub(super) removed_token: i64,
 }
 
 /// A token is the epoch and, in this many low bits, a count.
@@ -29,12 +34,15 @@ const TOKEN_BITS: u32 = 40;
 impl Ledger {
     pub(super) async fn read(conn: &mut SqliteConnection) -> Result<(Instance, Self), Fault> {
         let row = sqlx::query(
-            "SELECT id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash, commits FROM instance WHERE id = 1",
+            "SELECT id, name, epoch, tokens_drawn, last_job_id, last_event_id, last_hash, commits, \
+             pruned_event_id, pruned_hash, pruned_job_id, removed_token FROM instance WHERE id = 1",
         )
         .fetch_one(conn)
         .await?;
         let fields = Fields::new(&row, "instance", "id")?;
         let hash: &[u8] = fields.get("last_hash")?;
+        let pruned_hash: Option<&[u8]> = fields.get("pruned_hash")?;
+        let pruned_hash = pruned_hash.map(Hash::try_from).transpose();
         let ledger = Self {
             epoch: fields.number("epoch")?,
             tokens_drawn: fields.get("tokens_drawn")?,
@@ -42,6 +50,10 @@ impl Ledger {
             last_event: fields.get("last_event_id")?,
             last_hash: hash.try_into().map_err(|error| fields.error("last_hash", error))?,
             commits: fields.get("commits")?,
+            pruned_event: fields.get("pruned_event_id")?,
+            pruned_hash: pruned_hash.map_err(|error| fields.error("pruned_hash", error))?,
+            pruned_job: fields.get("pruned_job_id")?,
+            removed_token: fields.get("removed_token")?,
         };
         Ok((Instance { id: fields.get("name")?, epoch: ledger.epoch }, ledger))
     }
@@ -66,12 +78,20 @@ impl Ledger {
         )))
     }
 
+    /// What the first event that is left is chained to: the id and the hash of the one before it.
+    pub(super) fn beginning(&self, instance: &str) -> (i64, Hash) {
+        (self.pruned_event, self.pruned_hash.unwrap_or_else(|| chain::genesis(instance)))
+    }
+
     /// Writes the row, with one commit more.
     pub(super) async fn save(&mut self, conn: &mut SqliteConnection) -> Result<(), Fault> {
         self.commits = self.commits.saturating_add(1);
-        let sql = "UPDATE instance SET tokens_drawn = ?1, last_job_id = ?2, last_event_id = ?3, last_hash = ?4, commits = ?5 WHERE id = 1";
+        let sql = "UPDATE instance SET tokens_drawn = ?1, last_job_id = ?2, last_event_id = ?3, last_hash = ?4, commits = ?5, \
+                   pruned_event_id = ?6, pruned_hash = ?7, pruned_job_id = ?8, removed_token = ?9 WHERE id = 1";
         let update = sqlx::query(sql).bind(self.tokens_drawn).bind(self.last_job).bind(self.last_event);
-        update.bind(self.last_hash.as_slice()).bind(self.commits).execute(conn).await?;
+        let update = update.bind(self.last_hash.as_slice()).bind(self.commits).bind(self.pruned_event);
+        let update = update.bind(self.pruned_hash.as_ref().map(<[u8; 32]>::as_slice)).bind(self.pruned_job);
+        update.bind(self.removed_token).execute(conn).await?;
         Ok(())
     }
 
@@ -81,11 +101,11 @@ impl Ledger {
             sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(conn).await
         };
         let mut problems = Vec::new();
-        let job = newest(&mut *conn, "SELECT max(job_id) FROM events").await?.unwrap_or(0);
+        let job = newest(&mut *conn, "SELECT max(job_id) FROM events").await?.unwrap_or(0).max(self.pruned_job);
         if job != self.last_job {
             problems.push(format!("table instance: the last job is {} on record, and {job} in the log", self.last_job));
         }
-        let token = newest(conn, "SELECT max(token) FROM attempts").await?.unwrap_or(0);
+        let token = newest(conn, "SELECT max(token) FROM attempts").await?.unwrap_or(0).max(self.removed_token);
         let drawn = (i64::from(self.epoch) << TOKEN_BITS) + self.tokens_drawn;
         if self.tokens_drawn > 0 && token != drawn {
             problems

@@ -114,6 +114,13 @@ impl Arrays {
         *self.counts.entry((id, tally(after))).or_default() += 1;
     }
 
+    /// A job is removed.
+    pub(super) fn leave(&mut self, before: &Job) {
+        if let Some(Membership { id, .. }) = before.array {
+            *self.counts.entry((id, tally(before))).or_default() -= 1;
+        }
+    }
+
     /// Writes what changed. Returns how many rows.
     pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
         let changed = write(conn, "new arrays", NEW, self.new).await?;

@@ -1,7 +1,7 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file, `arrays` and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
+//! This file, `arrays`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
 
 mod arrays;
 mod ask;
@@ -20,6 +20,7 @@ mod load;
 mod members;
 mod open;
 mod read;
+mod removal;
 mod rows;
 mod schedules;
 mod seals;
@@ -330,7 +331,7 @@ impl Store {
         read::metrics(&self.inner.readers, id, after_rowid, limit).await
     }
 
-    /// Events after `after`, of one job or all, oldest first, at most `limit`.
+    /// Events after `after`, of one job or all, oldest first, at most `limit`. Of a removed job there is the event that says so, until the log's beginning is cut off.
     ///
     /// # Errors
     /// [`StoreError::Failed`].

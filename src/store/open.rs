@@ -37,6 +37,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0007_halving.sql"),
     include_str!("../../migrations/0008_deadlines.sql"),
     include_str!("../../migrations/0009_gates.sql"),
+    include_str!("../../migrations/0010_removal.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -238,9 +238,9 @@ pub(super) async fn metrics(
     Ok(points.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
-pub(super) const EVENTS: &str = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
-pub(super) const EVENTS_OF_ONE: &str =
-    "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 ORDER BY id LIMIT ?2";
+pub(super) const EVENTS: &str =
+    "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND body IS NOT NULL ORDER BY id LIMIT ?2";
+pub(super) const EVENTS_OF_ONE: &str = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 AND body IS NOT NULL ORDER BY id LIMIT ?2";
 
 pub(super) async fn events(
     pool: &SqlitePool,

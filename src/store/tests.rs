@@ -2,7 +2,9 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{arrays, deadlines, flush, gates, halving, held, list, load, members, open, read, schedules, timers};
+use super::{
+    arrays, deadlines, flush, gates, halving, held, list, load, members, open, read, removal, schedules, timers,
+};
 
 async fn empty() -> SqliteConnection {
     let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
@@ -106,6 +108,58 @@ async fn arrays_are_found_without_a_look_at_others() {
     }
 }
 
+/// Fails with the statement that walks a whole table of jobs or of what belongs to them.
+async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)]) {
+    for (name, sql) in statements {
+        let plan = plan(conn, sql).await;
+        let tables = [
+            "jobs",
+            "attempts",
+            "events",
+            "metrics",
+            "checkpoints",
+            "idempotency",
+            "job_specs",
+            "old",
+            "own",
+            "i",
+            "schedules",
+            "ticks",
+            "arrays",
+            "array_counts",
+            "rungs",
+        ];
+        for step in &plan {
+            let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+            assert!(!walked.is_some_and(|table| tables.contains(&table)), "{name}: {plan:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removal_looks_at_nothing_but_what_goes() {
+    let mut conn = empty().await;
+    let statements = [
+        ("the last token of removed jobs", removal::LAST_TOKEN),
+        ("erase events", removal::ERASE),
+        ("remove specs", removal::ROWS[0]),
+        ("remove keys", removal::ROWS[1]),
+        ("remove attempts", removal::ROWS[2]),
+        ("remove checkpoints", removal::ROWS[3]),
+        ("remove metrics", removal::ROWS[4]),
+        ("remove jobs", removal::JOBS),
+        ("arrays without members", removal::EMPTY),
+        ("remove rungs", removal::ARRAYS[0]),
+        ("remove counts", removal::ARRAYS[1]),
+        ("remove arrays", removal::ARRAYS[2]),
+        ("the beginning of the log", removal::BEGINNING),
+        ("whether it can be cut off", removal::IS_PRUNABLE),
+        ("cut it off", removal::CUT),
+        ("ids of all members", removal::MEMBERS),
+    ];
+    must_not_walk(&mut conn, &statements).await;
+}
+
 #[tokio::test]
 async fn no_statement_walks_a_whole_table_or_sorts_one() {
     let mut conn = empty().await;
@@ -145,30 +199,7 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("remove ticks", timers::REMOVE_TICKS),
         ("remove schedules", timers::REMOVE),
     ];
-    for (name, sql) in statements {
-        let plan = plan(&mut conn, sql).await;
-        let tables = [
-            "jobs",
-            "attempts",
-            "events",
-            "metrics",
-            "checkpoints",
-            "idempotency",
-            "job_specs",
-            "old",
-            "own",
-            "i",
-            "schedules",
-            "ticks",
-            "arrays",
-            "array_counts",
-            "rungs",
-        ];
-        for step in &plan {
-            let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
-            assert!(!walked.is_some_and(|table| tables.contains(&table)), "{name}: {plan:#?}");
-        }
-    }
+    must_not_walk(&mut conn, &statements).await;
     // The control.
     let walk = plan(&mut conn, "SELECT id FROM jobs WHERE user_id = 1").await;
     assert!(walk[0].starts_with("SCAN jobs"), "{walk:?}");

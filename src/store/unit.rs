@@ -75,7 +75,7 @@ impl<'a> Needs<'a> {
             match ask {
                 Ask::Submit { job, .. } => needs.keys.push((job.user, &job.key)),
                 Ask::SubmitArray { array, .. } => needs.keys.push((array.user, &array.key)),
-                Ask::Many { jobs, .. } => needs.jobs.extend(jobs),
+                Ask::Many { jobs, .. } | Ask::Remove { jobs, .. } => needs.jobs.extend(jobs),
                 Ask::Claim { job, .. } => {
                     needs.jobs.insert(*job);
                     needs.claimed.insert(*job);
@@ -166,6 +166,7 @@ impl Unit {
             Ask::Submit { job, reply } => reply.stage(self.submit(job)?),
             Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
             Ask::Many { jobs, command, reply } => reply.stage(Ok(self.many(jobs, command)?)),
+            Ask::Remove { jobs, by, with_array, reply } => reply.stage(Ok(self.remove(jobs, *by, *with_array)?)),
             Ask::Claim { job, secret_hash, lease_until, reply } => {
                 reply.stage(self.claim(*job, secret_hash, *lease_until)?);
             }
@@ -280,6 +281,24 @@ impl Unit {
             }
         }
         Ok(taken)
+    }
+
+    /// Removes those of these jobs that have ended.
+    fn remove(&mut self, jobs: &[JobId], by: Uid, with_array: bool) -> Result<Vec<Result<Job, StoreError>>, Fault> {
+        self.writes.removals.ask();
+        let mut answers = Vec::with_capacity(jobs.len());
+        for id in jobs {
+            let answer = self.decide(*id, None, &Command::Remove { by, with_array })?;
+            // For the commands after this one it is not there, and neither is its key.
+            if answer.is_ok()
+                && let Some(held) = self.jobs.remove(id)
+            {
+                self.writes.removed(&held, self.now, self.ledger.last_event)?;
+                self.keys.retain(|_, (job, _)| job != id);
+            }
+            answers.push(answer);
+        }
+        Ok(answers)
     }
 
     /// A tick's job and its row, or neither.
@@ -464,6 +483,7 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
         | Event::Retried { .. }
         | Event::Held { .. }
         | Event::Released { .. }
+        | Event::Removed { .. }
         | Event::Edited { .. } => return Ok(()),
     };
     Ok(held.ok_or(MISSING)?.end(exit, now)?)

@@ -11,6 +11,7 @@ mod live;
 mod logs;
 pub mod process;
 mod readiness;
+mod removal;
 mod retention;
 mod secret;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use tracing::warn;
 
 pub use adopt::Adoption;
 pub use logs::{Bounds as LogBounds, Stream};
+pub use removal::{Removal, Removed};
 pub use secret::Secret;
 pub use watchdog::Limits;
 
@@ -284,6 +286,15 @@ impl Handle {
             live.retime(&after);
         }
         Ok(after)
+    }
+
+    /// Removes finished jobs with what they left on disks, each wholly or not at all. Who stops waiting does not stop it.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], [`StoreError::Stopping`].
+    pub async fn remove(&self, removal: Removal) -> Result<Vec<Result<Removed, StoreError>>, StoreError> {
+        let work = self.shared.tasks.spawn(removal::remove(self.shared.clone(), removal));
+        work.await.map_err(|_| StoreError::Stopping)?
     }
 
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {

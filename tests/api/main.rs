@@ -18,6 +18,8 @@ mod limits;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod removal;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod schedules;

@@ -50,6 +50,34 @@ fn filters_are_asked_of_the_daemon() {
 }
 
 #[test]
+fn what_is_removed_is_said_with_what_stays() {
+    let gone = |id: u64, jobs: usize, kept: &[&str], kept_count: usize, left: &[&str]| {
+        let (id, left_count) = (id.to_string(), left.len());
+        Answer::Json(
+            200,
+            json!({"schema": 1, "id": id, "name": "digits", "jobs": jobs, "kept": kept, "kept_count": kept_count, "left": left, "left_count": left_count}),
+        )
+    };
+    let array = Answer::Json(409, error("is_array", "17 (sweep) is an array of 3 jobs"));
+    let runs = Answer::Json(409, error("wrong_state", "job 8 is running, and only what has ended is removed"));
+    let rig = Rig::new(&[
+        ("DELETE /v1/jobs/9", &[gone(9, 1, &["file:///objects/jobs/9/model/1"], 1, &[])]),
+        ("DELETE /v1/jobs/7?objects=true", &[gone(7, 1, &[], 0, &["file:///objects/jobs/7/1"])]),
+        ("DELETE /v1/jobs/8", &[runs]),
+        ("DELETE /v1/jobs/17", &[array]),
+        ("DELETE /v1/arrays/17", &[gone(17, 3, &["file:///objects/jobs/18/model/1"], 3, &[])]),
+    ]);
+    let said = [
+        vec!["rm", "9"],
+        vec!["rm", "--objects", "-y", "7"],
+        vec!["rm", "8", "9", "17"],
+        vec!["rm", "9", "-o", "name"],
+    ]
+    .map(|args| rig.run(&args).text());
+    snapshot("rm", &said.join(""));
+}
+
+#[test]
 fn a_filter_is_read_before_the_daemon_is_asked() {
     let line = "GET /v1/jobs?filter=state%3Dfailed+and+name%7E%22a+b*%22";
     let rig = Rig::new(&[(line, &[Answer::Json(200, all())])]);

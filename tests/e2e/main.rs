@@ -24,6 +24,8 @@ mod pull;
 #[path = "../support/puppet.rs"]
 mod puppet;
 #[cfg(test)]
+mod removal;
+#[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod s3;

@@ -8,12 +8,13 @@ use std::{
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use mlctl::store::Store;
+use mlctl_protocol::JobId;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
     chance::{Chance, cases},
     furniture::{JOBS, furnish, submitted},
-    rig::{self, Hand, Rig, entropy},
+    rig::{self, Hand, Rig, USER, entropy},
     schedules,
 };
 
@@ -22,6 +23,8 @@ struct Whole {
     files: Vec<(&'static str, Vec<u8>)>,
     dump: String,
     now: Timestamp,
+    /// Jobs that were removed.
+    gone: &'static [u64],
 }
 
 const FILES: [&str; 4] = ["mld.db", "mld.db-wal", "mld.db.instance", "mld.db.head"];
@@ -31,14 +34,20 @@ impl Whole {
         let now = rig.now();
         let dump = rig::dump(&rig.store, now).await.unwrap();
         let found = FILES.iter().filter_map(|name| Some((*name, fs::read(rig.dir.path().join(name)).ok()?)));
-        Self { files: found.collect(), dump, now }
+        Self { files: found.collect(), dump, now, gone: &[] }
     }
 
     /// A closed database, everything in its one file, without remains of earlier versions of its pages: all in it is alive.
     async fn closed() -> Self {
+        Self::closed_without(&[]).await
+    }
+
+    async fn closed_without(gone: &'static [u64]) -> Self {
         let mut rig = Rig::new().await;
         furnish(&rig).await;
         schedules::furnish(&rig).await;
+        let removed: Vec<JobId> = gone.iter().map(|number| JobId(*number)).collect();
+        assert!(rig.store.remove(&removed, USER, false).await.unwrap().iter().all(Result::is_ok));
         rig.store.close().await;
         let mut conn = connect(&rig.path()).await;
         sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
@@ -48,6 +57,7 @@ impl Whole {
         rig.store.close().await;
         whole.files.retain(|(name, _)| *name != "mld.db-wal");
         whole.files[0].1 = fs::read(rig.path()).unwrap();
+        whole.gone = gone;
         whole
     }
 
@@ -91,7 +101,11 @@ impl Whole {
             Err(error) => return Verdict::Found(error.to_string()),
         }
         // The keys are read by a submit alone.
-        for answer in join_all((1..=JOBS).map(|number| store.submit(submitted(number)))).await {
+        for answer in join_all(
+            (1..=JOBS).filter(|number| !self.gone.contains(number)).map(|number| store.submit(submitted(number))),
+        )
+        .await
+        {
             match answer {
                 Ok(answer) if answer.existed => {}
                 Ok(_) => return Verdict::Silent("a key was forgotten"),
@@ -144,6 +158,13 @@ fn place(bytes: &[u8], chance: &mut Chance) -> (usize, u32) {
 fn a_flipped_bit_in_the_database_is_found_or_harmless() {
     let whole = block_on(Whole::closed());
     storm(&whole, "mld.db", 300);
+}
+
+/// With events that are erased, and a log that begins later.
+#[test]
+fn a_flipped_bit_in_a_database_with_removed_jobs_is_found_or_harmless() {
+    let whole = block_on(Whole::closed_without(&[1, 2, 5, 7, 8, 11]));
+    storm(&whole, "mld.db", 200);
 }
 
 #[test]

@@ -49,7 +49,7 @@ async fn write(rig: &Rig, name: &str, number: u64, acks: &mut File) {
     let mut ack = |what: &str, id: JobId| acks.write_all(format!("{what} {id} {name}\n").as_bytes()).unwrap();
     let id = rig.submit(name).await;
     ack("submitted", id);
-    match number % 4 {
+    match number % 5 {
         0 => {
             rig.store.command(id, None, domain::Command::Cancel { by: USER }).await.unwrap();
             ack("cancelled", id);
@@ -67,8 +67,20 @@ async fn write(rig: &Rig, name: &str, number: u64, acks: &mut File) {
             rig.end(fence, ExitClass::Ok).await;
             ack("succeeded", id);
         }
+        3 => {
+            rig.store.command(id, None, domain::Command::Cancel { by: USER }).await.unwrap();
+            ack("cancelled", id);
+            assert!(rig.store.remove(&[id], USER, false).await.unwrap()[0].is_ok());
+            ack("removed", id);
+        }
         _ => {}
     }
+}
+
+/// Whether a job of this name is removed at its end.
+fn goes(name: &str) -> bool {
+    let number = name.rsplit('-').next().and_then(|number| number.parse::<u64>().ok());
+    number.is_some_and(|number| number % 5 == 3)
 }
 
 fn start(database: &Path, acks: &Path, run: &str, preload: Option<&Path>) -> Child {
@@ -91,9 +103,13 @@ async fn lost(store: &Store, acks: &str) -> Vec<String> {
     let is_there = |ack: &str| {
         let words: Vec<&str> = ack.split(' ').collect();
         let [what, id, name] = words.as_slice() else { panic!("{ack:?}") };
-        let Some(detail) = jobs.get(&id.parse().unwrap()) else { return false };
+        let Some(detail) = jobs.get(&id.parse().unwrap()) else {
+            // Its removal may have come to be without an answer, but not before its cancel.
+            return *what == "removed" || (goes(name) && acks.contains(&format!("cancelled {id} {name}\n")));
+        };
         let so = match *what {
             "submitted" => true,
+            "removed" => false,
             "cancelled" => {
                 matches!(detail.job.state, JobState::Cancelled | JobState::Running { intent: Some(Intent::Cancel), .. })
             }

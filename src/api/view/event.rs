@@ -90,6 +90,7 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
             let changes: Vec<_> = priority.into_iter().chain(labels).chain(changed(terms)).collect();
             format!("changed by {}: {}", scene.name(*by), changes.join(", "))
         }
+        Event::Removed { by } => format!("removed by {}", scene.name(*by)),
         Event::Retried { by } => format!("{} wants it tried again", scene.name(*by)),
     }
 }

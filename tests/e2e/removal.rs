@@ -1,0 +1,57 @@
+//! Removal with real programs: the record, the logs and the checkpoints go, the model stays unless it is to go too; over a restart, and with a filter.
+
+use std::path::PathBuf;
+
+use crate::support::{
+    Daemon, Worker,
+    specs::{Length, training},
+};
+
+fn files(daemon: &Daemon, folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![daemon.state_dir.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_removed_job_is_gone_for_good_and_its_model_is_kept_or_not() {
+    let mut daemon = Daemon::with(Worker::Real);
+    let first = daemon.submit(&training(Worker::Real, "first", Length::Short));
+    let second = daemon.submit(&training(Worker::Real, "second", Length::Short));
+    daemon.wait_for(&first, "succeeded");
+    daemon.wait_for(&second, "succeeded");
+    let checkpoints = |daemon: &Daemon| {
+        files(daemon, "objects").iter().filter(|path| path.to_string_lossy().contains("checkpoints")).count()
+    };
+    assert!(checkpoints(&daemon) > 0 && daemon.state_dir.join("attempts").join(&first).is_dir());
+    let endless = daemon.submit(&training(Worker::Real, "endless", Length::Endless));
+    daemon.wait_for(&endless, "running");
+    daemon.mlctl(&["rm", "endless", "99"]).must_fail(5, &["is running", "no job 99"]);
+    let said = daemon.mlctl(&["rm", &first]).ok();
+    assert!(said.contains("is removed") && said.contains("kept: file://"), "{said}");
+    daemon.mlctl(&["show", &first]).must_fail(4, &["no job"]);
+    assert!(!daemon.state_dir.join("attempts").join(&first).exists());
+    assert!(files(&daemon, "objects").iter().any(|path| path.to_string_lossy().contains(&format!("/{first}-"))));
+    daemon.mlctl(&["cancel", "endless"]).ok();
+    daemon.wait_for(&endless, "cancelled");
+    let ended = daemon.mlctl(&["ls", "-F", "finished and user!=nobody", "-o", "name"]).ok();
+    assert_eq!(ended, format!("{endless}\n{second}\n"));
+    let said = daemon.mlctl(&["rm", "-y", "--objects", &endless, &second]).ok();
+    assert!(!said.contains("kept"), "{said}");
+    assert!(files(&daemon, "objects").iter().all(|path| path.to_string_lossy().contains(&format!("/{first}-"))));
+    assert_eq!(checkpoints(&daemon), 0);
+    daemon.kill();
+    daemon.start();
+    assert_eq!(daemon.mlctl(&["ls", "--all", "-o", "name"]).ok(), "");
+    let doctor = daemon.mlctl(&["doctor"]);
+    assert!(doctor.stdout.contains("database"), "{doctor:?}");
+    let next = daemon.submit(&training(Worker::Real, "next", Length::Short));
+    assert_eq!(next.parse::<u64>().unwrap(), endless.parse::<u64>().unwrap() + 1, "no id is used again");
+    daemon.wait_for(&next, "succeeded");
+}
