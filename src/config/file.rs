@@ -21,6 +21,8 @@ pub struct SettingsFile {
     pub workers: WorkersSection,
     /// What is refused for being too much.
     pub limits: LimitsSection,
+    /// How long finished jobs are kept.
+    pub retention: RetentionSection,
     /// The daemon's own log.
     pub log: LogSection,
 }
@@ -155,6 +157,18 @@ impl Default for LimitsSection {
     fn default() -> Self {
         Self { max_queued: 1_000_000, max_spec_bytes: MAX_SPEC_BYTES, max_array: 10_000 }
     }
+}
+
+/// How long finished jobs are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSection {
+    /// Days after which a finished job is removed; 0 for never.
+    #[schemars(range(max = 36_500))]
+    pub finished_days: u32,
+    /// Finished jobs that stay; 0 for all.
+    #[schemars(range(max = 100_000_000))]
+    pub finished_jobs: u32,
 }
 
 /// The daemon's own log.

@@ -10,7 +10,7 @@ use std::{
 use mlctl_artifacts::uri::is_bucket;
 
 use super::{
-    Environment, LimitSettings, LogSettings, S3Settings, Settings, StorageSettings, WorkerSettings,
+    Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
     file::{ClientFile, OutputForm, S3Section, SettingsFile},
 };
@@ -152,7 +152,7 @@ fn default_places(environment: &Environment) -> Option<Places> {
 
 /// The file's values, and what follows from places for those it leaves out.
 pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> Settings {
-    let SettingsFile { daemon, storage, workers, limits, log } = file;
+    let SettingsFile { daemon, storage, workers, limits, retention, log } = file;
     let Places { state_dir, socket } = places;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let objects = || format!("file://{}", state_dir.join("objects").display());
@@ -185,6 +185,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
             max_spec_bytes: limits.max_spec_bytes,
             max_array: limits.max_array,
         },
+        retention: RetentionSettings { finished_days: retention.finished_days, finished_jobs: retention.finished_jobs },
         log: LogSettings { level: log.level.clone(), format: log.format },
     }
 }

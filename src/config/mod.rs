@@ -14,4 +14,6 @@ mod tests;
 pub use env::Environment;
 pub use file::OutputForm;
 pub use load::{ConfigError, Overrides, SYSTEM_FILE, load, load_client, usual_sockets};
-pub use settings::{LimitSettings, LogFormat, LogSettings, S3Settings, Settings, StorageSettings, WorkerSettings};
+pub use settings::{
+    LimitSettings, LogFormat, LogSettings, RetentionSettings, S3Settings, Settings, StorageSettings, WorkerSettings,
+};

@@ -29,6 +29,8 @@ pub struct Settings {
     pub workers: WorkerSettings,
     /// What is refused for being too much.
     pub limits: LimitSettings,
+    /// How long finished jobs are kept.
+    pub retention: RetentionSettings,
     /// The daemon's own log.
     pub log: LogSettings,
 }
@@ -95,6 +97,15 @@ pub struct LimitSettings {
     pub max_spec_bytes: usize,
     /// Members of an array.
     pub max_array: u32,
+}
+
+/// How long finished jobs are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RetentionSettings {
+    /// Days after which a finished job is removed; 0 for never.
+    pub finished_days: u32,
+    /// Finished jobs that stay; 0 for all.
+    pub finished_jobs: u32,
 }
 
 /// The daemon's own log.

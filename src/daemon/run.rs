@@ -27,11 +27,12 @@ use super::{
 use crate::{
     api::{self, Api},
     config::Settings,
-    domain::Clock,
+    domain::{Clock, retention::Retention},
     scheduler::{
         self, Scheduler,
         cron::{self, Cron},
         deadlines::{self, Deadlines},
+        retention::{self, Keeper},
     },
     store::{Store, StoreError},
     supervisor::{self, LogBounds, Supervisor, executor::Executor, process::LocalProcesses},
@@ -159,6 +160,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
     };
+    let keeper = keeper(&settings, &api_parts);
     let api = Api::new(service(&settings), api_parts, part_stop.clone());
     let cron = Cron {
         store: store.clone(),
@@ -173,6 +175,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let running = vec![
         Part::spawn("api", api.run(clients)),
         Part::spawn("cron", cron::run(cron, part_stop.clone())),
+        Part::spawn("retention", retention::run(keeper, part_stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, part_stop.clone())),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
@@ -248,6 +251,17 @@ fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config 
         },
         logs: LogBounds { max_bytes: workers.log_max_bytes, files: workers.log_files },
         entropy: entropy::fill,
+    }
+}
+
+/// Who removes finished jobs by the settings.
+fn keeper(settings: &Settings, parts: &api::Parts) -> Keeper {
+    let kept = &settings.retention;
+    Keeper {
+        store: parts.store.clone(),
+        supervisor: parts.supervisor.clone(),
+        clock: parts.clock.clone(),
+        retention: Retention { days: kept.finished_days, jobs: kept.finished_jobs },
     }
 }
 

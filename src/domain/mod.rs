@@ -7,6 +7,7 @@ pub mod clock;
 pub mod event;
 pub mod filter;
 pub mod job;
+pub mod retention;
 pub mod retry;
 pub mod rules;
 pub mod schedule;

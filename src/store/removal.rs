@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use mlctl_protocol::JobId;
 use sqlx::{Row as _, SqliteConnection};
 use tracing::warn;
@@ -17,7 +18,7 @@ use super::{
     flush::{sweep, write},
     ledger::Ledger,
     load,
-    rows::{Fields, Rows},
+    rows::{Fields, RowError, Rows},
 };
 use crate::domain::{Job, Uid, causes};
 
@@ -57,6 +58,22 @@ impl Store {
             drop(self.ask(|reply| Ask::Remove { jobs, by: Uid::SYSTEM, with_array: false, reply }).await?);
         }
         Ok(())
+    }
+
+    /// Finished jobs that are no array's members: the oldest, with the moment at which each ended, and how many there are.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn oldest_finished(&self, limit: u32) -> Result<(Vec<(JobId, Timestamp)>, u64), StoreError> {
+        let mut snapshot = self.inner.readers.begin().await?;
+        let rows = sqlx::query(OLDEST).bind(limit).fetch_all(&mut *snapshot).await?;
+        let all: i64 = sqlx::query_scalar(FINISHED).fetch_one(&mut *snapshot).await?;
+        snapshot.rollback().await?;
+        let oldest = rows.iter().map(|row| {
+            let fields = Fields::new(row, "jobs", "id")?;
+            Ok((JobId(fields.number("id")?), fields.time("finished_us")?))
+        });
+        Ok((oldest.collect::<Result<_, RowError>>().map_err(Fault::from)?, all.unsigned_abs()))
     }
 
     /// The ids of an array's members that are there, the last first: the first of them bears the array's idempotency key.
@@ -190,5 +207,12 @@ pub(super) const IS_PRUNABLE: &str = concat!(
 );
 
 pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
+
+pub(super) const OLDEST: &str =
+    "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL ORDER BY finished_us LIMIT ?1";
+
+/// From the counts, which are a few rows for each array.
+pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \
+     - (SELECT coalesce(sum(jobs), 0) FROM array_counts WHERE tally IN ('succeeded', 'failed', 'cancelled', 'stopped') AND jobs > 0)";
 
 pub(super) const MEMBERS: &str = "SELECT id FROM jobs WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use crate::support::{
-    Daemon, Worker,
+    Daemon, Setup, Worker,
     specs::{Length, training},
+    until,
 };
 
 fn files(daemon: &Daemon, folder: &str) -> Vec<PathBuf> {
@@ -54,4 +55,23 @@ fn a_removed_job_is_gone_for_good_and_its_model_is_kept_or_not() {
     let next = daemon.submit(&training(Worker::Real, "next", Length::Short));
     assert_eq!(next.parse::<u64>().unwrap(), endless.parse::<u64>().unwrap() + 1, "no id is used again");
     daemon.wait_for(&next, "succeeded");
+}
+
+#[test]
+fn finished_jobs_that_are_too_many_are_removed_by_themselves() {
+    let mut daemon = Setup::of(Worker::Fake).set("retention.finished_jobs=2").start();
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(daemon.submit(&training(Worker::Fake, &format!("job-{number}"), Length::Short)));
+        daemon.mlctl(&["wait", ids.last().unwrap()]);
+    }
+    let left = format!("{}\n{}\n", ids[3], ids[2]);
+    until("the oldest two are gone", || (daemon.mlctl(&["ls", "--all", "-o", "name"]).ok() == left).then_some(()));
+    assert!(daemon.log().contains("finished jobs were removed, as the settings say"));
+    // Another setting, another number: what is there when the daemon starts is looked at too.
+    daemon.stop();
+    daemon.change(Setup::of(Worker::Fake).set("retention.finished_jobs=1"), &[]);
+    daemon.start();
+    let left = format!("{}\n", ids[3]);
+    until("one more is gone", || (daemon.mlctl(&["ls", "--all", "-o", "name"]).ok() == left).then_some(()));
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::types::EventView,
-    domain::{Change, Event, Exit, Intent, Terms},
+    domain::{Change, Event, Exit, Intent, Terms, Uid},
     store::StoredEvent,
 };
 
@@ -90,6 +90,7 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
             let changes: Vec<_> = priority.into_iter().chain(labels).chain(changed(terms)).collect();
             format!("changed by {}: {}", scene.name(*by), changes.join(", "))
         }
+        Event::Removed { by: Uid::SYSTEM } => "removed, as the settings say".into(),
         Event::Removed { by } => format!("removed by {}", scene.name(*by)),
         Event::Retried { by } => format!("{} wants it tried again", scene.name(*by)),
     }

@@ -1,0 +1,89 @@
+//! The retention loop: removes finished jobs that are too old or too many, as the settings say, the same way as `mlctl rm`. It sleeps until the oldest is too old, and looks again when something has
+//! changed only where the number counts or there is none; it never polls. Called once by the daemon's lifecycle.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::run::PAUSE_AFTER_ERROR;
+use crate::{
+    domain::{Clock, Uid, causes, retention::Retention},
+    store::{Store, StoreError},
+    supervisor::{Handle, Removal},
+};
+
+/// Jobs removed at a time.
+const PIECE: u32 = 100;
+
+/// The least time between two looks, however much changes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest sleep towards a moment of the wall clock, which may jump meanwhile: days are meant, and an hour is soon enough.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What the loop works with.
+#[derive(Clone)]
+pub struct Keeper {
+    /// The database.
+    pub store: Store,
+    /// Who removes.
+    pub supervisor: Handle,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// What the settings say.
+    pub retention: Retention,
+}
+
+/// Removes jobs until `stop`; where all are kept, only waits for it.
+pub async fn run(keeper: Keeper, stop: CancellationToken) {
+    if keeper.retention.keeps_all() {
+        return stop.cancelled().await;
+    }
+    let mut changes = keeper.store.changes();
+    while !stop.is_cancelled() {
+        // Before reading: what changes from here on wakes the wait below.
+        changes.mark_unchanged();
+        let (next, heeds_changes) = match keeper.round().await {
+            Ok(next) => (next, keeper.retention.jobs > 0 || next.is_none()),
+            Err(error) => {
+                warn!(error = causes(&error), "finished jobs cannot be removed for the moment");
+                stop.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
+                continue;
+            }
+        };
+        let sleep = next.map(|next| keeper.clock.until(next).clamp(PAUSE, LONGEST));
+        let waited = async {
+            tokio::select! {
+                // The sender lives in the store, which this loop holds.
+                _ = changes.changed(), if heeds_changes => tokio::time::sleep(PAUSE).await,
+                () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
+                else => std::future::pending().await,
+            }
+        };
+        stop.run_until_cancelled(waited).await;
+    }
+}
+
+impl Keeper {
+    /// Removes what is too old or too many. Returns when the oldest that is left will be too old.
+    async fn round(&self) -> Result<Option<Timestamp>, StoreError> {
+        loop {
+            let (oldest, all) = self.store.oldest_finished(PIECE).await?;
+            let moments: Vec<Timestamp> = oldest.iter().map(|(_, at)| *at).collect();
+            let expired = self.retention.expired(&moments, all, self.clock.now());
+            if expired == 0 {
+                return Ok(moments.first().and_then(|first| self.retention.ends(*first)));
+            }
+            let jobs = oldest.iter().take(expired).map(|(job, _)| *job).collect();
+            let removal = Removal { jobs, by: Uid::SYSTEM, with_array: false, with_objects: false };
+            let removed = self.supervisor.remove(removal).await?.iter().filter(|answer| answer.is_ok()).count();
+            info!(jobs = removed, "finished jobs were removed, as the settings say");
+            if removed == 0 {
+                // Somebody was faster, or wants them tried again: there will be a change.
+                return Ok(None);
+            }
+        }
+    }
+}
