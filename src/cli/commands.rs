@@ -26,6 +26,7 @@ pub mod stop;
 pub mod submit;
 pub mod version;
 pub mod wait;
+mod which;
 pub mod why;
 
 use serde::Serialize;

@@ -78,6 +78,24 @@ fn what_is_removed_is_said_with_what_stays() {
 }
 
 #[test]
+fn what_a_filter_finds_is_cancelled_and_nothing_else() {
+    let line = "GET /v1/jobs?filter=%28not+finished%29+and+%28label.team%3Dvision%29&limit=10000";
+    let none = "GET /v1/jobs?filter=%28finished+and+not+array%29+and+%28age%3E30d%29&limit=10000";
+    let two =
+        json!({"schema": 1, "jobs": [running(), ended(7, "succeeded", "ok")], "note": "only some were looked at"});
+    let rig = Rig::new(&[
+        (line, &[Answer::Json(200, two)]),
+        (none, &[Answer::Json(200, json!({"schema": 1, "jobs": []}))]),
+        ("POST /v1/jobs/12/cancel", &[Answer::Json(200, running())]),
+        ("POST /v1/jobs/7/cancel", &[Answer::Json(409, error("wrong_state", "job 7 is succeeded"))]),
+    ]);
+    let said =
+        [vec!["cancel", "-F", "label.team=vision"], vec!["rm", "--filter", "age>30d"], vec!["retry", "-F", "age>soon"]]
+            .map(|args| rig.run(&args).text());
+    snapshot("filtered", &said.join(""));
+}
+
+#[test]
 fn a_filter_is_read_before_the_daemon_is_asked() {
     let line = "GET /v1/jobs?filter=state%3Dfailed+and+name%7E%22a+b*%22";
     let rig = Rig::new(&[(line, &[Answer::Json(200, all())])]);

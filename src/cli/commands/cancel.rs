@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::JobView,
     cli::{Context, Done},
@@ -13,20 +13,20 @@ A running job is asked to stop and ended by force when it does not; what it has 
 
 Examples:
   mlctl cancel digits
+  mlctl cancel -F 'state=queued and label.team=vision'
   mlctl cancel 17 18 19
   mlctl retry 17                  goes on from the last checkpoint";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("cancel {}", self.jobs.join(", "))
+        self.which.goal("cancel")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -34,6 +34,7 @@ impl Arguments {
             "cancelled" => format!("job {} ({}) is cancelled", job.id, job.name),
             _ => format!("job {} ({}) was asked to stop", job.id, job.name),
         };
-        change(context, self.jobs, "cancel", &(), said).await
+        let jobs = self.which.names(context, "cancel", "not finished").await?;
+        change(context, jobs, "cancel", &(), said).await
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::JobView,
     cli::{Context, Done, output::text},
@@ -13,19 +13,19 @@ A job that failed or was cancelled is queued again, and goes on from its last ch
 
 Examples:
   mlctl retry digits
+  mlctl retry -F 'exit_class=storage and finished>2026-11-25'
   mlctl ls --state failed -o name | xargs mlctl retry";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("retry {}", self.jobs.join(", "))
+        self.which.goal("retry")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -36,6 +36,7 @@ impl Arguments {
                 .map_or_else(|| "from the beginning".into(), |place| format!("from step {}", text::count(place.step)));
             format!("job {} ({}) is {} again, {from}", job.id, job.name, job.state)
         };
-        change(context, self.jobs, "retry", &(), said).await
+        let jobs = self.which.names(context, "retry", "state=failed or state=cancelled").await?;
+        change(context, jobs, "retry", &(), said).await
     }
 }

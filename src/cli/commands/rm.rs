@@ -1,16 +1,17 @@
 //! `mlctl rm`: remove finished jobs for good.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
-
 use clap::Args;
 
-use super::{array, first_failure, job_name, job_path};
+use super::{
+    array, first_failure, job_path,
+    which::{Which, confirmed},
+};
 use crate::{
     api::{
         query::{RemoveQuery, address},
         types::RemovedView,
     },
-    cli::{Context, Done, Failure, exit::Exit, output::removal},
+    cli::{Context, Done, exit::Exit, output::removal},
 };
 
 const EXAMPLES: &str = "\
@@ -22,17 +23,13 @@ Examples:
   mlctl rm digits
   mlctl rm -y 17 18 19
   mlctl rm --objects 17
-  mlctl ls -F 'finished and age>30d' --limit 10000 -o name | xargs -r mlctl rm -y";
+  mlctl rm -F 'state=failed and age>30d'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs or arrays: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    which: Which,
     /// Delete models and predictions too
     #[arg(long)]
     objects: bool,
@@ -40,17 +37,18 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("remove {}", self.jobs.join(", "))
+        self.which.goal("remove")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        if !self.yes && !confirmed(context, &self.question())? {
+        if !self.which.yes && !self.which.is_filter() && !confirmed(context, &self.question())? {
             context.out.say("nothing was removed");
             return Ok(Exit::Failed);
         }
         let query = RemoveQuery { objects: self.objects };
         let mut failures = Vec::new();
-        for name in self.jobs {
+        // Arrays go as a whole, by name.
+        for name in self.which.names(context, "remove", "finished and not array").await? {
             let removed = match context.client.delete::<RemovedView>(&address(&job_path(&name, ""), &query)).await {
                 Err(failure) if array::is_meant(&failure) => {
                     context.client.delete(&address(&array::path(&name, ""), &query)).await
@@ -67,23 +65,11 @@ impl Arguments {
     }
 
     fn question(&self) -> String {
-        let what = match self.jobs.as_slice() {
+        let what = match self.which.named() {
             [one] => one.clone(),
             many => format!("these {} jobs", many.len()),
         };
         let objects = if self.objects { " with models and predictions" } else { "" };
         format!("remove {what} for good{objects}? [y/N]")
     }
-}
-
-/// Whether a person says yes. Programs are not asked.
-fn confirmed(context: &Context<'_>, question: &str) -> Result<bool, Failure> {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Ok(true);
-    }
-    context.out.ask(question);
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| Failure::caused("read the answer", &error))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
