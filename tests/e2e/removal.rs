@@ -75,3 +75,19 @@ fn finished_jobs_that_are_too_many_are_removed_by_themselves() {
     let left = format!("{}\n", ids[3]);
     until("one more is gone", || (daemon.mlctl(&["ls", "--all", "-o", "name"]).ok() == left).then_some(()));
 }
+
+#[test]
+fn what_a_filter_finds_is_cancelled_and_removed() {
+    let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=1").start();
+    let ids: Vec<String> = (0..4)
+        .map(|number| daemon.submit(&training(Worker::Fake, &format!("job-{number}"), Length::Endless)))
+        .collect();
+    daemon.wait_for(&ids[0], "running");
+    daemon.mlctl(&["cancel", "-F", "state=queued and not name=job-3"]).ok();
+    let open = daemon.mlctl(&["ls", "-F", "not finished", "-o", "name"]).ok();
+    assert_eq!(open, format!("{}\n{}\n", ids[3], ids[0]));
+    daemon.mlctl(&["rm", "-F", "name~job-?"]).ok();
+    assert_eq!(daemon.mlctl(&["ls", "--all", "-o", "name"]).ok(), open, "what has not ended stays");
+    daemon.mlctl(&["cancel", "-F", "age<1d"]).ok();
+    daemon.wait_for(&ids[0], "cancelled");
+}
