@@ -244,7 +244,7 @@ impl Shared {
     /// The same with who is first in line.
     pub(super) async fn scene_with_first(&self) -> Result<Scene, StoreError> {
         let scene = self.scene();
-        let first = self.store.ready(scene.now, 1).await?.pop();
+        let first = self.store.ready(scene.now, 1).await?.into_iter().next();
         Ok(Scene { first, ..scene })
     }
 

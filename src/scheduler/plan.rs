@@ -1,8 +1,11 @@
 //! The choice of the jobs to start: data in, data out. Called by the scheduler's loop. No clock, no store.
 //!
-//! The rule: jobs start strictly in the order given (priority, then age). The first one that does not fit into what is free holds back all behind it, so a large
+//! The rule: jobs start strictly in the order given (see [`Ready::rank`]). The first one that does not fit into what is free holds back all behind it, so a large
 //! job is never starved by small ones that would slip past it. A job that no empty machine could hold is skipped: it would hold everybody back for ever. (A
 //! submit refuses such a job; one can still be there when the machine's limits were lowered later.)
+//!
+//! Nobody starves: an hour of waiting is worth a point of priority, so that a job is overtaken only by jobs that begin to wait within so many hours after it as they have points more,
+//! which is 100 hours at most.
 
 use mlctl_protocol::{JobId, spec::Resources};
 
@@ -43,10 +46,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Uid;
 
     fn ready(jobs: &[(u32, u32)]) -> Vec<Ready> {
         let numbered = (1..).zip(jobs);
-        numbered.map(|(id, (cpus, gpus))| Ready { id: JobId(id), priority: 50, cpus: *cpus, gpus: *gpus }).collect()
+        let of = |(id, (cpus, gpus)): (u64, &(u32, u32))| Ready {
+            id: JobId(id),
+            queue: "default".into(),
+            user: Uid(0),
+            priority: 50,
+            rank: 0,
+            cpus: *cpus,
+            gpus: *gpus,
+        };
+        numbered.map(of).collect()
     }
 
     fn of(cpus: u32, gpus: u32) -> Resources {

@@ -8,14 +8,11 @@ use tracing::info;
 use super::Scheduler;
 use crate::{
     domain::{Job, JobState},
-    store::StoreError,
+    store::{Ready, StoreError},
 };
 
 /// An hour of waiting is worth a point of priority: who makes way must not be first in line again.
 const MICROSECONDS_A_POINT: i64 = 3_600_000_000;
-
-/// Jobs in line that are looked at, where the first are too large for the machine.
-const MOST_READ: u32 = 16;
 
 /// Who is to make way now, and when somebody else could be asked who has not run long enough yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +27,7 @@ pub struct Way {
 /// disturbed in vain. Else preemptible jobs of lower priority that have run for `least`, the lowest priority first and of these the one that was started last, which has done the least; and none that turns
 /// out not to be needed.
 #[must_use]
-pub fn way(head: &Job, free: &Resources, running: &[Job], least: SignedDuration, now: Timestamp) -> Way {
+pub fn way(head: &Ready, free: &Resources, running: &[Job], least: SignedDuration, now: Timestamp) -> Way {
     let mut have = free.clone();
     for job in running.iter().filter(|job| is_leaving(job)) {
         add(&mut have, &job.resources);
@@ -40,7 +37,7 @@ pub fn way(head: &Job, free: &Resources, running: &[Job], least: SignedDuration,
         add(&mut all, &job.resources);
         all
     });
-    if fits(&head.resources, &have) || !fits(&head.resources, &all) {
+    if fits(&needs(head), &have) || !fits(&needs(head), &all) {
         return Way::default();
     }
     may.sort_by_key(|job| (job.priority, std::cmp::Reverse(job.started_at), job.id));
@@ -48,13 +45,13 @@ pub fn way(head: &Job, free: &Resources, running: &[Job], least: SignedDuration,
         |job: &&Job| job.started_at.is_some_and(|started| started.saturating_add(least).is_ok_and(|at| at <= now));
     let mut victims: Vec<&Job> = Vec::new();
     for job in may.iter().copied().filter(ripe) {
-        if fits(&head.resources, &have) {
+        if fits(&needs(head), &have) {
             break;
         }
         add(&mut have, &job.resources);
         victims.push(job);
     }
-    if !fits(&head.resources, &have) {
+    if !fits(&needs(head), &have) {
         let started = may.iter().filter(|job| !ripe(job)).filter_map(|job| job.started_at).min();
         return Way { victims: Vec::new(), later: started.and_then(|started| started.checked_add(least).ok()) };
     }
@@ -63,10 +60,10 @@ pub fn way(head: &Job, free: &Resources, running: &[Job], least: SignedDuration,
 }
 
 /// Lets those go on without whom it is enough too.
-fn spare(head: &Job, mut have: Resources, victims: &mut Vec<&Job>) {
+fn spare(head: &Ready, mut have: Resources, victims: &mut Vec<&Job>) {
     victims.retain(|job| {
         let Some(without) = less(&have, &job.resources) else { return true };
-        let is_needed = !fits(&head.resources, &without);
+        let is_needed = !fits(&needs(head), &without);
         if !is_needed {
             have = without;
         }
@@ -74,12 +71,15 @@ fn spare(head: &Job, mut have: Resources, victims: &mut Vec<&Job>) {
     });
 }
 
-/// Whether it may be asked, and would be behind `head` when it waits again.
-fn goes_after(job: &Job, head: &Job) -> bool {
-    let rank = |job: &Job| {
-        job.submitted_at.as_microsecond().saturating_sub(i64::from(job.priority).saturating_mul(MICROSECONDS_A_POINT))
-    };
-    job.preemptible && job.priority < head.priority && rank(job) > rank(head)
+const fn needs(head: &Ready) -> Resources {
+    Resources { cpus: head.cpus, gpus: head.gpus }
+}
+
+/// Whether it may be asked, and would be behind `head` when it waits again. It has waited since its submit at the earliest: its place is this one or a later one.
+fn goes_after(job: &Job, head: &Ready) -> bool {
+    let points = i64::from(job.priority).saturating_mul(MICROSECONDS_A_POINT);
+    let rank = job.submitted_at.as_microsecond().saturating_sub(points);
+    job.preemptible && job.priority < head.priority && rank > head.rank
 }
 
 /// Whether what it has will be free, since it was asked to save its work or to end.
@@ -107,11 +107,10 @@ impl Scheduler {
             return Ok(None);
         }
         let machine = self.supervisor.machine();
-        let first = self.store.ready(now, MOST_READ).await?;
+        let first = self.store.ready(now, 1).await?;
         // One that is too large for the machine holds nobody back.
         let first = first.into_iter().find(|job| job.cpus <= machine.cpus && job.gpus <= machine.gpus);
-        let Some(first) = first else { return Ok(None) };
-        let head = self.store.job(first.id).await?.job;
+        let Some(head) = first else { return Ok(None) };
         let running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
         let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
         let Way { victims, later } = way(&head, &self.supervisor.free(), &running, least, now);

@@ -4,7 +4,7 @@ use mlctl_protocol::FencingToken;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Event, Intent, state};
+use crate::domain::{Event, Intent, Uid, state};
 
 const LEAST: SignedDuration = SignedDuration::from_secs(60);
 
@@ -20,6 +20,12 @@ fn waiting(id: u64, priority: u8, (cpus, gpus): (u32, u32)) -> Job {
     });
     let event: Event = serde_json::from_value(event).unwrap();
     state::apply(JobId(id), None, &event, at(0)).unwrap()
+}
+
+/// The first in line, as one that began to wait at the beginning.
+fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
+    let rank = at(0).as_microsecond() - i64::from(priority) * MICROSECONDS_A_POINT;
+    Ready { id: JobId(99), queue: "default".into(), user: Uid(1), priority, rank, cpus, gpus }
 }
 
 /// One that runs since a moment, and may be asked.
@@ -64,7 +70,7 @@ fn the_least_are_asked_and_nobody_in_vain() {
     ];
     for (what, needs, free, running, victims, later) in cases {
         let free = Resources { cpus: free.0, gpus: free.1 };
-        let found = way(&waiting(9, 50, needs), &free, &running, LEAST, at(100));
+        let found = way(&first(50, needs), &free, &running, LEAST, at(100));
         let expected = Way { victims: victims.iter().copied().map(JobId).collect(), later: later.map(at) };
         assert_eq!(found, expected, "{what}");
     }
@@ -81,20 +87,20 @@ proptest! {
             let job = Job { preemptible: *may, ..running(id, *priority, *needs, *since) };
             if *leaves { leaving(job) } else { job }
         }).collect();
-        let head = waiting(99, 50, needs);
+        let head = first(50, needs);
         let mut have = Resources { cpus: free.0, gpus: free.1 };
         let Way { victims, later } = way(&head, &have, &jobs, LEAST, at(120));
         prop_assert!(victims.is_empty() || later.is_none());
         jobs.iter().filter(|job| is_leaving(job)).for_each(|job| add(&mut have, &job.resources));
-        prop_assert!(victims.is_empty() || !fits(&head.resources, &have), "what is free would do");
+        prop_assert!(victims.is_empty() || !fits(&super::needs(&head), &have), "what is free would do");
         let chosen: Vec<&Job> = jobs.iter().filter(|job| victims.contains(&job.id)).collect();
         for job in &chosen {
             prop_assert!(job.preemptible && job.priority < 50 && !is_leaving(job) && job.started_at.unwrap() <= at(60));
             add(&mut have, &job.resources);
         }
         for job in &chosen {
-            prop_assert!(!fits(&head.resources, &less(&have, &job.resources).unwrap()), "job {} is asked in vain", job.id);
+            prop_assert!(!fits(&super::needs(&head), &less(&have, &job.resources).unwrap()), "job {} is asked in vain", job.id);
         }
-        prop_assert!(victims.is_empty() || fits(&head.resources, &have), "all that are asked are not enough");
+        prop_assert!(victims.is_empty() || fits(&super::needs(&head), &have), "all that are asked are not enough");
     }
 }

@@ -22,9 +22,6 @@ pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// The longest sleep towards a moment of the wall clock, which may jump meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// How many ready jobs are read at most, when all of those before are too large for the machine.
-const MOST_READ: u32 = 16_384;
-
 /// What the loop works with.
 #[derive(Clone)]
 pub struct Scheduler {
@@ -88,17 +85,8 @@ impl Scheduler {
             return Ok(Wait::Resources);
         }
         let now = self.clock.now();
-        let mut limit = free.cpus.saturating_add(1);
-        let plan = loop {
-            let ready = self.store.ready(now, limit).await?;
-            let plan = plan(&ready, free.clone(), &machine);
-            let all_read = ready.len() < usize::try_from(limit).unwrap_or(usize::MAX);
-            let only_too_large = plan.start.is_empty() && !plan.full;
-            if all_read || !only_too_large || limit >= MOST_READ {
-                break plan;
-            }
-            limit = limit.saturating_mul(4).min(MOST_READ);
-        };
+        let ready = self.store.ready(now, free.cpus).await?;
+        let plan = plan(&ready, free, &machine);
         if !plan.too_large.is_empty() {
             debug!(jobs = plan.too_large.len(), "some jobs need more than this machine has");
         }

@@ -73,6 +73,7 @@ impl Writes {
             job.deadline.into(),
             gate.map(|gate| &gate.key).into(),
             gate.map(|gate| gate.limit).into(),
+            not_before.max(Some(job.submitted_at)).into(),
         ])?;
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()])?;
@@ -143,6 +144,7 @@ impl Writes {
             job.time_limit_seconds.map(|limit| limit.value().unwrap_or(0)).into(),
             job.retry.limit.into(),
             Cell::Int(i64::from(held.is_gated())),
+            waits_anew(&stored.state, &job.state, now).into(),
         ])?;
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         *self.counters.entry(stored.state.name()).or_default() -= 1;
@@ -251,6 +253,16 @@ const fn start_time(job: &Job) -> Option<Timestamp> {
     }
 }
 
+/// Since when a job waits for its turn that did not wait for it before. One that is tried again by itself keeps its place.
+fn waits_anew(before: &JobState, after: &JobState, now: Timestamp) -> Option<Timestamp> {
+    let JobState::Queued { not_before } = after else { return None };
+    match before {
+        JobState::Running { .. } => None,
+        JobState::Queued { not_before: before } if before == not_before => None,
+        _ => (*not_before).max(Some(now)),
+    }
+}
+
 /// A statement that must change one row for each it is given. Returns how many.
 pub(super) async fn write(
     conn: &mut SqliteConnection,
@@ -274,10 +286,11 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, gated, state, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
-       value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 23 IS NOT NULL, 'queued', 0, 0
+       value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
+       value ->> 23 IS NOT NULL, 'queued', 0, 0
 FROM jsonb_each(?1)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
@@ -294,7 +307,8 @@ UPDATE jobs SET
     hold = new.value ->> 17, priority = coalesce(new.value ->> 18, priority), labels = coalesce(new.value ->> 19, labels),
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
     stopped_early = new.value ->> 23,
-    deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27
+    deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
+    waiting_us = coalesce(new.value ->> 28, waiting_us)
 FROM jsonb_each(?1) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -266,8 +266,8 @@ impl Store {
         Ok(counts.iter().filter(|(state, _)| matches!(state.as_str(), "queued" | "held")).map(|(_, jobs)| jobs).sum())
     }
 
-    /// Jobs that may start at `now`, in the order in which they should: priority, then age; at most `limit`. From an index that holds only
-    /// queued jobs whose time has come.
+    /// Jobs that may start at `now`, in the order in which they should (see [`Ready::rank`]): of each class, which is a queue, a user and what is needed, the first `limit`. From an
+    /// index that holds only queued jobs whose time has come.
     ///
     /// # Errors
     /// [`StoreError::Failed`].

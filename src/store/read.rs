@@ -156,17 +156,38 @@ pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool
     Ok(sqlx::query_scalar(IS_OVERDUE).bind(now.as_microsecond()).fetch_one(pool).await?)
 }
 
-/// From the index alone. The start time is looked at again because a clock may have been set back.
-pub(super) const READY: &str = "SELECT id, priority, cpus, gpus FROM jobs INDEXED BY jobs_ready \
-     WHERE state = 'queued' AND due = 1 AND gated = 0 AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY priority DESC, id LIMIT ?2";
+/// The first jobs of each class, from the index alone but for a look at the row where each class begins. Jobs of a class are in the same queue, of the same user, and need the same,
+/// so that none of them can start before the first. The highest rank and the signs `+` have SQLite seek behind a class: it begins a comparison of several columns at the first equal row, and
+/// compares further columns by the index only where the other side has no affinity. The start time is looked at again because a clock may have been set back.
+pub(super) const READY: &str = "WITH RECURSIVE classes (at) AS ( \
+     SELECT (SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
+             ORDER BY queue, user_id, cpus, gpus LIMIT 1) \
+     UNION ALL \
+     SELECT (SELECT next.id FROM jobs AS next INDEXED BY jobs_ready WHERE next.state = 'queued' AND next.due = 1 AND next.gated = 0 \
+             AND (next.queue, next.user_id, next.cpus, next.gpus, next.rank_us) \
+                 > (+this.queue, +this.user_id, +this.cpus, +this.gpus, 9223372036854775807) \
+             ORDER BY next.queue, next.user_id, next.cpus, next.gpus LIMIT 1) \
+     FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3) \
+     SELECT job.id, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus \
+     FROM classes JOIN jobs AS class ON class.id = classes.at JOIN jobs AS job ON job.id IN ( \
+         SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
+         AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus \
+         AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY rank_us, id LIMIT ?2) \
+     ORDER BY job.rank_us, job.id";
+
+/// Classes looked at, at most: those behind come when there are fewer.
+const MOST_CLASSES: u32 = 16_384;
 
 pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
-    let found = sqlx::query(READY).bind(now.as_microsecond()).bind(limit).fetch_all(pool).await?;
+    let found = sqlx::query(READY).bind(now.as_microsecond()).bind(limit).bind(MOST_CLASSES).fetch_all(pool).await?;
     let ready = found.iter().map(|row| {
         let fields = Fields::new(row, "jobs", "id")?;
         Ok(Ready {
             id: job_id(fields.id),
+            queue: fields.get("queue")?,
+            user: Uid(fields.number("user_id")?),
             priority: fields.number("priority")?,
+            rank: fields.get("rank_us")?,
             cpus: fields.number("cpus")?,
             gpus: fields.number("gpus")?,
         })

@@ -58,8 +58,14 @@ pub struct Claimed {
 pub struct Ready {
     /// The job.
     pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// Whose it is.
+    pub user: Uid,
     /// 0 to 100.
     pub priority: u8,
+    /// Its place, the lowest first, and of the same the one with the lower id: the moment since which it waits, in microseconds since 1970, less an hour for each point of its priority.
+    pub rank: i64,
     /// Cores.
     pub cpus: u32,
     /// GPUs.

@@ -207,15 +207,7 @@ impl World {
 
     fn round(&mut self, chance: &mut Chance) -> bool {
         let ready = self.ready();
-        // As much as the scheduler reads: more only while nothing of it could ever run.
-        let mut limit = usize::try_from(self.free.cpus).unwrap() + 1;
-        let plan = loop {
-            let plan = (self.choose)(&ready[..limit.min(ready.len())], self.free.clone(), &self.machine);
-            if limit >= ready.len() || !plan.start.is_empty() || plan.full || self.free.cpus == 0 {
-                break plan;
-            }
-            limit *= 4;
-        };
+        let plan = (self.choose)(&ready, self.free.clone(), &self.machine);
         self.judge(&ready, &plan);
         for job in &plan.start {
             self.start(*job, chance);
@@ -427,10 +419,12 @@ impl World {
         let mut ready: Vec<Ready> = due
             .map(|job| {
                 let Resources { cpus, gpus } = job.resources;
-                Ready { id: job.id, priority: job.priority, cpus, gpus }
+                let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * 3_600_000_000;
+                let (queue, user) = (job.queue.clone(), job.user);
+                Ready { id: job.id, queue, user, priority: job.priority, rank, cpus, gpus }
             })
             .collect();
-        ready.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
+        ready.sort_by_key(|job| (job.rank, job.id));
         ready
     }
 

@@ -33,6 +33,8 @@ mod lists;
 #[cfg(test)]
 mod opening;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod reports;

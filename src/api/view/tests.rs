@@ -123,7 +123,9 @@ fn check(detail: &JobDetail, scene: &Scene, line: &str) {
 #[test]
 fn a_job_that_waits_says_for_what() {
     let later = |seconds| JobState::Queued { not_before: Some(at(seconds)) };
-    let first = |id, cpus| Some(Ready { id: JobId(id), priority: 50, cpus, gpus: 0 });
+    let first = |id, cpus| {
+        Some(Ready { id: JobId(id), queue: "default".into(), user: Uid(0), priority: 50, rank: 0, cpus, gpus: 0 })
+    };
     let one_free = Scene { free: Resources { cpus: 1, gpus: 0 }, occupants: vec![JobId(3)], ..scene() };
     let cases = [
         (queued(), idle(), "is about to start"),

@@ -33,7 +33,7 @@ Examples:
   mlctl ls
   mlctl ls --state failed --limit 50
   mlctl ls --since 24h --label team=vision --sort finished
-  mlctl ls --state queued --sort priority     as they will start
+  mlctl ls --state queued --sort priority     the most urgent first
   mlctl ls -F 'state=failed and label.team=vision and priority>=60 and age<7d and not name~tmp*'
   mlctl ls -F 'exit_class=oom_device or (state=running and started<2026-11-25)'
   mlctl ls --all -o wide
