@@ -93,6 +93,13 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         hint: Some("leave it out, and as many run as there is room for; `mlctl submit --hold` starts none".into()),
     }));
     problems.extend(design.halving.as_ref().and_then(|halving| uncompared(halving, &spec)));
+    problems.extend((design.parallel.is_some() && spec.concurrency.is_some()).then(|| Problem {
+        path: "parallel".into(),
+        message: "the jobs have a concurrency key, which says how many run at once".into(),
+        hint: Some(
+            "keep one of them: --parallel for this array alone, --concurrency-limit for all with the key".into(),
+        ),
+    }));
     if !problems.is_empty() {
         return Err(Failure::mistakes("array", problems));
     }

@@ -30,6 +30,8 @@ use crate::{
 };
 
 const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
+/// Jobs that are named as what another waits for.
+const SHOWN: u32 = 100;
 const KINDS: [&str; 2] = ["train", "infer"];
 
 /// `GET /v1/jobs`.
@@ -185,8 +187,8 @@ fn page(limit: Option<u32>) -> u32 {
 /// `GET /v1/jobs/{job}/why`.
 pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<Json<WhyView>, Failure> {
     let detail = api.store.job(id).await?;
-    let (reason, hint) =
-        view::reason::why(&detail, Planned::of(&api.store.spec(id).await?), &api.scene_with_first().await?);
+    let scene = api.scene_of(&detail).await?;
+    let (reason, hint) = view::reason::why(&detail, Planned::of(&api.store.spec(id).await?), &scene);
     let (name, state) = (detail.job.name, detail.job.state.name().to_owned());
     Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, hint }))
 }
@@ -236,6 +238,7 @@ impl Shared {
             machine: self.supervisor.machine(),
             free: self.supervisor.free(),
             occupants: self.supervisor.occupants(),
+            through: Vec::new(),
             first: None,
             grace_seconds: self.config.grace_seconds,
         }
@@ -248,13 +251,20 @@ impl Shared {
         Ok(Scene { first, ..scene })
     }
 
-    /// A job as it is now.
-    pub(super) async fn job_view(&self, id: JobId) -> Result<JobView, StoreError> {
-        let detail = self.store.job(id).await?;
+    /// What one job is seen against, with all that says why it waits.
+    async fn scene_of(&self, detail: &JobDetail) -> Result<Scene, StoreError> {
         let scene = match detail.job.state {
             JobState::Queued { .. } => self.scene_with_first().await?,
             _ => self.scene(),
         };
+        let through = if detail.is_gated { self.store.through_gate(&detail.job, SHOWN).await? } else { Vec::new() };
+        Ok(Scene { through, ..scene })
+    }
+
+    /// A job as it is now.
+    pub(super) async fn job_view(&self, id: JobId) -> Result<JobView, StoreError> {
+        let detail = self.store.job(id).await?;
+        let scene = self.scene_of(&detail).await?;
         Ok(view::job(&detail, Planned::of(&self.store.spec(id).await?), &scene))
     }
 

@@ -42,6 +42,8 @@ pub struct Overlay<'a> {
     pub deadline: Option<&'a str>,
     /// `--retry-on`, as exit classes.
     pub retry_on: Option<&'a [&'a str]>,
+    /// `--concurrency-key`.
+    pub concurrency_key: Option<&'a str>,
     /// `--preemptible`.
     pub preemptible: bool,
 }
@@ -123,6 +125,9 @@ pub fn draft(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Re
     }
     if let Some(classes) = overlay.retry_on {
         document.set_texts("--retry-on", &["retry", "on"], classes);
+    }
+    if let Some(key) = overlay.concurrency_key {
+        document.set_text("--concurrency-key", &["concurrency", "key"], key);
     }
     if overlay.preemptible {
         document.set_true("--preemptible", &["preemptible"]);

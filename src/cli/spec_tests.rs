@@ -81,6 +81,7 @@ fn flags_lie_over_the_file() {
             name: Some("other"),
             labels: &[("team.eu".into(), "a b".into())],
             begin: None,
+            concurrency_key: Some("nightly"),
             preemptible: true,
             deadline: Some("2126-11-26T02:00:00Z"),
             retry_on: Some(&["oom_host", "hang"]),
@@ -96,6 +97,7 @@ fn flags_lie_over_the_file() {
     let Work::Train(train) = &spec.work else { panic!("{spec:?}") };
     assert_eq!(train.seed, 7);
     assert!(spec.preemptible);
+    assert_eq!(spec.concurrency.map(|given| (given.key, given.limit)), Some(("nightly".to_owned(), 1)));
     assert_eq!(spec.time.deadline.as_deref(), Some("2126-11-26T02:00:00Z"));
     assert_eq!(spec.retry.on, Some(vec![ExitClass::OomHost, ExitClass::Hang]));
 }

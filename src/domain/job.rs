@@ -142,6 +142,23 @@ pub struct Gate {
     pub limit: u32,
 }
 
+impl Gate {
+    /// What stands before the concurrency keys that users choose, so that none of them is an array's.
+    const CHOSEN: &str = "key:";
+
+    /// The gate of a concurrency key.
+    #[must_use]
+    pub fn chosen(key: &str, limit: u32) -> Self {
+        Self { key: format!("{}{key}", Self::CHOSEN), limit }
+    }
+
+    /// The concurrency key that a user chose, where it is that.
+    #[must_use]
+    pub fn chosen_key(&self) -> Option<&str> {
+        self.key.strip_prefix(Self::CHOSEN)
+    }
+}
+
 /// Where a job stands. A variant carries what only then exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

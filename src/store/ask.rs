@@ -13,7 +13,7 @@ use super::{
     types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
 use crate::domain::{
-    Command, Event, Fence, Hold, Job, Uid, rules,
+    Command, Event, Fence, Gate, Hold, Job, Uid, rules,
     schedule::{Tick, Turn},
 };
 
@@ -53,7 +53,7 @@ impl Prepared {
             preemptible: spec.preemptible,
             deadline: rules::deadline(&spec.time),
             array: None,
-            gate: None,
+            gate: spec.concurrency.map(|concurrency| Gate::chosen(&concurrency.key, concurrency.limit)),
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })

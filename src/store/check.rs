@@ -253,11 +253,16 @@ async fn arrays(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<
     Ok(())
 }
 
+/// A gate's user and key, the limit of who is first behind it, the widest limit of those let through, and how many these are.
+type WrongGate = (i64, String, Option<i64>, Option<i64>, i64);
+
 /// No gate lets through more than it may, and nobody waits behind one that has room.
 async fn gates(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
-    let wrong: Vec<(i64, String, i64, i64, i64)> = sqlx::query_as(gates::WRONG).fetch_all(conn).await?;
-    problems.extend(wrong.into_iter().map(|(user, key, limit, through, behind)| {
-        format!("gate {key:?} of user {user} lets {limit} through at once: {through} are, and {behind} wait behind it")
+    let wrong: Vec<WrongGate> = sqlx::query_as(gates::WRONG).fetch_all(conn).await?;
+    problems.extend(wrong.into_iter().map(|(user, key, first, widest, through)| {
+        let limit = first.or(widest).unwrap_or_default();
+        let waits = if first.is_some() { ", and there are jobs behind it" } else { "" };
+        format!("gate {key:?} of user {user} lets {limit} through at once: {through} are{waits}")
     }));
     Ok(())
 }

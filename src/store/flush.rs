@@ -209,7 +209,7 @@ impl Writes {
 
     /// Writes everything, in an order that the schema's checks and references allow. The ledger counts the commit if it changes anything.
     pub(super) async fn flush<'a>(
-        self,
+        mut self,
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
@@ -232,12 +232,13 @@ impl Writes {
         }
         changed += write(conn, "counters", COUNTERS, counters).await?;
         changed += self.arrays.flush(conn).await?;
-        changed += self.gates.open(conn).await?;
         changed += rungs.flush(conn).await?;
         changed += self.removals.flush(conn, ledger).await?;
         if let Some(until) = self.promote_until {
+            self.gates.touch_due(conn, until).await?;
             changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
         }
+        changed += self.gates.open(conn).await?;
         if changed > 0 {
             ledger.save(conn).await?;
         }

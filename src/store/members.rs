@@ -74,7 +74,9 @@ impl PreparedArray {
 pub(super) fn joined(event: &Event, membership: Membership, parallel: Option<u32>) -> Event {
     let mut event = event.clone();
     if let Event::Submitted { array, gate, .. } = &mut event {
-        *gate = parallel.map(|parallel| gate_of(membership.id, parallel));
+        if let Some(parallel) = parallel {
+            *gate = Some(gate_of(membership.id, parallel));
+        }
         *array = Some(membership);
     }
     event

@@ -278,6 +278,17 @@ impl Store {
         read::ready(&self.inner.readers, now, limit).await
     }
 
+    /// The jobs that have a place at a job's gate: at most `limit` of them; none where it has no gate.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn through_gate(&self, job: &Job, limit: u32) -> Result<Vec<JobId>, StoreError> {
+        match &job.gate {
+            Some(gate) => gates::through(&self.inner.readers, job.user, &gate.key, limit).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// The earliest `not_before` in the future of the queued jobs.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0009_gates.sql"),
     include_str!("../../migrations/0010_removal.sql"),
     include_str!("../../migrations/0011_order.sql"),
+    include_str!("../../migrations/0012_gates_in_time.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -1,16 +1,17 @@
 //! Gates: of an array that runs so many at once, never more are let through and never fewer than there is room for, whatever happens to its members.
 
+use jiff::SignedDuration;
 use mlctl::{
-    domain::{Command, Hold, JobState, array::gate},
-    store::{NewArray, StoreError},
+    domain::{Command, Hold, JobState, Uid, array::gate},
+    store::{NewArray, NewJob, StoreError},
 };
-use mlctl_protocol::{ExitClass, JobId};
+use mlctl_protocol::{ExitClass, JobId, spec::Concurrency};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
     arrays::array,
     chance::{Chance, cases},
-    rig::{Rig, USER},
+    rig::{Rig, USER, new_job},
 };
 
 fn narrow(size: u32, parallel: u32) -> NewArray {
@@ -106,4 +107,63 @@ async fn random(mut chance: Chance) {
 fn whatever_happens_the_gate_is_neither_too_wide_nor_shut() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     cases(10, |chance| runtime.block_on(random(chance)));
+}
+
+fn keyed(name: &str, key: &str, limit: u32) -> NewJob {
+    let mut new = new_job(name, name);
+    new.spec.concurrency = Some(Concurrency { key: key.into(), limit });
+    new
+}
+
+async fn submit(rig: &Rig, new: NewJob) -> JobId {
+    rig.store.submit(new).await.unwrap().id
+}
+
+#[tokio::test]
+async fn jobs_of_one_key_wait_each_for_its_own_limit_and_none_passes_another() {
+    let mut rig = Rig::new().await;
+    for (name, key, limit) in [("a", "k", 2), ("b", "k", 1), ("c", "k", 2), ("d", "other", 1)] {
+        submit(&rig, keyed(name, key, limit)).await;
+    }
+    let stranger = NewJob { user: Uid(7), ..keyed("e", "k", 1) };
+    submit(&rig, stranger).await;
+    assert_eq!(
+        ready(&rig).await,
+        [1, 4, 5],
+        "b waits until nobody has a place, and c is behind it; other keys and users do not matter"
+    );
+    let mut urgent = keyed("f", "k", 1);
+    urgent.spec.priority = 90;
+    submit(&rig, urgent).await;
+    rig.check().await;
+    rig.reopen().await;
+    let fence = rig.claim(JobId(1)).await;
+    rig.end(fence, ExitClass::Ok).await;
+    assert_eq!(ready(&rig).await, [6, 4, 5]);
+    rig.store.command(JobId(6), None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await, [2, 3, 4, 5], "b had nobody before it, and c has one");
+    rig.store.command(JobId(2), None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await, [3, 4, 5]);
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn who_may_not_start_yet_takes_no_place_and_waits_for_one_then() {
+    let rig = Rig::new().await;
+    let mut later = keyed("later", "k", 1);
+    later.spec.time.begin = Some((rig.now() + SignedDuration::from_secs(3600)).to_string());
+    let (later, now) = (submit(&rig, later).await, submit(&rig, keyed("now", "k", 1)).await);
+    assert_eq!(ready(&rig).await, [now.0]);
+    rig.check().await;
+    rig.clock.forward(4000);
+    assert_eq!(ready(&rig).await, [now.0], "its place is taken");
+    rig.check().await;
+    rig.store.command(now, None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await, [later.0]);
+    let mut alone = keyed("alone", "other", 1);
+    alone.spec.time.begin = Some((rig.now() + SignedDuration::from_secs(3600)).to_string());
+    let alone = submit(&rig, alone).await;
+    rig.clock.forward(4000);
+    assert_eq!(ready(&rig).await, [later.0, alone.0], "nobody had it");
+    rig.check().await;
 }

@@ -35,6 +35,8 @@ pub(super) struct Scene {
     pub(super) free: Resources,
     /// The jobs that occupy the rest.
     pub(super) occupants: Vec<JobId>,
+    /// The jobs that have the places at the gate that it waits behind, where that was looked for.
+    pub(super) through: Vec<JobId>,
     /// The job that starts next, where that was looked for.
     pub(super) first: Option<Ready>,
     /// Seconds from the order to stop to SIGKILL.

@@ -5,7 +5,7 @@ use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
 use super::{Planned, Scene};
 use crate::{
-    domain::{Exit, Hold, Intent, Job, JobState},
+    domain::{Exit, Gate, Hold, Intent, Job, JobState},
     store::{Attempt, JobDetail},
 };
 
@@ -19,7 +19,7 @@ const MAX_NAMED: usize = 5;
 pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
-        JobState::Queued { .. } if detail.is_gated => format!("{}{}", behind(job), deadline(job, scene.now)),
+        JobState::Queued { .. } if detail.is_gated => format!("{}{}", behind(job, scene), deadline(job, scene.now)),
         JobState::Queued { not_before } => format!("{}{}", queued(job, *not_before, scene), deadline(job, scene.now)),
         JobState::Held(hold) => format!("{}{}", held(hold, scene), deadline(job, scene.now)),
         JobState::Running { intent: Some(Intent::Stop), .. } if job.stopped_early.is_some() => {
@@ -143,12 +143,29 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
 }
 
 /// Who has the places that a job waits for.
-fn behind(job: &Job) -> String {
+fn behind(job: &Job, scene: &Scene) -> String {
     let limit = job.gate.as_ref().map_or(1, |gate| gate.limit);
-    match &job.array {
-        Some(array) => format!("waits for a place: {limit} jobs of array {} run at once", array.id),
-        None => format!("waits for a place: {limit} jobs of its kind run at once"),
+    let by =
+        if scene.through.is_empty() { String::new() } else { format!("; {} before it", let_through(&scene.through)) };
+    let begin = match job.state {
+        JobState::Queued { not_before: Some(time) } if time > scene.now => {
+            format!("starts in {} at the earliest, and then ", span(seconds_between(scene.now, time)))
+        }
+        _ => String::new(),
+    };
+    match (&job.array, job.gate.as_ref().and_then(Gate::chosen_key)) {
+        (_, Some(key)) => {
+            let most = counted(limit, "job");
+            format!("{begin}waits for a place: {most} with concurrency key {key:?} at once at most{by}")
+        }
+        (Some(array), None) => format!("{begin}waits for a place: {limit} jobs of array {} run at once{by}", array.id),
+        (None, None) => format!("{begin}waits for a place: {limit} jobs of its kind run at once{by}"),
     }
+}
+
+/// `job 3 is`, `jobs 3, 4 are`.
+fn let_through(ids: &[JobId]) -> String {
+    format!("{} {}", jobs(ids), if ids.len() == 1 { "is" } else { "are" })
 }
 
 /// What a job waits for whose time has come.

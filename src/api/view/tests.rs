@@ -19,6 +19,7 @@ fn scene() -> Scene {
         machine: Resources { cpus: 2, gpus: 0 },
         free: Resources { cpus: 0, gpus: 0 },
         occupants: vec![JobId(3), JobId(4)],
+        through: Vec::new(),
         first: None,
         grace_seconds: 20,
     }

@@ -36,6 +36,7 @@ Examples:
   id=$(mlctl submit job.toml -q)              the id alone, for scripts
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
+  mlctl submit job.toml --concurrency-key prod    one of those with the key at a time
   mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64 --parallel 2
   mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
   mlctl submit job.toml --array lr=1e-5..1e-1 --sample 81 --halving metric=val_loss,min-steps=500
@@ -80,6 +81,12 @@ pub struct Arguments {
     /// It may be asked to make way for a more urgent job: it then saves its work and goes on later
     #[arg(long)]
     preemptible: bool,
+    /// Of your jobs with the same key, so many at once at most: the next starts when one ends
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// How many at once [default: what the spec says, else 1]
+    #[arg(long, value_name = "N")]
+    concurrency_limit: Option<u32>,
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -124,6 +131,7 @@ impl Arguments {
             begin: begin.as_deref(),
             retry_on: (!retry_on.is_empty()).then_some(retry_on.as_slice()),
             deadline: deadline.as_deref(),
+            concurrency_key: self.concurrency_key.as_deref(),
             preemptible: self.preemptible,
             set: &self.set,
             name: self.name.as_deref(),
@@ -134,6 +142,7 @@ impl Arguments {
                 ("--gpus", &["resources", "gpus"], self.gpus),
                 ("--time", &["time", "limit_seconds"], self.time),
                 ("--retries", &["retry", "limit"], self.retries),
+                ("--concurrency-limit", &["concurrency", "limit"], self.concurrency_limit),
             ],
         };
         if self.sweep.is_given() {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mlctl_protocol::{ExitClass, JobSpec, spec::RetryPolicy};
+use mlctl_protocol::{
+    ExitClass, JobSpec,
+    spec::{Concurrency, RetryPolicy},
+};
 
 use super::Problem;
 
@@ -23,6 +26,7 @@ pub(super) fn problems(spec: &JobSpec) -> Vec<Problem> {
     found.extend(name(&spec.name));
     found.extend(labels(&spec.labels));
     found.extend(retry(&spec.retry));
+    found.extend(spec.concurrency.as_ref().and_then(concurrency));
     found
 }
 
@@ -74,6 +78,14 @@ fn label(key: &str, value: &str) -> Option<Problem> {
     if value.chars().any(char::is_control) {
         let message = "the value of a label is one line without control characters";
         return Some(Problem::new(path, message, "take line breaks and tabs away"));
+    }
+    None
+}
+
+fn concurrency(policy: &Concurrency) -> Option<Problem> {
+    let path = "concurrency.key";
+    if policy.key.chars().any(char::is_control) {
+        return Some(Problem::new(path, "a key is one line without control characters", "for example \"nightly\""));
     }
     None
 }

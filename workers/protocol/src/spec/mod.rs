@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{DataSource, Scaling, Split, SplitPart};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
-pub use policy::{CheckpointPolicy, Resources, RetryPolicy, TimePolicy};
+pub use policy::{CheckpointPolicy, Concurrency, Resources, RetryPolicy, TimePolicy};
 pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.
@@ -43,6 +43,8 @@ pub struct JobSpec {
     pub time: TimePolicy,
     /// Whether it may be asked to make way for a job that is more urgent.
     pub preemptible: bool,
+    /// How many jobs of its kind run at once.
+    pub concurrency: Option<Concurrency>,
     /// What to do.
     pub work: Work,
 }
@@ -101,6 +103,9 @@ pub struct SpecDocument {
     /// is used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     preemptible: bool,
+    /// How many jobs with the same key run at once; the others wait for a place, by priority and age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    concurrency: Option<Concurrency>,
     /// Train a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     train: Option<Box<TrainSpec>>,
@@ -127,6 +132,7 @@ impl TryFrom<SpecDocument> for JobSpec {
             checkpoint,
             time,
             preemptible,
+            concurrency,
             train,
             infer,
         } = document;
@@ -139,13 +145,14 @@ impl TryFrom<SpecDocument> for JobSpec {
             (None, None) => return Err("the job has nothing to do: add a [train] or an [infer] table".into()),
             (Some(_), Some(_)) => return Err("a job either trains or infers: keep one of [train] and [infer]".into()),
         };
-        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, preemptible, work })
+        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work })
     }
 }
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, preemptible, work } = spec;
+        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work } =
+            spec;
         let (train, infer) = match work {
             Work::Train(train) => (Some(train), None),
             Work::Infer(infer) => (None, Some(infer)),
@@ -160,6 +167,7 @@ impl From<JobSpec> for SpecDocument {
             checkpoint,
             time,
             preemptible,
+            concurrency,
             train,
             infer,
         }

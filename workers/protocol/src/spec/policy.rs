@@ -99,6 +99,24 @@ impl TimePolicy {
     }
 }
 
+/// How many of a user's jobs with the same key run at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// What the jobs have in common: any text of one line. Keys of different users have nothing to do with each other.
+    #[schemars(length(min = 1, max = 100))]
+    pub key: String,
+    /// The job starts only while fewer jobs with the key than this have been let through and not ended. Jobs may name different limits: each waits for its own, and none
+    /// passes one that is before it.
+    #[serde(default = "default_concurrency_limit")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub limit: u32,
+}
+
+const fn default_concurrency_limit() -> u32 {
+    1
+}
+
 /// When checkpoints are taken: at the end of the step at which any of the conditions holds, besides on demand, on stop and
 /// at the end. When none is given, every 60 seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
