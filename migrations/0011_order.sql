@@ -8,7 +8,7 @@ UPDATE jobs SET waiting_us = coalesce(not_before_us, submitted_us) WHERE finishe
 -- Its place: an hour of waiting is worth a point of priority. The lowest is first, and of the same the one with the lower id.
 ALTER TABLE jobs ADD COLUMN rank_us INTEGER NOT NULL AS (waiting_us - priority * 3600000000) VIRTUAL;
 
--- The jobs that may start now, by class: those of a class need the same, so that only the first of each can be the next. With all the planner needs: it never reads the table.
+-- The jobs that may start now, by class: those of a class need the same, so that only the first of each can be the next.
 -- The parentheses are as in 0009_gates.sql.
 DROP INDEX jobs_ready;
 CREATE INDEX jobs_ready ON jobs (queue, user_id, cpus, gpus, rank_us, id, not_before_us, priority)

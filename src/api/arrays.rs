@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Command,
+        Command, JobState,
         array::{Goal, Metric},
     },
     store::StoreError,
@@ -92,7 +92,7 @@ pub(super) async fn cancel(
     Extension(peer): Extension<Peer>,
     NamedArray(id): NamedArray,
 ) -> Result<Json<ArrayChangeView>, Failure> {
-    api.change(id, &UNFINISHED, Command::Cancel { by: peer.uid }, "cancelled").await
+    api.change(id, &JobState::UNFINISHED, Command::Cancel { by: peer.uid }, "cancelled").await
 }
 
 /// `POST /v1/arrays/{array}/stop`.
@@ -101,7 +101,7 @@ pub(super) async fn stop(
     Extension(peer): Extension<Peer>,
     NamedArray(id): NamedArray,
 ) -> Result<Json<ArrayChangeView>, Failure> {
-    api.change(id, &UNFINISHED, Command::Stop { by: peer.uid }, "stopped").await
+    api.change(id, &JobState::UNFINISHED, Command::Stop { by: peer.uid }, "stopped").await
 }
 
 /// `POST /v1/arrays/{array}/hold`: those that run go on.
@@ -112,7 +112,7 @@ pub(super) async fn hold(
     Sent(HoldRequest { reason }): Sent<HoldRequest>,
 ) -> Result<Json<ArrayChangeView>, Failure> {
     let hold = control::held_by(peer.uid, reason)?;
-    api.change(id, &["queued", "blocked", "held"], Command::Hold { hold }, "held").await
+    api.change(id, &["queued", "held"], Command::Hold { hold }, "held").await
 }
 
 /// `POST /v1/arrays/{array}/pause`.
@@ -123,7 +123,7 @@ pub(super) async fn pause(
     Sent(HoldRequest { reason }): Sent<HoldRequest>,
 ) -> Result<Json<ArrayChangeView>, Failure> {
     let hold = control::held_by(peer.uid, reason)?;
-    api.change(id, &UNFINISHED, Command::Pause { hold }, "paused").await
+    api.change(id, &JobState::UNFINISHED, Command::Pause { hold }, "paused").await
 }
 
 /// `POST /v1/arrays/{array}/release`.
@@ -143,8 +143,6 @@ pub(super) async fn retry(
 ) -> Result<Json<ArrayChangeView>, Failure> {
     api.change(id, &["failed", "cancelled", "held"], Command::Retry { by: peer.uid }, "retried").await
 }
-
-const UNFINISHED: [&str; 4] = ["queued", "blocked", "held", "running"];
 
 impl Shared {
     /// An array as it is now.

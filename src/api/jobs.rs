@@ -29,7 +29,6 @@ use crate::{
     store::{Array, ArrayFilter, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
 };
 
-const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
 /// Jobs that are named as what another waits for.
 const SHOWN: u32 = 100;
 const KINDS: [&str; 2] = ["train", "infer"];
@@ -88,7 +87,7 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
     let states: Vec<String> =
         state.iter().flat_map(|text| text.split(',')).map(|state| state.trim().to_owned()).collect();
     for state in &states {
-        known("state", state, &STATES)?;
+        known("state", state, &JobState::names().collect::<Vec<_>>())?;
     }
     if let Some(kind) = &kind {
         known("kind", kind, &KINDS)?;
@@ -199,9 +198,9 @@ impl Shared {
         let ListFilter { states, finished, kind, user, queue, labels, since, limit, .. } = filter;
         let (states, ended) = match (states.is_empty(), since) {
             (false, _) => (states.clone(), 0),
-            (true, None) => (["running", "queued", "held", "blocked"].map(str::to_owned).to_vec(), *finished),
+            (true, None) => (JobState::UNFINISHED.map(str::to_owned).to_vec(), *finished),
             // When an array ended is not kept: those submitted since then.
-            (true, Some(_)) => (["running", "queued", "held", "blocked"].map(str::to_owned).to_vec(), *limit),
+            (true, Some(_)) => (JobState::UNFINISHED.map(str::to_owned).to_vec(), *limit),
         };
         let found = self.store.arrays(&ArrayFilter { states, limit: *limit, ended: ended.min(*limit) }).await?;
         let scene = self.scene();

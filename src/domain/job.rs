@@ -22,6 +22,9 @@ impl Uid {
     pub const SYSTEM: Self = Self(u32::MAX);
 }
 
+/// What a point of priority is worth, in microseconds of waiting: an hour. The order of the queue goes by it, and the column `rank_us` repeats it.
+pub const MICROSECONDS_A_POINT: i64 = 3_600_000_000;
+
 /// Names one attempt of one job. A write about a running job carries it; one that no longer matches the row comes from a
 /// worker that lost its lease and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,6 +189,16 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// The names of the states in which a job has not ended.
+    pub const UNFINISHED: [&str; 3] = ["queued", "held", "running"];
+    /// The names of the states in which it has.
+    pub const ENDED: [&str; 3] = ["succeeded", "failed", "cancelled"];
+
+    /// The names of all states.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::UNFINISHED.into_iter().chain(Self::ENDED)
+    }
+
     /// The name used in rows, JSON and on the command line.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -17,4 +17,4 @@ pub use causes::causes;
 pub use clock::Clock;
 pub use event::{Command, Edit, Event, Refusal, Terms};
 pub use filter::{Filter, FilterError};
-pub use job::{Change, Exit, Fence, Gate, Hold, Intent, Job, JobState, Uid};
+pub use job::{Change, Exit, Fence, Gate, Hold, Intent, Job, JobState, MICROSECONDS_A_POINT, Uid};

@@ -18,8 +18,6 @@ pub struct Plan {
     pub start: Vec<JobId>,
     /// Too large for this machine even when it is empty.
     pub too_large: Vec<JobId>,
-    /// Whether a job had to wait for resources, and those behind it with it.
-    pub full: bool,
 }
 
 /// Chooses among `ready`, which is in the order in which jobs should start.
@@ -30,7 +28,6 @@ pub fn plan(ready: &[Ready], mut free: Resources, machine: &Resources) -> Plan {
         if job.cpus > machine.cpus || job.gpus > machine.gpus {
             plan.too_large.push(job.id);
         } else if job.cpus > free.cpus || job.gpus > free.gpus {
-            plan.full = true;
             break;
         } else {
             free.cpus -= job.cpus;
@@ -72,22 +69,22 @@ mod tests {
 
     #[test]
     fn jobs_start_in_order_until_one_does_not_fit() {
-        // jobs, free -> started, too large, full; the machine has 4 cores and 1 GPU
-        type Case<'a> = (&'a [(u32, u32)], (u32, u32), &'a [u64], &'a [u64], bool);
+        // jobs, free -> started, too large; the machine has 4 cores and 1 GPU
+        type Case<'a> = (&'a [(u32, u32)], (u32, u32), &'a [u64], &'a [u64]);
         let cases: [Case<'_>; 10] = [
-            (&[], (4, 1), &[], &[], false),
-            (&[(1, 0)], (4, 1), &[1], &[], false),
-            (&[(2, 0), (2, 0)], (4, 1), &[1, 2], &[], false),
-            (&[(2, 0), (2, 0), (1, 0)], (4, 1), &[1, 2], &[], true),
-            (&[(3, 0), (2, 0), (1, 0)], (4, 1), &[1], &[], true),
-            (&[(1, 1), (1, 1), (1, 0)], (4, 1), &[1], &[], true),
-            (&[(4, 0)], (3, 1), &[], &[], true),
-            (&[(5, 0), (1, 0)], (4, 1), &[2], &[1], false),
-            (&[(1, 2), (5, 0), (4, 0), (1, 0)], (4, 1), &[3], &[1, 2], true),
-            (&[(1, 0)], (0, 0), &[], &[], true),
+            (&[], (4, 1), &[], &[]),
+            (&[(1, 0)], (4, 1), &[1], &[]),
+            (&[(2, 0), (2, 0)], (4, 1), &[1, 2], &[]),
+            (&[(2, 0), (2, 0), (1, 0)], (4, 1), &[1, 2], &[]),
+            (&[(3, 0), (2, 0), (1, 0)], (4, 1), &[1], &[]),
+            (&[(1, 1), (1, 1), (1, 0)], (4, 1), &[1], &[]),
+            (&[(4, 0)], (3, 1), &[], &[]),
+            (&[(5, 0), (1, 0)], (4, 1), &[2], &[1]),
+            (&[(1, 2), (5, 0), (4, 0), (1, 0)], (4, 1), &[3], &[1, 2]),
+            (&[(1, 0)], (0, 0), &[], &[]),
         ];
-        for (jobs, free, start, too_large, full) in cases {
-            let expected = Plan { start: ids(start), too_large: ids(too_large), full };
+        for (jobs, free, start, too_large) in cases {
+            let expected = Plan { start: ids(start), too_large: ids(too_large) };
             assert_eq!(plan(&ready(jobs), of(free.0, free.1), &of(4, 1)), expected, "{jobs:?} {free:?}");
         }
     }
@@ -113,7 +110,6 @@ mod tests {
                 .map(|job| job.id)
                 .collect();
             prop_assert_eq!(&possible[..plan.start.len()], &plan.start[..]);
-            prop_assert_eq!(plan.full, plan.start.len() < possible.len());
             // An empty machine always starts something, if there is anything it could ever run.
             if free == machine && !possible.is_empty() {
                 prop_assert!(!plan.start.is_empty());

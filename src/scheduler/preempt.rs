@@ -7,12 +7,9 @@ use tracing::info;
 
 use super::Scheduler;
 use crate::{
-    domain::{Job, JobState},
+    domain::{Job, JobState, MICROSECONDS_A_POINT},
     store::{Ready, StoreError},
 };
-
-/// An hour of waiting is worth a point of priority: who makes way must not be first in line again.
-const MICROSECONDS_A_POINT: i64 = 3_600_000_000;
 
 /// Who is to make way now, and when somebody else could be asked who has not run long enough yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -89,7 +89,7 @@ pub(super) const TAKEN: &str = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE u
      AND state IN ('queued', 'running') LIMIT ?3)";
 pub(super) const THROUGH: &str = "SELECT id FROM jobs WHERE user_id = ?1 AND gate_key = ?2 AND gated = 0 AND state IN ('running', 'queued') LIMIT ?3";
 pub(super) const BEHIND: &str = "SELECT id, gate_limit FROM jobs INDEXED BY jobs_behind \
-     WHERE user_id = ?1 AND gate_key = ?2 AND gated = 1 AND due = 1 ORDER BY priority DESC, id LIMIT ?3";
+     WHERE user_id = ?1 AND gate_key = ?2 AND gated = 1 AND due = 1 ORDER BY rank_us, id LIMIT ?3";
 pub(super) const OPEN: &str =
     "UPDATE jobs SET gated = 0 WHERE gated = 1 AND id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
 pub(super) const DUE: &str = "SELECT DISTINCT user_id, gate_key FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1 AND gated = 1";
@@ -99,6 +99,6 @@ pub(super) const WRONG: &str = "SELECT user_id, gate_key, limit_of_first, widest
          SELECT user_id, gate_key, count(*) FILTER (WHERE gated = 0) AS through, max(gate_limit) FILTER (WHERE gated = 0) AS widest, \
              (SELECT first.gate_limit FROM jobs AS first INDEXED BY jobs_behind \
               WHERE first.user_id = jobs.user_id AND first.gate_key = jobs.gate_key AND first.gated = 1 AND first.due = 1 \
-              ORDER BY first.priority DESC, first.id LIMIT 1) AS limit_of_first \
+              ORDER BY first.rank_us, first.id LIMIT 1) AS limit_of_first \
          FROM jobs WHERE gate_key IS NOT NULL AND state IN ('queued', 'running') GROUP BY 1, 2) \
      WHERE through > widest OR through < limit_of_first LIMIT 100";

@@ -11,6 +11,7 @@ use super::{
     rows::{self, RowError, attempt_columns, job_columns},
     types::{ListFilter, Listed},
 };
+use crate::domain::JobState;
 
 macro_rules! list {
     ($walked:literal, $order:literal) => {
@@ -49,7 +50,6 @@ pub(super) const BOUND_FINISHED: &str =
     "SELECT finished_us FROM jobs WHERE finished_us > ?2 ORDER BY finished_us DESC LIMIT 1 OFFSET ?3";
 pub(super) const BOUND_FINISHED_ALONE: &str = "SELECT finished_us FROM jobs WHERE finished_us > ?2 AND array_id IS NULL ORDER BY finished_us DESC LIMIT 1 OFFSET ?3";
 
-const UNFINISHED: [&str; 3] = ["running", "queued", "held"];
 const FINISHED: &str = "finished";
 
 /// Jobs, newest first.
@@ -59,7 +59,7 @@ pub(super) async fn list(pool: &SqlitePool, filter: &ListFilter) -> Result<Liste
     let finished = filter.finished.min(filter.limit);
     let mut walks: Vec<(&str, u32)> = filter.states.iter().map(|state| (state.as_str(), filter.limit)).collect();
     if walks.is_empty() {
-        walks.extend(UNFINISHED.map(|state| (state, filter.limit)));
+        walks.extend(JobState::UNFINISHED.map(|state| (state, filter.limit)));
         walks.push((FINISHED, finished));
     }
     let (mut found, mut is_partial) = (Vec::new(), false);
@@ -86,7 +86,7 @@ async fn walk(
     filter: &ListFilter,
     limit: u32,
 ) -> Result<(Vec<SqliteRow>, bool), StoreError> {
-    let since = filter.since.filter(|_| !UNFINISHED.contains(&state));
+    let since = filter.since.filter(|_| !JobState::UNFINISHED.contains(&state));
     let by_end = is_by_end(state, filter);
     let (sql, bound) = match (by_end, filter.members) {
         (false, _) => (BY_STATE, BOUND_BY_STATE),
@@ -128,5 +128,5 @@ async fn walk(
 
 /// Whether jobs of a state are walked by when they ended; members of arrays stand among the others then.
 fn is_by_end(state: &str, filter: &ListFilter) -> bool {
-    state == FINISHED || (filter.since.is_some() && !UNFINISHED.contains(&state))
+    state == FINISHED || (filter.since.is_some() && !JobState::UNFINISHED.contains(&state))
 }

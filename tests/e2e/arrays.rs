@@ -2,21 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Setup, Worker, until};
+use crate::support::{Daemon, Setup, Worker, specs::written, until};
 
-pub const SPEC: &str = r#"version = 1
-name = "sweep"
+pub fn sweep() -> String {
+    let head = r#"name = "sweep"
 checkpoint = { every_steps = 10 }
-retry = { limit = 0 }
-
-[train]
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2 }
-loss = "mse"
-optimizer = { type = "adam" }
-batch_size = 8
-max_epochs = 4
-"#;
+retry = { limit = 0 }"#;
+    written(head, 4)
+}
 
 fn members(daemon: &Daemon, array: &str) -> Vec<Value> {
     let list = daemon.mlctl(&["ls", "--array", array, "-o", "json"]).json();
@@ -26,7 +19,7 @@ fn members(daemon: &Daemon, array: &str) -> Vec<Value> {
 #[test]
 fn a_grid_of_real_trainings_runs_to_its_end_and_is_compared() {
     let daemon = Setup::of(Worker::Real).set("workers.cpus=2").start();
-    let spec = daemon.write("sweep.toml", SPEC);
+    let spec = daemon.write("sweep.toml", sweep());
     let spec = spec.to_str().unwrap();
     let args = ["submit", spec, "--array", "lr=1e-3,1e-2", "--array", "layers=[4,8,2],[4,4,2]", "-q"];
     let id = daemon.mlctl(&args).ok().trim().to_owned();
@@ -59,7 +52,7 @@ fn a_grid_of_real_trainings_runs_to_its_end_and_is_compared() {
 #[test]
 fn an_array_is_cancelled_and_tried_again_as_one_over_a_restart() {
     let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=2").start();
-    let spec = daemon.write("sweep.toml", SPEC);
+    let spec = daemon.write("sweep.toml", sweep());
     let spec = spec.to_str().unwrap();
     let args =
         ["submit", spec, "--array", "train.seed=1,2,3,4,5,6", "--label", "fake=steps:100000:5", "--key", "k", "-q"];
@@ -90,7 +83,7 @@ fn an_array_is_cancelled_and_tried_again_as_one_over_a_restart() {
 #[test]
 fn draws_are_told_and_come_again_with_their_seed() {
     let daemon = Daemon::with(Worker::Fake);
-    let spec = daemon.write("sweep.toml", SPEC);
+    let spec = daemon.write("sweep.toml", sweep());
     let spec = spec.to_str().unwrap();
     let draw = |more: &[&str]| {
         let args = [
@@ -123,7 +116,7 @@ fn draws_are_told_and_come_again_with_their_seed() {
 #[test]
 fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
     let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=3").start();
-    let spec = daemon.write("sweep.toml", SPEC);
+    let spec = daemon.write("sweep.toml", sweep());
     let factors = [5, 7, 3, 9, 1, 8, 6, 2, 4];
     let scripts: Vec<String> = factors.iter().map(|factor| format!("\"loss:{factor}; steps:90:15\"")).collect();
     let scripts = format!("labels.fake={}", scripts.join(","));
@@ -191,7 +184,7 @@ fn most_at_once(daemon: &Daemon, members: &[Value]) -> i64 {
 #[test]
 fn a_throttled_array_runs_so_many_at_once_over_a_restart() {
     let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=4").start();
-    let spec = daemon.write("sweep.toml", SPEC);
+    let spec = daemon.write("sweep.toml", sweep());
     let args = [
         "submit",
         spec.to_str().unwrap(),

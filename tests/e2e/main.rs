@@ -9,6 +9,7 @@ mod bad_input;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../support/chance.rs"]
 mod chance;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;

@@ -84,6 +84,9 @@ fn what_a_filter_finds_is_cancelled_and_removed() {
         .map(|number| daemon.submit(&training(Worker::Fake, &format!("job-{number}"), Length::Endless)))
         .collect();
     daemon.wait_for(&ids[0], "running");
+    daemon.mlctl(&["hold", "-F", "name!=job-3", "--reason", "all but one"]).ok();
+    assert_eq!(daemon.mlctl(&["ls", "-F", "state=held", "-o", "name"]).ok(), format!("{}\n{}\n", ids[2], ids[1]));
+    daemon.mlctl(&["release", "-F", "name~job-*"]).ok();
     daemon.mlctl(&["cancel", "-F", "state=queued and not name=job-3"]).ok();
     let open = daemon.mlctl(&["ls", "-F", "not finished", "-o", "name"]).ok();
     assert_eq!(open, format!("{}\n{}\n", ids[3], ids[0]));

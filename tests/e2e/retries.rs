@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Worker, specs::fake};
+use crate::support::{
+    Daemon, Worker,
+    specs::{fake, written},
+};
 
 /// A job of this script, with quick retries and this over its policy.
 fn job(script: &str, policy: Value) -> Value {
@@ -47,7 +50,7 @@ fn faults_of_the_infrastructure_have_a_budget_of_their_own_and_end_in_quarantine
 #[test]
 fn a_job_that_may_harm_the_machine_is_held_at_its_third_death_in_a_row() {
     let daemon = Daemon::with(Worker::Fake);
-    daemon.write("harmful.toml", SPEC.replace("SCRIPT", "fail:oom_host:no memory left"));
+    daemon.write("harmful.toml", scripted("fail:oom_host:no memory left"));
     for flag in ["-w", "-f"] {
         let ran = daemon.mlctl(&["submit", "harmful.toml", flag, "--retries", "50"]);
         assert_eq!(ran.code, 20, "{ran:?}");
@@ -56,8 +59,7 @@ fn a_job_that_may_harm_the_machine_is_held_at_its_third_death_in_a_row() {
         let job = daemon.last();
         assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(3), &json!(2)));
     }
-    // One that saves its work between is worth another try.
-    daemon.write("slow.toml", SPEC.replace("SCRIPT", "steps:5:1; fail:oom_host:no memory left"));
+    daemon.write("slow.toml", scripted("steps:5:1; fail:oom_host:no memory left"));
     let ran = daemon.mlctl(&["submit", "slow.toml", "-w", "--retries", "0"]);
     assert_eq!((ran.code, &daemon.last()["state"]), (20, &json!("failed")), "one without retries has failed: {ran:?}");
 }
@@ -65,7 +67,7 @@ fn a_job_that_may_harm_the_machine_is_held_at_its_third_death_in_a_row() {
 #[test]
 fn only_the_ends_that_are_named_are_tried_again() {
     let daemon = Daemon::with(Worker::Fake);
-    daemon.write("crash.toml", SPEC.replace("SCRIPT", "signal:6"));
+    daemon.write("crash.toml", scripted("signal:6"));
     let attempts = |args: &[&str]| {
         let ran = daemon.mlctl(&[&["submit", "crash.toml", "-w"], args].concat());
         assert_eq!(ran.code, 20, "{ran:?}");
@@ -80,7 +82,7 @@ fn only_the_ends_that_are_named_are_tried_again() {
         .mlctl(&["submit", "crash.toml", "--retry-on", "rain"])
         .must_fail(2, &["rain", "expected some of oom, infra"]);
     daemon.mlctl(&["submit", "crash.toml", "--retry-on", "spec"]).must_fail(6, &["--retry-on", "is not tried again"]);
-    daemon.write("limit.toml", SPEC.replace("SCRIPT", "steps:10000000:10"));
+    daemon.write("limit.toml", scripted("steps:10000000:10"));
     let ran = daemon.mlctl(&["submit", "limit.toml", "-w", "-t", "2", "--retries", "1", "--retry-on", "timeout"]);
     assert_eq!((ran.code, &daemon.last()["attempt"]), (22, &json!(2)), "as long again by itself: {ran:?}");
 }
@@ -88,7 +90,7 @@ fn only_the_ends_that_are_named_are_tried_again() {
 #[test]
 fn an_array_with_quarantined_members_is_not_waited_for_any_longer() {
     let daemon = Daemon::with(Worker::Fake);
-    daemon.write("sweep.toml", SPEC.replace("SCRIPT", "fail:hang:no progress"));
+    daemon.write("sweep.toml", scripted("fail:hang:no progress"));
     let ran = daemon.mlctl(&["submit", "sweep.toml", "--array", "train.seed=1,2", "-w"]);
     assert_eq!(ran.code, 20, "{ran:?}");
     assert!(ran.stdout.contains("2 held, 2 of them quarantined"), "{ran:?}");
@@ -101,16 +103,10 @@ fn an_array_with_quarantined_members_is_not_waited_for_any_longer() {
     daemon.wait_for("2", "cancelled");
 }
 
-const SPEC: &str = r#"version = 1
-name = "job"
-labels = { fake = "SCRIPT" }
-retry = { backoff_seconds = 1, max_backoff_seconds = 1 }
-
-[train]
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2 }
-loss = "mse"
-optimizer = { type = "adam" }
-batch_size = 8
-max_epochs = 1
-"#;
+/// A job for the fake worker with this script.
+fn scripted(script: &str) -> String {
+    let head = format!(
+        "name = \"job\"\nlabels = {{ fake = \"{script}\" }}\nretry = {{ backoff_seconds = 1, max_backoff_seconds = 1 }}"
+    );
+    written(&head, 1)
+}

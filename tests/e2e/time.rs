@@ -6,7 +6,7 @@ use crate::support::{
     Daemon, Setup, Worker,
     daemon::worker_pid,
     processes,
-    specs::{Length, fake, training},
+    specs::{Length, fake, training, written},
 };
 
 /// A spec with a limit.
@@ -86,7 +86,7 @@ fn a_limit_outlives_the_daemon() {
 #[test]
 fn a_job_waits_for_its_start_time_over_a_restart_while_others_pass_it() {
     let mut daemon = Daemon::with(Worker::Fake);
-    let spec = daemon.write("timed.toml", TIMED);
+    let spec = daemon.write("timed.toml", timed());
     let id = daemon.mlctl(&["submit", spec.to_str().unwrap(), "--begin", "6s", "-q"]).ok().trim().to_owned();
     let waiting = daemon.job(&id);
     assert_eq!(waiting["state"], "queued");
@@ -109,7 +109,7 @@ fn a_job_that_waits_beyond_its_deadline_fails_though_the_machine_is_full_or_no_d
     let mut daemon = Setup::of(Worker::Fake).set("workers.cpus=1").start();
     let long = daemon.submit(&fake("long", "steps:10000000:10"));
     daemon.wait_for_checkpoint(&long, 1);
-    daemon.write("late.toml", TIMED.replace("timed", "late"));
+    daemon.write("late.toml", timed().replace("timed", "late"));
     let ran = daemon.mlctl(&["submit", "late.toml", "--deadline", "1s", "-w"]);
     assert_eq!(ran.code, 22, "{ran:?}");
     assert!(ran.stdout.contains("passed before it could start"), "{ran:?}");
@@ -189,16 +189,9 @@ fn a_start_time_can_be_moved_while_a_job_waits_for_it() {
     daemon.mlctl(&["edit", &id, "--deadline", "2s", "--no-deadline"]).must_fail(2, &["cannot be used with"]);
 }
 
-const TIMED: &str = r#"version = 1
-name = "timed"
+fn timed() -> String {
+    let head = r#"name = "timed"
 priority = 100
-labels = { fake = "obey" }
-
-[train]
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2 }
-loss = "mse"
-optimizer = { type = "adam" }
-batch_size = 8
-max_epochs = 1
-"#;
+labels = { fake = "obey" }"#;
+    written(head, 1)
+}

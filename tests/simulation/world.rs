@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, Uid, state},
+    domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, MICROSECONDS_A_POINT, Uid, state},
     scheduler::Plan,
     store::Ready,
 };
@@ -419,7 +419,7 @@ impl World {
         let mut ready: Vec<Ready> = due
             .map(|job| {
                 let Resources { cpus, gpus } = job.resources;
-                let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * 3_600_000_000;
+                let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * MICROSECONDS_A_POINT;
                 let (queue, user) = (job.queue.clone(), job.user);
                 Ready { id: job.id, queue, user, priority: job.priority, rank, cpus, gpus }
             })

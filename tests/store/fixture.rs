@@ -96,6 +96,11 @@ async fn a_database_of_the_third_schema_opens_and_goes_on() {
     clock.forward(86_400);
     let rig = Rig { store: Store::open(&path, clock.clone(), entropy).await.unwrap(), clock, dir };
     rig.check().await;
+    let mut conn = SqliteConnectOptions::new().filename(rig.path()).read_only(true).connect().await.unwrap();
+    let sql = "SELECT count(*), count(*) FILTER (WHERE waiting_us >= submitted_us) FROM jobs WHERE finished_us IS NULL";
+    let (open, waiting): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut conn).await.unwrap();
+    assert!(open > 0 && waiting == open, "who was there before has its place, whatever it did at the moment");
+    conn.close().await.unwrap();
     control::go_on(&rig, [JOBS + 2, JOBS + 3, JOBS + 4].map(JobId)).await;
     rig.check().await;
 }

@@ -167,3 +167,20 @@ async fn who_may_not_start_yet_takes_no_place_and_waits_for_one_then() {
     assert_eq!(ready(&rig).await, [later.0, alone.0], "nobody had it");
     rig.check().await;
 }
+
+#[tokio::test]
+async fn behind_a_gate_jobs_stand_as_in_the_queue() {
+    let mut rig = Rig::new().await;
+    submit(&rig, keyed("first", "k", 1)).await;
+    let low = submit(&rig, keyed("low", "k", 1)).await;
+    rig.clock.forward(11 * 3600);
+    let mut urgent = keyed("urgent", "k", 1);
+    urgent.spec.priority = 60;
+    let urgent = submit(&rig, urgent).await;
+    rig.reopen().await;
+    rig.store.command(JobId(1), None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await, [low.0], "eleven hours of waiting are worth more than ten points");
+    rig.store.command(low, None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ready(&rig).await, [urgent.0]);
+    rig.check().await;
+}

@@ -13,7 +13,7 @@ use mlctl::{
     domain::schedule::{Crontab, Pass, TICK_LABEL, Timetable, zone},
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
-use mlctl_protocol::JobId;
+use mlctl_protocol::{ExitClass, JobId, spec::Concurrency};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -225,4 +225,24 @@ fn killed_at_any_moment_a_tick_has_its_row_and_its_job_or_neither() {
             store.close().await;
         });
     });
+}
+
+#[tokio::test]
+async fn a_run_with_a_concurrency_key_waits_for_the_one_before_it() {
+    let rig = Rig::new().await;
+    let now = rig.now();
+    let mut hourly = new("hourly", "0 * * * *", now);
+    hourly.spec.concurrency = Some(Concurrency { key: "hourly".into(), limit: 1 });
+    rig.store.add_schedule(hourly).await.unwrap();
+    let mut runs = Vec::new();
+    for hours in [2, 3] {
+        let schedule = rig.store.schedule("hourly").await.unwrap();
+        let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(hours));
+        runs.push(rig.store.take_turn(&schedule, turn).await.unwrap().unwrap().id);
+    }
+    let fence = rig.claim(runs[0]).await;
+    assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty(), "the second waits behind the first");
+    rig.end(fence, ExitClass::Ok).await;
+    assert_eq!(rig.store.ready(rig.now(), 10).await.unwrap()[0].id, runs[1]);
+    rig.check().await;
 }

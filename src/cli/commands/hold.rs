@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::{HoldRequest, JobView},
     cli::{Context, Done},
@@ -15,14 +15,13 @@ A job that runs cannot be held: `stop` ends it with its work saved.
 Examples:
   mlctl hold digits
   mlctl hold 17 18 --reason 'until the data is there'
-  mlctl ls --state held -o name | xargs mlctl release";
+  mlctl hold -F 'label.team=vision'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// What for, in a line: `why` and `ls` tell it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -30,7 +29,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("hold {}", self.jobs.join(", "))
+        self.which.goal("hold")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -38,6 +37,7 @@ impl Arguments {
             let reason = job.reason.as_deref().unwrap_or("held");
             format!("job {} ({}) is {reason}", job.id, job.name)
         };
-        change(context, self.jobs, "hold", &HoldRequest { reason: self.reason }, said).await
+        let jobs = self.which.names(context, "hold", "state=queued").await?;
+        change(context, jobs, "hold", &HoldRequest { reason: self.reason }, said).await
     }
 }

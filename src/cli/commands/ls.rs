@@ -16,7 +16,7 @@ use crate::{
     },
     cli::{Context, Done, Failure, exit::Exit, output::jobs, times::duration},
     config::document::{FlagMistake, Report},
-    domain::{Filter, FilterError},
+    domain::{Filter, FilterError, JobState},
 };
 
 /// How often `--watch` looks.
@@ -45,7 +45,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Only these states, separated by commas
-    #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = PossibleValuesParser::new(["queued", "held", "running", "succeeded", "failed", "cancelled"]))]
+    #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = PossibleValuesParser::new(JobState::names()))]
     state: Vec<String>,
     /// Only this kind
     #[arg(long, value_parser = PossibleValuesParser::new(["train", "infer"]))]

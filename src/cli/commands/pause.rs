@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::{HoldRequest, JobView},
     cli::{Context, Done},
@@ -17,14 +17,13 @@ Examples:
   mlctl pause digits
   mlctl pause 17 18 --reason 'the demo needs the GPU'
   mlctl resume 17 18
-  mlctl ls --state running -o name | xargs mlctl pause";
+  mlctl pause -F 'state=running'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// What for, in a line: `why` and `ls` tell it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -32,7 +31,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("pause {}", self.jobs.join(", "))
+        self.which.goal("pause")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -41,6 +40,7 @@ impl Arguments {
             ("running", _) => format!("job {} ({}) was asked to end before", job.id, job.name),
             _ => format!("job {} ({}) is {}", job.id, job.name, job.reason.as_deref().unwrap_or("held")),
         };
-        change(context, self.jobs, "pause", &HoldRequest { reason: self.reason }, said).await
+        let jobs = self.which.names(context, "pause", "not finished").await?;
+        change(context, jobs, "pause", &HoldRequest { reason: self.reason }, said).await
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::JobView,
     cli::{Context, Done},
@@ -11,23 +11,23 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   mlctl release digits
-  mlctl ls --state held -o name | xargs mlctl release";
+  mlctl release -F 'label.team=vision'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("release {}", self.jobs.join(", "))
+        self.which.goal("release")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
         let said = |job: &JobView| format!("job {} ({}) is released and {}", job.id, job.name, job.state);
-        change(context, self.jobs, "release", &(), said).await
+        let jobs = self.which.names(context, "release", "state=held").await?;
+        change(context, jobs, "release", &(), said).await
     }
 }

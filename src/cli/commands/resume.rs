@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::JobView,
     cli::{Context, Done, output::text},
@@ -13,19 +13,18 @@ The same as `release`: a job that was paused or held waits for its turn again, a
 
 Examples:
   mlctl resume digits
-  mlctl ls --state held -o name | xargs mlctl resume";
+  mlctl resume -F 'user=ada'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("resume {}", self.jobs.join(", "))
+        self.which.goal("resume")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -34,6 +33,7 @@ impl Arguments {
                 job.checkpoint.as_ref().map(|place| format!(" and goes on from step {}", text::count(place.step)));
             format!("job {} ({}) is {} again{}", job.id, job.name, job.state, from.unwrap_or_default())
         };
-        change(context, self.jobs, "release", &(), said).await
+        let jobs = self.which.names(context, "resume", "state=held").await?;
+        change(context, jobs, "release", &(), said).await
     }
 }

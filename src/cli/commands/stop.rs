@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{change, job_name};
+use super::{change, which::Which};
 use crate::{
     api::types::JobView,
     cli::{Context, Done},
@@ -21,14 +21,13 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
-    #[arg(value_name = "JOB", required = true, value_parser = job_name)]
-    jobs: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        format!("stop {}", self.jobs.join(", "))
+        self.which.goal("stop")
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -37,6 +36,7 @@ impl Arguments {
             (_, Some("cancel")) => format!("job {} ({}) was asked to stop at once before", job.id, job.name),
             _ => format!("job {} ({}) was asked to save its work and stop", job.id, job.name),
         };
-        change(context, self.jobs, "stop", &(), said).await
+        let jobs = self.which.names(context, "stop", "not finished").await?;
+        change(context, jobs, "stop", &(), said).await
     }
 }

@@ -171,16 +171,11 @@ pub fn state(counts: &BTreeMap<String, u64>) -> &'static str {
         };
     }
     // Nothing has begun, and all of it waits for the same.
-    match counts.iter().find(|(_, jobs)| **jobs == all) {
-        Some((state, _)) if state == "queued" => "queued",
-        Some((state, _)) if state == "held" => "held",
-        Some((state, _)) if state == "blocked" => "blocked",
-        _ => "running",
-    }
+    JobState::UNFINISHED.into_iter().find(|state| of(state) == all).unwrap_or("running")
 }
 
 /// Whether members that are counted under this word have ended.
 #[must_use]
 pub fn is_final(tally: &str) -> bool {
-    matches!(tally, "succeeded" | "failed" | "cancelled" | "stopped")
+    tally == STOPPED || JobState::ENDED.contains(&tally)
 }

@@ -9,7 +9,7 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 
-use super::job::Job;
+use super::job::{Job, JobState};
 
 /// The longest text of a filter, in bytes.
 pub const MAX_BYTES: usize = 4096;
@@ -19,10 +19,6 @@ pub const MAX_TESTS: usize = 64;
 
 /// Parentheses and `not`s within one another at most.
 pub const MAX_DEPTH: usize = 32;
-
-/// The states a job may be named by, and those of them in which it has ended.
-const STATES: [&str; 6] = ["queued", "held", "running", "succeeded", "failed", "cancelled"];
-const ENDED: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 /// What is wrong with a filter, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -278,10 +274,10 @@ impl Filter {
                 Some(all?.into_iter().flatten().collect())
             }
             Self::Not(_) => None,
-            Self::Has(Field::Finished) => Some(ENDED.into()),
-            Self::Test(Field::Finished, ..) => Some(ENDED.into()),
+            Self::Has(Field::Finished) => Some(JobState::ENDED.into()),
+            Self::Test(Field::Finished, ..) => Some(JobState::ENDED.into()),
             Self::Test(Field::State, operator, Value::Text(value)) => {
-                Some(STATES.into_iter().filter(|state| compare(*operator, Some(state), value)).collect())
+                Some(JobState::names().filter(|state| compare(*operator, Some(state), value)).collect())
             }
             Self::Has(_) | Self::Test(..) => None,
         }

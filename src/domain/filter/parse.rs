@@ -8,7 +8,8 @@ use std::{
 use jiff::{Span, SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
 use mlctl_protocol::ExitClass;
 
-use super::{Field, Filter, FilterError, MAX_BYTES, MAX_DEPTH, MAX_TESTS, Nature, Operator, STATES, Value};
+use super::{Field, Filter, FilterError, MAX_BYTES, MAX_DEPTH, MAX_TESTS, Nature, Operator, Value};
+use crate::domain::JobState;
 
 /// Words that are no values unless they stand after an operator.
 const WORDS: [&str; 3] = ["and", "or", "not"];
@@ -308,7 +309,7 @@ fn value(field: &Field, operator: Operator, text: &str) -> Result<Value, (String
     match field.nature() {
         Nature::Text => {
             let known: Vec<&str> = match field {
-                Field::State => STATES.to_vec(),
+                Field::State => JobState::names().collect(),
                 Field::ExitClass => ExitClass::ALL.iter().map(|class| class.as_str()).collect(),
                 _ => Vec::new(),
             };

@@ -156,7 +156,7 @@ fn a_filter_says_which_states_it_can_mean() {
     assert_eq!(states("state~*ed and state!=failed and finished"), some(&["succeeded", "cancelled"]));
     assert_eq!(states("state=failed and state=held"), some(&[]));
     assert_eq!(states("not state=failed"), None);
-    assert_eq!(states("finished>2026-01-01"), some(&ENDED));
+    assert_eq!(states("finished>2026-01-01"), some(&JobState::ENDED));
 }
 
 /// Any text that may stand in a filter.

@@ -84,3 +84,20 @@ fn real(name: &str, length: Length) -> Value {
         },
     })
 }
+
+/// A small job as it stands in a file: what is said before its `[train]` table, and its epochs.
+pub fn written(head: &str, epochs: u32) -> String {
+    format!(
+        r#"version = 1
+{head}
+
+[train]
+model = {{ type = "mlp", layers = [4, 8, 2] }}
+data = {{ format = "randn", rows = 64, features = 4, targets = 2 }}
+loss = "mse"
+optimizer = {{ type = "adam" }}
+batch_size = 8
+max_epochs = {epochs}
+"#
+    )
+}
