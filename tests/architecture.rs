@@ -32,6 +32,7 @@ mod tests {
         ("mlctl-artifacts", &["mlctl-protocol"]),
         ("mlworker", &["mlctl-protocol", "mlctl-link", "mlctl-artifacts"]),
         ("mlworker-fake", &["mlctl-protocol", "mlctl-link", "mlctl-artifacts"]),
+        ("mlworker-command", &["mlctl-protocol", "mlctl-link", "mlctl-artifacts"]),
         ("mlctl", &["mlctl-protocol", "mlctl-link", "mlctl-artifacts"]),
     ];
 
@@ -43,6 +44,7 @@ mod tests {
         ("mlctl-artifacts", &["sqlx", "libsqlite3", "candle", "axum"]),
         ("mlworker", &["sqlx", "libsqlite3", "axum"]),
         ("mlworker-fake", &["sqlx", "libsqlite3", "axum", "candle"]),
+        ("mlworker-command", &["sqlx", "libsqlite3", "axum", "candle"]),
     ];
 
     /// Words that may stand in one place of `src/` only, strings included, comments not.

@@ -19,7 +19,7 @@ use super::{
     Context, Shared,
     error::Failure,
     extract::Sent,
-    permit::Peer,
+    permit::{self, Peer},
     preflight, submit,
     types::{ArrayDryRunView, ErrorCode, SCHEMA, SubmitArrayRequest},
 };
@@ -50,6 +50,7 @@ pub(super) async fn submit(
     let SubmitArrayRequest { spec, key, sweep, metric, halving, parallel, dry_run, hold } = request;
     submit::check_key(&key)?;
     let spec = submit::read(&spec, api.config.max_spec_bytes)?;
+    permit::check_spec(&api, peer, &spec)?;
     let design = Design { sweep, metric, halving, parallel };
     let asked = digest(&spec, &design, hold)?;
     let (name, priority, labels) = (spec.name.clone(), spec.priority, spec.labels.clone());
@@ -132,9 +133,10 @@ fn uncompared(halving: &Halving, spec: &JobSpec) -> Option<Problem> {
     }
     let name = halving.metric.name.as_str();
     match &spec.work {
-        Work::Infer(_) => {
-            problem("a job of kind infer takes no checkpoints".into(), "training jobs alone are compared on the way")
-        }
+        work @ (Work::Infer(_) | Work::Command(_)) => problem(
+            format!("a job of kind {} is not compared by its checkpoints", work.kind()),
+            "training jobs alone are compared on the way",
+        ),
         Work::Train(_) if !COMPARED.contains(&name) => problem(
             format!("no checkpoint of a training job has {name:?}"),
             "it has train_loss, train_accuracy, and where train.split.validation is set val_loss, val_accuracy",
@@ -225,7 +227,7 @@ async fn resolve(api: &Shared, members: &mut [Member], mistakes: &mut Mistakes) 
     let mut known: HashMap<String, (Outside, Vec<Problem>)> = HashMap::new();
     for (index, (spec, params)) in (1..).zip(members) {
         let named = Outside::of(spec);
-        let key = serde_json::to_string(&(&named.data, &named.model));
+        let key = serde_json::to_string(&(&named.data, &named.model, &named.program));
         let key = key.map_err(|error| Failure::internal("the spec cannot be written as JSON", &error))?;
         if let Some((outside, problems)) = known.get(&key) {
             outside.put(spec);
@@ -246,15 +248,26 @@ async fn resolve(api: &Shared, members: &mut [Member], mistakes: &mut Mistakes) 
 struct Outside {
     data: Option<DataSource>,
     model: Option<String>,
+    /// A command's program, and the folder that it runs in.
+    program: Option<(String, Option<String>)>,
 }
 
 impl Outside {
     fn of(spec: &JobSpec) -> Self {
         match &spec.work {
-            Work::Train(train) => {
-                Self { data: Some(train.data.clone()), model: train.init.as_ref().map(|init| init.from.clone()) }
+            Work::Train(train) => Self {
+                data: Some(train.data.clone()),
+                model: train.init.as_ref().map(|init| init.from.clone()),
+                program: None,
+            },
+            Work::Infer(infer) => {
+                Self { data: Some(infer.data.clone()), model: Some(infer.model.from.clone()), program: None }
             }
-            Work::Infer(infer) => Self { data: Some(infer.data.clone()), model: Some(infer.model.from.clone()) },
+            Work::Command(command) => Self {
+                data: None,
+                model: None,
+                program: command.arguments().into_iter().next().map(|program| (program, command.cwd.clone())),
+            },
         }
     }
 
@@ -262,6 +275,8 @@ impl Outside {
         let (data, model) = match &mut spec.work {
             Work::Train(train) => (&mut train.data, train.init.as_mut().map(|init| &mut init.from)),
             Work::Infer(infer) => (&mut infer.data, Some(&mut infer.model.from)),
+            // Looked at, and kept as it is.
+            Work::Command(_) => return,
         };
         if let Some(known) = &self.data {
             data.clone_from(known);

@@ -16,7 +16,7 @@ pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>,
     Ok(Json(DaemonView {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
-        worker: config.worker.display().to_string(),
+        worker: config.programs.worker.display().to_string(),
         pid: std::process::id(),
         uid: api.owner.0,
         started_at: api.started_at,

@@ -55,7 +55,8 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
         storage,
         storage_time,
         roots(&api.config.data_roots).await,
-        worker(&api.config.worker).await,
+        worker(&api.config.programs.worker).await,
+        commands(&api).await,
         socket("socket", &api, &api.config.socket).await,
         socket("workers' socket", &api, &api.config.workers_socket).await,
         clock(&api).await,
@@ -178,14 +179,31 @@ async fn roots(roots: &[PathBuf]) -> CheckView {
     warn(NAME, format!("no folder: {}", missing.join(", ")), "make them, or take them out of storage.data_roots")
 }
 
-async fn worker(program: &Path) -> CheckView {
-    const NAME: &str = "worker";
+async fn worker(path: &Path) -> CheckView {
+    program("worker", path, "name the worker's program in workers.command of mld, or with --worker").await
+}
+
+/// A machine without command jobs works as well.
+async fn commands(api: &Shared) -> CheckView {
+    const NAME: &str = "command worker";
+    if !api.config.commands.enabled {
+        return ok(NAME, "command jobs are switched off");
+    }
+    let hint = "name the program in commands.executable of mld, or set commands.enabled = false";
+    let found = program(NAME, &api.config.programs.command, hint).await;
+    match found.status {
+        CheckStatus::Fail => CheckView { status: CheckStatus::Warn, ..found },
+        _ => found,
+    }
+}
+
+/// Whether a file is a program that says its version.
+async fn program(name: &str, program: &Path, hint: &str) -> CheckView {
     let shown = program.display();
-    let hint = "name the worker's program in workers.command of mld, or with --worker";
     match fs::metadata(program).await {
-        Err(error) => return fail(NAME, format!("{shown}: {error}"), hint),
+        Err(error) => return fail(name, format!("{shown}: {error}"), hint),
         Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
-            return fail(NAME, format!("{shown} is no program"), hint);
+            return fail(name, format!("{shown} is no program"), hint);
         }
         Ok(_) => {}
     }
@@ -195,12 +213,12 @@ async fn worker(program: &Path) -> CheckView {
         Ok(Ok(output)) if output.status.success() => {
             let said = String::from_utf8_lossy(&output.stdout);
             let said: String = said.lines().next().unwrap_or_default().chars().take(200).collect();
-            ok(NAME, format!("{shown}: {said}"))
+            ok(name, format!("{shown}: {said}"))
         }
-        Ok(Ok(output)) => fail(NAME, format!("{shown} --version ended with {}", output.status), hint),
-        Ok(Err(error)) => fail(NAME, format!("{shown} cannot be run: {error}"), hint),
+        Ok(Ok(output)) => fail(name, format!("{shown} --version ended with {}", output.status), hint),
+        Ok(Err(error)) => fail(name, format!("{shown} cannot be run: {error}"), hint),
         Err(_) => {
-            fail(NAME, format!("{shown} --version took more than {}", reason::span(WORKER_LIMIT.as_secs())), hint)
+            fail(name, format!("{shown} --version took more than {}", reason::span(WORKER_LIMIT.as_secs())), hint)
         }
     }
 }

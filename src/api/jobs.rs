@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
-use mlctl_protocol::JobId;
+use mlctl_protocol::{JobId, spec::Work};
 
 use super::{
     Context, Shared,
@@ -31,7 +31,6 @@ use crate::{
 
 /// Jobs that are named as what another waits for.
 const SHOWN: u32 = 100;
-const KINDS: [&str; 2] = ["train", "infer"];
 
 /// `GET /v1/jobs`.
 pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
@@ -90,7 +89,7 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
         known("state", state, &JobState::names().collect::<Vec<_>>())?;
     }
     if let Some(kind) = &kind {
-        known("kind", kind, &KINDS)?;
+        known("kind", kind, &Work::KINDS)?;
     }
     let user = match user {
         None => None,

@@ -33,13 +33,14 @@ use mlctl_artifacts::Stores;
 use tokio::{net::UnixListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use permit::Commands;
 pub use routes::table as routes;
 
 use self::{stream::Streams, submit::Room, users::Users};
 use crate::{
     domain::{Clock, Uid},
     store::Store,
-    supervisor::Handle,
+    supervisor::{Handle, executor::Programs},
 };
 
 /// What the API needs to know.
@@ -57,8 +58,10 @@ pub struct Config {
     pub storage_url: String,
     /// Folders that `file://` URIs of a spec may name. Empty: any.
     pub data_roots: Vec<PathBuf>,
-    /// The worker's program.
-    pub worker: PathBuf,
+    /// The workers' programs.
+    pub programs: Programs,
+    /// Who may submit command jobs.
+    pub commands: Commands,
     /// Jobs that may wait.
     pub max_queued: u32,
     /// The size a spec may have.

@@ -1,7 +1,10 @@
 //! Who may do what. Until there is access control: the daemon's own user and root may do everything, and so may its group where the settings say so; everybody
-//! else nothing (the kernel keeps them from the socket already). Called for every connection, before a byte of it is read.
+//! else nothing (the kernel keeps them from the socket already). Called for every connection, before a byte of it is read. Command jobs run as the daemon's user, and so are for those alone
+//! to submit whom the settings trust with that: asked where a spec is taken.
 
-use super::{error::Failure, types::ErrorCode};
+use mlctl_protocol::{JobSpec, spec::Work};
+
+use super::{Shared, error::Failure, types::ErrorCode};
 use crate::domain::Uid;
 
 /// Who is at the other end, as the kernel says (`SO_PEERCRED`).
@@ -11,6 +14,43 @@ pub(super) struct Peer {
 }
 
 const ROOT: Uid = Uid(0);
+
+/// Stands for everybody who may use the daemon.
+const EVERYBODY: &str = "*";
+
+/// Who may submit command jobs.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    /// Whether anybody may.
+    pub enabled: bool,
+    /// Who may besides the daemon's own user and root: login names, user ids, or `*`.
+    pub users: Vec<String>,
+}
+
+impl Commands {
+    /// Refuses who may not. `find` knows the users of this machine by name.
+    fn check(&self, peer: Peer, owner: Uid, find: impl Fn(&str) -> Option<Uid>) -> Result<(), Failure> {
+        if !self.enabled {
+            let hint = "`enabled` in [commands] of mld.toml switches them on";
+            return Err(Failure::new(ErrorCode::NotPermitted, "command jobs are switched off", hint));
+        }
+        let is_named = |user: &String| user == EVERYBODY || find(user) == Some(peer.uid);
+        if peer.uid == owner || peer.uid == ROOT || self.users.iter().any(is_named) {
+            return Ok(());
+        }
+        let message = format!("user {} may not submit command jobs: they would run as user {}", peer.uid.0, owner.0);
+        let hint = "who may is said by `users` in [commands] of mld.toml; jobs that train and infer are open to you";
+        Err(Failure::new(ErrorCode::NotPermitted, message, hint))
+    }
+}
+
+/// Refuses a spec that this user may not submit.
+pub(super) fn check_spec(api: &Shared, peer: Peer, spec: &JobSpec) -> Result<(), Failure> {
+    match &spec.work {
+        Work::Command(_) => api.config.commands.check(peer, api.owner, |name| api.users.find(name)),
+        Work::Train(_) | Work::Infer(_) => Ok(()),
+    }
+}
 
 /// Refuses who may do nothing. With `group_access`, whom the kernel let through to the socket is a member of the group: it knows all of a process's groups, and the peer's
 /// credentials tell but one.
@@ -36,6 +76,28 @@ mod tests {
                 check(Peer { uid: Uid(uid) }, Uid(owner), true).is_ok(),
                 "{uid} came through a socket of the group's"
             );
+        }
+    }
+
+    #[test]
+    fn commands_are_for_the_owner_root_and_those_who_are_named() {
+        let find = |name: &str| (name == "ann").then_some(Uid(8)).or_else(|| name.parse().ok().map(Uid));
+        for (enabled, users, uid, may) in [
+            (true, vec![], 7, true),
+            (true, vec![], 0, true),
+            (true, vec![], 8, false),
+            (true, vec!["ann"], 8, true),
+            (true, vec!["ann"], 9, false),
+            (true, vec!["bob", "9"], 9, true),
+            (true, vec!["*"], 10, true),
+            (false, vec!["*"], 10, false),
+            (false, vec![], 0, false),
+            (false, vec![], 7, false),
+        ] {
+            let commands = Commands { enabled, users: users.iter().map(|user| (*user).to_owned()).collect() };
+            let checked = commands.check(Peer { uid: Uid(uid) }, Uid(7), find);
+            assert_eq!(checked.is_ok(), may, "{uid} with {commands:?}");
+            assert!(checked.err().is_none_or(|failure| failure.code() == ErrorCode::NotPermitted));
         }
     }
 }

@@ -9,8 +9,9 @@ use std::{
 use mlctl_artifacts::{keys, uri};
 use mlctl_protocol::{
     JobSpec,
-    spec::{DataSource, Work},
+    spec::{CommandSpec, DataSource, Work},
 };
+use rustix::fs::Access;
 use tokio::fs;
 
 use super::{Shared, error::Failure};
@@ -33,6 +34,7 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
             problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
             problems.extend(data(api, "infer.data", &mut infer.data, &roots).await);
         }
+        Work::Command(command) => problems.extend(runnable(command).await),
     }
     Ok(())
 }
@@ -65,6 +67,35 @@ async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) ->
         }
     }
     problems
+}
+
+/// What keeps a command from running: its folder, and its program where that is named by its path. What PATH finds depends on the environment, and is found by the worker.
+async fn runnable(command: &CommandSpec) -> Option<Problem> {
+    let cwd = Path::new(command.cwd.as_deref().filter(|cwd| cwd.starts_with('/'))?);
+    let folder = async {
+        let found = fs::metadata(cwd).await.map_err(|error| unreadable(cwd, &error))?;
+        if !found.is_dir() {
+            return Err(Wrong::new(format!("{} is no folder", cwd.display()), "name the folder in which it is to run"));
+        }
+        // A call that answers at once: what it asks of was just looked at.
+        rustix::fs::access(cwd, Access::EXEC_OK).map_err(|error| unreadable(cwd, &error.into()))
+    };
+    if let Err(wrong) = folder.await {
+        return Some(wrong.at("command.cwd"));
+    }
+    let name = command.arguments().into_iter().next().filter(|name| name.contains('/') && !name.contains('\0'))?;
+    let file = cwd.join(name.trim_start_matches("./"));
+    let shown = file.display();
+    let wrong = match fs::metadata(&file).await {
+        Ok(found) if !found.is_file() => Wrong::new(format!("{shown} is no file"), "name a program"),
+        Ok(_) => {
+            rustix::fs::access(&file, Access::EXEC_OK).err()?;
+            let hint = format!("make it executable for mld's user: `chmod +x {shown}`");
+            Wrong::new(format!("{shown} may not be executed by the daemon's user"), hint)
+        }
+        Err(error) => unreadable(&file, &error),
+    };
+    Some(wrong.at("command.argv[0]"))
 }
 
 async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Result<Option<Problem>, Failure> {

@@ -167,14 +167,13 @@ pub struct PreviewQuery {
     pub n: Option<u32>,
 }
 
-/// One of the two streams of a worker.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One of the two streams of a worker, kept in files of their own, so that there is no order between their lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogStream {
-    /// Standard output.
+    /// Standard output: of a command, all that it prints, on standard error too.
     Stdout,
-    /// Standard error: where workers say what they do. The default; the two are kept in files of their own, so that there is no order between their lines.
-    #[default]
+    /// Standard error: where workers say what they do.
     Stderr,
 }
 
@@ -185,7 +184,7 @@ pub struct LogsQuery {
     /// The attempt; the current or last one when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
-    /// Which stream; standard error when absent.
+    /// Which stream; standard output of a command and standard error of other workers when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<LogStream>,
     /// Only the last lines, so many; all that is kept when absent.

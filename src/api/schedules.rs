@@ -11,7 +11,7 @@ use super::{
     Context,
     error::Failure,
     extract::{Asked, NamedSchedule, Sent},
-    permit::Peer,
+    permit::{self, Peer},
     query::{DEFAULT_PREVIEW_RUNS, MAX_PREVIEW_RUNS, PreviewQuery},
     submit,
     types::{AddScheduleRequest, ErrorCode, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
@@ -42,6 +42,7 @@ pub(super) async fn add(
 ) -> Result<Response, Failure> {
     let AddScheduleRequest { name, cron, zone, spec } = request;
     let mut spec = submit::read(&spec, api.config.max_spec_bytes)?;
+    permit::check_spec(&api, peer, &spec)?;
     let name = name.unwrap_or_else(|| spec.name.clone());
     let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();
     let timetable = timetable(&cron, zone.as_deref().unwrap_or(DEFAULT_ZONE), &mut problems);

@@ -16,7 +16,7 @@ use super::{
     Context, Shared,
     error::Failure,
     extract::Sent,
-    permit::Peer,
+    permit::{self, Peer},
     preflight,
     types::{DryRunView, ErrorCode, MAX_KEY_BYTES, SCHEMA, SubmitRequest},
     view::{self, Planned, reason},
@@ -39,6 +39,7 @@ pub(super) async fn submit(
     let SubmitRequest { spec, key, dry_run, hold } = request;
     check_key(&key)?;
     let mut spec = read(&spec, api.config.max_spec_bytes)?;
+    permit::check_spec(&api, peer, &spec)?;
     let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
     let hold = hold.then_some(Hold { by: peer.uid, reason: None, not_before: None });
     let admitted = admit(&api, &mut spec, dry_run).await;

@@ -63,7 +63,7 @@ macro_rules! verbs {
         /// What is to be done.
         #[derive(Debug, Subcommand)]
         pub enum Verb {
-            $($(#[$meta])* $name(commands::$room::Arguments),)+
+            $($(#[$meta])* $name(Box<commands::$room::Arguments>),)+
         }
 
         impl Verb {

@@ -9,7 +9,7 @@ use std::{
 
 use mlctl_protocol::{
     JobSpec,
-    spec::{MAX_SPEC_BYTES, Work},
+    spec::{CommandSpec, DataSource, MAX_SPEC_BYTES, Work},
 };
 
 use super::{Failure, exit::Exit};
@@ -24,6 +24,18 @@ use crate::{
 
 /// What stands for standard input.
 pub const STANDARD_INPUT: &str = "-";
+
+/// Where a spec comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A file, or standard input.
+    File(&'a str),
+    /// A program and its arguments on the command line.
+    Command(&'a [String]),
+}
+
+/// What a spec says that a command line alone makes: that it fails is the program's business, and what it has done is not done once more unasked.
+const COMMAND: &str = "version = 1\nretry = { limit = 0 }\n";
 
 /// What flags lay over a spec.
 #[derive(Debug, Default)]
@@ -46,6 +58,10 @@ pub struct Overlay<'a> {
     pub concurrency_key: Option<&'a str>,
     /// `--preemptible`.
     pub preemptible: bool,
+    /// `--cwd`.
+    pub cwd: Option<&'a str>,
+    /// `--env key=value`.
+    pub env: &'a [(String, String)],
 }
 
 /// A spec that has passed every check that needs no daemon, and where each of its keys was written.
@@ -75,16 +91,16 @@ impl Written {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<JobSpec, Failure> {
-    open(file, overlay, environment).map(|written| written.spec)
+pub fn load(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environment) -> Result<JobSpec, Failure> {
+    open(source, overlay, environment).map(|written| written.spec)
 }
 
 /// [`load`], for who may hear of further mistakes from the daemon.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn open(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<Written, Failure> {
-    let Draft { document, folder } = draft(file, overlay, environment)?;
+pub fn open(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environment) -> Result<Written, Failure> {
+    let Draft { document, folder } = draft(source, overlay, environment)?;
     match examine(&document, &folder, environment) {
         Ok(spec) => Ok(Written { spec, document }),
         Err(problems) => Err(Failure::report(Exit::Invalid, document.report(problems))),
@@ -103,10 +119,8 @@ pub struct Draft {
 ///
 /// # Errors
 /// The file cannot be read or is no TOML, a flag is no assignment.
-pub fn draft(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Result<Draft, Failure> {
-    let text = read(file, environment)?;
-    let invalid = |report| Failure::report(Exit::Invalid, report);
-    let mut document = Document::parse(file, &text).map_err(invalid)?;
+pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environment) -> Result<Draft, Failure> {
+    let (mut document, folder) = written(source, environment)?;
     let wrong: Vec<_> = overlay.set.iter().filter_map(|set| document.set("--set", set).err()).collect();
     if !wrong.is_empty() {
         return Err(Failure::report(Exit::Usage, document.report(wrong)));
@@ -132,17 +146,54 @@ pub fn draft(file: &str, overlay: &Overlay<'_>, environment: &Environment) -> Re
     if overlay.preemptible {
         document.set_true("--preemptible", &["preemptible"]);
     }
+    if let Some(cwd) = overlay.cwd {
+        document.set_text("--cwd", &["command", "cwd"], cwd);
+    }
+    for (name, value) in overlay.env {
+        document.set_text("--env", &["command", "env", name], value);
+    }
     for (flag, key, number) in overlay.numbers {
         if let Some(number) = number {
             document.set_integer(flag, key, i64::from(*number));
         }
     }
-    let folder = match file {
-        STANDARD_INPUT => environment.working_dir.clone(),
-        file => environment.absolute(Path::new(file)).parent().map_or_else(PathBuf::new, Path::to_owned),
-    };
     Ok(Draft { document, folder })
 }
+
+/// The document without flags, and the folder that paths in it are relative to.
+fn written(source: Source<'_>, environment: &Environment) -> Result<(Document, PathBuf), Failure> {
+    let parse =
+        |name: &str, text: &str| Document::parse(name, text).map_err(|report| Failure::report(Exit::Invalid, report));
+    match source {
+        Source::File(file) => {
+            let document = parse(file, &read(file, environment)?)?;
+            let folder = match file {
+                STANDARD_INPUT => environment.working_dir.clone(),
+                file => environment.absolute(Path::new(file)).parent().map_or_else(PathBuf::new, Path::to_owned),
+            };
+            Ok((document, folder))
+        }
+        Source::Command(argv) => {
+            let mut document = parse("command line", COMMAND)?;
+            let texts: Vec<&str> = argv.iter().map(String::as_str).collect();
+            document.set_text("--name", &["name"], &name_of(texts.first().copied().unwrap_or_default()));
+            document.set_texts("--", &["command", "argv"], &texts);
+            Ok((document, environment.working_dir.clone()))
+        }
+    }
+}
+
+/// A job's name after its program's.
+fn name_of(program: &str) -> String {
+    let file = program.rsplit('/').next().unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let name: String = file.chars().take(MAX_NAME_CHARS).map(plain).collect();
+    let name = name.trim_start_matches(['-', '.']);
+    if name.chars().any(|c| !c.is_ascii_digit()) { name.to_owned() } else { "command".into() }
+}
+
+/// Characters that a job's name has from its program's at most.
+const MAX_NAME_CHARS: usize = 50;
 
 /// Checks a spec: the schema, the rules, the files that it names, whose paths become absolute.
 ///
@@ -156,11 +207,39 @@ pub fn examine(document: &Document, folder: &Path, environment: &Environment) ->
             *uri = absolute;
         }
     }
+    if let Work::Command(command) = &mut spec.work {
+        settle(command, document, folder, environment);
+    }
     let mut problems: Vec<_> = rules::misfits(&spec).into_iter().map(|found| placed(document, found)).collect();
     if problems.is_empty() {
         problems.extend(files(&mut spec.work).filter_map(|(path, uri, kind)| missing(document, &path, uri, kind)));
+        problems.extend(no_folder(&spec.work, document));
     }
     if problems.is_empty() { Ok(spec) } else { Err(problems) }
+}
+
+/// Makes the folder of a command absolute.
+fn settle(command: &mut CommandSpec, document: &Document, folder: &Path, environment: &Environment) {
+    const PATH: &str = "command.cwd";
+    let base = if document.is_from_flag(PATH) { &environment.working_dir } else { folder };
+    let cwd = command.cwd.as_ref().map_or_else(|| folder.to_owned(), |cwd| absolute_in(base, Path::new(cwd)));
+    command.cwd = cwd.to_str().map(str::to_owned);
+}
+
+/// What is wrong with the folder of a command.
+fn no_folder(work: &Work, document: &Document) -> Option<Problem> {
+    let Work::Command(command) = work else { return None };
+    let cwd = Path::new(command.cwd.as_deref()?);
+    // One that this user may not look at may still be the daemon's to use.
+    let found = cwd.metadata().map(|found| found.is_dir());
+    let wrong = match found {
+        Ok(true) => return None,
+        Ok(false) => "is no folder",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist",
+        Err(_) => return None,
+    };
+    let problem = document.problem("command.cwd", format!("{} {wrong}", cwd.display()));
+    Some(problem.hint("name the folder in which the command is to run; a relative one begins at the spec's folder"))
 }
 
 fn read(file: &str, environment: &Environment) -> Result<String, Failure> {
@@ -193,11 +272,15 @@ fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
     let (table, data, model) = match work {
         Work::Train(train) => {
             let init = train.init.as_mut().map(|init| ("train.init.from", &mut init.from));
-            ("train.data", &mut train.data, init)
+            ("train.data", Some(&mut train.data), init)
         }
-        Work::Infer(infer) => ("infer.data", &mut infer.data, Some(("infer.model.from", &mut infer.model.from))),
+        Work::Infer(infer) => ("infer.data", Some(&mut infer.data), Some(("infer.model.from", &mut infer.model.from))),
+        Work::Command(_) => ("", None, None),
     };
-    let data = data.files_mut().map(move |(key, uri)| (format!("{table}.{key}"), uri, Kind::Data));
+    let data = data
+        .into_iter()
+        .flat_map(DataSource::files_mut)
+        .map(move |(key, uri)| (format!("{table}.{key}"), uri, Kind::Data));
     let model = model.filter(|(_, from)| !from.starts_with("job:"));
     data.chain(model.map(|(path, from)| (path.to_owned(), from, Kind::Model)))
 }

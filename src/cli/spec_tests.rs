@@ -40,7 +40,7 @@ impl Desk {
     }
 
     fn load(&self, overlay: &Overlay<'_>) -> Result<JobSpec, String> {
-        load("../jobs/job.toml", overlay, &self.environment).map_err(|failure| match failure.report {
+        load(Source::File("../jobs/job.toml"), overlay, &self.environment).map_err(|failure| match failure.report {
             Some(report) => report.to_string(),
             None => failure.why.join("\n"),
         })
@@ -58,6 +58,7 @@ fn uri(spec: &JobSpec) -> &str {
             other => panic!("{other:?}"),
         },
         Work::Infer(infer) => &infer.model.from,
+        Work::Command(command) => command.cwd.as_deref().unwrap(),
     }
 }
 
@@ -83,6 +84,8 @@ fn flags_lie_over_the_file() {
             begin: None,
             concurrency_key: Some("nightly"),
             preemptible: true,
+            cwd: None,
+            env: &[],
             deadline: Some("2126-11-26T02:00:00Z"),
             retry_on: Some(&["oom_host", "hang"]),
             numbers: &[
@@ -142,10 +145,63 @@ fn a_file_that_is_not_there_is_missed_before_the_job_is_submitted() {
 #[test]
 fn a_spec_that_cannot_be_read_says_why() {
     let desk = Desk::new(GOOD);
-    let failure = load("none.toml", &Overlay::default(), &desk.environment).unwrap_err();
+    let failure = load(Source::File("none.toml"), &Overlay::default(), &desk.environment).unwrap_err();
     assert_eq!(failure.exit, Exit::Invalid);
     assert!(failure.why[0].starts_with("read none.toml: No such file"), "{:?}", failure.why);
     std::fs::write(desk.environment.working_dir.join("large.toml"), "#".repeat(MAX_SPEC_BYTES + 1)).unwrap();
-    let failure = load("large.toml", &Overlay::default(), &desk.environment).unwrap_err();
+    let failure = load(Source::File("large.toml"), &Overlay::default(), &desk.environment).unwrap_err();
     assert!(failure.why[0].contains("larger than"), "{:?}", failure.why);
+}
+
+#[test]
+fn a_command_line_is_a_spec_of_its_own() {
+    let desk = Desk::new(GOOD);
+    let argv = |argv: &[&str]| argv.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
+    let read = |words: &[&str], overlay: &Overlay<'_>| {
+        load(Source::Command(&argv(words)), overlay, &desk.environment).map_err(|failure| match failure.report {
+            Some(report) => report.to_string(),
+            None => failure.why.join("\n"),
+        })
+    };
+    let spec = read(&["./bin/train it.sh", "--lr", "0.1"], &Overlay::default()).unwrap();
+    let Work::Command(command) = &spec.work else { panic!("{spec:?}") };
+    assert_eq!((spec.name.as_str(), spec.retry.limit), ("train-it.sh", 0));
+    assert_eq!(command.argv, ["./bin/train it.sh", "--lr", "0.1"]);
+    assert_eq!(command.cwd, Some(format!("{}/work", desk.root())));
+    let overlay = Overlay {
+        cwd: Some("../jobs"),
+        env: &[("A".into(), "b=c".into()), ("E".into(), String::new())],
+        name: Some("n"),
+        ..Overlay::default()
+    };
+    let spec = read(&["7"], &overlay).unwrap();
+    let Work::Command(command) = &spec.work else { panic!("{spec:?}") };
+    assert_eq!((spec.name.as_str(), &command.cwd), ("n", &Some(format!("{}/jobs", desk.root()))));
+    assert_eq!(command.env.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(), ["A=b=c", "E="]);
+    for (program, name) in [("7", "command"), ("/usr/bin/python3", "python3"), ("./.x", "x"), ("ü", "command")] {
+        assert_eq!(read(&[program], &Overlay::default()).unwrap().name, name);
+    }
+    let said = read(&["true"], &Overlay { cwd: Some("none"), ..Overlay::default() }).unwrap_err();
+    assert!(said.contains("--cwd") && said.contains("/work/none does not exist"), "{said}");
+    let both = Overlay { set: &["train.seed=7".into()], ..Overlay::default() };
+    assert!(read(&["true"], &both).is_err(), "a job does one thing");
+}
+
+#[test]
+fn a_command_in_a_file_runs_in_the_files_folder() {
+    let spec = "version = 1\nname = \"c\"\n[command]\nargv = [\"./x.sh\"]\n";
+    let cwd = |text: &str, overlay: &Overlay<'_>| {
+        let desk = Desk::new(text);
+        let spec = desk.load(overlay)?;
+        let Work::Command(command) = &spec.work else { panic!("{spec:?}") };
+        Ok::<_, String>(command.cwd.as_ref().unwrap().replace(&desk.root(), "HOME"))
+    };
+    assert_eq!(cwd(spec, &Overlay::default()).unwrap(), "HOME/jobs");
+    assert_eq!(cwd(&format!("{spec}cwd = \"data\"\n"), &Overlay::default()).unwrap(), "HOME/jobs/data");
+    assert_eq!(
+        cwd(&format!("{spec}cwd = \"data\"\n"), &Overlay { cwd: Some("."), ..Overlay::default() }).unwrap(),
+        "HOME/work"
+    );
+    assert_eq!(cwd(&format!("{spec}cwd = \"/\"\n"), &Overlay::default()).unwrap(), "/");
+    assert!(cwd(&format!("{spec}cwd = \"job.toml\"\n"), &Overlay::default()).unwrap_err().contains("is no folder"));
 }

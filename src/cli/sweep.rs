@@ -214,11 +214,11 @@ impl Varied<'_> {
 
 /// Reads the flags' texts, their keys as full paths of the spec.
 fn written<'a>(flags: &'a [String], document: &Document) -> Result<Vec<Varied<'a>>, Failure> {
-    let keys = rules::keys(&document.json());
+    let known = Known::of(document);
     let mut mistakes = Vec::new();
     let mut found = Vec::new();
     for text in flags {
-        match varied(text, &keys) {
+        match varied(text, &known) {
             Ok(axis) => found.push(axis),
             Err((span, message, hint)) => {
                 mistakes.push(FlagMistake { flag: FLAG, text, span, path: "", message, hint });
@@ -230,20 +230,40 @@ fn written<'a>(flags: &'a [String], document: &Document) -> Result<Vec<Varied<'a
 
 type Mistake = (std::ops::Range<usize>, String, String);
 
-fn varied<'a>(text: &'a str, keys: &[String]) -> Result<Varied<'a>, Mistake> {
+/// What a key may mean.
+struct Known {
+    /// The dotted paths of the spec's keys.
+    keys: Vec<String>,
+    /// A command's arguments: a name that stands there in braces is a parameter.
+    arguments: Vec<String>,
+}
+
+impl Known {
+    fn of(document: &Document) -> Self {
+        let arguments = document.value("command.argv");
+        let arguments = arguments.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+        Self { keys: rules::keys(&document.json()), arguments: arguments.map(str::to_owned).collect() }
+    }
+}
+
+fn varied<'a>(text: &'a str, known: &Known) -> Result<Varied<'a>, Mistake> {
     let characters = text.chars().count();
     let Some((key, values)) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
         let hint = "for example --array lr=1e-4,1e-3,1e-2";
         return Err((0..characters, "this is no KEY=V1,V2,…".into(), hint.into()));
     };
     let from = key.chars().count();
-    let key = full(key.trim(), keys).map_err(|(message, hint)| (0..from, message, hint))?;
+    let key = full(key.trim(), known).map_err(|(message, hint)| (0..from, message, hint))?;
     let values = read_values(values).map_err(|(message, hint)| (from + 1..characters, message, hint))?;
     Ok(Varied { key, values })
 }
 
 /// The dotted path that a key means.
-fn full(key: &str, keys: &[String]) -> Result<String, (String, String)> {
+fn full(key: &str, Known { keys, arguments }: &Known) -> Result<String, (String, String)> {
+    let placeholder = format!("{{{key}}}");
+    if arguments.iter().any(|argument| argument.contains(&placeholder)) {
+        return Ok(format!("command.params.{key}"));
+    }
     if key.contains('.') || keys.iter().any(|known| known == key) {
         // What is wrong with it, the schema says.
         return Ok(key.to_owned());
@@ -256,6 +276,10 @@ fn full(key: &str, keys: &[String]) -> Result<String, (String, String)> {
         [] => {
             let names: Vec<String> = keys.iter().map(|path| last(path)).collect();
             let hint = nearest(key, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
+            let hint = match hint {
+                _ if !arguments.is_empty() => Some(format!("write {placeholder} in the argument that it changes")),
+                hint => hint,
+            };
             let hint = hint
                 .unwrap_or_else(|| "write its dotted path, as for --set; `mlctl spec schema` shows every key".into());
             Err((format!("the spec has no key {key:?}"), hint))
@@ -377,7 +401,8 @@ mod tests {
     #[test]
     fn a_key_is_a_path_or_its_last_part_where_that_is_one() {
         let keys = ["priority", "train.seed", "train.data.seed", "train.optimizer.learning_rate"].map(str::to_owned);
-        let full = |key: &str| full(key, &keys).map_err(|(message, hint)| format!("{message}; {hint}"));
+        let known = Known { keys: keys.to_vec(), arguments: Vec::new() };
+        let full = |key: &str| full(key, &known).map_err(|(message, hint)| format!("{message}; {hint}"));
         assert_eq!(full("priority").unwrap(), "priority");
         assert_eq!(full("learning_rate").unwrap(), "train.optimizer.learning_rate");
         assert_eq!(full("lr").unwrap(), "train.optimizer.learning_rate");
@@ -387,5 +412,13 @@ mod tests {
             r#""seed" fits train.seed, train.data.seed; write the one that is meant in full"#
         );
         assert!(full("learnin_rate").unwrap_err().contains("did you mean learning_rate?"));
+    }
+
+    #[test]
+    fn a_key_in_braces_in_the_arguments_of_a_command_is_its_parameter() {
+        let known = Known { keys: vec!["priority".into()], arguments: vec!["./t.sh".into(), "--lr={lr}".into()] };
+        assert_eq!(full("lr", &known).unwrap(), "command.params.lr");
+        assert_eq!(full("priority", &known).unwrap(), "priority");
+        assert!(full("seed", &known).unwrap_err().1.contains("write {seed} in the argument"));
     }
 }

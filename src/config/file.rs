@@ -19,6 +19,8 @@ pub struct SettingsFile {
     pub storage: StorageSection,
     /// Workers and what they may use.
     pub workers: WorkersSection,
+    /// Command jobs: programs of the users' own.
+    pub commands: CommandsSection,
     /// What is refused for being too much.
     pub limits: LimitsSection,
     /// How long finished jobs are kept.
@@ -135,6 +137,25 @@ impl Default for WorkersSection {
             log_max_bytes: 16 * 1024 * 1024,
             log_files: 4,
         }
+    }
+}
+
+/// Command jobs: programs of the users' own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommandsSection {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Who may submit them besides root and the user that mld runs as: login names, user ids, or `*` for everybody who may use mld.
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 100)))]
+    pub users: Vec<String>,
+    /// The program that runs them.
+    pub executable: Option<PathBuf>,
+}
+
+impl Default for CommandsSection {
+    fn default() -> Self {
+        Self { enabled: true, users: Vec::new(), executable: None }
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 use mlctl_artifacts::uri::is_bucket;
 
 use super::{
-    Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, Settings, StorageSettings, WorkerSettings,
+    CommandSettings, Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, Settings, StorageSettings,
+    WorkerSettings,
     document::{self, Document, Problem, Report},
     file::{ClientFile, OutputForm, S3Section, SettingsFile},
 };
@@ -104,8 +105,7 @@ pub fn load(flags: &Overrides, environment: &Environment) -> Result<Settings, Co
         Some(state_dir) => Places::under(state_dir),
         None => default_places(environment).ok_or(ConfigError::Homeless)?,
     };
-    let worker = environment.program_dir.as_ref().map_or_else(|| "mlworker".into(), |dir| dir.join("mlworker"));
-    let settings = settled(&file, &places, worker);
+    let settings = settled(&file, &places, environment.program_dir.as_deref());
     let problems = unsound(&document, &file, &settings);
     if problems.is_empty() { Ok(settings) } else { Err(ConfigError::Wrong(document.report(problems))) }
 }
@@ -150,9 +150,12 @@ fn default_places(environment: &Environment) -> Option<Places> {
     Some(places)
 }
 
-/// The file's values, and what follows from places for those it leaves out.
-pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> Settings {
-    let SettingsFile { daemon, storage, workers, limits, retention, log } = file;
+/// The file's values, and what follows from places for those it leaves out. `programs` is the folder with the workers' programs; without it, PATH says where they are.
+pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Path>) -> Settings {
+    let SettingsFile { daemon, storage, workers, commands, limits, retention, log } = file;
+    let program = |set: &Option<PathBuf>, name: &str| {
+        set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
+    };
     let Places { state_dir, socket } = places;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let objects = || format!("file://{}", state_dir.join("objects").display());
@@ -169,7 +172,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
             s3: s3_settings(&storage.s3),
         },
         workers: WorkerSettings {
-            command: workers.command.clone().unwrap_or(worker),
+            command: program(&workers.command, "mlworker"),
             cpus: workers.cpus.unwrap_or_else(|| u32::try_from(cores).unwrap_or(u32::MAX)),
             gpus: workers.gpus,
             heartbeat_seconds: workers.heartbeat_seconds,
@@ -179,6 +182,11 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, worker: PathBuf) -> 
             min_run_seconds: workers.min_run_seconds,
             log_max_bytes: workers.log_max_bytes,
             log_files: workers.log_files,
+        },
+        commands: CommandSettings {
+            enabled: commands.enabled,
+            users: commands.users.clone(),
+            executable: program(&commands.executable, "mlworker-command"),
         },
         limits: LimitSettings {
             max_queued: limits.max_queued,
@@ -209,6 +217,7 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
         ("daemon.state_dir".to_owned(), file.daemon.state_dir.as_ref()),
         ("daemon.socket".to_owned(), file.daemon.socket.as_ref()),
         ("workers.command".to_owned(), file.workers.command.as_ref()),
+        ("commands.executable".to_owned(), file.commands.executable.as_ref()),
         ("storage.s3.credentials_file".to_owned(), file.storage.s3.credentials_file.as_ref()),
     ];
     let roots = roots.map(|(index, root)| (format!("storage.data_roots[{index}]"), Some(root)));

@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_bucket_of_ours_needs_somebody_to_be() {
-        let mut settings = Settings::under(Path::new("/d"), "/w".into());
+        let mut settings = Settings::under(Path::new("/d"), Path::new("/w"));
         assert_eq!(access(&settings, &Environment::default()).unwrap(), None);
         settings.storage = StorageSettings { url: "s3://bucket/ml".into(), ..settings.storage };
         let said = access(&settings, &Environment::default()).unwrap_err().to_string();

@@ -27,6 +27,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Workers and what they may use.
     pub workers: WorkerSettings,
+    /// Command jobs.
+    pub commands: CommandSettings,
     /// What is refused for being too much.
     pub limits: LimitSettings,
     /// How long finished jobs are kept.
@@ -88,6 +90,17 @@ pub struct WorkerSettings {
     pub log_files: u32,
 }
 
+/// Command jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommandSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Who may submit them besides root and the daemon's own user: login names, user ids, or `*` for everybody who may use the daemon.
+    pub users: Vec<String>,
+    /// The program that runs them.
+    pub executable: PathBuf,
+}
+
 /// What is refused for being too much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitSettings {
@@ -128,9 +141,9 @@ pub enum LogFormat {
 }
 
 impl Settings {
-    /// The defaults for a daemon that keeps everything under `state_dir`, an absolute path, and whose worker's program is `command`.
+    /// The defaults for a daemon that keeps everything under `state_dir`, an absolute path, and whose programs are in `programs`.
     #[must_use]
-    pub fn under(state_dir: &Path, command: PathBuf) -> Self {
-        super::load::settled(&SettingsFile::default(), &Places::under(state_dir), command)
+    pub fn under(state_dir: &Path, programs: &Path) -> Self {
+        super::load::settled(&SettingsFile::default(), &Places::under(state_dir), Some(programs))
     }
 }

@@ -78,7 +78,7 @@ fn a_state_directory_holds_everything_and_no_other_file_is_read() {
     let flags = Overrides { state_dir: Some("d".into()), ..Overrides::default() };
     let settings = load(&flags, &environment).unwrap();
     let under = |name: &str| home.path().join("d").join(name);
-    assert_eq!(settings, Settings::under(&home.path().join("d"), "/opt/mld/bin/mlworker".into()));
+    assert_eq!(settings, Settings::under(&home.path().join("d"), Path::new("/opt/mld/bin")));
     assert_eq!((settings.socket, settings.database), (under("mld.sock"), under("mld.db")));
     assert_eq!((settings.workers_socket, settings.attempts_dir), (under("workers.sock"), under("attempts")));
     assert_eq!(settings.storage.url, format!("file://{}", under("objects").display()));
@@ -119,7 +119,7 @@ fn every_mistake_is_shown_at_once() {
     let expected = r#"mld.toml:1:2: unknown key `worker`
  1 | [worker]
    |  ^^^^^^
-   = hint: did you mean `workers`? allowed: `daemon`, `limits`, `log`, `retention`, `storage`, `workers`
+   = hint: did you mean `workers`? allowed: `commands`, `daemon`, `limits`, `log`, `retention`, `storage`, `workers`
 
 mld.toml:5:8: expected an integer, found the string "2"
  5 | cpus = "2"

@@ -35,7 +35,11 @@ use crate::{
         retention::{self, Keeper},
     },
     store::{Store, StoreError},
-    supervisor::{self, LogBounds, Supervisor, executor::Executor, process::LocalProcesses},
+    supervisor::{
+        self, LogBounds, Supervisor,
+        executor::{Executor, Programs},
+        process::LocalProcesses,
+    },
 };
 
 /// How long the parts may take to end, each.
@@ -136,8 +140,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let Surroundings { clock, environment, s3, stop } = surroundings;
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
     let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
-    let executor =
-        LocalProcesses::new(settings.workers.command.clone(), environment).map_err(DaemonError::Supervise)?;
+    let executor = LocalProcesses::new(programs(&settings), environment).map_err(DaemonError::Supervise)?;
     let artifacts = Stores::with_s3(s3.clone());
     let parts = supervisor::Parts {
         store: store.clone(),
@@ -233,6 +236,10 @@ fn make_folder(path: &Path) -> Result<(), DaemonError> {
     made.map_err(|source| DaemonError::Folder { path: path.to_owned(), source })
 }
 
+fn programs(settings: &Settings) -> Programs {
+    Programs { worker: settings.workers.command.clone(), command: settings.commands.executable.clone() }
+}
+
 fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config {
     let workers = &settings.workers;
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
@@ -241,7 +248,7 @@ fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config 
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         s3,
-        command: workers.command.clone(),
+        has_commands: settings.commands.enabled,
         machine: Resources { cpus: workers.cpus, gpus: workers.gpus },
         heartbeat_seconds: workers.heartbeat_seconds,
         grace: seconds(workers.grace_seconds),
@@ -273,7 +280,8 @@ fn service(settings: &Settings) -> api::Config {
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         data_roots: settings.storage.data_roots.clone(),
-        worker: settings.workers.command.clone(),
+        programs: programs(settings),
+        commands: api::Commands { enabled: settings.commands.enabled, users: settings.commands.users.clone() },
         max_queued: settings.limits.max_queued,
         max_spec_bytes: settings.limits.max_spec_bytes,
         max_array: settings.limits.max_array,

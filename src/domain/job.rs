@@ -44,7 +44,7 @@ pub struct Job {
     pub id: JobId,
     /// Its name; not unique over time, unique names are those one unfinished job bears.
     pub name: String,
-    /// `train` or `infer`.
+    /// `train`, `infer` or `command`.
     pub kind: String,
     /// Who submitted it.
     pub user: Uid,

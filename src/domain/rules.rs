@@ -2,6 +2,7 @@
 //! trusts no client. Everything that is wrong is found at once. Whether files exist, and what is in them, is asked elsewhere: nothing here looks at the world.
 
 mod bounds;
+mod command;
 mod data;
 mod infer;
 mod job;
@@ -103,6 +104,7 @@ pub fn misfits(spec: &JobSpec) -> Vec<Problem> {
     match &spec.work {
         Work::Train(train) => found.extend(train::problems(train)),
         Work::Infer(infer) => found.extend(infer::problems(infer)),
+        Work::Command(command) => found.extend(command::problems(command)),
     }
     found
 }

@@ -22,7 +22,7 @@ use crate::{
     store::{NewJob, Store},
     supervisor::{
         Config, Limits, LogBounds, Parts, Supervisor,
-        executor::{Ended, Executor, Found, Signal, StartError, Worker},
+        executor::{Ended, Executor, Found, Program, Signal, StartError, Worker},
     },
 };
 
@@ -72,7 +72,7 @@ impl Worker for Mayfly {
 
 #[async_trait]
 impl Executor for Mayflies {
-    async fn start(&self, launch: &Launch, _: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, _: Program, launch: &Launch, _: u32) -> Result<Box<dyn Worker>, StartError> {
         self.started.lock().unwrap().push((launch.job, launch.attempt.0));
         let start_ticks = self.pids.fetch_add(1, Ordering::Relaxed);
         let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into() };
@@ -106,7 +106,7 @@ impl Room {
             workers_socket: dir.path().join("workers.sock"),
             storage_url: format!("file://{}", dir.path().join("objects").display()),
             s3: None,
-            command: "mayfly".into(),
+            has_commands: true,
             machine: Resources { cpus, gpus: 0 },
             heartbeat_seconds: 1,
             grace: Duration::from_secs(1),

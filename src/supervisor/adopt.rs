@@ -49,6 +49,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
     let birth = Birth {
         fence,
         kind: job.kind.clone(),
+        array_index: job.array.as_ref().map(|member| member.index),
         resources: job.resources.clone(),
         storage: shared.storage(fence),
         keep: spec.checkpoint.keep,

@@ -23,13 +23,13 @@ use tracing::{debug, error, info, warn};
 use super::{
     Shared,
     end::{self, Facts, Testimony, Verdict},
-    executor::{Ended, Signal, StartError, Worker},
+    executor::{Ended, Program, Signal, StartError, Worker},
     kill::{Ending, Reason},
     live::{Live, Times},
     retention,
     secret::Secret,
     uploads,
-    watchdog::{self, Seen, TimeLimit},
+    watchdog::{self, Limits, Seen, TimeLimit},
 };
 use crate::{
     domain::{Command, Exit, Intent, Job, JobState, causes},
@@ -73,7 +73,11 @@ async fn begin(
         attempt_dir: shared.attempt_dir(fence.job, fence.attempt),
         s3: shared.config.s3.clone(),
     };
-    let started = shared.executor.start(&launch, live.resources.cpus).await;
+    let program = Program::of(&live.kind);
+    if program == Program::Command && !shared.config.has_commands {
+        return Err(Some(switched_off()));
+    }
+    let started = shared.executor.start(program, &launch, live.resources.cpus).await;
     let mut worker = started.map_err(|error| Some(not_started(shared, live, &error)))?;
     let process = worker.identity().clone();
     let pid = process.pid;
@@ -113,11 +117,24 @@ pub(super) fn obey(live: &Live, job: &Job) {
     });
 }
 
+/// The job was taken when command jobs were allowed.
+fn switched_off() -> Exit {
+    Exit {
+        class: ExitClass::Spec,
+        message: Some("command jobs are switched off".into()),
+        hint: Some("[commands] in mld.toml switches them on; `mlctl retry` then tries it again".into()),
+    }
+}
+
 fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
     error!(job_id = %live.fence.job, error = causes(error), "a worker cannot be started");
     let hint = match error {
-        StartError::Command { .. } => {
-            format!("check workers.command in mld.toml: {} must be an executable file", shared.config.command.display())
+        StartError::Command { command, .. } => {
+            let key = match Program::of(&live.kind) {
+                Program::Worker => "workers.command",
+                Program::Command => "commands.executable",
+            };
+            format!("check {key} in mld.toml: {} must be an executable file", command.display())
         }
         _ => format!("check the disk that holds {}", shared.config.attempts_dir.display()),
     };
@@ -156,7 +173,7 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
             }
             // A reason found here comes back as a change.
             None => {
-                let looked = watchdog::look(seen(live), shared.config.limits, time, Instant::now());
+                let looked = watchdog::look(seen(live), limits(shared, live), time, Instant::now());
                 looked.map_err(|late| live.end(late)).ok()
             }
         };
@@ -185,6 +202,15 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
                 }
             }
         }
+    }
+}
+
+/// How long the worker may be silent or idle. What a command does is not seen: it may be busy without a sign of it.
+fn limits(shared: &Shared, live: &Live) -> Limits {
+    let limits = shared.config.limits;
+    match Program::of(&live.kind) {
+        Program::Worker => limits,
+        Program::Command => Limits { hang: None, ..limits },
     }
 }
 

@@ -6,6 +6,7 @@ use mlctl_protocol::{
     ExitClass,
     message::{ReportBody, Storage},
     result::{ModelRef, OutputRef, WorkerResult},
+    spec::CommandSpec,
 };
 
 use super::{executor::Ended, kill::Reason};
@@ -63,6 +64,9 @@ pub fn examine(result: WorkerResult, fence: Fence, kind: &str, storage: &Storage
         return Testimony::Result(Box::new(result));
     }
     let lie = match kind {
+        // What a command makes is its own business.
+        CommandSpec::KIND => (result.model.is_some() || result.output.is_some())
+            .then(|| "a command reported a model or predictions".to_owned()),
         "train" => match &result.model {
             None => Some("it reported success without a model".to_owned()),
             Some(model) if model.uri != storage.model_uri => Some(format!("its model is not at {}", storage.model_uri)),

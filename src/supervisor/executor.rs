@@ -8,22 +8,59 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mlctl_protocol::launch::Launch;
+use mlctl_protocol::{launch::Launch, spec::CommandSpec};
 
 use crate::domain::event::ProcessIdentity;
 
 /// Starts workers, and finds those that an earlier daemon started.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Starts a worker with `threads` threads of arithmetic in `launch.attempt_dir`, which is made anew, and hands `launch` over to it.
+    /// Starts the program with `threads` threads of arithmetic in `launch.attempt_dir`, which is made anew, and hands `launch` over to it.
     /// The worker does no work before it gets its `Start` over the workers' socket.
     ///
     /// # Errors
     /// [`StartError`]: no process is left behind.
-    async fn start(&self, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
+    async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
 
     /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
     async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found;
+}
+
+/// Which program plays the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The one that trains and predicts.
+    Worker,
+    /// The one that runs a command.
+    Command,
+}
+
+impl Program {
+    /// The one for jobs of a kind.
+    #[must_use]
+    pub fn of(kind: &str) -> Self {
+        if kind == CommandSpec::KIND { Self::Command } else { Self::Worker }
+    }
+}
+
+/// The workers' programs.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// [`Program::Worker`].
+    pub worker: PathBuf,
+    /// [`Program::Command`].
+    pub command: PathBuf,
+}
+
+impl Programs {
+    /// Where one is.
+    #[must_use]
+    pub fn path(&self, program: Program) -> &Path {
+        match program {
+            Program::Worker => &self.worker,
+            Program::Command => &self.command,
+        }
+    }
 }
 
 /// What became of a worker that an earlier daemon started.

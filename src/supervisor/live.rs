@@ -26,6 +26,8 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Birth {
     pub(super) fence: Fence,
     pub(super) kind: String,
+    /// Which member of an array it is.
+    pub(super) array_index: Option<u32>,
     pub(super) resources: Resources,
     pub(super) storage: Storage,
     pub(super) keep: u32,
@@ -45,6 +47,8 @@ pub(super) struct Birth {
 pub(super) struct Live {
     pub(super) fence: Fence,
     pub(super) kind: String,
+    /// Which member of an array it is.
+    pub(super) array_index: Option<u32>,
     pub(super) resources: Resources,
     pub(super) storage: Storage,
     /// Checkpoints of the job that are kept.
@@ -122,6 +126,7 @@ impl Live {
         let Birth {
             fence,
             kind,
+            array_index,
             resources,
             storage,
             keep,
@@ -148,6 +153,7 @@ impl Live {
         Self {
             fence,
             kind,
+            array_index,
             resources,
             storage,
             keep,
@@ -323,6 +329,7 @@ pub(super) mod tests {
         Birth {
             fence: Fence { job: JobId(job), attempt: AttemptNumber(1), token: FencingToken(1) },
             kind: "train".into(),
+            array_index: None,
             resources: Resources::default(),
             storage: mlctl_artifacts::keys::storage("file:///o", "x", JobId(job), AttemptNumber(1)),
             keep: 3,

@@ -78,8 +78,8 @@ pub struct Config {
     pub storage_url: String,
     /// The way into the S3 store, which every attempt is handed.
     pub s3: Option<S3Access>,
-    /// The worker's program, for messages.
-    pub command: PathBuf,
+    /// Whether command jobs may be started.
+    pub has_commands: bool,
     /// What there is to give to jobs.
     pub machine: Resources,
     /// Seconds between heartbeats.
@@ -209,6 +209,7 @@ impl Handle {
         let birth = live::Birth {
             fence: claimed.fence,
             kind: claimed.job.kind.clone(),
+            array_index: claimed.job.array.as_ref().map(|member| member.index),
             resources: claimed.job.resources.clone(),
             storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
@@ -449,6 +450,7 @@ impl Shared {
             heartbeat_seconds: self.config.heartbeat_seconds,
             lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
             ends_at: self.ends_at(live).map(|at| at.to_string()),
+            array_index: live.array_index,
         }
     }
 

@@ -16,12 +16,12 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
     api::{
-        self, Api, Patience,
+        self, Api, Commands, Patience,
         types::{ErrorBody, ErrorCode, JobView},
     },
     domain::{Clock, Command, Exit, Fence},
     store::Store,
-    supervisor::{self, Handle, LogBounds, Supervisor, process::LocalProcesses},
+    supervisor::{self, Handle, LogBounds, Supervisor, executor::Programs, process::LocalProcesses},
 };
 use mlctl_artifacts::Stores;
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId, spec::Resources};
@@ -83,14 +83,17 @@ impl Rig {
             store: store.clone(),
             artifacts: Stores::new(),
             clock: clock.clone(),
-            executor: Arc::new(LocalProcesses::new("/bin/false".into(), Vec::new()).unwrap()),
+            executor: Arc::new(
+                LocalProcesses::new(Programs { worker: "/bin/false".into(), command: "/bin/false".into() }, Vec::new())
+                    .unwrap(),
+            ),
         };
         let config = supervisor::Config {
             attempts_dir: dir.path().join("attempts"),
             workers_socket: dir.path().join("workers.sock"),
             storage_url: storage_url.clone(),
             s3: None,
-            command: "/bin/false".into(),
+            has_commands: true,
             machine: Resources { cpus: 2, gpus: 0 },
             heartbeat_seconds: 1,
             grace: Duration::from_secs(1),
@@ -113,7 +116,8 @@ impl Rig {
             workers_socket: dir.path().join("workers.sock"),
             storage_url,
             data_roots: Vec::new(),
-            worker: "/bin/false".into(),
+            programs: Programs { worker: "/bin/false".into(), command: "/bin/false".into() },
+            commands: Commands { enabled: true, users: Vec::new() },
             max_queued: 1000,
             max_spec_bytes: 262_144,
             max_array: 10_000,

@@ -272,3 +272,47 @@ async fn a_model_must_be_there_too() {
     assert!(found.message.contains("none of the folders"), "{found:?}");
     rig.end_server().await;
 }
+
+#[tokio::test]
+async fn what_keeps_a_command_from_running_is_said_before_it_is_taken() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("no.sh"), "#!/bin/sh\n").unwrap();
+    let command = |argv: &[&str], cwd: Option<&str>| {
+        let mut spec = json!({"version": 1, "name": "c", "command": {"argv": argv}});
+        if let Some(cwd) = cwd {
+            spec["command"]["cwd"] = cwd.into();
+        }
+        spec
+    };
+    let here = folder.path().to_str().unwrap();
+    for (argv, cwd, path, words) in [
+        (&["true"][..], Some("/no/where"), "command.cwd", "does not exist"),
+        (&["true"], Some("/etc/hostname/x"), "command.cwd", ""),
+        (&["./none"], Some(here), "command.argv[0]", "none does not exist"),
+        (&["./no.sh"], Some(here), "command.argv[0]", "may not be executed"),
+        (&["./"], Some(here), "command.argv[0]", "no program"),
+        (&["/tmp"], Some(here), "command.argv[0]", "is no file"),
+        (&["true"], None, "command.cwd", "missing"),
+        (&["true"], Some("relative"), "command.cwd", "no absolute path"),
+    ] {
+        let found = problem(&rig, command(argv, cwd)).await;
+        assert!(found.path == path && found.message.contains(words), "{argv:?} {cwd:?}: {found:?}");
+    }
+    let (status, _) = rig.ask(Method::POST, "/v1/jobs", submission(command(&["true"], Some("/")), "good")).await;
+    assert_eq!(status, 201);
+    let listed = rig.ask(Method::GET, "/v1/jobs?kind=command", "").await.0;
+    assert_eq!(listed, 200);
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn commands_that_are_switched_off_are_refused_and_other_jobs_are_not() {
+    let rig = Rig::with(|config| config.commands.enabled = false).await;
+    let command = json!({"version": 1, "name": "c", "command": {"argv": ["true"], "cwd": "/"}});
+    let (status, code, _) = rig.post_error("/v1/jobs", submission(command, "k")).await;
+    assert_eq!((status, code), (403, ErrorCode::NotPermitted));
+    let (status, _) = rig.ask(Method::POST, "/v1/jobs", submission(spec("train"), "k")).await;
+    assert_eq!(status, 201);
+    rig.end_server().await;
+}

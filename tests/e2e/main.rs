@@ -10,6 +10,8 @@ mod bad_input;
 #[path = "../support/chance.rs"]
 mod chance;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;

@@ -36,7 +36,7 @@ impl Machine {
         for folder in ["bin", "units", "jobs/data"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
-        for program in [programs::mld(), programs::mlctl(), &Worker::Real.program()] {
+        for program in [programs::mld(), programs::mlctl(), &Worker::Real.program(), &programs::command_worker()] {
             let copy = dir.join("bin").join(program.file_name().unwrap());
             if fs::hard_link(program, &copy).is_err() {
                 fs::copy(program, &copy).unwrap();

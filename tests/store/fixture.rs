@@ -102,5 +102,10 @@ async fn a_database_of_the_third_schema_opens_and_goes_on() {
     assert!(open > 0 && waiting == open, "who was there before has its place, whatever it did at the moment");
     conn.close().await.unwrap();
     control::go_on(&rig, [JOBS + 2, JOBS + 3, JOBS + 4].map(JobId)).await;
+    let command = serde_json::json!({"version": 1, "name": "c", "command": {"argv": ["true"], "cwd": "/"}});
+    let mut new = submitted(JOBS + 9);
+    (new.spec, new.asked) = (serde_json::from_value(command).unwrap(), None);
+    let id = rig.store.submit(new).await.unwrap().id;
+    assert_eq!(rig.store.job(id).await.unwrap().job.kind, "command", "a kind that came later");
     rig.check().await;
 }

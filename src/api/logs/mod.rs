@@ -13,7 +13,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
-use mlctl_protocol::{AttemptNumber, JobId};
+use mlctl_protocol::{AttemptNumber, JobId, spec::CommandSpec};
 use tokio::task::spawn_blocking;
 
 use self::files::{Decoder, Snapshot, Tail};
@@ -41,11 +41,12 @@ pub(super) async fn logs(
     Asked(query): Asked<LogsQuery>,
 ) -> Result<Response, Failure> {
     let LogsQuery { attempt, stream, tail, follow } = query;
-    let stream = match stream.unwrap_or_default() {
-        LogStream::Stdout => Stream::Stdout,
-        LogStream::Stderr => Stream::Stderr,
+    let job = api.store.job(id).await?.job;
+    let stream = match (stream, job.kind.as_str()) {
+        (Some(LogStream::Stdout), _) | (None, CommandSpec::KIND) => Stream::Stdout,
+        (Some(LogStream::Stderr) | None, _) => Stream::Stderr,
     };
-    let started = api.store.job(id).await?.job.attempt;
+    let started = job.attempt;
     if let Some(attempt) = attempt
         && !(1..=started).contains(&attempt)
     {

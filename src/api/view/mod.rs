@@ -65,7 +65,7 @@ impl Planned {
     pub(super) const fn of(spec: &JobSpec) -> Self {
         let rows_per_step = match &spec.work {
             Work::Train(train) => Some(train.batch_size),
-            Work::Infer(_) => None,
+            Work::Infer(_) | Work::Command(_) => None,
         };
         Self { rows_per_step, time_limit_seconds: spec.time.limit_seconds }
     }

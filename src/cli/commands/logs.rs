@@ -25,7 +25,7 @@ const EXAMPLES: &str = "\
 Control characters are shown as ^X, so that a log cannot move the cursor or retitle the window; --raw passes them through.
 
 Examples:
-  mlctl logs digits                  the standard error of its last attempt
+  mlctl logs digits                  what its worker said in its last attempt
   mlctl logs digits -f               and what it prints from now on, into later attempts
   mlctl logs 17 --attempt 1 --stream stdout
   mlctl logs @last --tail 20
@@ -43,9 +43,9 @@ pub struct Arguments {
     /// The attempt, from 1 [default: the last one]
     #[arg(long, value_name = "N")]
     attempt: Option<u32>,
-    /// Which of the worker's streams
-    #[arg(long, default_value = "stderr", value_parser = PossibleValuesParser::new(["stdout", "stderr"]))]
-    stream: String,
+    /// Which of the worker's streams [default: stderr; of a command stdout, which has all that it prints]
+    #[arg(long, value_parser = PossibleValuesParser::new(["stdout", "stderr"]))]
+    stream: Option<String>,
     /// Only the last lines, so many
     #[arg(long, value_name = "N")]
     tail: Option<u32>,
@@ -62,7 +62,10 @@ impl Arguments {
     pub async fn run(self, context: &mut Context<'_>) -> Done {
         let query = LogsQuery {
             attempt: self.attempt,
-            stream: (self.stream == "stdout").then_some(LogStream::Stdout),
+            stream: self.stream.as_deref().map(|stream| match stream {
+                "stdout" => LogStream::Stdout,
+                _ => LogStream::Stderr,
+            }),
             tail: self.tail,
             follow: self.follow,
         };

@@ -7,6 +7,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use mlctl_protocol::spec::Work;
 
 use super::{job_name, label};
 use crate::{
@@ -48,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = PossibleValuesParser::new(JobState::names()))]
     state: Vec<String>,
     /// Only this kind
-    #[arg(long, value_parser = PossibleValuesParser::new(["train", "infer"]))]
+    #[arg(long, value_parser = PossibleValuesParser::new(Work::KINDS))]
     kind: Option<String>,
     /// Only this user's, by login name or user id
     #[arg(long)]

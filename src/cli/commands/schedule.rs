@@ -148,7 +148,7 @@ impl Arguments {
                 timetable(&cron, &zone)?;
                 check_name(name.as_deref())?;
                 let overlay = spec::Overlay { set: &set, ..spec::Overlay::default() };
-                let written = spec::open(&file, &overlay, context.environment)?;
+                let written = spec::open(spec::Source::File(&file), &overlay, context.environment)?;
                 let spec =
                     to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
                 let request = AddScheduleRequest { name, cron, zone: Some(zone), spec };

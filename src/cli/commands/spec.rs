@@ -8,7 +8,7 @@ use crate::{
         Context, Done, Failure,
         exit::Exit,
         output::jobs::{self, CheckedSpec},
-        spec,
+        spec::{self, Source},
     },
 };
 
@@ -53,6 +53,8 @@ enum Kind {
     Train,
     /// Predicts a dataset
     Infer,
+    /// Runs a program of your own
+    Command,
 }
 
 impl Arguments {
@@ -72,7 +74,7 @@ impl Arguments {
             Verb::Init { kind } => out.bytes(template(kind).as_bytes())?,
             Verb::Validate { file, set } => {
                 let overlay = spec::Overlay { set: &set, ..spec::Overlay::default() };
-                let spec = spec::load(&file, &overlay, environment)?;
+                let spec = spec::load(Source::File(&file), &overlay, environment)?;
                 jobs::checked(out, &file, &CheckedSpec { schema: SCHEMA, valid: true, spec })?;
             }
             Verb::Schema => {
@@ -88,20 +90,27 @@ const fn template(kind: Kind) -> &'static str {
     match kind {
         Kind::Train => include_str!("../templates/train.toml"),
         Kind::Infer => include_str!("../templates/infer.toml"),
+        Kind::Command => include_str!("../templates/command.toml"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use mlctl_protocol::spec::Work;
+
     use super::*;
     use crate::{config::document::Document, domain::rules};
 
     #[test]
     fn templates_are_valid() {
-        for kind in [Kind::Train, Kind::Infer] {
-            let document = Document::parse("template", template(kind)).unwrap();
+        for kind in Kind::value_variants() {
+            let document = Document::parse("template", template(*kind)).unwrap();
             let read = document.read::<mlctl_protocol::JobSpec>(&mlctl_protocol::spec::schema());
-            let spec = read.unwrap_or_else(|report| panic!("{report}"));
+            let mut spec = read.unwrap_or_else(|report| panic!("{report}"));
+            if let Work::Command(command) = &mut spec.work {
+                // As the CLI says it, which knows where the spec is.
+                command.cwd = Some("/".into());
+            }
             assert_eq!(rules::problems(&spec), [], "{kind:?}");
             assert_eq!(spec.work.kind(), format!("{kind:?}").to_lowercase());
         }

@@ -13,7 +13,8 @@ use crate::{
         client::{ANSWER_LIMIT, LONG_LIMIT},
         exit::Exit,
         output::{arrays, jobs, text},
-        spec, sweep,
+        spec::{self, Source},
+        sweep,
         times::{self, Moment},
     },
     config::OutputForm,
@@ -23,6 +24,9 @@ const EXAMPLES: &str = "\
 With --array there are many jobs, one array: a row in `ls`, compared by `show`, and cancelled, held or tried again as one. 
 Ranges to draw from: A..B of numbers with a point or an exponent has every order of magnitude as likely, A..B of whole numbers every number; log:A..B and uniform:A..B say it for either. Values are TOML as for --set, with tables and lists.
 Paths in a spec are relative to its folder; those in flags, and in a spec from standard input, to the working directory.
+What follows -- is a program and its arguments, run without a shell in this directory; exit code 0 is success. One that fails is not tried again unless --retries says so.
+It has PATH, HOME, USER, LANG and the like from mld, what --env sets, and ML_JOB_ID, ML_ATTEMPT, ML_ARRAY_INDEX, ML_RUN_DIR (a folder of its own), ML_DEADLINE, ML_SCHEDULED_AT, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS.
+To stop, pause or cancel it, all that it started is sent SIGTERM, and killed when it does not end. What it leaves running is killed when it ends.
 
 Examples:
   mlctl submit job.toml                       prints the job's id
@@ -40,14 +44,20 @@ Examples:
   mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64 --parallel 2
   mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
   mlctl submit job.toml --array lr=1e-5..1e-1 --sample 81 --halving metric=val_loss,min-steps=500
-  sed s/32/64/ job.toml | mlctl submit - --dry-run";
+  sed s/32/64/ job.toml | mlctl submit - --dry-run
+  mlctl submit -f -- ./train.sh --lr 0.1      a program of your own
+  mlctl submit --gpus 1 -t 8h --env WANDB_MODE=offline --cwd /srv/gpt -- python3 train.py
+  mlctl submit --array lr=1e-3,3e-4 --array seed=1,2,3 -- ./train.sh --lr {lr} --seed {seed}";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// The job's spec, a TOML file; - for standard input
-    #[arg(value_name = "FILE")]
-    file: String,
+    #[arg(value_name = "FILE", required_unless_present = "argv", conflicts_with = "argv")]
+    file: Option<String>,
+    /// A program and its arguments instead of a spec
+    #[arg(last = true, value_name = "ARGV")]
+    argv: Vec<String>,
     /// Lay a value over the spec: a dotted key and TOML; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -90,6 +100,12 @@ pub struct Arguments {
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// The folder in which a command runs [default: this one; of a spec, what it says, else its own]
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// A variable of a command's environment; may be repeated. It is kept with the job, where others can see it: no place for secrets
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    env: Vec<(String, String)>,
     /// The idempotency key: a second submit with it is the same job [default: a random one]
     #[arg(long)]
     key: Option<String>,
@@ -114,10 +130,19 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn goal(&self) -> String {
-        match self.file.as_str() {
-            spec::STANDARD_INPUT => "submit the spec from standard input".into(),
-            file => format!("submit {file}"),
+        match self.file.as_deref() {
+            Some(spec::STANDARD_INPUT) => "submit the spec from standard input".into(),
+            _ => format!("submit {}", self.shown()),
         }
+    }
+
+    /// What is submitted, for messages.
+    fn shown(&self) -> &str {
+        self.file.as_deref().or(self.argv.first().map(String::as_str)).unwrap_or_default()
+    }
+
+    fn source(&self) -> Source<'_> {
+        self.file.as_deref().map_or(Source::Command(&self.argv), Source::File)
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
@@ -133,6 +158,8 @@ impl Arguments {
             deadline: deadline.as_deref(),
             concurrency_key: self.concurrency_key.as_deref(),
             preemptible: self.preemptible,
+            cwd: self.cwd.as_deref(),
+            env: &self.env,
             set: &self.set,
             name: self.name.as_deref(),
             labels: &self.label,
@@ -146,10 +173,10 @@ impl Arguments {
             ],
         };
         if self.sweep.is_given() {
-            let draft = spec::draft(&self.file, &overlay, context.environment)?;
+            let draft = spec::draft(self.source(), &overlay, context.environment)?;
             return self.array(context, draft).await;
         }
-        let written = spec::open(&self.file, &overlay, context.environment)?;
+        let written = spec::open(self.source(), &overlay, context.environment)?;
         let spec = to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
         let key = self.key.clone().unwrap_or_else(|| context.new_key());
         let request = SubmitRequest { spec, key, dry_run: self.dry_run, hold: self.hold };
@@ -212,7 +239,7 @@ impl Arguments {
             if context.out.is_json() {
                 context.out.json(&checked)?;
             } else if !self.quiet {
-                arrays::checked(&mut context.out, &self.file, &checked, &written.spec.name)?;
+                arrays::checked(&mut context.out, self.shown(), &checked, &written.spec.name)?;
             }
             return Ok(Exit::Ok);
         }
@@ -265,7 +292,7 @@ impl Arguments {
             let spec = &checked.spec;
             context.out.line(format!(
                 "{} is a valid {} job: {} would be submitted",
-                self.file,
+                text::visible_line(self.shown()),
                 spec.work.kind(),
                 spec.name
             ))?;

@@ -395,3 +395,49 @@ fn a_start_time_is_a_moment_with_an_offset() {
     let found = super::begin(&time("2026-11-26T02:00:00.123456789Z")).unwrap();
     assert_eq!(found.to_string(), "2026-11-26T02:00:00.123456Z", "what is kept in microseconds comes back the same");
 }
+
+#[test]
+fn a_command_can_be_run_and_its_parameters_stand_somewhere() {
+    let command = json!({
+        "version": 1, "name": "c",
+        "command": {"argv": ["./t.sh", "--lr={lr}"], "cwd": "/srv", "env": {"A": "b"}, "params": {"lr": 0.1}}
+    });
+    let many =
+        |count: usize, value: &str| Json::Object((0..count).map(|index| (format!("V{index}"), json!(value))).collect());
+    check(
+        &command,
+        &[
+            (&[], &[]),
+            (&[("/command/argv", json!([]))], &["command.argv: expected from 1 to 1000"]),
+            (&[("/command/argv/0", json!(""))], &["command.argv[0]: \"\" is no program"]),
+            (&[("/command/argv/0", json!("bin/"))], &["command.argv[0]"]),
+            (&[("/command/argv/0", json!("{lr}/"))], &["command.argv[0]: \"0.1/\""]),
+            (&[("/command/argv/1", json!("\0{lr}"))], &["command.argv[1]: an argument has no NUL"]),
+            (&[("/command/argv/1", json!("x"))], &["command.params.lr: no argument has {lr}"]),
+            (&[("/command/params", json!({"a b": 1}))], &["command.params.a b"]),
+            (&[("/command/cwd", json!("srv"))], &["command.cwd: \"srv\" is no absolute path"]),
+            (&[("/command/cwd", Json::Null)], &["command.cwd: the folder in which it runs is missing"]),
+            (&[("/command/env", json!({"ML_X": "1"}))], &["command.env.ML_X: variables that begin with ML_"]),
+            (&[("/command/env", json!({"A=B": "1"}))], &["cannot be the name of a variable"]),
+            (&[("/command/env", json!({"A": "\0"}))], &["command.env.A: a variable has no NUL"]),
+            (
+                &[("/command/env", json!({"A": "x".repeat(65_537)}))],
+                &["command.env.A: a variable has 65536 bytes at most"],
+            ),
+            (&[("/command/env", many(257, "x"))], &["command.env: a command has 256 variables at most, found 257"]),
+            (
+                &[("/command/env", many(200, &"x".repeat(1000)))],
+                &["command: arguments and variables have 196608 bytes"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_job_does_one_thing() {
+    let mut both = train();
+    both["command"] = json!({"argv": ["true"]});
+    assert!(serde_json::from_value::<JobSpec>(both).unwrap_err().to_string().contains("keep one of"));
+    let none = json!({"version": 1, "name": "x"});
+    assert!(serde_json::from_value::<JobSpec>(none).unwrap_err().to_string().contains("nothing to do"));
+}

@@ -91,12 +91,12 @@ impl Worker for Adopted {
     }
 }
 
-/// Kills what is left of the group of a dead leader. The group's number alone proves nothing then, so a process must also carry the attempt's mark in its
-/// environment and be no older than the leader.
+/// Kills what a dead leader left behind, in its group or in groups of their own. A number alone proves nothing then: a process must carry the attempt's mark in its environment and be
+/// no older than the leader.
 pub(super) async fn end_remnants(identity: &ProcessIdentity, dir: &Path) {
     for _ in 0..ROUNDS {
-        let left: Vec<Member> =
-            scan(identity).into_iter().filter(|member| procfs::is_marked(member.pid, dir)).collect();
+        let mut left = younger(procfs::all(), identity);
+        left.retain(|member| procfs::is_marked(member.pid, dir));
         if left.is_empty() {
             return;
         }
@@ -105,13 +105,18 @@ pub(super) async fn end_remnants(identity: &ProcessIdentity, dir: &Path) {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    warn!(pid = identity.pid, "killed members of a worker's process group have not vanished yet");
+    warn!(pid = identity.pid, "killed processes of a worker have not vanished yet");
 }
 
 /// The members of the group besides its leader.
 fn scan(identity: &ProcessIdentity) -> Vec<Member> {
-    let members = procfs::members(identity.pid).unwrap_or_else(|error| {
-        warn!(pid = identity.pid, %error, "cannot look for the members of a worker's process group");
+    younger(procfs::members(identity.pid), identity)
+}
+
+/// Those that the leader may have started.
+fn younger(found: io::Result<Vec<Member>>, identity: &ProcessIdentity) -> Vec<Member> {
+    let members = found.unwrap_or_else(|error| {
+        warn!(pid = identity.pid, %error, "cannot look for the processes of a worker");
         Vec::new()
     });
     members

@@ -1,14 +1,14 @@
 //! A worker that this daemon started: its own child, which it reaps itself, and only here. Until then the kernel keeps the pid, and so the number of the
 //! group, for it: the group can be signalled by number without meeting a stranger.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use rustix::{fd::OwnedFd, process};
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{procfs, rustix_pid};
+use super::{adopted, procfs, rustix_pid};
 use crate::{
     domain::event::ProcessIdentity,
     supervisor::executor::{Ended, Signal, Worker},
@@ -22,6 +22,8 @@ pub(super) struct Child {
     identity: ProcessIdentity,
     pidfd: AsyncFd<OwnedFd>,
     child: tokio::process::Child,
+    /// The attempt's folder.
+    dir: PathBuf,
     reaped: bool,
     /// The kernel's count of out-of-memory kills when it started.
     memory_kills: Option<u64>,
@@ -31,10 +33,10 @@ impl Child {
     pub(super) fn new(
         identity: ProcessIdentity,
         pidfd: AsyncFd<OwnedFd>,
-        child: tokio::process::Child,
+        (child, dir): (tokio::process::Child, PathBuf),
         memory_kills: Option<u64>,
     ) -> Self {
-        Self { identity, pidfd, child, reaped: false, memory_kills }
+        Self { identity, pidfd, child, dir, reaped: false, memory_kills }
     }
 
     fn signal_group(&self, signal: process::Signal) {
@@ -113,6 +115,11 @@ impl Worker for Child {
         let status = self.child.wait().await;
         self.reaped = true;
         self.group_vanished().await;
-        status.map_or(Ended::Unknown, |status| self.ended(status))
+        let ended = status.map_or(Ended::Unknown, |status| self.ended(status));
+        if !matches!(ended, Ended::Code(_)) {
+            // It could not clear up after itself: what it had started may have left its group.
+            adopted::end_remnants(&self.identity, &self.dir).await;
+        }
+        ended
     }
 }

@@ -13,7 +13,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
 };
 
@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
 use super::{
-    executor::{Executor, Found, StartError, Worker},
+    executor::{Executor, Found, Program, Programs, StartError, Worker},
     logs::Stream,
     readiness,
 };
@@ -54,24 +54,24 @@ const KEEP_MEMORY_BYTES: &str = "4294967296";
 
 /// Workers on this machine.
 pub struct LocalProcesses {
-    command: PathBuf,
+    programs: Programs,
     environment: Vec<(OsString, OsString)>,
     host: String,
     boot_id: String,
 }
 
 impl LocalProcesses {
-    /// Workers that run `command`, and see of `environment`, the daemon's own, what the list above allows.
+    /// Workers that run these programs, and see of `environment`, the daemon's own, what the list above allows.
     ///
     /// # Errors
     /// When `/proc` is not there.
-    pub fn new(command: PathBuf, environment: impl IntoIterator<Item = (OsString, OsString)>) -> io::Result<Self> {
+    pub fn new(programs: Programs, environment: impl IntoIterator<Item = (OsString, OsString)>) -> io::Result<Self> {
         let environment = environment.into_iter().filter(|(name, _)| is_passed_on(name)).collect();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { command, environment, host, boot_id: procfs::boot_id()? })
+        Ok(Self { programs, environment, host, boot_id: procfs::boot_id()? })
     }
 
-    fn spawn(&self, launch: &Launch, threads: u32) -> Result<tokio::process::Child, StartError> {
+    fn spawn(&self, program: Program, launch: &Launch, threads: u32) -> Result<tokio::process::Child, StartError> {
         let dir = &launch.attempt_dir;
         let folder = |path: &Path| {
             let path = path.to_owned();
@@ -83,7 +83,8 @@ impl LocalProcesses {
             open_log(&path).map_err(folder(&path))
         };
         let threads = threads.to_string();
-        tokio::process::Command::new(&self.command)
+        let program = self.programs.path(program);
+        tokio::process::Command::new(program)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(procfs::MARK, dir)
@@ -100,7 +101,7 @@ impl LocalProcesses {
             .stdout(log(Stream::Stdout)?)
             .stderr(log(Stream::Stderr)?)
             .spawn()
-            .map_err(|source| StartError::Command { command: self.command.clone(), source })
+            .map_err(|source| StartError::Command { command: program.to_owned(), source })
     }
 
     /// Who a child of ours is. It is not reaped yet, so its pid cannot be anyone else's.
@@ -115,9 +116,9 @@ impl LocalProcesses {
 
 #[async_trait]
 impl Executor for LocalProcesses {
-    async fn start(&self, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError> {
         let memory_kills = procfs::memory_kills();
-        let mut child = self.spawn(launch, threads)?;
+        let mut child = self.spawn(program, launch, threads)?;
         let stdin = child.stdin.take();
         let (identity, pidfd) = match self.identify(&child) {
             Ok(known) => known,
@@ -127,7 +128,7 @@ impl Executor for LocalProcesses {
                 return Err(StartError::HandOver(source));
             }
         };
-        let mut worker = child::Child::new(identity, pidfd, child, memory_kills);
+        let mut worker = child::Child::new(identity, pidfd, (child, launch.attempt_dir.clone()), memory_kills);
         if let Some(stdin) = stdin
             && let Err(source) = hand_over(stdin, launch).await
         {

@@ -74,12 +74,18 @@ fn parse_uptime(text: &[u8]) -> Option<u64> {
 
 /// The processes of a group that have not ended.
 pub(super) fn members(group: u32) -> io::Result<Vec<Member>> {
+    let mut found = all()?;
+    found.retain(|member| member.stat.group == group);
+    Ok(found)
+}
+
+/// The processes that have not ended.
+pub(super) fn all() -> io::Result<Vec<Member>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process that ended since the folder was read is no member any more.
+        // A process that ended since the folder was read is none any more.
         if let Ok(stat) = stat(pid)
-            && stat.group == group
             && !stat.ended
         {
             found.push(Member { pid, stat });

@@ -29,7 +29,7 @@ impl Scene {
         fs::set_permissions(&command, fs::Permissions::from_mode(0o700)).unwrap();
         let path = ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into());
         let environment = [path, ("SECRET_KEY".into(), "canary".into()), ("CUDA_VISIBLE_DEVICES".into(), "0".into())];
-        let processes = LocalProcesses::new(command, environment).unwrap();
+        let processes = LocalProcesses::new(Programs { worker: command.clone(), command }, environment).unwrap();
         Self { dir, processes }
     }
 
@@ -48,7 +48,7 @@ impl Scene {
             s3: None,
         };
         loop {
-            match self.processes.start(&launch, 3).await {
+            match self.processes.start(Program::Worker, &launch, 3).await {
                 // Another test's fork holds the script open for writing for a moment.
                 Err(StartError::Command { source, .. }) if source.kind() == io::ErrorKind::ExecutableFileBusy => {}
                 started => return started.unwrap(),
@@ -182,7 +182,9 @@ async fn what_a_worker_leaves_behind_is_ended_with_it() {
 #[tokio::test]
 async fn a_missing_program_is_named_and_leaves_no_process() {
     let dir = tempfile::tempdir().unwrap();
-    let processes = LocalProcesses::new(dir.path().join("absent"), []).unwrap();
+    let absent = |name: &str| dir.path().join(name);
+    let programs = Programs { worker: absent("absent"), command: absent("absent-command") };
+    let processes = LocalProcesses::new(programs, []).unwrap();
     let launch = Launch {
         v: 1,
         socket: "/s".into(),
@@ -192,8 +194,11 @@ async fn a_missing_program_is_named_and_leaves_no_process() {
         attempt_dir: dir.path().join("1"),
         s3: None,
     };
-    let Err(StartError::Command { command, .. }) = processes.start(&launch, 1).await else { panic!("it started") };
-    assert_eq!(command, dir.path().join("absent"));
+    for (program, path) in [(Program::Worker, "absent"), (Program::Command, "absent-command")] {
+        let started = processes.start(program, &launch, 1).await;
+        let Err(StartError::Command { command, .. }) = started else { panic!("it started") };
+        assert_eq!(command, absent(path));
+    }
 }
 
 #[tokio::test]

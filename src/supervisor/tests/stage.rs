@@ -37,7 +37,7 @@ use crate::{
     store::{Attempt, NewJob, Store},
     supervisor::{
         Config, Handle, Limits, LogBounds, Parts, Supervisor,
-        executor::{Ended, Executor, Found, Signal, StartError, Worker},
+        executor::{Ended, Executor, Found, Program, Signal, StartError, Worker},
     },
 };
 
@@ -213,7 +213,7 @@ impl Worker for Strings {
 
 #[async_trait]
 impl Executor for Puppets {
-    async fn start(&self, launch: &Launch, _threads: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, _program: Program, launch: &Launch, _threads: u32) -> Result<Box<dyn Worker>, StartError> {
         let puppet = {
             let mut started = self.started.lock().unwrap();
             let pid = 1000 + u32::try_from(started.len()).unwrap();
@@ -299,7 +299,7 @@ impl Stage {
             workers_socket: self.dir.path().join("workers.sock"),
             storage_url: self.storage_url(),
             s3: None,
-            command: "mlworker".into(),
+            has_commands: true,
             machine: Resources { cpus: 4, gpus: 0 },
             heartbeat_seconds: 1,
             grace: self.grace,

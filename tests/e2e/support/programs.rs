@@ -17,6 +17,9 @@ use std::{
 
 use crate::chance::variable;
 
+/// The programs of workers, each of a package of its name.
+const PROGRAMS: [&str; 3] = ["mlworker", "mlworker-fake", "mlworker-command"];
+
 /// Which program plays the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worker {
@@ -46,6 +49,11 @@ pub fn mlctl() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_mlctl"))
 }
 
+/// The program that runs commands, whichever plays the worker.
+pub fn command_worker() -> PathBuf {
+    programs().join("mlworker-command")
+}
+
 /// The folder that holds all programs, the workers' made sure of.
 fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -54,7 +62,7 @@ fn programs() -> &'static Path {
         if variable("MLCTL_TEST_BUILT").as_deref() != Some("1") {
             build(&folder);
         }
-        for program in ["mlworker", "mlworker-fake"] {
+        for program in PROGRAMS {
             assert!(folder.join(program).is_file(), "{program} is not in {}: build it first", folder.display());
         }
         folder
@@ -70,7 +78,8 @@ fn build(folder: &Path) {
     lock.lock().unwrap();
     let cargo = variable("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--locked", "--quiet", "-p", "mlworker", "-p", "mlworker-fake", "--bins", "--profile", profile])
+        .args(["build", "--locked", "--quiet", "--bins", "--profile", profile])
+        .args(PROGRAMS.iter().flat_map(|program| ["-p", program]))
         .arg("--target-dir")
         .arg(folder.parent().unwrap())
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -10,8 +10,7 @@ use mlctl_protocol::{
 use tokio::sync::Notify;
 
 use crate::{
-    LinkError,
-    memory::resident_bytes,
+    LinkError, memory,
     orders::{Order, Orders},
     outbox::{Outbox, Room},
 };
@@ -34,6 +33,11 @@ impl Handle {
         if state.device != device {
             device.clone_into(&mut state.device);
         }
+    }
+
+    /// Has heartbeats tell this memory in place of the process's own: of all processes that a worker is made of, in bytes.
+    pub fn memory(&self, rss_bytes: u64, peak_rss_bytes: u64) {
+        self.shared.lock().memory = Some((rss_bytes, peak_rss_bytes));
     }
 
     /// Hands over a report, which is kept until the daemon has it. Waits while a thousand are kept already, so it is not to be called from
@@ -73,6 +77,19 @@ impl Handle {
     pub fn order(&self) -> Option<Order> {
         self.shared.lock().orders.next()
     }
+
+    /// Waits for an order other than the one that stands already, `known`. For one task at a time; it may be dropped and called again.
+    pub async fn ordered(&self, known: Option<&Order>) -> Order {
+        loop {
+            let notified = self.shared.ordered.notified();
+            if let Some(order) = self.order()
+                && known != Some(&order)
+            {
+                return order;
+            }
+            notified.await;
+        }
+    }
 }
 
 /// What the computing thread and the connection's task share.
@@ -85,6 +102,8 @@ pub(crate) struct Shared {
     wake: Notify,
     /// Something was acknowledged, or an order that ends the worker came.
     pub(crate) settled: Notify,
+    /// An order came.
+    ordered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +112,7 @@ struct State {
     orders: Orders,
     progress: Progress,
     device: String,
+    memory: Option<(u64, u64)>,
     closed: bool,
 }
 
@@ -106,6 +126,7 @@ impl Shared {
         self.lock().orders.give(order);
         self.changed.notify_all();
         self.settled.notify_one();
+        self.ordered.notify_one();
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -147,7 +168,8 @@ impl Shared {
     }
 
     pub(crate) fn heartbeat(&self) -> Heartbeat {
-        let (rss_bytes, peak_rss_bytes) = resident_bytes();
+        let known = self.lock().memory;
+        let (rss_bytes, peak_rss_bytes) = known.unwrap_or_else(|| memory::resident_bytes("self"));
         let state = self.lock();
         let device = if state.device.is_empty() { "cpu" } else { &state.device };
         Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, device: device.to_owned() }

@@ -18,5 +18,6 @@ pub use error::LinkError;
 pub use handle::Handle;
 pub use launch::read_launch;
 pub use link::{Link, Timing};
+pub use memory::resident_bytes;
 pub use orders::Order;
 pub use result_file::write_result;

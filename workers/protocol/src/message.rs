@@ -148,6 +148,9 @@ pub struct Start {
     /// The moment at which the attempt must have ended as things stand when it is started, by its time limit or its deadline: RFC 3339, UTC. An edit of the job may change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<String>,
+    /// Which member of an array it is, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array_index: Option<u32>,
 }
 
 /// The folders of object storage an attempt may write to, each without a slash at its end.

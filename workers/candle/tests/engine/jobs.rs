@@ -79,12 +79,14 @@ impl Bench {
             lease_seconds: 600,
             threads: 1,
             ends_at: None,
+            array_index: None,
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(attempt), self.runtime.handle());
         let job = Job { id: JobId(job), attempt, start: &start, host, stores: &stores, runtime };
         match &start.spec.work {
             Work::Train(spec) => train::run(job, spec),
             Work::Infer(spec) => infer::run(job, spec),
+            Work::Command(_) => unreachable!("jobs of this worker train or infer"),
         }
     }
 }

@@ -59,6 +59,7 @@ impl Store {
             lease_seconds: 600,
             threads: 1,
             ends_at: None,
+            array_index: None,
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(number), self.runtime.handle());
         let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime };

@@ -96,6 +96,7 @@ impl Daemon {
             lease_seconds: 600,
             threads: 1,
             ends_at: None,
+            array_index: None,
         };
         stream.send(ToWorker::Start(Box::new(start))).await.unwrap();
         Attempt { child, stream, reports: Vec::new(), peak_bytes: 0 }

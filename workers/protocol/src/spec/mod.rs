@@ -1,6 +1,7 @@
 //! The job spec: the same struct in the TOML file, the database row and the worker. Types, defaults and units; the rules that
 //! need more than one field are in the daemon's `domain` room.
 
+mod command;
 mod data;
 mod infer;
 mod policy;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use policy::{CheckpointPolicy, Concurrency, Resources, RetryPolicy, TimePolicy};
@@ -56,20 +58,26 @@ pub enum Work {
     Train(Box<TrainSpec>),
     /// Predict a dataset with a model.
     Infer(Box<InferSpec>),
+    /// Run a program of the user's own.
+    Command(Box<CommandSpec>),
 }
 
 impl Work {
-    /// The kind of job: `train` or `infer`.
+    /// Every kind of job.
+    pub const KINDS: [&'static str; 3] = ["train", "infer", CommandSpec::KIND];
+
+    /// The kind of job: one of [`KINDS`](Self::KINDS).
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Train(_) => "train",
             Self::Infer(_) => "infer",
+            Self::Command(_) => CommandSpec::KIND,
         }
     }
 }
 
-/// The written form of a [`JobSpec`]. Exactly one of `train` and `infer` says what to do.
+/// The written form of a [`JobSpec`]. Exactly one of `train`, `infer` and `command` says what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "mlctl job spec", inline)]
@@ -112,6 +120,9 @@ pub struct SpecDocument {
     /// Predict a dataset with a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     infer: Option<Box<InferSpec>>,
+    /// Run a program of one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command: Option<Box<CommandSpec>>,
 }
 
 const fn default_priority() -> u8 {
@@ -135,16 +146,17 @@ impl TryFrom<SpecDocument> for JobSpec {
             concurrency,
             train,
             infer,
+            command,
         } = document;
         if version != SPEC_VERSION {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
-        let work = match (train, infer) {
-            (Some(train), None) => Work::Train(train),
-            (None, Some(infer)) => Work::Infer(infer),
-            (None, None) => return Err("the job has nothing to do: add a [train] or an [infer] table".into()),
-            (Some(_), Some(_)) => return Err("a job either trains or infers: keep one of [train] and [infer]".into()),
-        };
+        let works = [train.map(Work::Train), infer.map(Work::Infer), command.map(Work::Command)];
+        let mut works = works.into_iter().flatten();
+        let work = works.next().ok_or("the job has nothing to do: add a [train], an [infer] or a [command] table")?;
+        if works.next().is_some() {
+            return Err("a job does one thing: keep one of [train], [infer] and [command]".into());
+        }
         Ok(Self { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work })
     }
 }
@@ -153,9 +165,10 @@ impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
         let JobSpec { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work } =
             spec;
-        let (train, infer) = match work {
-            Work::Train(train) => (Some(train), None),
-            Work::Infer(infer) => (None, Some(infer)),
+        let (train, infer, command) = match work {
+            Work::Train(train) => (Some(train), None, None),
+            Work::Infer(infer) => (None, Some(infer), None),
+            Work::Command(command) => (None, None, Some(command)),
         };
         Self {
             version: SPEC_VERSION,
@@ -170,6 +183,7 @@ impl From<JobSpec> for SpecDocument {
             concurrency,
             train,
             infer,
+            command,
         }
     }
 }

@@ -1,0 +1,73 @@
+//! The environment of a command: an allow-list of what this process has, what tells the program where it runs, and what the spec sets. Pure: variables in, variables out.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+};
+
+use mlctl_protocol::{launch::Launch, message::Start, spec::CommandSpec};
+
+/// What a command has from the daemon's environment. What else the daemon or this process has, and the settings of other workers, stay with them.
+const PASSED_ON: [&str; 11] = [
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+
+/// The same by the beginning of the name.
+const PASSED_ON_PREFIXES: [&str; 2] = ["CUDA_", "NVIDIA_"];
+
+/// Where programs are when the daemon's environment does not say.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The label of a job that a schedule submitted: when it was due.
+const SCHEDULED_AT: &str = "mlctl/scheduled-at";
+
+/// The variables of an attempt's command; a later one goes over an earlier one.
+pub fn of(
+    inherited: impl IntoIterator<Item = (OsString, OsString)>,
+    launch: &Launch,
+    start: &Start,
+    command: &CommandSpec,
+) -> BTreeMap<OsString, OsString> {
+    let mut variables = BTreeMap::from([("PATH".into(), USUAL_PATH.into())]);
+    variables.extend(inherited.into_iter().filter(|(name, _)| is_passed_on(name)));
+    let mut set = |name: &str, value: &OsStr| _ = variables.insert(name.into(), value.into());
+    for pool in ["OMP_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        set(pool, start.threads.to_string().as_ref());
+    }
+    if start.spec.resources.gpus == 0 {
+        // Present and empty: no device at all, where an absent one would mean every device.
+        set("CUDA_VISIBLE_DEVICES", "".as_ref());
+    }
+    for (name, value) in &command.env {
+        set(name, value.as_ref());
+    }
+    set("ML_JOB_ID", launch.job.to_string().as_ref());
+    set("ML_ATTEMPT", launch.attempt.to_string().as_ref());
+    set("ML_RUN_DIR", launch.attempt_dir.as_os_str());
+    if let Some(index) = start.array_index {
+        set("ML_ARRAY_INDEX", index.to_string().as_ref());
+    }
+    if let Some(ends_at) = &start.ends_at {
+        set("ML_DEADLINE", ends_at.as_ref());
+    }
+    if let Some(scheduled_at) = start.spec.labels.get(SCHEDULED_AT) {
+        set("ML_SCHEDULED_AT", scheduled_at.as_ref());
+    }
+    variables
+}
+
+fn is_passed_on(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        PASSED_ON.contains(&name) || PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
