@@ -14,6 +14,7 @@ use mlctl::{
     store::{NewJob, Store},
 };
 use mlctl_protocol::JobSpec;
+use serde_json::json;
 
 use super::{
     CLIENTS, Scale,
@@ -112,6 +113,7 @@ pub fn starts(table: &mut Table, daemon: Daemon, scale: &Scale) {
     }
     daemon.wait_for((scale.runs + scale.jobs) as u64);
     table.rates(&format!("{} jobs of nothing, 2 at a time", scale.jobs), vec![rate(scale.jobs, begun.elapsed())]);
+    commands(table, &daemon, (scale.runs + scale.jobs) as u64, scale);
     // What follows the last end is not idle yet.
     thread::sleep(Duration::from_secs(scale.idle_seconds.min(2)));
     let (_, before) = daemon.takes();
@@ -120,6 +122,20 @@ pub fn starts(table: &mut Table, daemon: Daemon, scale: &Scale) {
     table.row("the idle daemon's memory", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     let switches = after.saturating_sub(before);
     table.row("  its context switches", format!("{switches} in {} s", scale.idle_seconds));
+}
+
+/// Command jobs that do nothing, of one array, so that submitting them takes no part: what a process each costs, and the shim that speaks for it.
+fn commands(table: &mut Table, daemon: &Daemon, done: u64, scale: &Scale) {
+    let spec = json!({
+        "version": 1, "name": "nothing", "retry": {"limit": 0},
+        "command": {"argv": ["/bin/true", "{n}"], "cwd": "/", "params": {"n": 0}},
+    });
+    let members: Vec<usize> = (0..scale.jobs).collect();
+    let begun = Instant::now();
+    daemon.connect().submit_array(&spec, "command.params.n", &members);
+    daemon.wait_for(done + members.len() as u64);
+    let name = format!("{} commands of nothing (/bin/true), 2 at a time", scale.jobs);
+    table.rates(&name, vec![rate(scale.jobs, begun.elapsed())]);
 }
 
 fn submit_all(connection: &mut Connection, count: usize, key: &str) -> Vec<Duration> {

@@ -60,6 +60,8 @@ pub struct Overlay<'a> {
     pub preemptible: bool,
     /// `--cwd`.
     pub cwd: Option<&'a str>,
+    /// `--checkpoint-dir`.
+    pub checkpoint_dir: Option<&'a str>,
     /// `--env key=value`.
     pub env: &'a [(String, String)],
 }
@@ -148,6 +150,9 @@ pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environmen
     }
     if let Some(cwd) = overlay.cwd {
         document.set_text("--cwd", &["command", "cwd"], cwd);
+    }
+    if let Some(dir) = overlay.checkpoint_dir {
+        document.set_text("--checkpoint-dir", &["command", "checkpoint_dir"], dir);
     }
     for (name, value) in overlay.env {
         document.set_text("--env", &["command", "env", name], value);

@@ -85,6 +85,7 @@ fn flags_lie_over_the_file() {
             concurrency_key: Some("nightly"),
             preemptible: true,
             cwd: None,
+            checkpoint_dir: None,
             env: &[],
             deadline: Some("2126-11-26T02:00:00Z"),
             retry_on: Some(&["oom_host", "hang"]),

@@ -217,6 +217,95 @@ fn a_killed_command_and_a_killed_shim_are_told_apart_and_leave_nothing() {
     assert!(!processes::is_alive(escaped), "nobody gets away by a session of its own");
 }
 
+/// Counts to `$1`, a step every fifth of a second, each a checkpoint; goes on from where an earlier attempt was, and saves once more when it is asked to stop.
+const COUNTER: &str = r#"
+save() { mkdir -p "$ML_CHECKPOINT_DIR/tmp-$i/in" && echo $i > "$ML_CHECKPOINT_DIR/tmp-$i/in/step" && mv "$ML_CHECKPOINT_DIR/tmp-$i" "$ML_CHECKPOINT_DIR/step-$i"; }
+trap 'save; echo saved $i; exit 0' TERM
+i=0
+[ -n "$ML_RESUME_FROM" ] && i=$(cat "$ML_RESUME_FROM/in/step")
+echo $$ > pid; echo "begin $i"
+while [ $i -lt $1 ]; do sleep 0.2; i=$((i + 1)); case $((i % 5)) in 0) save ;; esac; done
+echo "end $i"
+"#;
+
+fn counter(daemon: &Daemon, flags: &[&str], steps: &str) -> String {
+    let flags = [&["--checkpoint-dir", "ckpt"], flags].concat();
+    submit(daemon, &flags, &["sh", "-c", COUNTER, "sh", steps])
+}
+
+/// The number after a word in a log.
+fn number(log: &str, word: &str) -> u64 {
+    let found = log.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no {word:?} in {log}"))
+}
+
+fn checkpoint_step(job: &Value) -> u64 {
+    job["checkpoint"]["step"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_killed_command_goes_on_from_its_newest_checkpoint() {
+    let daemon = Daemon::with(Worker::Fake);
+    let id = counter(&daemon, &["--retries", "1"], "50");
+    // With the heartbeat that follows.
+    let saved = daemon.wait_until(&id, "shows what it has saved", |job| job["progress"]["step"].as_u64() > Some(0));
+    processes::kill(pid_in(&daemon, "pid"));
+    let job = daemon.wait_for(&id, "succeeded");
+    assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(2), &json!(1)));
+    let begun = number(&logs(&daemon, &id), "begin ");
+    assert!(begun >= checkpoint_step(&saved) && begun.is_multiple_of(5), "from {begun}, {saved:#}");
+    let resumed = daemon.events(&id).into_iter().find(|event| event["event"] == "resumed").unwrap();
+    assert_eq!(resumed["step"], begun);
+    assert_eq!(checkpoint_step(&job), 50, "what was complete at its end is stored");
+    let shown = daemon.mlctl(&["checkpoint", "verify", &id]).ok();
+    assert!(!shown.is_empty());
+    let pulled = daemon.folder().join("pulled");
+    daemon.mlctl(&["checkpoint", "pull", &id, pulled.to_str().unwrap()]).ok();
+    assert!(pulled.join("files.json").is_file());
+}
+
+#[test]
+fn what_a_command_saved_while_no_daemon_was_there_is_found() {
+    let mut daemon = Daemon::with(Worker::Fake);
+    let id = counter(&daemon, &[], "60");
+    let saved = daemon.wait_until(&id, "has saved something", |job| checkpoint_step(job) > 0);
+    let shim = worker_pid(&saved).unwrap();
+    daemon.kill();
+    let home = saved["checkpoint"]["uri"].as_str().unwrap().strip_prefix("file://").unwrap().to_owned();
+    let stored = std::path::Path::new(&home).parent().unwrap();
+    let later = until("another is stored", || {
+        let steps = fs::read_dir(stored).unwrap().filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let step: u64 = path.file_name()?.to_str()?.parse().ok()?;
+            (path.join("manifest.json").is_file() && step > checkpoint_step(&saved)).then_some(step)
+        });
+        steps.max()
+    });
+    processes::kill(shim);
+    processes::kill(pid_in(&daemon, "pid"));
+    daemon.start();
+    let job = daemon.wait_for(&id, "succeeded");
+    assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(2), &json!(0)), "a lost worker is not the job's fault");
+    assert!(number(&logs(&daemon, &id), "begin ") >= later);
+}
+
+#[test]
+fn a_paused_command_loses_nothing_that_it_saves_at_the_end() {
+    let daemon = Daemon::with(Worker::Fake);
+    let id = counter(&daemon, &[], "1000");
+    until("it counts", || logs(&daemon, &id).contains("begin 0").then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    daemon.mlctl(&["pause", &id]).ok();
+    let job = daemon.wait_for(&id, "held");
+    let saved = number(&logs(&daemon, &id), "saved ");
+    assert_eq!(checkpoint_step(&job), saved, "{job:#}");
+    let said = daemon.mlctl(&["resume", &id]).ok();
+    assert!(said.contains(&format!("goes on from step {saved}")), "{said}");
+    until("it goes on", || logs(&daemon, &id).contains(&format!("begin {saved}\n")).then_some(()));
+    daemon.mlctl(&["cancel", &id]).ok();
+    daemon.wait_for(&id, "cancelled");
+}
+
 #[test]
 fn commands_can_be_switched_off() {
     let mut daemon = Setup::of(Worker::Fake).start();

@@ -26,6 +26,8 @@ Ranges to draw from: A..B of numbers with a point or an exponent has every order
 Paths in a spec are relative to its folder; those in flags, and in a spec from standard input, to the working directory.
 What follows -- is a program and its arguments, run without a shell in this directory; exit code 0 is success. One that fails is not tried again unless --retries says so.
 It has PATH, HOME, USER, LANG and the like from mld, what --env sets, and ML_JOB_ID, ML_ATTEMPT, ML_ARRAY_INDEX, ML_RUN_DIR (a folder of its own), ML_DEADLINE, ML_SCHEDULED_AT, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS.
+With --checkpoint-dir, what it leaves under ML_CHECKPOINT_DIR by a name that ends in a number, the step, such as step-500.pt or checkpoint-500/, goes to storage once nothing in it was written for two seconds, or at once when the
+program ends in order. Give it such a name when it is done (.tmp in the name, or tmp before it, says that it is not). A later attempt has the newest under ML_RESUME_FROM.
 To stop, pause or cancel it, all that it started is sent SIGTERM, and killed when it does not end. What it leaves running is killed when it ends.
 
 Examples:
@@ -47,6 +49,7 @@ Examples:
   sed s/32/64/ job.toml | mlctl submit - --dry-run
   mlctl submit -f -- ./train.sh --lr 0.1      a program of your own
   mlctl submit --gpus 1 -t 8h --env WANDB_MODE=offline --cwd /srv/gpt -- python3 train.py
+  mlctl submit --checkpoint-dir ckpt --retries 3 -- python3 train.py   goes on from ML_RESUME_FROM, where that is set
   mlctl submit --array lr=1e-3,3e-4 --array seed=1,2,3 -- ./train.sh --lr {lr} --seed {seed}";
 
 #[derive(Debug, Args)]
@@ -103,6 +106,9 @@ pub struct Arguments {
     /// The folder in which a command runs [default: this one; of a spec, what it says, else its own]
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Where a command leaves its checkpoints, absolute or in the attempt's own folder; each file or folder there whose name ends in a number is stored when it is complete, and a retry finds the newest
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<String>,
     /// A variable of a command's environment; may be repeated. It is kept with the job, where others can see it: no place for secrets
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     env: Vec<(String, String)>,
@@ -159,6 +165,7 @@ impl Arguments {
             concurrency_key: self.concurrency_key.as_deref(),
             preemptible: self.preemptible,
             cwd: self.cwd.as_deref(),
+            checkpoint_dir: self.checkpoint_dir.as_deref(),
             env: &self.env,
             set: &self.set,
             name: self.name.as_deref(),

@@ -1,5 +1,7 @@
 //! The rules of a command job.
 
+use std::path::{Component, Path};
+
 use mlctl_protocol::spec::CommandSpec;
 
 use super::Problem;
@@ -30,6 +32,7 @@ pub(super) fn problems(command: &CommandSpec) -> Vec<Problem> {
         Problem::new(format!("command.argv[{index}]"), "an argument has no NUL in it", "pass binary data in a file")
     }));
     found.extend(folder(command.cwd.as_deref()));
+    found.extend(checkpoints(command.checkpoint_dir.as_deref()));
     found.extend(variables(command));
     found.extend(params(command));
     let variables = command.env.iter().map(|(name, value)| name.len() + value.len());
@@ -60,6 +63,19 @@ fn folder(cwd: Option<&str>) -> Option<Problem> {
         }
         None => Some(Problem::new(PATH, "the folder in which it runs is missing", "name one by its absolute path")),
     }
+}
+
+fn checkpoints(dir: Option<&str>) -> Option<Problem> {
+    const PATH: &str = "command.checkpoint_dir";
+    let dir = dir?;
+    if dir.contains('\0') {
+        return Some(Problem::new(PATH, "a path has no NUL in it", "take it away"));
+    }
+    let leads_out = Path::new(dir).components().any(|step| step == Component::ParentDir);
+    leads_out.then(|| {
+        let message = "the path of the checkpoint folder has no `..` in it";
+        Problem::new(PATH, message, "write it without; a relative one begins at the attempt's own folder")
+    })
 }
 
 fn variables(command: &CommandSpec) -> Vec<Problem> {

@@ -417,6 +417,8 @@ fn a_command_can_be_run_and_its_parameters_stand_somewhere() {
             (&[("/command/params", json!({"a b": 1}))], &["command.params.a b"]),
             (&[("/command/cwd", json!("srv"))], &["command.cwd: \"srv\" is no absolute path"]),
             (&[("/command/cwd", Json::Null)], &["command.cwd: the folder in which it runs is missing"]),
+            (&[("/command/checkpoint_dir", json!("ckpt"))], &[]),
+            (&[("/command/checkpoint_dir", json!("a/../../b"))], &["command.checkpoint_dir: "]),
             (&[("/command/env", json!({"ML_X": "1"}))], &["command.env.ML_X: variables that begin with ML_"]),
             (&[("/command/env", json!({"A=B": "1"}))], &["cannot be the name of a variable"]),
             (&[("/command/env", json!({"A": "\0"}))], &["command.env.A: a variable has no NUL"]),

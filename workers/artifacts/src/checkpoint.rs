@@ -114,7 +114,6 @@ pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Resu
     let folder = attempt.join(&keys::checkpoint(header.step))?;
     let at = folder.join(keys::MANIFEST)?;
     let manifest = describe(&at, header, &parts).await?;
-    let json: Bytes = manifest.to_json().map_err(|what| ArtifactError::corrupt(at.uri(), what))?.into();
     // Before any object is touched: overwriting those of a committed checkpoint would destroy it.
     if let Some(existing) = at.get_optional(MAX_MANIFEST_BYTES).await? {
         return same_state(&at, &folder, &existing, &manifest).await;
@@ -122,16 +121,16 @@ pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Resu
     for part in parts {
         folder.join(&part.name)?.put(part.bytes).await?;
     }
-    commit(&at, &folder, &manifest, json).await
+    commit(&at, &folder, &manifest).await
 }
 
 /// Creates the manifest. A try whose answer was lost may have taken effect, so what is there decides.
-async fn commit(
+pub(crate) async fn commit(
     at: &Location,
     folder: &Location,
     manifest: &Manifest,
-    json: Bytes,
 ) -> Result<CheckpointRef, ArtifactError> {
+    let json: Bytes = manifest.to_json().map_err(|what| ArtifactError::corrupt(at.uri(), what))?.into();
     for left in (0..CREATE_TRIES).rev() {
         let error = match at.create(json.clone()).await {
             Ok(()) => return Ok(reference(folder, manifest, &json)),
@@ -154,11 +153,16 @@ async fn describe(at: &Location, header: Header, parts: &[Part]) -> Result<Manif
         let blake3 = digest::of(bytes).await;
         objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.len() as u64, blake3 });
     }
+    manifest_of(at, header, objects)
+}
+
+/// The manifest of a checkpoint, before it is written; fails for names that are none before any object is touched.
+pub(crate) fn manifest_of(at: &Location, header: Header, objects: Vec<Object>) -> Result<Manifest, ArtifactError> {
     let writer_id = digest::nonce()
         .map_err(|error| ArtifactError::Unavailable { uri: at.uri().to_owned(), source: error.into() })?;
     let Header { job, attempt, token, step, epoch, created_at, spec_digest, dataset_digest, parent, metrics } = header;
     let metrics = metrics.into_iter().filter(|(_, value)| value.is_finite()).collect();
-    Ok(Manifest {
+    let manifest = Manifest {
         format: FORMAT,
         job,
         attempt,
@@ -172,11 +176,13 @@ async fn describe(at: &Location, header: Header, parts: &[Part]) -> Result<Manif
         parent,
         metrics,
         objects,
-    })
+    };
+    manifest.to_json().map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    Ok(manifest)
 }
 
 /// The checkpoint was there before: it stands for ours when it holds the same state of the same attempt.
-async fn same_state(
+pub(crate) async fn same_state(
     at: &Location,
     folder: &Location,
     existing: &[u8],
@@ -279,9 +285,9 @@ pub async fn verify<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<
 /// Tries to create a manifest while none is there.
 const CREATE_TRIES: u32 = 3;
 
-const MISSING: &str = "it is listed in the manifest and not there";
+pub(crate) const MISSING: &str = "it is listed in the manifest and not there";
 
-fn compare(object: &Object, (size, blake3): &(u64, String)) -> Result<(), String> {
+pub(crate) fn compare(object: &Object, (size, blake3): &(u64, String)) -> Result<(), String> {
     if *size != object.size_bytes {
         return Err(wrong_size(*size, object));
     }
@@ -304,7 +310,10 @@ pub async fn manifest<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Resul
     Ok(manifest)
 }
 
-async fn open(stores: &Stores, which: Which<'_>) -> Result<(Location, Manifest, CheckpointRef), ArtifactError> {
+pub(crate) async fn open(
+    stores: &Stores,
+    which: Which<'_>,
+) -> Result<(Location, Manifest, CheckpointRef), ArtifactError> {
     let folder = stores.open(which.uri)?;
     let at = folder.join(keys::MANIFEST)?;
     let json = at.get(MAX_MANIFEST_BYTES).await?;

@@ -21,6 +21,9 @@ pub const CHECKPOINT_MODEL: &str = "model-00001-of-00001.safetensors";
 pub const CHECKPOINT_OPTIMIZER: &str = "optimizer-00001-of-00001.safetensors";
 /// Everything else in a checkpoint.
 pub const CHECKPOINT_STATE: &str = "state.json";
+/// Which object is which file, in a checkpoint that is files of a command.
+pub const CHECKPOINT_FILES: &str = "files.json";
+
 /// What a published model is; a model without it does not exist.
 pub const MODEL_CONFIG: &str = "config.json";
 /// The weights of a published model.

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 mod digest;
 mod error;
+pub mod files;
 pub mod keys;
 mod local;
 mod location;

@@ -130,7 +130,7 @@ impl Manifest {
 }
 
 /// Plain file names only: a manifest cannot point out of its folder, nor at itself.
-fn is_object_name(name: &str) -> bool {
+pub(crate) fn is_object_name(name: &str) -> bool {
     (1..=200).contains(&name.len())
         && !name.starts_with('.')
         && name != keys::MANIFEST

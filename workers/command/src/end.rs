@@ -1,7 +1,8 @@
 //! How a command's end is told: exit codes, signals and what kept it from starting, as exit classes and words for people. Pure: facts in, an account out.
 
-use std::{io, path::Path};
+use std::{error::Error, io, path::Path};
 
+use mlctl_artifacts::ArtifactError;
 use mlctl_link::Order;
 use mlctl_protocol::{ExitClass, message::StopClass};
 use rustix::process::WaitStatus;
@@ -99,6 +100,30 @@ pub fn no_folder(folder: &Path, why: &str) -> Account {
     let folder = folder.display();
     let hint = "check the path; it must be there on the daemon's machine, and mld's user must be able to enter it";
     Account::new(ExitClass::Spec, format!("cannot run in {folder}: {why}"), Some(hint))
+}
+
+/// The folder for checkpoints cannot be made.
+pub fn no_checkpoints(folder: &Path, error: &io::Error) -> Account {
+    let message = format!("cannot make the checkpoint folder {}: {error}", folder.display());
+    Account::new(ExitClass::Spec, message, Some("name one that mld's user may write to"))
+}
+
+/// Storage does not let an earlier attempt's work be gone on from.
+pub fn storage(error: &ArtifactError) -> Account {
+    let hint = error.hint().unwrap_or("`mlctl doctor` asks whether the store answers");
+    Account::new(error.storage_class(), with_causes(error), Some(hint))
+}
+
+/// An error and what caused it, on one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 /// This process is not ready to run anything.

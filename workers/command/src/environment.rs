@@ -7,6 +7,8 @@ use std::{
 
 use mlctl_protocol::{launch::Launch, message::Start, spec::CommandSpec};
 
+use crate::checkpoints::Prepared;
+
 /// What a command has from the daemon's environment. What else the daemon or this process has, and the settings of other workers, stay with them.
 const PASSED_ON: [&str; 11] = [
     "HOME",
@@ -37,6 +39,7 @@ pub fn of(
     launch: &Launch,
     start: &Start,
     command: &CommandSpec,
+    checkpoints: Option<&Prepared>,
 ) -> BTreeMap<OsString, OsString> {
     let mut variables = BTreeMap::from([("PATH".into(), USUAL_PATH.into())]);
     variables.extend(inherited.into_iter().filter(|(name, _)| is_passed_on(name)));
@@ -54,6 +57,12 @@ pub fn of(
     set("ML_JOB_ID", launch.job.to_string().as_ref());
     set("ML_ATTEMPT", launch.attempt.to_string().as_ref());
     set("ML_RUN_DIR", launch.attempt_dir.as_os_str());
+    if let Some(prepared) = checkpoints {
+        set("ML_CHECKPOINT_DIR", prepared.dir.as_os_str());
+        if let Some(path) = &prepared.resume_from {
+            set("ML_RESUME_FROM", path.as_os_str());
+        }
+    }
     if let Some(index) = start.array_index {
         set("ML_ARRAY_INDEX", index.to_string().as_ref());
     }

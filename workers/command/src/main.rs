@@ -4,6 +4,7 @@
 //! When the attempt is to end, everything the program has started is sent SIGTERM, however deep and in whatever session; when the program has ended by itself, what it left behind
 //! is killed. Orphans come to this process, so that nobody gets away by losing its parent. Exit codes: 0 for `ok`, 1 for another class, 70 when there was no daemon to work for.
 
+mod checkpoints;
 mod end;
 mod environment;
 mod program;

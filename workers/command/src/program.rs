@@ -11,6 +11,7 @@ use std::{
 
 use mlctl_link::{Handle, Order};
 use mlctl_protocol::{
+    ExitClass,
     launch::Launch,
     message::Start,
     progress::Progress,
@@ -24,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    checkpoints::{self, Prepared},
     end::{self, Account},
     environment, tree,
 };
@@ -41,12 +43,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the attempt's command to its end.
 pub async fn run(launch: &Launch, start: &Start, handle: &Handle) -> WorkerResult {
-    handle.progress(Progress::default(), if start.spec.resources.gpus > 0 { "gpu" } else { "cpu" });
+    handle.progress(Progress::default(), checkpoints::device(start));
     let account = match &start.spec.work {
-        Work::Command(command) => match begin(launch, start, command).await {
-            Ok(mut program) => program.attend(handle, start.heartbeat_seconds).await,
-            Err(account) => account,
-        },
+        Work::Command(command) => work(launch, start, handle, command).await.unwrap_or_else(|account| account),
         other => end::not_mine(other.kind()),
     };
     WorkerResult {
@@ -63,8 +62,33 @@ pub async fn run(launch: &Launch, start: &Start, handle: &Handle) -> WorkerResul
     }
 }
 
+async fn work(launch: &Launch, start: &Start, handle: &Handle, command: &CommandSpec) -> Result<Account, Account> {
+    let prepared = match &command.checkpoint_dir {
+        Some(dir) => Some(Prepared::new(launch, start, handle, dir).await?),
+        None => None,
+    };
+    let mut program = begin(launch, start, command, prepared.as_ref()).await?;
+    let keeper = prepared.map(Prepared::watch);
+    let account = program.attend(handle, start.heartbeat_seconds).await;
+    if let Some(keeper) = keeper {
+        // One that fell to a signal may have been in the middle of writing, and so may one that failed.
+        let code = program.status.and_then(WaitStatus::exit_status);
+        let in_order = match account.class {
+            ExitClass::Ok | ExitClass::Preempted | ExitClass::Cancelled | ExitClass::Timeout => code.is_some(),
+            _ => false,
+        };
+        keeper.finish(in_order).await;
+    }
+    Ok(account)
+}
+
 /// Starts the program. Its standard input is empty; all that it prints goes to this process's standard output, the attempt's log, in the order in which it is printed.
-async fn begin(launch: &Launch, start: &Start, spec: &CommandSpec) -> Result<Program, Account> {
+async fn begin(
+    launch: &Launch,
+    start: &Start,
+    spec: &CommandSpec,
+    checkpoints: Option<&Prepared>,
+) -> Result<Program, Account> {
     // Orphans come to this process rather than to init, out of reach.
     let adopted = process::set_child_subreaper(Some(process::getpid()));
     adopted.map_err(|error| end::unready("adopt orphans", &error.into()))?;
@@ -80,7 +104,7 @@ async fn begin(launch: &Launch, start: &Start, spec: &CommandSpec) -> Result<Pro
     let file = if name.contains('/') { folder.join(name.trim_start_matches("./")) } else { PathBuf::from(name) };
     let mut command = Command::new(&file);
     command.arg0(name).args(arguments.iter().skip(1)).current_dir(folder).stdin(Stdio::null());
-    command.env_clear().envs(environment::of(std::env::vars_os(), launch, start, spec));
+    command.env_clear().envs(environment::of(std::env::vars_os(), launch, start, spec, checkpoints));
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| end::unready("print", &error))?;
     command.stderr(output);
     let memory_kills = memory_kills();

@@ -23,6 +23,12 @@ pub struct CommandSpec {
     /// What `{name}` in the arguments stands for: `params.lr = 0.001` for `["./train.sh", "--lr", "{lr}"]`. Arrays vary them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Param>,
+    /// The folder in which it leaves its checkpoints (`ML_CHECKPOINT_DIR`), absolute or relative to the attempt's own: files or folders whose names end in a number, the step, such as `step-500.pt`.
+    /// Each is stored once nothing in it was written for two seconds; a name that begins with a dot or `tmp`, or has `.tmp` in it, is not done. The next attempt finds the newest under
+    /// `ML_RESUME_FROM`. Without it, an attempt begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4095))]
+    pub checkpoint_dir: Option<String>,
 }
 
 impl CommandSpec {
@@ -108,6 +114,7 @@ mod tests {
                 ("on".to_owned(), Param::Flag(true)),
             ]
             .into(),
+            checkpoint_dir: None,
         };
         for (written, filled) in [
             ("--lr={lr}", "--lr=0.001"),
