@@ -137,6 +137,9 @@ fn parse<T: DeserializeOwned>(
     serde_json::from_str(json).map_err(|error| RowError::new(table, integer(job.0), column, error))
 }
 
+/// A submit as the writer answers it, with the new job where it stays as it is made.
+pub(super) type Kept = (Submitted, Option<Box<Job>>);
+
 /// The way back for one answer.
 pub(super) struct Reply<T> {
     to: oneshot::Sender<Result<T, StoreError>>,
@@ -169,7 +172,7 @@ impl<T> Reply<T> {
 pub(super) enum Ask {
     Submit {
         job: Box<Prepared>,
-        reply: Reply<Submitted>,
+        reply: Reply<Kept>,
     },
     SubmitArray {
         array: Box<PreparedArray>,
@@ -218,6 +221,10 @@ pub(super) enum Ask {
         now: Timestamp,
         reply: Reply<u32>,
     },
+    /// Changes nothing, and is answered when all before it is durable: of what a reader saw, it makes a promise.
+    Settle {
+        reply: Reply<()>,
+    },
     Forget {
         job: JobId,
         uris: Vec<String>,
@@ -246,7 +253,8 @@ impl Ask {
     /// Sends the staged answer.
     pub(super) fn send(self) {
         match self {
-            Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.send(),
+            Self::Submit { reply, .. } => reply.send(),
+            Self::SubmitArray { reply, .. } => reply.send(),
             Self::Many { reply, .. } => reply.send(),
             Self::Remove { reply, .. } => reply.send(),
             Self::Claim { reply, .. } => reply.send(),
@@ -255,6 +263,7 @@ impl Ask {
             Self::Expire { reply, .. } => reply.send(),
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
+            | Self::Settle { reply }
             | Self::Forget { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } => reply.send(),
@@ -265,7 +274,8 @@ impl Ask {
     /// Forgets the staged answer and sends an error.
     pub(super) fn fail(self, error: StoreError) {
         match self {
-            Self::Submit { reply, .. } | Self::SubmitArray { reply, .. } => reply.fail(error),
+            Self::Submit { reply, .. } => reply.fail(error),
+            Self::SubmitArray { reply, .. } => reply.fail(error),
             Self::Many { reply, .. } => reply.fail(error),
             Self::Remove { reply, .. } => reply.fail(error),
             Self::Claim { reply, .. } => reply.fail(error),
@@ -274,6 +284,7 @@ impl Ask {
             Self::Expire { reply, .. } => reply.fail(error),
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
+            | Self::Settle { reply }
             | Self::Forget { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } => reply.fail(error),

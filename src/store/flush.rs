@@ -7,6 +7,7 @@ use mlctl_protocol::{JobId, progress::MetricPoint};
 use sqlx::SqliteConnection;
 
 use super::{
+    batch::Batch,
     error::Fault,
     gates::Gates,
     halving::Rungs,
@@ -74,9 +75,9 @@ impl Writes {
             gate.map(|gate| &gate.key).into(),
             gate.map(|gate| gate.limit).into(),
             not_before.max(Some(job.submitted_at)).into(),
-        ])?;
+        ]);
         self.moves_deadlines |= job.deadline.is_some();
-        self.new_specs.push(&[job.id.into(), spec.into()])?;
+        self.new_specs.push(&[job.id.into(), spec.into()]);
         *self.counters.entry(job.state.name()).or_default() += 1;
         self.arrays.count(None, job);
         self.gates.touch(job);
@@ -84,8 +85,8 @@ impl Writes {
     }
 
     /// The idempotency key that a job, or the array whose first member it is, was submitted under.
-    pub(super) fn new_key(&mut self, user: Uid, key: &str, job: JobId, asked: &str) -> Result<(), Fault> {
-        Ok(self.new_keys.push_sealed("idempotency", &[user.0.into(), key.into(), job.into(), asked.into()])?)
+    pub(super) fn new_key(&mut self, user: Uid, key: &str, job: JobId, asked: &str) {
+        self.new_keys.push_sealed("idempotency", &[user.0.into(), key.into(), job.into(), asked.into()]);
     }
 
     /// A job that is no longer as it was read.
@@ -145,7 +146,7 @@ impl Writes {
             job.retry.limit.into(),
             Cell::Int(i64::from(held.is_gated())),
             waits_anew(&stored.state, &job.state, now).into(),
-        ])?;
+        ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         *self.counters.entry(stored.state.name()).or_default() -= 1;
         *self.counters.entry(job.state.name()).or_default() += 1;
@@ -162,24 +163,24 @@ impl Writes {
         }
         *self.counters.entry(job.state.name()).or_default() -= 1;
         self.arrays.leave(job);
-        self.removals.add(job, event)
+        self.removals.add(job, event);
+        Ok(())
     }
 
-    pub(super) fn event(&mut self, ledger: &mut Ledger, now: Timestamp, job: JobId, body: &str) -> Result<(), Fault> {
+    pub(super) fn event(&mut self, ledger: &mut Ledger, now: Timestamp, job: JobId, body: &str) {
         let (id, hash) = ledger.append(now.as_microsecond(), job, body);
         let hash = blake3::Hash::from(hash).to_hex();
-        self.events.push(&[id.into(), now.into(), job.into(), body.into(), hash.as_str().into()])?;
-        Ok(())
+        self.events.push(&[id.into(), now.into(), job.into(), body.into(), hash.as_str().into()]);
     }
 
     /// What an event changes besides the job's own row and the attempt's. `before` is the job before it.
     pub(super) fn effect(&mut self, before: &Job, event: &Event) -> Result<(), Fault> {
         match event {
-            Event::Resumed { step, .. } => self.supersede(before.id, before.attempt, step.saturating_add(1), true)?,
+            Event::Resumed { step, .. } => self.supersede(before.id, before.attempt, step.saturating_add(1), true),
             Event::Checkpointed { checkpoint, .. } => {
                 let json = serde_json::to_string(checkpoint)?;
                 let cells = [before.id.into(), before.attempt.into(), (&checkpoint.uri).into(), (&json).into()];
-                self.checkpoints.push_sealed("checkpoints", &cells)?;
+                self.checkpoints.push_sealed("checkpoints", &cells);
             }
             _ => {}
         }
@@ -189,22 +190,21 @@ impl Writes {
     /// An attempt's points of the learning curve.
     pub(super) fn points(&mut self, fence: Fence, points: &[MetricPoint]) -> Result<(), Fault> {
         if let Some(first) = points.first() {
-            self.supersede(fence.job, fence.attempt.0, first.step, false)?;
+            self.supersede(fence.job, fence.attempt.0, first.step, false);
         }
         for point in points {
             let json = serde_json::to_string(point)?;
             let cells = [fence.job.into(), fence.attempt.0.into(), integer(point.step).into(), (&json).into()];
-            self.points.push_sealed("metrics", &cells)?;
+            self.points.push_sealed("metrics", &cells);
         }
         Ok(())
     }
 
     /// Earlier attempts' points from `step` on are replaced by this attempt's: always, or only if it has none yet.
-    fn supersede(&mut self, job: JobId, attempt: u32, step: u64, always: bool) -> Result<(), Fault> {
+    fn supersede(&mut self, job: JobId, attempt: u32, step: u64, always: bool) {
         if attempt > 1 {
-            self.superseded.push(&[job.into(), attempt.into(), integer(step).into(), i64::from(always).into()])?;
+            self.superseded.push(&[job.into(), attempt.into(), integer(step).into(), i64::from(always).into()]);
         }
-        Ok(())
     }
 
     /// Writes everything, in an order that the schema's checks and references allow. The ledger counts the commit if it changes anything.
@@ -215,24 +215,32 @@ impl Writes {
         attempts: impl Iterator<Item = &'a HeldAttempt>,
         (timers, rungs): (Timers, Rungs),
     ) -> Result<(), Fault> {
-        let mut changed = write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
-        changed += write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
-        changed += write(conn, "new keys", NEW_KEYS, self.new_keys).await?;
-        changed += timers.flush(conn).await?;
-        changed += write(conn, "changed jobs", CHANGED_JOBS, self.changed_jobs).await?;
-        changed += held::save(conn, attempts).await?;
-        changed += write(conn, "checkpoints", CHECKPOINTS, self.checkpoints).await?;
-        changed += sweep(conn, FORGOTTEN, self.forgotten).await?;
-        changed += sweep(conn, SUPERSEDED, self.superseded).await?;
-        changed += write(conn, "metrics", POINTS, self.points).await?;
-        changed += write(conn, "events", EVENTS, self.events).await?;
+        let mut batch = Batch::default();
+        batch.write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
+        batch.write(conn, "new specs", NEW_SPECS, self.new_specs).await?;
+        batch.write(conn, "new keys", NEW_KEYS, self.new_keys).await?;
+        timers.flush(conn, &mut batch).await?;
+        batch.write(conn, "changed jobs", CHANGED_JOBS, self.changed_jobs).await?;
+        held::save(conn, &mut batch, attempts).await?;
+        batch.write(conn, "checkpoints", CHECKPOINTS, self.checkpoints).await?;
+        batch.sweep(conn, FORGOTTEN, self.forgotten).await?;
+        batch.sweep(conn, SUPERSEDED, self.superseded).await?;
+        batch.write(conn, "metrics", POINTS, self.points).await?;
+        batch.write(conn, "events", EVENTS, self.events).await?;
         let mut counters = Rows::default();
         for (state, change) in self.counters.into_iter().filter(|(_, change)| *change != 0) {
-            counters.push(&[state.into(), change.into()])?;
+            counters.push(&[state.into(), change.into()]);
         }
-        changed += write(conn, "counters", COUNTERS, counters).await?;
-        changed += self.arrays.flush(conn).await?;
-        changed += rungs.flush(conn).await?;
+        batch.write(conn, "counters", COUNTERS, counters).await?;
+        self.arrays.flush(conn, &mut batch).await?;
+        rungs.flush(conn, &mut batch).await?;
+        let is_all = self.promote_until.is_none() && self.gates.is_empty() && self.removals.is_empty();
+        if is_all && batch.must_change() {
+            ledger.save(conn, &mut batch).await?;
+            batch.run(conn).await?;
+            return Ok(());
+        }
+        let mut changed = batch.run(conn).await?;
         changed += self.removals.flush(conn, ledger).await?;
         if let Some(until) = self.promote_until {
             self.gates.touch_due(conn, until).await?;
@@ -240,7 +248,8 @@ impl Writes {
         }
         changed += self.gates.open(conn).await?;
         if changed > 0 {
-            ledger.save(conn).await?;
+            ledger.save(conn, &mut batch).await?;
+            batch.run(conn).await?;
         }
         Ok(())
     }
@@ -292,13 +301,13 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
        value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
        value ->> 23 IS NOT NULL, 'queued', 0, 0
-FROM jsonb_each(?1)";
+FROM jsonb_each(?)";
 
-const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1)";
+const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?)";
 
 const NEW_KEYS: &str = "
 INSERT INTO idempotency (user_id, key, job_id, asked, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1)";
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?)";
 
 pub(super) const CHANGED_JOBS: &str = "
 UPDATE jobs SET
@@ -310,33 +319,33 @@ UPDATE jobs SET
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
     waiting_us = coalesce(new.value ->> 28, waiting_us)
-FROM jsonb_each(?1) AS new
+FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 
 const CHECKPOINTS: &str = "
 INSERT INTO checkpoints (job_id, attempt, uri, checkpoint, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1) WHERE true
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?) WHERE true
 ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint, seal = excluded.seal";
 
 pub(super) const FORGOTTEN: &str = "
-DELETE FROM checkpoints WHERE (job_id, uri) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1))";
+DELETE FROM checkpoints WHERE (job_id, uri) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?))";
 
 pub(super) const SUPERSEDED: &str = "
 DELETE FROM metrics WHERE id IN (
-    SELECT old.id FROM jsonb_each(?1) AS new
+    SELECT old.id FROM jsonb_each(?) AS new
     CROSS JOIN metrics AS old ON old.job_id = new.value ->> 0 AND old.attempt < new.value ->> 1 AND old.step >= new.value ->> 2
     WHERE new.value ->> 3 = 1
        OR NOT EXISTS (SELECT 1 FROM metrics AS own WHERE own.job_id = new.value ->> 0 AND own.attempt = new.value ->> 1))";
 
 const POINTS: &str = "
 INSERT INTO metrics (job_id, attempt, step, point, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1)";
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?)";
 
 const EVENTS: &str = "
 INSERT INTO events (id, at_us, job_id, body, hash)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4) FROM jsonb_each(?1)";
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4) FROM jsonb_each(?)";
 
 const COUNTERS: &str = "
-UPDATE counters SET jobs = counters.jobs + new.value ->> 1 FROM jsonb_each(?1) AS new WHERE counters.state = new.value ->> 0";
+UPDATE counters SET jobs = counters.jobs + new.value ->> 1 FROM jsonb_each(?) AS new WHERE counters.state = new.value ->> 0";
 
 pub(super) const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";

@@ -37,6 +37,11 @@ impl Gates {
         }
     }
 
+    /// Whether nothing changed at any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
     /// The gates behind which jobs wait whose start time comes until `moment`.
     pub(super) async fn touch_due(&mut self, conn: &mut SqliteConnection, moment: Timestamp) -> Result<(), Fault> {
         let due: Vec<(u32, String)> = sqlx::query_as(DUE).bind(moment.as_microsecond()).fetch_all(&mut *conn).await?;
@@ -74,7 +79,7 @@ async fn open(conn: &mut SqliteConnection, user: Uid, key: &str) -> Result<u64, 
         sqlx::query_as(BEHIND).bind(user.0).bind(key).bind(free).fetch_all(&mut *conn).await?;
     let mut through = Rows::default();
     for (id, _) in behind.into_iter().take_while(|(_, own)| *own == limit) {
-        through.push(&[id.into()])?;
+        through.push(&[id.into()]);
     }
     write(conn, "let through a gate", OPEN, through).await
 }

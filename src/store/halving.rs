@@ -7,8 +7,8 @@ use mlctl_protocol::{JobId, result::CheckpointRef};
 use sqlx::SqliteConnection;
 
 use super::{
+    batch::Batch,
     error::Fault,
-    flush::write,
     load::list,
     rows::{Fields, Rows, integer},
 };
@@ -41,7 +41,7 @@ impl Rungs {
         if arrays.is_empty() {
             return Ok(rungs);
         }
-        for row in &sqlx::query(ARRAYS).bind(list(&arrays)?).fetch_all(&mut *conn).await? {
+        for row in &sqlx::query(ARRAYS).bind(list(&arrays)).fetch_all(&mut *conn).await? {
             let fields = Fields::new(row, "arrays", "id")?;
             let halving = fields.json("halving")?;
             rungs.arrays.insert(JobId(fields.id.unsigned_abs()), (halving, Uid(fields.number("user_id")?)));
@@ -49,7 +49,7 @@ impl Rungs {
         let mut wanted = Rows::default();
         for (job, steps) in members {
             if let Some((array, rung)) = rungs.reached(job, *steps) {
-                wanted.push(&[array.into(), rung.into(), job.id.into()])?;
+                wanted.push(&[array.into(), rung.into(), job.id.into()]);
             }
         }
         if wanted.is_empty() {
@@ -82,7 +82,7 @@ impl Rungs {
         values.insert(job.id, value);
         let text = serde_json::to_string(&value)?;
         let steps = integer(checkpoint.step).into();
-        self.new.push_sealed("rungs", &[rung.0.into(), rung.1.into(), job.id.into(), steps, (&text).into()])?;
+        self.new.push_sealed("rungs", &[rung.0.into(), rung.1.into(), job.id.into(), steps, (&text).into()]);
         Ok(behind.map(|behind| Command::StopEarly { by: *user, reason: halving.reason(behind, checkpoint.step) }))
     }
 
@@ -94,8 +94,8 @@ impl Rungs {
     }
 
     /// Writes who came where. Returns how many rows.
-    pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
-        write(conn, "rungs", NEW, self.new).await
+    pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
+        batch.write(conn, "rungs", NEW, self.new).await
     }
 }
 
@@ -111,4 +111,4 @@ pub(super) const VALUES: &str = "SELECT rungs.id, rungs.array_id, rungs.rung, ru
 
 const NEW: &str = "
 INSERT INTO rungs (array_id, rung, job_id, steps, value, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each(?1)";
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each(?)";

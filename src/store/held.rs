@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
 use super::{
+    batch::Batch,
     error::Fault,
-    flush::write,
     load::list,
     rows::{Fields, Rows, integer},
     types::Beat,
@@ -149,7 +149,8 @@ impl HeldAttempt {
                 integer(self.last_seq).into(),
                 self.result.as_ref().into(),
             ],
-        )
+        );
+        Ok(())
     }
 }
 
@@ -174,7 +175,7 @@ pub(super) async fn load(
     if tokens.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = sqlx::query(LOAD).bind(list(tokens)?).fetch_all(conn).await?;
+    let found = sqlx::query(LOAD).bind(list(tokens)).fetch_all(conn).await?;
     let mut attempts = HashMap::with_capacity(found.len());
     for row in &found {
         let fields = Fields::new(row, "attempts", "token")?;
@@ -214,7 +215,7 @@ pub(super) async fn last_metrics(
     if jobs.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = sqlx::query(LAST_METRICS).bind(list(jobs)?).fetch_all(conn).await?;
+    let found = sqlx::query(LAST_METRICS).bind(list(jobs)).fetch_all(conn).await?;
     let mut metrics = HashMap::with_capacity(found.len());
     for row in &found {
         let fields = Fields::new(row, "attempts", "token")?;
@@ -223,11 +224,12 @@ pub(super) async fn last_metrics(
     Ok(metrics)
 }
 
-/// Writes those that are not as they were read. Returns how many.
+/// Writes those that are not as they were read.
 pub(super) async fn save<'a>(
     conn: &mut SqliteConnection,
+    batch: &mut Batch,
     attempts: impl Iterator<Item = &'a HeldAttempt>,
-) -> Result<u64, Fault> {
+) -> Result<(), Fault> {
     let (mut changed, mut new) = (Rows::default(), Rows::default());
     for attempt in attempts {
         match attempt.fate {
@@ -237,7 +239,8 @@ pub(super) async fn save<'a>(
         }
     }
     // Ends before beginnings: a job has one open attempt at most.
-    Ok(write(conn, "attempts", CHANGED, changed).await? + write(conn, "new attempts", NEW, new).await?)
+    batch.write(conn, "attempts", CHANGED, changed).await?;
+    batch.write(conn, "new attempts", NEW, new).await
 }
 
 pub(super) const CHANGED: &str = "
@@ -245,7 +248,7 @@ UPDATE attempts SET
     ended_us = new.value ->> 4, exit = new.value ->> 5, process = new.value ->> 6, device = new.value ->> 8, progress = new.value ->> 9,
     metrics = new.value ->> 10, heartbeat_us = new.value ->> 11, lease_until_us = new.value ->> 12, peak_rss_bytes = new.value ->> 13,
     last_seq = new.value ->> 14, result = new.value ->> 15, seal = new.value ->> 16
-FROM jsonb_each(?1) AS new
+FROM jsonb_each(?) AS new
 WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL AND last_seq <= new.value ->> 14";
 
 const NEW: &str = "
@@ -253,4 +256,4 @@ INSERT INTO attempts (token, job_id, attempt, started_us, ended_us, exit, proces
                       lease_until_us, peak_rss_bytes, last_seq, result, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, unhex(value ->> 7), value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16
-FROM jsonb_each(?1)";
+FROM jsonb_each(?)";

@@ -5,9 +5,10 @@ use mlctl_protocol::{FencingToken, JobId};
 use sqlx::{Row, SqliteConnection};
 
 use super::{
+    batch::Batch,
     chain::{self, Hash},
     error::Fault,
-    rows::{Fields, integer},
+    rows::{Fields, Rows, integer},
     types::Instance,
 };
 
@@ -84,15 +85,23 @@ impl Ledger {
     }
 
     /// Writes the row, with one commit more.
-    pub(super) async fn save(&mut self, conn: &mut SqliteConnection) -> Result<(), Fault> {
+    pub(super) async fn save(&mut self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
         self.commits = self.commits.saturating_add(1);
-        let sql = "UPDATE instance SET tokens_drawn = ?1, last_job_id = ?2, last_event_id = ?3, last_hash = ?4, commits = ?5, \
-                   pruned_event_id = ?6, pruned_hash = ?7, pruned_job_id = ?8, removed_token = ?9 WHERE id = 1";
-        let update = sqlx::query(sql).bind(self.tokens_drawn).bind(self.last_job).bind(self.last_event);
-        let update = update.bind(self.last_hash.as_slice()).bind(self.commits).bind(self.pruned_event);
-        let update = update.bind(self.pruned_hash.as_ref().map(<[u8; 32]>::as_slice)).bind(self.pruned_job);
-        update.bind(self.removed_token).execute(conn).await?;
-        Ok(())
+        let hex = |hash: &Hash| blake3::Hash::from(*hash).to_hex();
+        let (last, pruned) = (hex(&self.last_hash), self.pruned_hash.as_ref().map(hex));
+        let mut row = Rows::default();
+        row.push(&[
+            self.tokens_drawn.into(),
+            self.last_job.into(),
+            self.last_event.into(),
+            last.as_str().into(),
+            self.commits.into(),
+            self.pruned_event.into(),
+            pruned.as_ref().map(|hash| hash.as_str()).into(),
+            self.pruned_job.into(),
+            self.removed_token.into(),
+        ]);
+        batch.write(conn, "the ledger", SAVE, row).await
     }
 
     /// Whether the newest job and the newest token are those on record. Returns what is wrong.
@@ -136,3 +145,10 @@ impl Ledger {
         (self.last_event, self.last_hash)
     }
 }
+
+const SAVE: &str = "
+UPDATE instance SET
+    tokens_drawn = new.value ->> 0, last_job_id = new.value ->> 1, last_event_id = new.value ->> 2, last_hash = unhex(new.value ->> 3),
+    commits = new.value ->> 4, pruned_event_id = new.value ->> 5, pruned_hash = unhex(new.value ->> 6), pruned_job_id = new.value ->> 7,
+    removed_token = new.value ->> 8
+FROM jsonb_each(?) AS new WHERE instance.id = 1";

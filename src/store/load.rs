@@ -13,8 +13,16 @@ use crate::domain::{Job, Uid};
 
 pub(super) const JOBS: &str =
     concat!("SELECT ", job_columns!(), " FROM jobs WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))");
-pub(super) const KEYS: &str = "SELECT i.job_id, i.user_id, i.key, i.asked FROM jsonb_each(?1) AS wanted \
-     CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1";
+macro_rules! keys {
+    () => {
+        "SELECT i.job_id, i.user_id, i.key, i.asked FROM jsonb_each(?) AS wanted \
+         CROSS JOIN idempotency AS i ON i.user_id = wanted.value ->> 0 AND i.key = wanted.value ->> 1"
+    };
+}
+#[cfg(test)]
+pub(super) const KEYS: &str = keys!();
+const BEGIN: &str = "BEGIN IMMEDIATE";
+const BEGIN_WITH_KEYS: &str = concat!("BEGIN IMMEDIATE; ", keys!());
 pub(super) const SPECS: &str =
     "SELECT job_id, spec FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
 pub(super) const CHECKPOINTS: &str = "SELECT id, job_id, checkpoint FROM checkpoints \
@@ -25,23 +33,24 @@ pub(super) async fn jobs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) -> 
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let found = sqlx::query(JOBS).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(JOBS).bind(list(ids)).fetch_all(conn).await?;
     Ok(found.iter().map(|row| Ok((rows::job(row)?, rows::is_gated(row)?))).collect::<Result<_, RowError>>()?)
 }
 
-/// The jobs for which idempotency keys stand, with the digest of what was asked for.
-pub(super) async fn keys(
+/// Begins the transaction, and reads for which jobs idempotency keys stand, with the digest of what was asked for.
+pub(super) async fn begin(
     conn: &mut SqliteConnection,
     keys: &[(Uid, &str)],
 ) -> Result<HashMap<(Uid, String), (JobId, String)>, Fault> {
     if keys.is_empty() {
+        sqlx::query(BEGIN).execute(conn).await?;
         return Ok(HashMap::new());
     }
     let mut wanted = Rows::default();
     for (user, key) in keys {
-        wanted.push(&[user.0.into(), (*key).into()])?;
+        wanted.push(&[user.0.into(), (*key).into()]);
     }
-    let found = sqlx::query(KEYS).bind(wanted.finish()).fetch_all(conn).await?;
+    let found = sqlx::query(BEGIN_WITH_KEYS).bind(wanted.finish()).fetch_all(conn).await?;
     let mut known = HashMap::with_capacity(keys.len());
     for row in &found {
         let fields = Fields::new(row, "idempotency", "job_id")?;
@@ -56,7 +65,7 @@ pub(super) async fn specs(conn: &mut SqliteConnection, ids: &BTreeSet<JobId>) ->
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = sqlx::query(SPECS).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(SPECS).bind(list(ids)).fetch_all(conn).await?;
     let mut specs = HashMap::with_capacity(ids.len());
     for row in &found {
         let fields = Fields::new(row, "job_specs", "job_id")?;
@@ -73,7 +82,7 @@ pub(super) async fn checkpoints(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = sqlx::query(CHECKPOINTS).bind(list(ids)?).fetch_all(conn).await?;
+    let found = sqlx::query(CHECKPOINTS).bind(list(ids)).fetch_all(conn).await?;
     let mut checkpoints: HashMap<JobId, Vec<_>> = HashMap::new();
     for row in &found {
         let fields = Fields::new(row, "checkpoints", "id")?;
@@ -84,10 +93,10 @@ pub(super) async fn checkpoints(
 }
 
 /// Ids as a parameter for `jsonb_each`.
-pub(super) fn list<'a, T: Copy + Into<rows::Cell<'a>> + 'a>(ids: &'a BTreeSet<T>) -> Result<String, serde_json::Error> {
+pub(super) fn list<'a, T: Copy + Into<rows::Cell<'a>> + 'a>(ids: &'a BTreeSet<T>) -> Vec<u8> {
     let mut list = Rows::default();
     for id in ids {
-        list.push(&[(*id).into()])?;
+        list.push(&[(*id).into()]);
     }
-    Ok(list.finish())
+    list.finish()
 }

@@ -8,8 +8,8 @@ use sqlx::SqliteConnection;
 
 use super::{
     ask::Prepared,
+    batch::Batch,
     error::Fault,
-    flush::{sweep, write},
     rows::Rows,
     types::{NewArray, NewJob},
 };
@@ -90,7 +90,7 @@ pub(super) struct Arrays {
 }
 
 impl Arrays {
-    pub(super) fn add(&mut self, id: JobId, new: &PreparedArray, now: Timestamp) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, id: JobId, new: &PreparedArray, now: Timestamp) {
         let size = i64::try_from(new.members.len()).unwrap_or(i64::MAX);
         let cells = [
             id.into(),
@@ -104,7 +104,7 @@ impl Arrays {
             (&new.design).into(),
             now.into(),
         ];
-        Ok(self.new.push_sealed("arrays", &cells)?)
+        self.new.push_sealed("arrays", &cells);
     }
 
     /// A job is there, or no longer as it was.
@@ -123,29 +123,30 @@ impl Arrays {
         }
     }
 
-    /// Writes what changed. Returns how many rows.
-    pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
-        let changed = write(conn, "new arrays", NEW, self.new).await?;
+    /// Writes what changed.
+    pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
+        batch.write(conn, "new arrays", NEW, self.new).await?;
         let (mut gains, mut losses) = (Rows::default(), Rows::default());
         for ((array, tally), change) in self.counts {
             let rows = if change > 0 { &mut gains } else { &mut losses };
             if change != 0 {
-                rows.push(&[array.into(), tally.into(), change.into()])?;
+                rows.push(&[array.into(), tally.into(), change.into()]);
             }
         }
-        Ok(changed + sweep(conn, GAINS, gains).await? + write(conn, "counts of arrays", LOSSES, losses).await?)
+        batch.sweep(conn, GAINS, gains).await?;
+        batch.write(conn, "counts of arrays", LOSSES, losses).await
     }
 }
 
 const NEW: &str = "
 INSERT INTO arrays (id, name, kind, user_id, queue, priority, labels, size, design, submitted_us, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
-FROM jsonb_each(?1)";
+FROM jsonb_each(?)";
 
 const GAINS: &str = "
-INSERT INTO array_counts (array_id, tally, jobs) SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
+INSERT INTO array_counts (array_id, tally, jobs) SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?) WHERE true
 ON CONFLICT (array_id, tally) DO UPDATE SET jobs = array_counts.jobs + excluded.jobs";
 
 pub(super) const LOSSES: &str = "
-UPDATE array_counts SET jobs = array_counts.jobs + new.value ->> 2 FROM jsonb_each(?1) AS new
+UPDATE array_counts SET jobs = array_counts.jobs + new.value ->> 2 FROM jsonb_each(?) AS new
 WHERE array_counts.array_id = new.value ->> 0 AND array_counts.tally = new.value ->> 1";

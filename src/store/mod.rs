@@ -1,10 +1,11 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file, `arrays`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT with an fsync: an answer is a promise.
+//! This file, `arrays`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
 
 mod arrays;
 mod ask;
+mod batch;
 mod chain;
 mod check;
 mod deadlines;
@@ -24,6 +25,7 @@ mod removal;
 mod rows;
 mod schedules;
 mod seals;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -32,7 +34,7 @@ mod unit;
 mod wal;
 mod writer;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use mlctl_protocol::{
@@ -47,6 +49,7 @@ use tokio_util::{
 
 use self::{
     ask::{Ask, Prepared, Reply},
+    sync::{Broken, Syncer},
     writer::Writer,
 };
 pub use self::{
@@ -98,18 +101,27 @@ impl Store {
         let (schedules_changed, schedule_changes) = watch::channel(0);
         let (deadlines_changed, deadline_changes) = watch::channel(0);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
+        let (committed, waiting_for_sync) = mpsc::channel(sync::WAITING);
+        let broken = Broken::default();
+        let syncer = Syncer {
+            log: opened.log,
+            head: opened.head,
+            committed: waiting_for_sync,
+            changes: changed,
+            broken: broken.clone(),
+        };
         let writer = Writer {
             conn: opened.writer,
             ledger: opened.ledger,
-            head: opened.head,
             clock,
             asks: waiting,
-            changes: changed,
+            committed,
+            syncer: tasks.spawn_blocking(move || syncer.run()),
             schedule_changes: schedules_changed,
             deadline_changes: deadlines_changed,
             moved_deadlines: false,
             log: log.clone(),
-            broken: None,
+            broken,
         };
         tasks.spawn(writer.run(stop.clone()));
         tasks.spawn(wal::run(opened.checkpointer, log, stop.clone()));
@@ -152,8 +164,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, StoreError> {
+        Ok(self.submit_and_show(new).await?.0)
+    }
+
+    /// The same, with the job as it was kept; none where that must be read: it was there before, is held, or has a gate.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_and_show(&self, new: NewJob) -> Result<(Submitted, Option<JobDetail>), StoreError> {
         let job = Box::new(Prepared::new(new)?);
-        self.ask(|reply| Ask::Submit { job, reply }).await
+        let (submitted, kept) = self.ask(|reply| Ask::Submit { job, reply }).await?;
+        let shown = kept.map(|job| JobDetail { job: *job, attempt: None, metrics: BTreeMap::new(), is_gated: false });
+        Ok((submitted, shown))
     }
 
     /// The job that an idempotency key of a user stands for, if it was `asked` for the same.
@@ -161,12 +183,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::KeyConflict`], [`StoreError::Failed`].
     pub async fn keyed(&self, user: Uid, key: &str, asked: &blake3::Hash) -> Result<Option<JobId>, StoreError> {
-        match read::keyed(&self.inner.readers, user, key).await? {
-            Some((job, known)) if known != asked.to_hex().as_str() => {
-                Err(StoreError::KeyConflict { key: key.to_owned(), job })
-            }
-            found => Ok(found.map(|(job, _)| job)),
+        let Some((job, known)) = read::keyed(&self.inner.readers, user, key).await? else { return Ok(None) };
+        // Who is told that the job is there takes that for a promise.
+        self.ask(|reply| Ask::Settle { reply }).await?;
+        if known == asked.to_hex().as_str() {
+            return Ok(Some(job));
         }
+        Err(StoreError::KeyConflict { key: key.to_owned(), job })
     }
 
     /// Starts an attempt of a queued job: draws a token, counts the attempt, keeps the secret's hash and the lease.

@@ -61,6 +61,8 @@ pub(super) struct Opened {
     pub(super) instance: Instance,
     pub(super) ledger: Ledger,
     pub(super) head: Head,
+    /// The write-ahead log, to be synced.
+    pub(super) log: File,
 }
 
 pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) -> Result<Opened, StoreError> {
@@ -91,6 +93,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
     mark(path, &instance)?;
     let head = compare_told(&mut writer, path, &instance, &ledger).await?;
     let checkpointer = options.clone().connect().await?;
+    let log = start_syncing(&mut writer, path).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .min_connections(1)
@@ -101,7 +104,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         .test_before_acquire(false)
         .connect_with(options.read_only(true).pragma("query_only", "ON"))
         .await?;
-    Ok(Opened { writer, checkpointer, readers, instance, ledger, head })
+    Ok(Opened { writer, checkpointer, readers, instance, ledger, head, log })
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -214,6 +217,11 @@ fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     writeln!(file, "{text}")?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    sync_folder(path)
+}
+
+/// Makes it last that a file is there.
+fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
@@ -296,6 +304,16 @@ async fn start_wal(conn: &mut SqliteConnection, path: &Path) -> Result<(), Store
         }),
         Err(error) => Err(unusable(path, "cannot be written", &error)),
     }
+}
+
+/// From here on `sync` makes the writer's commits durable. Returns the log's file. Nothing of the database is locked through it, so that it may be opened beside SQLite.
+async fn start_syncing(writer: &mut SqliteConnection, path: &Path) -> Result<File, StoreError> {
+    let path = beside(path, "-wal");
+    let log = File::open(&path).map_err(|error| unusable(&path, "cannot be opened", &error))?;
+    let synced = log.sync_all().and_then(|()| sync_folder(&path));
+    synced.map_err(|error| unusable(&path, "cannot be synced", &error))?;
+    sqlx::query("PRAGMA synchronous = NORMAL").execute(writer).await?;
+    Ok(log)
 }
 
 async fn migrate(

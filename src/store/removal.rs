@@ -104,18 +104,23 @@ impl Removals {
         self.is_asked = true;
     }
 
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_asked && self.ids.is_empty() && self.arrays.is_empty()
+    }
+
     /// A job whose last event, which says that it is removed, is this one.
-    pub(super) fn add(&mut self, job: &Job, event: i64) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, job: &Job, event: i64) {
         self.ids.insert(job.id);
         self.arrays.extend(job.array.as_ref().map(|array| array.id));
-        Ok(self.events.push(&[job.id.into(), event.into()])?)
+        self.events.push(&[job.id.into(), event.into()]);
     }
 
     /// Deletes and erases, after everything else of the group is written. Returns how many rows that changed.
     pub(super) async fn flush(self, conn: &mut SqliteConnection, ledger: &mut Ledger) -> Result<u64, Fault> {
         let mut changed = 0;
         if !self.ids.is_empty() {
-            let ids = load::list(&self.ids)?;
+            let ids = load::list(&self.ids);
             let token: Option<i64> = sqlx::query_scalar(LAST_TOKEN).bind(&ids).fetch_one(&mut *conn).await?;
             ledger.removed_token = ledger.removed_token.max(token.unwrap_or(0));
             changed += sweep(conn, ERASE, self.events).await?;
@@ -123,14 +128,14 @@ impl Removals {
                 changed += sqlx::query(sql).bind(&ids).execute(&mut *conn).await?.rows_affected();
             }
             let mut jobs = Rows::default();
-            self.ids.iter().try_for_each(|id| jobs.push(&[(*id).into()]))?;
+            self.ids.iter().for_each(|id| jobs.push(&[(*id).into()]));
             changed += write(conn, "removed jobs", JOBS, jobs).await?;
         }
         if !self.arrays.is_empty() {
-            let arrays = load::list(&self.arrays)?;
+            let arrays = load::list(&self.arrays);
             let empty: Vec<i64> = sqlx::query_scalar(EMPTY).bind(arrays).fetch_all(&mut *conn).await?;
             let empty: BTreeSet<JobId> = empty.into_iter().map(|id| JobId(id.unsigned_abs())).collect();
-            let ids = load::list(&empty)?;
+            let ids = load::list(&empty);
             for sql in ARRAYS {
                 changed += sqlx::query(sql).bind(&ids).execute(&mut *conn).await?.rows_affected();
             }

@@ -9,8 +9,8 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{
     StoreError,
     ask::{PreparedSchedule, PreparedTurn},
+    batch::Batch,
     error::Fault,
-    flush::{sweep, write},
     rows::{Cell, Fields, Rows},
 };
 
@@ -55,7 +55,7 @@ impl Timers {
             return Ok(timers);
         }
         let mut wanted = Rows::default();
-        names.iter().try_for_each(|name| wanted.push(&[(*name).into()]))?;
+        names.iter().for_each(|name| wanted.push(&[(*name).into()]));
         for row in &sqlx::query(LOAD).bind(wanted.finish()).fetch_all(&mut *conn).await? {
             let fields = Fields::new(row, "schedules", "id")?;
             let name: String = fields.get("name")?;
@@ -80,7 +80,7 @@ impl Timers {
         for turn in turns {
             if let Some((tick, _)) = &turn.fire {
                 let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
-                wanted.push(&[turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into()])?;
+                wanted.push(&[turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into()]);
             }
         }
         if !wanted.is_empty() {
@@ -121,7 +121,7 @@ impl Timers {
         let Some(held) = self.held.remove(name) else { return Ok(Err(StoreError::NoSchedule(name.to_owned()))) };
         // One that was added in this very group was never written.
         if let Some(id) = held.id {
-            self.removed.push(&[id.into()])?;
+            self.removed.push(&[id.into()]);
         }
         Ok(Ok(()))
     }
@@ -145,7 +145,7 @@ impl Timers {
             let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
             let cells: [Cell<'_>; 6] =
                 [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), job.into(), now.into()];
-            self.ticks.push_sealed("ticks", &cells)?;
+            self.ticks.push_sealed("ticks", &cells);
             self.fired.insert((turn.schedule, tick.at.as_microsecond()));
         }
         if let Some(held) = self.held.get_mut(&turn.name) {
@@ -154,8 +154,8 @@ impl Timers {
         Ok(())
     }
 
-    /// Writes what changed, after the jobs that ticks submitted. Returns how many rows.
-    pub(super) async fn flush(self, conn: &mut SqliteConnection) -> Result<u64, Fault> {
+    /// Writes what changed, after the jobs that ticks submitted.
+    pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
         let (mut new, mut changed) = (Rows::default(), Rows::default());
         for held in self.held.values() {
             let enabled = i64::from(held.enabled);
@@ -171,25 +171,21 @@ impl Timers {
                 held.created.into(),
             ];
             match held.id {
-                None => new.push_sealed("schedules", &cells)?,
+                None => new.push_sealed("schedules", &cells),
                 Some(id) if held.is_changed => {
                     let seal = super::rows::seal("schedules", &cells);
                     let before = held.settled_before.into();
-                    changed.push(&[id.into(), before, held.next.into(), held.settled.into(), seal.into()])?;
+                    changed.push(&[id.into(), before, held.next.into(), held.settled.into(), seal.into()]);
                 }
                 Some(_) => {}
             }
         }
-        let mut rows = write(conn, "ticks", TICKS, self.ticks).await?;
-        rows += write(conn, "schedules", CHANGED, changed).await?;
-        if !self.removed.is_empty() {
-            let removed = self.removed.finish();
-            rows += sqlx::query(REMOVE_TICKS).bind(&removed).execute(&mut *conn).await?.rows_affected();
-            rows += sqlx::query(REMOVE).bind(&removed).execute(&mut *conn).await?.rows_affected();
-        }
+        batch.write(conn, "ticks", TICKS, self.ticks).await?;
+        batch.write(conn, "schedules", CHANGED, changed).await?;
+        batch.sweep(conn, REMOVE_TICKS, self.removed.clone()).await?;
+        batch.sweep(conn, REMOVE, self.removed).await?;
         // After the removals: a name may be free again.
-        rows += sweep(conn, NEW, new).await?;
-        Ok(rows)
+        batch.sweep(conn, NEW, new).await
     }
 }
 
@@ -231,16 +227,16 @@ CROSS JOIN ticks ON ticks.schedule_id = wanted.value ->> 0 AND ticks.nominal = w
 const NEW: &str = "
 INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9
-FROM jsonb_each(?1)";
+FROM jsonb_each(?)";
 
 pub(super) const CHANGED: &str = "
 UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4
-FROM jsonb_each(?1) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
+FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
 
 const TICKS: &str = "
 INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?1)";
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?)";
 
-pub(super) const REMOVE_TICKS: &str = "DELETE FROM ticks WHERE schedule_id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+pub(super) const REMOVE_TICKS: &str = "DELETE FROM ticks WHERE schedule_id IN (SELECT value ->> 0 FROM jsonb_each(?))";
 
-pub(super) const REMOVE: &str = "DELETE FROM schedules WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+pub(super) const REMOVE: &str = "DELETE FROM schedules WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?))";

@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     StoreError,
-    ask::{Ask, Claim, Prepared, PreparedTurn},
+    ask::{Ask, Claim, Kept, Prepared, PreparedTurn},
     deadlines,
     error::Fault,
     flush::Writes,
@@ -94,7 +94,7 @@ impl<'a> Needs<'a> {
                     }
                 }
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
-                Ask::Promote { .. } => {}
+                Ask::Promote { .. } | Ask::Settle { .. } => {}
                 Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
@@ -115,7 +115,7 @@ impl<'a> Needs<'a> {
 }
 
 impl Unit {
-    /// Reads what the commands are about.
+    /// Begins the transaction and reads what the commands are about.
     pub(super) async fn load(
         conn: &mut SqliteConnection,
         asks: &[Ask],
@@ -123,6 +123,7 @@ impl Unit {
         now: Timestamp,
     ) -> Result<Self, Fault> {
         let mut needs = Needs::of(asks);
+        let keys = load::begin(conn, &needs.keys).await?;
         let late = match needs.late {
             Some(moment) => deadlines::late(conn, moment).await?,
             None => Vec::new(),
@@ -147,7 +148,7 @@ impl Unit {
             ledger,
             rungs,
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
-            keys: load::keys(conn, &needs.keys).await?,
+            keys,
             attempts: held::load(conn, &needs.attempts).await?,
             earlier: held::last_metrics(conn, &again).await?,
             specs: load::specs(conn, &needs.claimed).await?,
@@ -179,6 +180,7 @@ impl Unit {
                 self.writes.promote_until = self.writes.promote_until.max(Some(*now));
                 reply.stage(Ok(()));
             }
+            Ask::Settle { reply } => reply.stage(Ok(())),
             Ask::Expire { reply, .. } => reply.stage(Ok(self.expire()?)),
             Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
@@ -210,25 +212,26 @@ impl Unit {
         Ok((self.ledger, moves_deadlines))
     }
 
-    fn submit(&mut self, new: &Prepared) -> Result<Result<Submitted, StoreError>, Fault> {
+    fn submit(&mut self, new: &Prepared) -> Result<Result<Kept, StoreError>, Fault> {
         match self.known(new.user, &new.key, &new.asked) {
-            Ok(Some(id)) => return Ok(Ok(Submitted { id, existed: true })),
+            Ok(Some(id)) => return Ok(Ok((Submitted { id, existed: true }, None))),
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
         }
         let id = self.ledger.next_job();
         let job = state::apply(id, None, &new.event, self.now)?;
-        self.writes.event(&mut self.ledger, self.now, id, &new.body)?;
+        self.writes.event(&mut self.ledger, self.now, id, &new.body);
         self.writes.new_job(&job, &new.spec)?;
-        self.writes.new_key(new.user, &new.key, id, &new.asked)?;
+        self.writes.new_key(new.user, &new.key, id, &new.asked);
         self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
-        if let Some(hold) = &new.hold {
-            self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
-            if let Err(error) = self.decide(id, None, &Command::Hold { hold: hold.clone() })? {
-                return Ok(Err(error));
-            }
-        }
-        Ok(Ok(Submitted { id, existed: false }))
+        let submitted = Submitted { id, existed: false };
+        let Some(hold) = &new.hold else {
+            let kept = job.gate.is_none().then(|| Box::new(job));
+            return Ok(Ok((submitted, kept)));
+        };
+        self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
+        let held = self.decide(id, None, &Command::Hold { hold: hold.clone() })?;
+        Ok(held.map(|_| (submitted, None)))
     }
 
     /// The job that a key stands for, where it was asked for the same.
@@ -248,17 +251,17 @@ impl Unit {
             Err(error) => return Ok(Err(error)),
         }
         let array = self.ledger.next_job();
-        self.writes.arrays.add(array, new, self.now)?;
+        self.writes.arrays.add(array, new, self.now);
         let hold = new.held();
         for (index, (member, params)) in (1..).zip(&new.members) {
             let id = self.ledger.next_job();
             let membership = Membership { id: array, index, params: params.clone() };
             let event = joined(&member.event, membership, new.parallel);
             let job = state::apply(id, None, &event, self.now)?;
-            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?)?;
+            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?);
             self.writes.new_job(&job, &member.spec)?;
             if index == 1 {
-                self.writes.new_key(new.user, &new.key, id, &new.asked)?;
+                self.writes.new_key(new.user, &new.key, id, &new.asked);
                 self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
             }
             if let Some(hold) = &hold {
@@ -306,7 +309,7 @@ impl Unit {
         let submitted = match (self.timers.stands(turn), &turn.fire) {
             (Standing::Stale, _) => return Ok(Ok(None)),
             (Standing::Fires, Some((_, job))) => match self.submit(job)? {
-                Ok(submitted) => Some(submitted),
+                Ok((submitted, _)) => Some(submitted),
                 Err(error) => return Ok(Err(error)),
             },
             _ => None,
@@ -368,7 +371,7 @@ impl Unit {
         };
         for event in &events {
             let after = state::apply(id, Some(held.job.clone()), event, self.now)?;
-            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?)?;
+            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?);
             self.writes.effect(&held.job, event)?;
             if let JobState::Running { token, .. } = held.job.state {
                 attempt_effect(self.attempts.get_mut(&token), event, self.now)?;
@@ -438,7 +441,7 @@ impl Unit {
         // The newest is what the next attempt starts from: the row would point at nothing.
         let newest = held.job.checkpoint.as_ref().map(|checkpoint| &checkpoint.uri);
         for uri in uris.iter().filter(|uri| Some(*uri) != newest) {
-            self.writes.forgotten.push(&[id.into(), uri.into()])?;
+            self.writes.forgotten.push(&[id.into(), uri.into()]);
         }
         Ok(Ok(()))
     }

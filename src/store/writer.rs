@@ -1,20 +1,22 @@
-//! The one task that writes. It owns the only connection that does, drains what waits into one transaction, commits with an fsync, and only then answers. No write is
-//! ever given up half-way: nothing here selects around one.
+//! The one task that writes. It owns the only connection that does, drains what waits into one transaction, commits, and hands it over to `sync`, which answers when it is durable. No
+//! write is ever given up half-way: nothing here selects around one.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
-    StoreError,
     ask::Ask,
     error::{Fault, Meaning, primary_code},
-    head::Head,
     ledger::Ledger,
+    sync::{Broken, Committed},
     unit::Unit,
     wal::Log,
 };
@@ -27,17 +29,17 @@ const MAX_GROUP: usize = 512;
 pub(super) struct Writer {
     pub(super) conn: SqliteConnection,
     pub(super) ledger: Ledger,
-    pub(super) head: Head,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) asks: mpsc::Receiver<Ask>,
-    pub(super) changes: watch::Sender<i64>,
+    pub(super) committed: mpsc::Sender<Committed>,
+    /// Ends when all that was committed is answered.
+    pub(super) syncer: JoinHandle<()>,
     pub(super) schedule_changes: watch::Sender<u64>,
     pub(super) deadline_changes: watch::Sender<u64>,
     /// Whether the group under way, or one that was rolled back, touched a deadline.
     pub(super) moved_deadlines: bool,
     pub(super) log: Arc<Log>,
-    /// Why nothing is acknowledged any more.
-    pub(super) broken: Option<StoreError>,
+    pub(super) broken: Broken,
 }
 
 impl Writer {
@@ -59,8 +61,6 @@ impl Writer {
             }
             let schedules = group.iter().any(Ask::changes_schedules);
             self.serve(std::mem::take(&mut group)).await;
-            let newest = self.ledger.last_event;
-            self.changes.send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
             if schedules {
                 self.schedule_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
             }
@@ -72,9 +72,13 @@ impl Writer {
         self.finish().await;
     }
 
-    /// All pages into the database file, unless the disk cannot be trusted.
+    /// The last answers, and all pages into the database file, unless the disk cannot be trusted.
     async fn finish(mut self) {
-        if self.broken.is_none()
+        drop(self.committed);
+        if let Err(error) = self.syncer.await {
+            error!(%error, "what syncs the database has failed");
+        }
+        if self.broken.get().is_none()
             && let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.conn).await
         {
             warn!(%error, "the write-ahead log could not be emptied; nothing is lost");
@@ -86,13 +90,13 @@ impl Writer {
 
     async fn serve(&mut self, mut group: Vec<Ask>) {
         match self.commit(&mut group).await {
-            Ok(()) => group.into_iter().for_each(Ask::send),
+            Ok(has_written) => self.hand_over(group, has_written).await,
             // One of them does not fit: on their own, only that one fails.
-            Err(fault) if fault.meaning() == Meaning::Guilty && group.len() > 1 && self.broken.is_none() => {
+            Err(fault) if fault.meaning() == Meaning::Guilty && group.len() > 1 && self.broken.get().is_none() => {
                 warn!(error = %fault, commands = group.len(), "a group of commands is carried out one by one");
                 for mut ask in group {
                     match self.commit(std::slice::from_mut(&mut ask)).await {
-                        Ok(()) => ask.send(),
+                        Ok(has_written) => self.hand_over(vec![ask], has_written).await,
                         Err(fault) => self.refuse(vec![ask], fault),
                     }
                 }
@@ -101,8 +105,16 @@ impl Writer {
         }
     }
 
+    /// What is committed is answered when it is synced.
+    async fn hand_over(&self, group: Vec<Ask>, has_written: bool) {
+        let committed = Committed { group, ledger: self.ledger.clone(), has_written };
+        if self.committed.send(committed).await.is_err() {
+            error!("nothing is synced any more: what was just committed is not acknowledged");
+        }
+    }
+
     fn refuse(&self, group: Vec<Ask>, fault: Fault) {
-        let failure = self.broken.clone().unwrap_or_else(|| {
+        let failure = self.broken.get().unwrap_or_else(|| {
             error!(error = %fault, commands = group.len(), "commands could not be carried out");
             fault.into()
         });
@@ -111,9 +123,9 @@ impl Writer {
         }
     }
 
-    /// Carries out a group in one transaction.
-    async fn commit(&mut self, group: &mut [Ask]) -> Result<(), Fault> {
-        if self.broken.is_some() {
+    /// Carries out a group in one transaction. Returns whether it changed anything.
+    async fn commit(&mut self, group: &mut [Ask]) -> Result<bool, Fault> {
+        if self.broken.get().is_some() {
             return Err(Fault::Sql(sqlx::Error::WorkerCrashed));
         }
         let ledger = match self.work(group).await {
@@ -128,20 +140,17 @@ impl Writer {
             // The kernel may have dropped what it could not write, and say that all is well the next time: only a restart, which reads the file
             // again, shows what is there.
             if fault.meaning() == Meaning::Io {
-                self.breaks(&fault);
+                self.broken.set(&fault);
             }
             self.roll_back().await;
             return Err(fault);
         }
-        if ledger.commits != self.ledger.commits {
-            self.head.tell(&ledger);
-        }
+        let has_written = ledger.commits != self.ledger.commits;
         self.ledger = ledger;
-        Ok(())
+        Ok(has_written)
     }
 
     async fn work(&mut self, group: &mut [Ask]) -> Result<Ledger, Fault> {
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
         let now = microseconds(self.clock.now());
         let mut unit = Unit::load(&mut self.conn, group, self.ledger.clone(), now).await?;
         for ask in group {
@@ -158,14 +167,8 @@ impl Writer {
         if let Err(error) = sqlx::query("ROLLBACK").execute(&mut self.conn).await
             && primary_code(&error) != Some(libsqlite3_sys::SQLITE_ERROR)
         {
-            self.breaks(&Fault::Sql(error));
+            self.broken.set(&Fault::Sql(error));
         }
-    }
-
-    fn breaks(&mut self, fault: &Fault) {
-        error!(error = %fault, "the database cannot be written any more: nothing is acknowledged until the daemon is restarted");
-        let what = format!("{fault}; check the disk, then restart the daemon");
-        self.broken.get_or_insert_with(|| StoreError::Failed(Arc::new(std::io::Error::other(what))));
     }
 }
 

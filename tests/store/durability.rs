@@ -264,7 +264,7 @@ fn storm(chance: &mut Chance, cycles: u64, preload: Option<&Path>) -> Option<(us
 #[test]
 #[ignore = "run by the test below, with mounts of its own"]
 fn power_is_lost() {
-    let library = PathBuf::from(variable("MLCTL_TEST_PRELOAD").unwrap());
+    let preloads = PathBuf::from(variable(PRELOADS).unwrap());
     cases(1, |mut chance| {
         let Some((owed, _)) = storm(&mut chance, 12, None) else {
             println!("left out: no loop devices or no mkfs.ext4");
@@ -272,24 +272,36 @@ fn power_is_lost() {
         };
         assert!(owed > 100, "too few acknowledgements to say anything: {owed}");
         println!("done: {owed} acknowledgements kept");
-        // The control: a disk that lies about fsync loses some, and it is noticed.
-        let (owed, bad) = storm(&mut chance, 4, Some(&library)).expect("it could be mounted before");
-        println!("control: lost something in {bad} of 4 cycles with {owed} acknowledgements");
-        assert!(bad > 0, "the control lost nothing: the test cannot see a loss");
+        // The controls: a disk that lies about each sync, or about that of the log before an answer alone, loses some, and it is noticed.
+        for (name, _) in LIES {
+            let library = preloads.join(name).with_extension("so");
+            let (owed, bad) = storm(&mut chance, 4, Some(&library)).expect("it could be mounted before");
+            println!("control, {name}: lost something in {bad} of 4 cycles with {owed} acknowledgements");
+            assert!(bad > 0, "the control lost nothing: the test cannot see a loss");
+        }
     });
 }
 
-const LYING_DISK: &str = "int fsync(int f) { return 0; } int fdatasync(int f) { return 0; }";
+/// SQLite itself calls fsync, and what syncs the log before an answer calls fdatasync.
+const LIES: [(&str, &str); 2] = [
+    ("all", "int fsync(int f) { return 0; } int fdatasync(int f) { return 0; }"),
+    ("answers", "int fdatasync(int f) { return 0; }"),
+];
+
+const PRELOADS: &str = "MLCTL_TEST_PRELOADS";
+
+/// Makes a library to be preloaded. Returns where it is, unless there is no compiler.
+fn library(dir: &Path, name: &str, code: &str) -> Option<PathBuf> {
+    let (source, library) = (dir.join(name).with_extension("c"), dir.join(name).with_extension("so"));
+    fs::write(&source, code).unwrap();
+    let flags = ["-shared", "-fPIC", "-o"].map(Path::new);
+    run("cc", &flags.into_iter().chain([&*library, &*source]).collect::<Vec<_>>()).then_some(library)
+}
 
 #[test]
 fn nothing_acknowledged_is_lost_with_the_power() {
     let dir = tempfile::tempdir().unwrap();
-    let (source, library) = (dir.path().join("lie.c"), dir.path().join("lie.so"));
-    fs::write(&source, LYING_DISK).unwrap();
-    let built = run(
-        "cc",
-        &["-shared", "-fPIC", "-o"].map(Path::new).into_iter().chain([&*library, &*source]).collect::<Vec<_>>(),
-    );
+    let built = LIES.iter().all(|(name, code)| library(dir.path(), name, code).is_some());
     if !built || !run("unshare", &["-m", "true"].map(Path::new)) {
         println!("left out: needs root, mounts of its own and a C compiler");
         return;
@@ -298,13 +310,67 @@ fn nothing_acknowledged_is_lost_with_the_power() {
         .arg("-m")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "durability::power_is_lost", "--ignored", "--nocapture"])
-        .env("MLCTL_TEST_PRELOAD", &library)
+        .env(PRELOADS, dir.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("done: ") || said.contains("left out: "), "{said}");
+}
+
+/// A disk that fails while the file that the variable names is there.
+const FAILING: &str = r#"
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+int fdatasync(int f) { if (access(getenv("MLCTL_TEST_FAILS"), F_OK) == 0) { errno = EIO; return -1; } return 0; }
+"#;
+
+const FAILS: &str = "MLCTL_TEST_FAILS";
+
+#[tokio::test]
+#[ignore = "run by the test below, with a disk that fails"]
+async fn with_a_failing_disk() {
+    let fails = PathBuf::from(variable(FAILS).unwrap());
+    let rig = Rig::new().await;
+    rig.submit("before").await;
+    fs::write(&fails, "").unwrap();
+    let during = rig.store.submit(rig::new_job("during", "during")).await.unwrap_err();
+    fs::remove_file(&fails).unwrap();
+    let after = rig.store.submit(rig::new_job("after", "after")).await.unwrap_err();
+    for error in [during, after] {
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("check the disk, then restart the daemon"), "{error}: {why}");
+    }
+    // It closes all the same, and what was acknowledged is there.
+    let path = rig.path();
+    rig.store.close().await;
+    let store = Store::open(&path, Hand::new(), entropy).await.unwrap();
+    assert_eq!(store.keyed(USER, "before", &asked("before")).await.unwrap(), Some(JobId(1)));
+    println!("done");
+}
+
+fn asked(name: &str) -> blake3::Hash {
+    blake3::hash(&serde_json::to_vec(&rig::spec(name)).unwrap())
+}
+
+/// The kernel may drop what it could not sync and say the next time that all is well: only a restart, which reads the file again, shows what is there.
+#[test]
+fn after_a_sync_that_failed_nothing_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(library) = library(dir.path(), "fail", FAILING) else {
+        println!("left out: needs a C compiler");
+        return;
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "durability::with_a_failing_disk", "--ignored", "--nocapture"])
+        .env("LD_PRELOAD", &library)
+        .env(FAILS, dir.path().join("fails"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("done"), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A reader that does not let go holds the log, not the writer; when it lets go, the log is used anew instead of growing.
