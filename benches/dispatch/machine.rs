@@ -34,6 +34,15 @@ pub fn facts(disk: &Path) -> String {
     )
 }
 
+/// The processor time that a process has taken, in seconds.
+pub fn cpu(process: &str) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    // USER_HZ is 100 on every Linux that this runs on.
+    ticks.iter().sum::<f64>() / 100.0
+}
+
 fn syncs(disk: &Path) -> Sample {
     let mut file = File::create(disk.join("sync")).expect("the disk can be written to");
     let page = [7_u8; 4096];

@@ -44,6 +44,13 @@ impl Table {
         self.row(name, format!("p50 {p50:.2} ms   p99 {p99:.2} ms   max {max:.2} ms"));
     }
 
+    /// Processor time of one of so many.
+    pub fn cpu(&mut self, name: &str, seconds: f64, count: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+        let each = seconds * 1e6 / count as f64;
+        self.row(name, format!("{each:.1} us"));
+    }
+
     pub fn row(&mut self, name: &str, value: String) {
         self.0.push((name.to_owned(), value));
     }
