@@ -47,17 +47,21 @@ pub(super) async fn submit(
         admitted?;
         return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec }).into_response());
     }
-    let submitted = match admitted {
-        Ok(()) => api.store.submit(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
+    let (submitted, kept) = match admitted {
+        Ok(()) => api.store.submit_and_show(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
         // What was acknowledged once stays so, whatever has become of the files or the queue in the meantime.
         Err(refused) => match api.store.keyed(peer.uid, &key, &asked).await? {
-            Some(id) => Submitted { id, existed: true },
+            Some(id) => (Submitted { id, existed: true }, None),
             None => return Err(refused),
         },
     };
     let status = if submitted.existed { StatusCode::OK } else { StatusCode::CREATED };
+    let detail = match kept {
+        Some(detail) => detail,
+        None => api.store.job(submitted.id).await?,
+    };
     // Who is first in line is not looked for: a submit is to be quick.
-    let view = view::job(&api.store.job(submitted.id).await?, planned, &api.scene());
+    let view = view::job(&detail, planned, &api.scene());
     Ok((status, Json(view)).into_response())
 }
 
@@ -121,6 +125,10 @@ pub(super) fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure>
             message,
             "name data by URI, or raise limits.max_spec_bytes of mld",
         ));
+    }
+    // Where a mistake is costs time to know, and most have none.
+    if let Ok(spec) = serde_json::from_str(json) {
+        return Ok(spec);
     }
     let mut reader = serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
