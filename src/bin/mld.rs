@@ -3,7 +3,13 @@
 //! Exit codes: 0 after a stop that was asked for, 1 for a failure, 2 for wrong usage or a wrong setting, 5 when another daemon has the state directory or
 //! the socket.
 
-use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    error::Error,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    sync::Arc,
+};
 
 use clap::Parser;
 use mlctl::{
@@ -45,13 +51,38 @@ struct Complaint {
     hint: String,
 }
 
+/// What glibc's allocator is to know, which it reads once, when a program starts. By itself it gives each thread memory of its own and keeps what was freed: several times of what is in use, once
+/// large arrays were taken.
+const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576"), ("MALLOC_TRIM_THRESHOLD_", "4194304")];
+
 fn main() -> ExitCode {
-    match start(&Flags::parse()) {
+    let flags = Flags::parse();
+    tell_allocator();
+    match start(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             print(&complaint);
             ExitCode::from(complaint.code)
         }
+    }
+}
+
+/// Starts this very program again, as the same process, with what its allocator is to know. What a person set stays. Where that cannot be, it goes on as it is.
+fn tell_allocator() {
+    #[expect(clippy::disallowed_methods, reason = "a main function")]
+    let missing: Vec<_> = ALLOCATOR.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let mut arguments = std::env::args_os();
+        let mut again = Command::new(program);
+        if let Some(name) = arguments.next() {
+            again.arg0(name);
+        }
+        // It comes back only when it failed.
+        let _ = again.args(arguments).envs(missing).exec();
     }
 }
 
