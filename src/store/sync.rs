@@ -93,7 +93,8 @@ impl Syncer {
             self.head.tell(&newest.ledger);
         }
         let newest = newest.ledger.last_event;
-        groups.drain(..).flat_map(|committed| committed.group).for_each(Ask::send);
+        // Who is answered finds the change told.
         self.changes.send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+        groups.drain(..).flat_map(|committed| committed.group).for_each(Ask::send);
     }
 }
