@@ -37,7 +37,7 @@ impl Daemon {
             .arg(&state_dir)
             .arg("--worker")
             .arg(program("mlworker-fake"))
-            .args(["--set", &format!("workers.cpus={cpus}")])
+            .args(["--set", &format!("workers.cpus={cpus}"), "--set", "limits.max_queued=10000000"])
             .args(["--set", "log.format='json'", "--set", "log.level='warn,mlctl::supervisor::link=debug'"])
             .stdin(Stdio::null())
             .stderr(File::create(&log).expect("the disk can be written to"))
