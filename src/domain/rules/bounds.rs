@@ -87,7 +87,7 @@ where
     for _ in 0..MAX_REFERENCES {
         let branches = |keyword| schema.get(keyword).and_then(Json::as_array).into_iter().flatten();
         let next = match schema.get("$ref").and_then(Json::as_str) {
-            Some(reference) => reference.strip_prefix('#').and_then(|path| SCHEMA.pointer(path)),
+            Some(reference) => referenced(reference),
             None => branches("anyOf").chain(branches("oneOf")).find(|branch| fits(value, branch)),
         };
         match next {
@@ -96,6 +96,15 @@ where
         }
     }
     schema
+}
+
+/// What a reference in the schema points to.
+fn referenced(reference: &str) -> Option<&'static Json> {
+    match reference.strip_prefix("#/$defs/") {
+        // All that the schema has; a pointer's words would be unescaped one by one.
+        Some(name) if !name.contains(['/', '~']) => SCHEMA.get("$defs")?.get(name),
+        _ => reference.strip_prefix('#').and_then(|path| SCHEMA.pointer(path)),
+    }
 }
 
 /// Whether a branch is the one of the value: it says more than null, and its constants are the value's.
@@ -120,6 +129,10 @@ impl Bounds {
     fn problem(&self, path: &str, found: f64, unit: &str) -> Option<Problem> {
         let too_small = self.least.is_some_and(|least| found < least);
         let too_large = self.most.is_some_and(|most| found > most);
+        // Nearly every value: nothing is written about it.
+        if !too_small && !too_large {
+            return None;
+        }
         let allowed = match (self.least, self.most) {
             (Some(least), Some(most)) => format!("from {least} to {most}"),
             (Some(least), None) => format!("at least {least}"),
@@ -127,7 +140,7 @@ impl Bounds {
             (None, None) => return None,
         };
         let message = format!("expected {allowed}{unit}, found {found}");
-        (too_small || too_large).then(|| Problem { path: path.to_owned(), message, hint: None })
+        Some(Problem { path: path.to_owned(), message, hint: None })
     }
 }
 
