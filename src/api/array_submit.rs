@@ -11,12 +11,12 @@ use axum::{
 };
 use mlctl_protocol::{
     JobSpec,
-    spec::{DataSource, Resources, Work},
+    spec::{After, DataSource, Resources, Work},
 };
 use serde_json::Value;
 
 use super::{
-    Context, Shared,
+    Context, Shared, after,
     error::Failure,
     extract::Sent,
     permit::{self, Peer},
@@ -34,6 +34,9 @@ use crate::{
 
 /// Bytes of all members' specs together, at most: they are in memory at once.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What all members together wait for, at most.
+const MAX_AWAITED: u64 = 100_000;
 
 /// Mistakes that are listed; an array can have one a member.
 const MAX_PROBLEMS: usize = 30;
@@ -61,7 +64,8 @@ pub(super) async fn submit(
         let size = u32::try_from(members.len()).unwrap_or(u32::MAX);
         // A sweep without a mistake has a member.
         let Some((spec, _)) = members.into_iter().next() else { return Err(empty()) };
-        return Ok(Json(ArrayDryRunView { schema: SCHEMA, dry_run, size, spec, params }).into_response());
+        let after = after::of_spec(&api, &spec).await?;
+        return Ok(Json(ArrayDryRunView { schema: SCHEMA, dry_run, size, spec, params, after }).into_response());
     }
     let submitted = match admitted {
         Ok(members) => {
@@ -105,6 +109,12 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         return Err(Failure::mistakes("array", problems));
     }
     let size = bounded(&design.sweep, api.config.max_array)?;
+    let awaited = u64::from(size).saturating_mul(spec.after.len() as u64);
+    if awaited > MAX_AWAITED {
+        let message = format!("{size} jobs that wait for {} others each are too many", spec.after.len());
+        let hint = "have one job wait for those, and the array wait for that one";
+        return Err(Failure::new(ErrorCode::TooLarge, message, hint));
+    }
     let (design, machine) = (design.clone(), api.supervisor.machine());
     // Ten thousand specs take longer than other requests should wait for.
     let made = tokio::task::spawn_blocking(move || members(&spec, &design, size, &machine)).await;
@@ -227,7 +237,7 @@ async fn resolve(api: &Shared, members: &mut [Member], mistakes: &mut Mistakes) 
     let mut known: HashMap<String, (Outside, Vec<Problem>)> = HashMap::new();
     for (index, (spec, params)) in (1..).zip(members) {
         let named = Outside::of(spec);
-        let key = serde_json::to_string(&(&named.data, &named.model, &named.program));
+        let key = serde_json::to_string(&(&named.data, &named.model, &named.program, &named.after));
         let key = key.map_err(|error| Failure::internal("the spec cannot be written as JSON", &error))?;
         if let Some((outside, problems)) = known.get(&key) {
             outside.put(spec);
@@ -250,28 +260,24 @@ struct Outside {
     model: Option<String>,
     /// A command's program, and the folder that it runs in.
     program: Option<(String, Option<String>)>,
+    after: Vec<After>,
 }
 
 impl Outside {
     fn of(spec: &JobSpec) -> Self {
-        match &spec.work {
-            Work::Train(train) => Self {
-                data: Some(train.data.clone()),
-                model: train.init.as_ref().map(|init| init.from.clone()),
-                program: None,
-            },
-            Work::Infer(infer) => {
-                Self { data: Some(infer.data.clone()), model: Some(infer.model.from.clone()), program: None }
+        let (data, model, program) = match &spec.work {
+            Work::Train(train) => (Some(&train.data), train.init.as_ref().map(|init| init.from.clone()), None),
+            Work::Infer(infer) => (Some(&infer.data), Some(infer.model.from.clone()), None),
+            Work::Command(command) => {
+                let program = command.arguments().into_iter().next();
+                (None, None, program.map(|program| (program, command.cwd.clone())))
             }
-            Work::Command(command) => Self {
-                data: None,
-                model: None,
-                program: command.arguments().into_iter().next().map(|program| (program, command.cwd.clone())),
-            },
-        }
+        };
+        Self { data: data.cloned(), model, program, after: spec.after.clone() }
     }
 
     fn put(&self, spec: &mut JobSpec) {
+        spec.after.clone_from(&self.after);
         let (data, model) = match &mut spec.work {
             Work::Train(train) => (&mut train.data, train.init.as_mut().map(|init| &mut init.from)),
             Work::Infer(infer) => (&mut infer.data, Some(&mut infer.model.from)),

@@ -6,7 +6,7 @@ use axum::{Extension, Json, extract::State, response::Response};
 use mlctl_protocol::JobId;
 
 use super::{
-    Context, Shared, control,
+    Context, Shared, after, control,
     error::Failure,
     extract::{Asked, NamedArray, Sent},
     follow::{Cut, Looks, close},
@@ -59,7 +59,11 @@ pub(super) async fn show(
             break;
         }
     }
-    Ok(Json(ArrayDetail { array, compared_by, best }))
+    let first = JobId(id.0.saturating_add(1));
+    let after = api.store.awaited(&[first], true).await?.remove(&first).unwrap_or_default();
+    let (dependents, dependents_count) = api.waiters(id).await?;
+    let after = after.into_iter().map(after::view).collect();
+    Ok(Json(ArrayDetail { array, compared_by, best, after, dependents, dependents_count }))
 }
 
 /// `GET /v1/arrays/{array}/follow`.
@@ -112,7 +116,7 @@ pub(super) async fn hold(
     Sent(HoldRequest { reason }): Sent<HoldRequest>,
 ) -> Result<Json<ArrayChangeView>, Failure> {
     let hold = control::held_by(peer.uid, reason)?;
-    api.change(id, &["queued", "held"], Command::Hold { hold }, "held").await
+    api.change(id, &["queued", "blocked", "held"], Command::Hold { hold }, "held").await
 }
 
 /// `POST /v1/arrays/{array}/pause`.

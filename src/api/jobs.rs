@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use mlctl_protocol::{JobId, spec::Work};
 
 use super::{
-    Context, Shared,
+    Context, Shared, after,
     error::Failure,
     extract::{Asked, Named},
     follow,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     domain::{Filter, JobState, array::is_final},
-    store::{Array, ArrayFilter, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
+    store::{Array, ArrayFilter, Awaited, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
 };
 
 /// Jobs that are named as what another waits for.
@@ -51,6 +51,7 @@ pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQue
     }
     let waits = details.iter().any(|detail| matches!(detail.job.state, JobState::Queued { .. }));
     let scene = if waits { api.scene_with_first().await? } else { api.scene() };
+    let scene = Scene { awaited: api.awaited(&details).await?, ..scene };
     let mut jobs = Vec::with_capacity(details.len());
     for detail in &details {
         jobs.push(view::job(detail, api.planned(detail).await?, &scene));
@@ -129,7 +130,11 @@ fn read_labels(text: &str) -> Result<BTreeMap<String, String>, Failure> {
 
 /// `GET /v1/jobs/{job}`.
 pub(super) async fn show(State(api): State<Context>, Named(id): Named) -> Result<Json<JobView>, Failure> {
-    Ok(Json(api.job_view(id).await?))
+    let view = api.job_view(id).await?;
+    let after = api.store.awaited(&[id], true).await?.remove(&id).unwrap_or_default();
+    let (dependents, all) = api.waiters(id).await?;
+    let after = after.into_iter().map(after::view).collect();
+    Ok(Json(JobView { after, dependents, dependents_count: Some(all), ..view }))
 }
 
 /// `GET /v1/jobs/{job}/spec`.
@@ -237,6 +242,7 @@ impl Shared {
             free: self.supervisor.free(),
             occupants: self.supervisor.occupants(),
             through: Vec::new(),
+            awaited: BTreeMap::new(),
             first: None,
             grace_seconds: self.config.grace_seconds,
         }
@@ -249,10 +255,23 @@ impl Shared {
         Ok(Scene { first, ..scene })
     }
 
+    /// What those of these jobs wait for that do.
+    async fn awaited(&self, details: &[JobDetail]) -> Result<BTreeMap<JobId, Vec<Awaited>>, StoreError> {
+        let blocked = details.iter().filter(|detail| matches!(detail.job.state, JobState::Blocked { .. }));
+        let blocked: Vec<JobId> = blocked.map(|detail| detail.job.id).collect();
+        self.store.awaited(&blocked, false).await
+    }
+
+    /// What jobs are seen against with what they wait for, without who is first in line.
+    pub(super) async fn scene_with_awaited(&self, details: &[JobDetail]) -> Result<Scene, StoreError> {
+        Ok(Scene { awaited: self.awaited(details).await?, ..self.scene() })
+    }
+
     /// What one job is seen against, with all that says why it waits.
     async fn scene_of(&self, detail: &JobDetail) -> Result<Scene, StoreError> {
         let scene = match detail.job.state {
             JobState::Queued { .. } => self.scene_with_first().await?,
+            JobState::Blocked { .. } => self.scene_with_awaited(std::slice::from_ref(detail)).await?,
             _ => self.scene(),
         };
         let through = if detail.is_gated { self.store.through_gate(&detail.job, SHOWN).await? } else { Vec::new() };

@@ -1,6 +1,7 @@
 //! HTTP/JSON over a Unix socket: translate, authorise, stream. Rules are in `domain`, SQL is in `store`, processes are in `supervisor`. The daemon's lifecycle makes an
 //! [`Api`] and runs it; the CLI uses the bodies ([`types`]) and the addresses ([`query`]).
 
+mod after;
 mod array_submit;
 mod arrays;
 mod checkpoints;

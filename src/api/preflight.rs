@@ -1,4 +1,4 @@
-//! What a spec names outside itself: files that must be there, a job whose model is meant. Called by `submit` before a job is kept. The daemon reads none of it: a
+//! What a spec names outside itself: files that must be there, a job whose model is meant, jobs that it waits for. Called by `submit` before a job is kept. The daemon reads none of it: a
 //! worker does, and finds what is wrong inside.
 
 use std::{
@@ -14,7 +14,7 @@ use mlctl_protocol::{
 use rustix::fs::Access;
 use tokio::fs;
 
-use super::{Shared, error::Failure};
+use super::{Shared, after, error::Failure};
 use crate::{
     domain::{JobState, rules::Problem},
     store::StoreError,
@@ -22,6 +22,7 @@ use crate::{
 
 /// Checks what the spec names, adds what is wrong to `problems`, and puts into the spec what is to be kept: URIs for paths, a model for a job.
 pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
+    after::resolve(api, spec, problems).await?;
     let roots = canonical(&api.config.data_roots).await;
     match &mut spec.work {
         Work::Train(train) => {

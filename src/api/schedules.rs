@@ -46,6 +46,10 @@ pub(super) async fn add(
     let name = name.unwrap_or_else(|| spec.name.clone());
     let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();
     let timetable = timetable(&cron, zone.as_deref().unwrap_or(DEFAULT_ZONE), &mut problems);
+    if !std::mem::take(&mut spec.after).is_empty() {
+        let message = "a job that is submitted again and again waits for no others".to_owned();
+        problems.push(Problem { path: "after".into(), message, hint: Some("take it away".into()) });
+    }
     let mistakes = submit::problems(&api, &mut spec).await?;
     if mistakes.is_empty() {
         // As it will be when a tick submits it.

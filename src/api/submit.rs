@@ -13,7 +13,7 @@ use mlctl_protocol::{JobSpec, spec::Resources};
 use serde_json::value::RawValue;
 
 use super::{
-    Context, Shared,
+    Context, Shared, after,
     error::Failure,
     extract::Sent,
     permit::{self, Peer},
@@ -45,7 +45,8 @@ pub(super) async fn submit(
     let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
         admitted?;
-        return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec }).into_response());
+        let after = after::of_spec(&api, &spec).await?;
+        return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec, after }).into_response());
     }
     let (submitted, kept) = match admitted {
         Ok(()) => api.store.submit_and_show(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
@@ -61,7 +62,8 @@ pub(super) async fn submit(
         None => api.store.job(submitted.id).await?,
     };
     // Who is first in line is not looked for: a submit is to be quick.
-    let view = view::job(&detail, planned, &api.scene());
+    let scene = api.scene_with_awaited(std::slice::from_ref(&detail)).await?;
+    let view = view::job(&detail, planned, &scene);
     Ok((status, Json(view)).into_response())
 }
 

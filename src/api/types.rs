@@ -1,6 +1,7 @@
 //! Every body that goes over the daemon's socket, in both directions: the API writes them, the CLI reads them, scripts see them with `-o json`. Plain data: how it is made
 //! from a job is in `view`, and nothing here prints or decides. Fields are only added; what is not there yet is null.
 
+mod after;
 mod arrays;
 mod checkpoints;
 mod control;
@@ -23,6 +24,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::array::Membership;
 
+pub use after::{AfterView, WaiterView};
 pub use arrays::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView, SubmitArrayRequest};
 pub use checkpoints::{
     CheckpointDetail, CheckpointList, CheckpointView, ModelDetail, ObjectView, StoredView, VerifiedView, VerifyRequest,
@@ -70,8 +72,11 @@ pub struct DryRunView {
     pub schema: u32,
     /// Always true.
     pub dry_run: bool,
-    /// The spec as it would be kept: defaults filled in, a model's job replaced by the model.
+    /// The spec as it would be kept: defaults filled in, a model's job replaced by the model, names of jobs that it waits for by ids.
     pub spec: JobSpec,
+    /// What it would wait for. Absent when that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<AfterView>,
 }
 
 /// A job: cli.md's "JSON of a job", and what its `show` needs besides.
@@ -85,7 +90,7 @@ pub struct JobView {
     pub name: String,
     /// `train` or `infer`.
     pub kind: String,
-    /// `queued`, `held`, `running`, `succeeded`, `failed` or `cancelled`.
+    /// `queued`, `blocked`, `held`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: String,
     /// Why it is where it is, in a line; null for one that succeeded.
     pub reason: Option<String>,
@@ -162,6 +167,18 @@ pub struct JobView {
     /// Which member of which array it is; null for one that is none.
     #[serde(default)]
     pub array: Option<Membership>,
+    /// The job or array that it was to wait for and that can no longer come to what was needed, where it is held or was cancelled for that; absent else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<JobId>,
+    /// What it was submitted to wait for. Absent in lists, and when that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<AfterView>,
+    /// The first jobs that were submitted to wait for it. Absent in lists, and when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependents: Vec<WaiterView>,
+    /// How many there are; absent in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependents_count: Option<u64>,
 }
 
 impl JobView {
@@ -174,7 +191,13 @@ impl JobView {
     /// Whether nothing but a person changes it any more: who waits for its end need not wait any longer.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.is_terminal() || self.quarantined
+        self.is_terminal() || self.needs_a_person()
+    }
+
+    /// Whether it is held by the daemon, or since what it waited for can never come about.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        self.quarantined || (self.state == "held" && self.unmet.is_some())
     }
 }
 

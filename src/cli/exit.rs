@@ -99,7 +99,7 @@ impl Exit {
         match (job.state.as_str(), job.exit_class.as_deref()) {
             ("failed", Some("timeout")) => Self::JobTimedOut,
             ("failed", _) => Self::JobFailed,
-            ("held", _) if job.quarantined => Self::JobFailed,
+            ("held", _) if job.needs_a_person() => Self::JobFailed,
             ("cancelled", _) => Self::JobCancelled,
             _ => Self::Ok,
         }

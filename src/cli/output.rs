@@ -226,7 +226,7 @@ pub fn state_style(state: &str) -> Style {
         "running" => AnsiColor::Cyan.on_default(),
         "succeeded" => AnsiColor::Green.on_default(),
         "failed" => AnsiColor::Red.on_default(),
-        "cancelled" | "held" => AnsiColor::Yellow.on_default(),
+        "cancelled" | "held" | "blocked" => AnsiColor::Yellow.on_default(),
         _ => Style::new(),
     }
 }

@@ -64,6 +64,10 @@ pub struct Overlay<'a> {
     pub checkpoint_dir: Option<&'a str>,
     /// `--env key=value`.
     pub env: &'a [(String, String)],
+    /// `--after`, as it is written in a spec.
+    pub after: Option<&'a [&'a str]>,
+    /// `--after-failed`.
+    pub after_failed: Option<&'a str>,
 }
 
 /// A spec that has passed every check that needs no daemon, and where each of its keys was written.
@@ -156,6 +160,12 @@ pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environmen
     }
     for (name, value) in overlay.env {
         document.set_text("--env", &["command", "env", name], value);
+    }
+    if let Some(after) = overlay.after {
+        document.set_texts("--after", &["after"], after);
+    }
+    if let Some(then) = overlay.after_failed {
+        document.set_text("--after-failed", &["after_failed"], then);
     }
     for (flag, key, number) in overlay.numbers {
         if let Some(number) = number {

@@ -1,6 +1,9 @@
 //! Specs with mistakes, to the letter, and where paths lead.
 
-use mlctl_protocol::{ExitClass, spec::DataSource};
+use mlctl_protocol::{
+    ExitClass,
+    spec::{AfterFailed, DataSource},
+};
 
 use super::*;
 
@@ -84,6 +87,8 @@ fn flags_lie_over_the_file() {
             begin: None,
             concurrency_key: Some("nightly"),
             preemptible: true,
+            after: Some(&["ok:12", "any:night.3"]),
+            after_failed: Some("keep"),
             cwd: None,
             checkpoint_dir: None,
             env: &[],
@@ -101,6 +106,8 @@ fn flags_lie_over_the_file() {
     let Work::Train(train) = &spec.work else { panic!("{spec:?}") };
     assert_eq!(train.seed, 7);
     assert!(spec.preemptible);
+    assert_eq!(spec.after.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ok:12", "any:night.3"]);
+    assert_eq!(spec.after_failed, AfterFailed::Keep);
     assert_eq!(spec.concurrency.map(|given| (given.key, given.limit)), Some(("nightly".to_owned(), 1)));
     assert_eq!(spec.time.deadline.as_deref(), Some("2126-11-26T02:00:00Z"));
     assert_eq!(spec.retry.on, Some(vec![ExitClass::OomHost, ExitClass::Hang]));

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     array::Membership,
+    dependency::Dependencies,
     job::{Change, Exit, Gate, Hold, Intent, Uid},
 };
 
@@ -103,6 +104,15 @@ pub enum Command {
     },
     /// The deadline of a job that does not run has passed.
     Expire,
+    /// All that a job waits for has come about.
+    Unblock,
+    /// A job waits for what can never come about.
+    Unmet(NeverMet),
+    /// A job that is started anew does not wait for these again.
+    Waive {
+        /// The jobs and arrays.
+        on: Vec<JobId>,
+    },
     /// A person wants a finished job tried again, from its last checkpoint.
     Retry {
         /// Who.
@@ -115,6 +125,17 @@ pub enum Command {
         /// Whether the array that it is a member of goes with it.
         with_array: bool,
     },
+}
+
+/// A dependency that can never be met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeverMet {
+    /// On which job or array.
+    pub on: JobId,
+    /// How that ended, in a line.
+    pub message: String,
+    /// What lies at the bottom of it.
+    pub cause: String,
 }
 
 /// What a person changes of a job.
@@ -189,6 +210,7 @@ pub struct ProcessIdentity {
 }
 
 /// What happened to a job. Replaying a job's events gives its row.
+#[expect(clippy::large_enum_variant, reason = "the largest is the first of each job, and few are in memory at once")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -227,6 +249,18 @@ pub enum Event {
         /// The gate that it waits behind.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gate: Option<Gate>,
+        /// What it waits for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Dependencies>,
+    },
+    /// All that it waited for has come about: it waits for its turn from now on.
+    Unblocked,
+    /// What it waits for can never come about: it is cancelled or held, as its submit said.
+    Unmet(NeverMet),
+    /// It is started anew, and does not wait again for what has ended.
+    Waived {
+        /// The jobs and arrays.
+        on: Vec<JobId>,
     },
     /// An attempt was started.
     Claimed {

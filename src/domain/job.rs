@@ -10,7 +10,10 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::array::Membership;
+use super::{
+    array::Membership,
+    dependency::{Unmet, Waits},
+};
 
 /// A Unix user id, read from the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,6 +69,8 @@ pub struct Job {
     pub array: Option<Membership>,
     /// The gate that it waits behind until it is let through.
     pub gate: Option<Gate>,
+    /// That it waits for other jobs; none when it waits for none, or no longer.
+    pub waits: Option<Waits>,
     /// Why it was stopped early, as a member that others do better than.
     pub stopped_early: Option<String>,
     /// When it was acknowledged.
@@ -106,6 +111,15 @@ impl Job {
             None => planned,
             Some(Change::Set(seconds)) => Some(seconds),
             Some(Change::Clear) => None,
+        }
+    }
+
+    /// The dependency that it is held or was cancelled for, as it can never be met.
+    #[must_use]
+    pub const fn unmet(&self) -> Option<&Unmet> {
+        match &self.waits {
+            Some(Waits { unmet, .. }) => unmet.as_ref(),
+            None => None,
         }
     }
 }
@@ -171,6 +185,11 @@ pub enum JobState {
         /// Not before this time: its start time, or a retry's backoff.
         not_before: Option<Timestamp>,
     },
+    /// Waits for other jobs to end.
+    Blocked {
+        /// Not before this time either.
+        not_before: Option<Timestamp>,
+    },
     /// Waits until a person releases it, and never starts before.
     Held(Hold),
     /// An attempt is under way.
@@ -184,13 +203,13 @@ pub enum JobState {
     Succeeded,
     /// Ended badly, and is not tried again by itself. Terminal.
     Failed,
-    /// Ended by a person. Terminal.
+    /// Ended by a person, or since what it waited for can never come about. Terminal.
     Cancelled,
 }
 
 impl JobState {
     /// The names of the states in which a job has not ended.
-    pub const UNFINISHED: [&str; 3] = ["queued", "held", "running"];
+    pub const UNFINISHED: [&str; 4] = ["queued", "blocked", "held", "running"];
     /// The names of the states in which it has.
     pub const ENDED: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
@@ -204,6 +223,7 @@ impl JobState {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Queued { .. } => "queued",
+            Self::Blocked { .. } => "blocked",
             Self::Held(_) => "held",
             Self::Running { .. } => "running",
             Self::Succeeded => "succeeded",

@@ -4,6 +4,7 @@
 pub mod array;
 mod causes;
 pub mod clock;
+pub mod dependency;
 pub mod event;
 pub mod filter;
 pub mod job;
@@ -15,6 +16,7 @@ pub mod state;
 
 pub use causes::causes;
 pub use clock::Clock;
-pub use event::{Command, Edit, Event, Refusal, Terms};
+pub use dependency::{Dependencies, Dependency};
+pub use event::{Command, Edit, Event, NeverMet, Refusal, Terms};
 pub use filter::{Filter, FilterError};
 pub use job::{Change, Exit, Fence, Gate, Hold, Intent, Job, JobState, MICROSECONDS_A_POINT, Uid};

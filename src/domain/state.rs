@@ -1,6 +1,7 @@
 //! The state machine: [`decide`] turns a command into events or refuses it, [`apply`] folds an event into the job. Every legal transition is in these two
 //! matches; the store runs them on the current row inside its transaction.
 
+mod blocked;
 mod edit;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,6 +9,7 @@ use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 
 use super::{
     Command, Event, Exit, Fence, Hold, Intent, Job, JobState, Refusal, Uid,
+    dependency::{self, Waits},
     retry::{self, Fate},
 };
 
@@ -60,7 +62,7 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
 /// What a person's command does.
 fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
     let event = match (&job.state, command) {
-        (JobState::Queued { .. } | JobState::Held(_), Command::Cancel { by } | Command::Stop { by }) => {
+        (state, Command::Cancel { by } | Command::Stop { by }) if waits(state) => {
             Event::Cancelled { by: Some(*by), exit: None }
         }
         (
@@ -72,7 +74,10 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
             | Command::Yield { .. },
         ) => return intended(job, intent.as_ref(), command),
         // A start time outlasts the hold; a retry's wait does not.
-        (JobState::Queued { not_before }, Command::Hold { hold } | Command::Pause { hold }) => {
+        (
+            JobState::Queued { not_before } | JobState::Blocked { not_before },
+            Command::Hold { hold } | Command::Pause { hold },
+        ) => {
             let not_before = not_before.filter(|_| job.attempt == 0);
             Event::Held { hold: Hold { not_before, ..hold.clone() } }
         }
@@ -81,8 +86,11 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
         (state, Command::Edit { by, edit }) if *state != JobState::Succeeded => {
             return edit::decide(job, *by, edit, now);
         }
+        (JobState::Blocked { .. }, Command::Unblock) => Event::Unblocked,
+        (JobState::Blocked { .. }, Command::Unmet(never)) => Event::Unmet(never.clone()),
+        (JobState::Blocked { .. }, Command::Waive { on }) => Event::Waived { on: on.clone() },
         // Of a quarantined job: who wants it tried again has looked at it.
-        (state, Command::Retry { by }) if may_retry(state) && !is_late(job, now) => Event::Retried { by: *by },
+        (_, Command::Retry { by }) if may_retry(job) && !is_late(job, now) => Event::Retried { by: *by },
         (state, Command::Expire) if waits(state) && is_late(job, now) => Event::Expired { exit: expired(job) },
         (state, Command::Remove { by, with_array }) if state.is_terminal() && (*with_array || job.array.is_none()) => {
             Event::Removed { by: *by }
@@ -150,23 +158,26 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
                 _ => None,
             };
         }
-        (JobState::Queued { .. } | JobState::Held(_), Event::Cancelled { exit: None, .. }) => {
+        (state, Event::Cancelled { exit: None, .. }) if waits(state) => {
             finish(&mut job, JobState::Cancelled, at);
         }
         (state, Event::Expired { exit }) if waits(state) && is_late(&job, at) => {
             job.exit = Some(exit.clone());
             finish(&mut job, JobState::Failed, at);
         }
-        (state, Event::Retried { .. }) if may_retry(state) => {
+        (_, Event::Retried { .. }) if may_retry(&job) => {
             job.retries_used = 0;
             (job.infrastructure_retries_used, job.fruitless) = (0, 0);
             job.finished_at = None;
             job.stopped_early = None;
             // Of a job whose deadline passed before it was started, nothing has ended.
             job.exit = job.exit.filter(|_| job.attempt > 0);
-            job.state = JobState::Queued { not_before: None };
+            dependency::queued(&mut job, None);
         }
         (JobState::Running { .. }, _) if event.ends_an_attempt() => return over(job, event, at).map_err(illegal),
+        (JobState::Blocked { .. }, Event::Unblocked | Event::Unmet(_) | Event::Waived { .. }) => {
+            return blocked::apply(job, event, at).map_err(illegal);
+        }
         _ => return granted(job, event).map_err(illegal),
     }
     Ok(job)
@@ -231,13 +242,16 @@ fn asks(event: &Event) -> Option<Intent> {
 /// The job after what a person asked of it while it waits, or of its row alone; the state's name when that cannot be.
 fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
     match (&job.state, event) {
-        (JobState::Queued { .. }, Event::Held { hold }) => job.state = JobState::Held(hold.clone()),
+        (JobState::Queued { .. } | JobState::Blocked { .. }, Event::Held { hold }) => {
+            job.state = JobState::Held(hold.clone());
+        }
         (state, Event::Removed { .. }) if state.is_terminal() => {}
         (JobState::Held(hold), Event::Released { .. }) => {
+            let not_before = hold.not_before;
             if hold.is_quarantine() {
                 (job.infrastructure_retries_used, job.fruitless) = (0, 0);
             }
-            job.state = JobState::Queued { not_before: hold.not_before };
+            dependency::queued(&mut job, not_before);
         }
         (_, Event::Edited { priority, labels, terms, .. }) => {
             return edit::apply(job, *priority, labels.as_ref(), terms);
@@ -318,10 +332,10 @@ fn expired(job: &Job) -> Exit {
     Exit { class: ExitClass::Timeout, message, hint }
 }
 
-fn may_retry(state: &JobState) -> bool {
-    match state {
+fn may_retry(job: &Job) -> bool {
+    match &job.state {
         JobState::Failed | JobState::Cancelled => true,
-        JobState::Held(hold) => hold.is_quarantine(),
+        JobState::Held(hold) => hold.is_quarantine() || job.unmet().is_some(),
         _ => false,
     }
 }
@@ -339,6 +353,8 @@ fn retries_fit(job: &Job, class: ExitClass, retries_used: u32, infrastructure: O
 }
 
 fn finish(job: &mut Job, state: JobState, at: Timestamp) {
+    // Whatever it was held for: it is over for another reason.
+    job.waits.iter_mut().for_each(|waits| waits.unmet = None);
     job.state = state;
     job.finished_at = Some(at);
 }
@@ -359,6 +375,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         array,
         deadline,
         gate,
+        after,
     } = event
     else {
         return None;
@@ -379,9 +396,13 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         spec_digest: spec_digest.clone(),
         array: array.clone(),
         gate: gate.clone(),
+        waits: after.as_ref().map(|after| Waits { if_failed: after.if_failed, unmet: None }),
         stopped_early: None,
         submitted_at: at,
-        state: JobState::Queued { not_before: *not_before },
+        state: match after {
+            None => JobState::Queued { not_before: *not_before },
+            Some(_) => JobState::Blocked { not_before: *not_before },
+        },
         attempt: 0,
         retries_used: 0,
         infrastructure_retries_used: 0,
@@ -414,9 +435,10 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::Release { .. } => "released",
         Command::Edit { .. } => "edited",
         Command::Expire => "expired",
+        Command::Unblock | Command::Unmet(_) | Command::Waive { .. } => "freed of what it waits for",
         Command::Remove { .. } if job.state.is_terminal() => "removed without its array",
         Command::Remove { .. } => "removed",
-        Command::Retry { .. } if may_retry(&job.state) => {
+        Command::Retry { .. } if may_retry(job) => {
             "retried: its deadline has passed; `mlctl edit` gives it another with --deadline, or none with --no-deadline"
         }
         Command::Retry { .. } => "retried",
@@ -427,6 +449,9 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
 const fn name(event: &Event) -> &'static str {
     match event {
         Event::Submitted { .. } => "submitted",
+        Event::Unblocked => "unblocked",
+        Event::Unmet(_) => "unmet",
+        Event::Waived { .. } => "waived",
         Event::Claimed { .. } => "claimed",
         Event::Launched { .. } => "launched",
         Event::Resumed { .. } => "resumed",

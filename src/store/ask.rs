@@ -1,7 +1,11 @@
 //! What the room's surface asks of the writer, and the way back. An answer is staged while its group is in the transaction and sent once it is committed.
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, FencingToken, JobId, message::ReportBody};
+use mlctl_protocol::{
+    AttemptNumber, FencingToken, JobId,
+    message::ReportBody,
+    spec::{After, AfterFailed},
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -13,7 +17,7 @@ use super::{
     types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
 };
 use crate::domain::{
-    Command, Event, Fence, Gate, Hold, Job, Uid, rules,
+    Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid, rules,
     schedule::{Tick, Turn},
 };
 
@@ -54,10 +58,19 @@ impl Prepared {
             deadline: rules::deadline(&spec.time),
             array: None,
             gate: spec.concurrency.map(|concurrency| Gate::chosen(&concurrency.key, concurrency.limit)),
+            after: awaited(&spec.after, spec.after_failed)?,
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, hold })
     }
+}
+
+/// What a spec says the job waits for. Names in it were resolved before.
+fn awaited(after: &[After], if_failed: AfterFailed) -> Result<Option<Dependencies>, Fault> {
+    let id = |after: &After| after.job.parse().map_err(|_| Fault::Unresolved { reference: after.job.clone() });
+    let on = after.iter().map(|after| Ok(Dependency { on: id(after)?, need: after.need }));
+    let on = on.collect::<Result<Vec<_>, Fault>>()?;
+    Ok(if on.is_empty() { None } else { Some(Dependencies { on, if_failed }) })
 }
 
 /// A schedule ready to be kept.

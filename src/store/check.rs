@@ -8,7 +8,7 @@ use mlctl_protocol::JobId;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::{
-    StoreError, chain,
+    StoreError, chain, dependencies,
     error::Fault,
     gates,
     ledger::Ledger,
@@ -43,6 +43,8 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
     note(&mut problems, "table array_counts", done);
     let done = gates(&mut snapshot, &mut problems).await;
     note(&mut problems, "the gates of table jobs", done);
+    let done = dependencies::check(&mut snapshot, &mut problems).await;
+    note(&mut problems, "table dependencies", done);
     let done = attempts(&mut snapshot, &mut problems).await;
     note(&mut problems, "table attempts", done);
     for sealed in &seals::TABLES {
@@ -116,7 +118,9 @@ async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<()
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
         // Behind the last job there are events of removed ones at most.
         let newest: i64 = page.last().map_or(Ok(i64::MAX), |newest| newest.try_get("id"))?;
-        let mut replayed = replay(conn, last, newest, problems).await?;
+        let mut told = dependencies::Told::default();
+        let mut replayed = replay(conn, last, newest, &mut told, problems).await?;
+        told.compare(conn, last, newest, problems).await?;
         let specs = digests(conn, last, newest).await?;
         for row in &page {
             let job = match rows::job(row) {
@@ -148,6 +152,7 @@ async fn replay(
     conn: &mut SqliteConnection,
     after: i64,
     last: i64,
+    told: &mut dependencies::Told,
     problems: &mut Problems,
 ) -> Result<BTreeMap<JobId, Job>, Fault> {
     let sql = "SELECT id, at_us, job_id, body FROM events WHERE job_id > ?1 AND job_id <= ?2 ORDER BY job_id, id";
@@ -179,6 +184,7 @@ async fn replay(
             erased = None;
             continue;
         }
+        told.take(job, &event);
         match state::apply(job, jobs.remove(&job), &event, at) {
             Ok(after) => drop(jobs.insert(job, after)),
             Err(error) => problems.push(format!("event {id}: {error}")),

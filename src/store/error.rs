@@ -88,6 +88,12 @@ pub(super) enum Fault {
     /// A value cannot be written as JSON.
     #[error("a value cannot be written as JSON")]
     Json(#[from] serde_json::Error),
+    /// A job to wait for that is no id.
+    #[error("{reference:?} is no job's id")]
+    Unresolved {
+        /// What was named.
+        reference: String,
+    },
     /// A guarded write found other rows than the ones just read.
     #[error("{statement}: {expected} rows should have changed, and {changed} did")]
     Guard {
@@ -119,7 +125,7 @@ impl Fault {
     pub(super) fn meaning(&self) -> Meaning {
         match self {
             Self::Sql(error) => meaning(error),
-            Self::Guard { .. } | Self::Illegal(_) | Self::Json(_) => Meaning::Guilty,
+            Self::Guard { .. } | Self::Illegal(_) | Self::Json(_) | Self::Unresolved { .. } => Meaning::Guilty,
             Self::Row(_) => Meaning::Damaged,
         }
     }

@@ -17,7 +17,7 @@ use super::{
     removal::Removals,
     rows::{Cell, Rows, integer},
     timers::Timers,
-    unit::Held,
+    unit::{Held, settle::Settling},
 };
 use crate::domain::{Event, Fence, Intent, Job, JobState, Uid};
 
@@ -42,9 +42,17 @@ pub(super) struct Writes {
     pub(super) moves_deadlines: bool,
 }
 
+/// What a group changes besides.
+pub(super) struct Others {
+    pub(super) timers: Timers,
+    pub(super) rungs: Rungs,
+    pub(super) settling: Settling,
+}
+
 impl Writes {
     pub(super) fn new_job(&mut self, job: &Job, spec: &str) -> Result<(), Fault> {
-        let not_before = start_time(job);
+        let not_before = start_time(&job.state);
+        let waits = job.waits.as_ref().map(serde_json::to_string).transpose()?;
         let (array, gate) = (job.array.as_ref(), job.gate.as_ref());
         let params = array.map(|array| serde_json::to_string(&array.params)).transpose()?;
         let retry_on = job.retry.on.as_ref().map(serde_json::to_string).transpose()?;
@@ -63,7 +71,7 @@ impl Writes {
             job.retry.max_backoff_seconds.into(),
             (&job.spec_digest).into(),
             job.submitted_at.into(),
-            Cell::Int(i64::from(not_before.is_none_or(|time| time <= job.submitted_at))),
+            is_due(&job.state, job.submitted_at),
             not_before.into(),
             Cell::Int(i64::from(job.preemptible)),
             array.map(|array| array.id).into(),
@@ -75,6 +83,8 @@ impl Writes {
             gate.map(|gate| &gate.key).into(),
             gate.map(|gate| gate.limit).into(),
             not_before.max(Some(job.submitted_at)).into(),
+            job.state.name().into(),
+            waits.as_ref().into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()]);
@@ -96,7 +106,8 @@ impl Writes {
             JobState::Running { token, .. } => Some(*token),
             _ => None,
         };
-        let not_before = start_time(job);
+        let not_before = start_time(&job.state);
+        let waits = job.waits.as_ref().map(serde_json::to_string).transpose()?;
         let intent = match &job.state {
             JobState::Running { intent, .. } => intent.as_ref(),
             _ => None,
@@ -121,7 +132,7 @@ impl Writes {
             stored.attempt.into(),
             token(&stored.state).into(),
             job.state.name().into(),
-            Cell::Int(i64::from(not_before.is_none_or(|time| time <= now))),
+            is_due(&job.state, now),
             not_before.into(),
             job.attempt.into(),
             token(&job.state).into(),
@@ -146,6 +157,7 @@ impl Writes {
             job.retry.limit.into(),
             Cell::Int(i64::from(held.is_gated())),
             waits_anew(&stored.state, &job.state, now).into(),
+            waits.as_ref().into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         *self.counters.entry(stored.state.name()).or_default() -= 1;
@@ -213,7 +225,7 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
-        (timers, rungs): (Timers, Rungs),
+        Others { timers, rungs, settling }: Others,
     ) -> Result<(), Fault> {
         let mut batch = Batch::default();
         batch.write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
@@ -234,13 +246,15 @@ impl Writes {
         batch.write(conn, "counters", COUNTERS, counters).await?;
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;
-        let is_all = self.promote_until.is_none() && self.gates.is_empty() && self.removals.is_empty();
+        let is_all =
+            self.promote_until.is_none() && self.gates.is_empty() && self.removals.is_empty() && settling.is_empty();
         if is_all && batch.must_change() {
             ledger.save(conn, &mut batch).await?;
             batch.run(conn).await?;
             return Ok(());
         }
         let mut changed = batch.run(conn).await?;
+        changed += settling.flush(conn).await?;
         changed += self.removals.flush(conn, ledger).await?;
         if let Some(until) = self.promote_until {
             self.gates.touch_due(conn, until).await?;
@@ -256,11 +270,17 @@ impl Writes {
 }
 
 /// The moment before which a job must not start.
-const fn start_time(job: &Job) -> Option<Timestamp> {
-    match job.state {
-        JobState::Queued { not_before } => not_before,
+const fn start_time(state: &JobState) -> Option<Timestamp> {
+    match state {
+        JobState::Queued { not_before } | JobState::Blocked { not_before } => *not_before,
         _ => None,
     }
+}
+
+/// Whether no start time keeps it out of the index of those that may start.
+fn is_due(state: &JobState, now: Timestamp) -> Cell<'static> {
+    let waits = matches!(state, JobState::Queued { not_before: Some(time) } if *time > now);
+    Cell::Int(i64::from(!waits))
 }
 
 /// Since when a job waits for its turn that did not wait for it before. One that is tried again by itself keeps its place.
@@ -296,11 +316,11 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
        value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
-       value ->> 23 IS NOT NULL, 'queued', 0, 0
+       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, 0, 0
 FROM jsonb_each(?)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?)";
@@ -318,7 +338,7 @@ UPDATE jobs SET
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
-    waiting_us = coalesce(new.value ->> 28, waiting_us)
+    waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29
 FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

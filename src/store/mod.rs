@@ -9,6 +9,7 @@ mod batch;
 mod chain;
 mod check;
 mod deadlines;
+mod dependencies;
 mod error;
 mod flush;
 mod gates;
@@ -55,8 +56,8 @@ use self::{
 pub use self::{
     error::StoreError,
     types::{
-        Array, ArrayFilter, Attempt, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter, NewArray,
-        NewJob, NewSchedule, Ready, Schedule, Sift, StoredEvent, Submitted, TickRow,
+        Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter,
+        NewArray, NewJob, NewSchedule, Ready, Schedule, Sift, StoredEvent, Submitted, TickRow, Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
@@ -120,6 +121,7 @@ impl Store {
             schedule_changes: schedules_changed,
             deadline_changes: deadlines_changed,
             moved_deadlines: false,
+            backlog: writer::Backlog::Some,
             log: log.clone(),
             broken,
         };
@@ -167,7 +169,7 @@ impl Store {
         Ok(self.submit_and_show(new).await?.0)
     }
 
-    /// The same, with the job as it was kept; none where that must be read: it was there before, is held, or has a gate.
+    /// The same, with the job as it was kept; none where that must be read: it was there before, is held, waits for others, or has a gate.
     ///
     /// # Errors
     /// As [`Self::submit`].
@@ -280,13 +282,17 @@ impl Store {
         read::counts(&self.inner.readers).await
     }
 
-    /// Jobs that wait, for their turn or for a person: those of which the settings allow so many.
+    /// Jobs that wait, for their turn, for others or for a person: those of which the settings allow so many.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn waiting(&self) -> Result<u64, StoreError> {
         let counts = self.counts().await?;
-        Ok(counts.iter().filter(|(state, _)| matches!(state.as_str(), "queued" | "held")).map(|(_, jobs)| jobs).sum())
+        Ok(counts
+            .iter()
+            .filter(|(state, _)| matches!(state.as_str(), "queued" | "blocked" | "held"))
+            .map(|(_, jobs)| jobs)
+            .sum())
     }
 
     /// Jobs that may start at `now`, in the order in which they should (see [`Ready::rank`]): of each class, which is a queue, a user and what is needed, the first `limit`. From an

@@ -42,6 +42,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0012_gates_in_time.sql"),
     include_str!("../../migrations/0013_gates_in_line.sql"),
     include_str!("../../migrations/0014_commands.sql"),
+    include_str!("../../migrations/0015_dependencies.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -174,7 +174,8 @@ UPDATE events SET body = NULL FROM jsonb_each(?1) AS gone
 WHERE events.job_id = gone.value ->> 0 AND events.id < gone.value ->> 1";
 
 /// What refers to a job. Its ticks stay.
-pub(super) const ROWS: [&str; 5] = [
+pub(super) const ROWS: [&str; 6] = [
+    "DELETE FROM dependencies WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))",
     "DELETE FROM job_specs WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))",
     "DELETE FROM idempotency WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))",
     "DELETE FROM attempts WHERE job_id IN (SELECT value ->> 0 FROM jsonb_each(?1))",
@@ -213,8 +214,11 @@ pub(super) const IS_PRUNABLE: &str = concat!(
 
 pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
 
-pub(super) const OLDEST: &str =
-    "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL ORDER BY finished_us LIMIT ?1";
+/// Without those that a job waits for which has not ended.
+pub(super) const OLDEST: &str = "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
+     SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
+     WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
+     ORDER BY finished_us LIMIT ?1";
 
 /// From the counts, which are a few rows for each array.
 pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \

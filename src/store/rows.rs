@@ -35,7 +35,7 @@ macro_rules! job_columns {
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
-         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated"
+         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated, jobs.waits"
     };
 }
 
@@ -128,6 +128,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         spec_digest: fields.get("spec_digest")?,
         array: membership(&fields)?,
         gate: gate(&fields)?,
+        waits: fields.maybe_json("waits")?,
         stopped_early: fields.get("stopped_early")?,
         submitted_at: fields.time("submitted_us")?,
         deadline: fields.maybe_time("deadline_us")?,
@@ -164,6 +165,7 @@ fn membership(fields: &Fields<'_>) -> Result<Option<Membership>, RowError> {
 fn state(fields: &Fields<'_>) -> Result<JobState, RowError> {
     Ok(match fields.get("state")? {
         "queued" => JobState::Queued { not_before: fields.maybe_time("not_before_us")? },
+        "blocked" => JobState::Blocked { not_before: fields.maybe_time("not_before_us")? },
         "held" => match fields.maybe_json("hold")? {
             Some(hold) => JobState::Held(hold),
             None => return Err(fields.error("hold", "a held job says who holds it")),

@@ -3,7 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, deadlines, flush, gates, halving, held, list, load, members, open, read, removal, schedules, timers,
+    arrays, deadlines, dependencies, flush, gates, halving, held, list, load, members, open, read, removal, schedules,
+    timers, unit,
 };
 
 async fn empty() -> SqliteConnection {
@@ -152,6 +153,9 @@ async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)])
             "arrays",
             "array_counts",
             "rungs",
+            "waits",
+            "other",
+            "dependencies",
         ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
@@ -166,11 +170,13 @@ async fn a_removal_looks_at_nothing_but_what_goes() {
     let statements = [
         ("the last token of removed jobs", removal::LAST_TOKEN),
         ("erase events", removal::ERASE),
-        ("remove specs", removal::ROWS[0]),
-        ("remove keys", removal::ROWS[1]),
-        ("remove attempts", removal::ROWS[2]),
-        ("remove checkpoints", removal::ROWS[3]),
-        ("remove metrics", removal::ROWS[4]),
+        ("remove dependencies", removal::ROWS[0]),
+        ("remove specs", removal::ROWS[1]),
+        ("remove keys", removal::ROWS[2]),
+        ("remove attempts", removal::ROWS[3]),
+        ("remove checkpoints", removal::ROWS[4]),
+        ("remove metrics", removal::ROWS[5]),
+        ("the oldest finished", removal::OLDEST),
         ("remove jobs", removal::JOBS),
         ("arrays without members", removal::EMPTY),
         ("remove rungs", removal::ARRAYS[0]),
@@ -196,6 +202,18 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("load specs", load::SPECS),
         ("load checkpoints", load::CHECKPOINTS),
         ("load attempts", held::LOAD),
+        ("what jobs wait for", dependencies::AWAITED),
+        ("what blocked jobs wait for", dependencies::OF),
+        ("who waits", dependencies::WAITERS),
+        ("how many wait", dependencies::COUNT),
+        ("where others stand", dependencies::STANDINGS),
+        ("where arrays stand", dependencies::COUNTS),
+        ("which are there", dependencies::KNOWN),
+        ("which have waiters", dependencies::WITH_WAITERS),
+        ("which are needed", dependencies::NEEDED),
+        ("who is blocked by one", dependencies::BLOCKED_BY),
+        ("dependencies of some jobs", dependencies::ROWS),
+        ("waive dependencies", unit::settle::WAIVED),
         ("load last metrics", held::LAST_METRICS),
         ("change attempts", held::CHANGED),
         ("change jobs", flush::CHANGED_JOBS),

@@ -12,6 +12,7 @@ use mlctl_protocol::{
 use crate::domain::{
     Event, Exit, Fence, Filter, Hold, Job, Uid,
     array::{Design, Params},
+    dependency::Need,
     event::ProcessIdentity,
     filter::Seen,
 };
@@ -210,6 +211,34 @@ pub struct JobDetail {
     pub metrics: Metrics,
     /// Whether it waits behind its gate.
     pub is_gated: bool,
+}
+
+/// A job or an array that another job was submitted to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// Which.
+    pub on: JobId,
+    /// How it must have ended.
+    pub need: Need,
+    /// Whether it is an array.
+    pub is_array: bool,
+    /// Its state; none when it was removed.
+    pub state: Option<String>,
+    /// Whether it has not ended.
+    pub is_open: bool,
+    /// Whether the job does not wait for it again, as a person had it started anew.
+    pub is_waived: bool,
+}
+
+/// A job that was submitted to wait for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiter {
+    /// Which.
+    pub job: JobId,
+    /// How the other must have ended.
+    pub need: Need,
+    /// The state of the one that waits.
+    pub state: String,
 }
 
 /// Identity of a database.

@@ -1,7 +1,10 @@
 //! A group of commands as one unit of work: read the rows they are about, decide in memory through `domain::state`, write what changed with one statement a table.
 //! Called by the writer inside its transaction. The number of statements does not depend on the number of commands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod needs;
+pub(super) mod settle;
+
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use mlctl_protocol::{
@@ -9,12 +12,13 @@ use mlctl_protocol::{
 };
 use sqlx::SqliteConnection;
 
+use self::{needs::Needs, settle::Settling};
 use super::{
     StoreError,
     ask::{Ask, Claim, Kept, Prepared, PreparedTurn},
-    deadlines,
+    deadlines, dependencies,
     error::Fault,
-    flush::Writes,
+    flush::{Others, Writes},
     halving::Rungs,
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
@@ -43,7 +47,15 @@ pub(super) struct Unit {
     checkpoints: HashMap<JobId, Vec<String>>,
     timers: Timers,
     rungs: Rungs,
+    settling: Settling,
     writes: Writes,
+}
+
+/// What a group has come to, once its transaction is committed.
+pub(super) struct Done {
+    pub(super) ledger: Ledger,
+    /// Whether another deadline may be the nearest.
+    pub(super) moves_deadlines: bool,
 }
 
 /// A job as read and as it has become.
@@ -52,66 +64,6 @@ pub(super) struct Held {
     pub(super) gated: bool,
     pub(super) stored: Job,
     pub(super) job: Job,
-}
-
-/// Which rows to read.
-#[derive(Default)]
-struct Needs<'a> {
-    jobs: BTreeSet<JobId>,
-    claimed: BTreeSet<JobId>,
-    attempts: BTreeSet<FencingToken>,
-    keys: Vec<(Uid, &'a str)>,
-    schedules: BTreeSet<&'a str>,
-    turns: Vec<&'a PreparedTurn>,
-    /// Whose checkpoints come, and of which step.
-    checkpointed: Vec<(JobId, u64)>,
-    late: Option<Timestamp>,
-}
-
-impl<'a> Needs<'a> {
-    fn of(asks: &'a [Ask]) -> Self {
-        let mut needs = Self::default();
-        for ask in asks {
-            match ask {
-                Ask::Submit { job, .. } => needs.keys.push((job.user, &job.key)),
-                Ask::SubmitArray { array, .. } => needs.keys.push((array.user, &array.key)),
-                Ask::Many { jobs, .. } | Ask::Remove { jobs, .. } => needs.jobs.extend(jobs),
-                Ask::Claim { job, .. } => {
-                    needs.jobs.insert(*job);
-                    needs.claimed.insert(*job);
-                }
-                Ask::Command { job, fence, .. } => {
-                    needs.jobs.insert(*job);
-                    needs.attempts.extend(fence.map(|fence| fence.token));
-                }
-                Ask::Forget { job, .. } => {
-                    needs.jobs.insert(*job);
-                }
-                Ask::Report { fence, body, .. } => {
-                    needs.attempt(*fence);
-                    if let ReportBody::Checkpoint { checkpoint } = &**body {
-                        needs.checkpointed.push((fence.job, checkpoint.step));
-                    }
-                }
-                Ask::Beat { beat, .. } => needs.attempt(beat.fence),
-                Ask::Promote { .. } | Ask::Settle { .. } => {}
-                Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
-                Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
-                Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
-                Ask::Turn { turn, .. } => {
-                    needs.schedules.insert(&turn.name);
-                    needs.keys.extend(turn.fire.iter().map(|(_, job)| (job.user, job.key.as_str())));
-                    needs.turns.push(turn);
-                }
-            }
-        }
-        needs
-    }
-
-    fn attempt(&mut self, fence: Fence) {
-        self.jobs.insert(fence.job);
-        self.attempts.insert(fence.token);
-    }
 }
 
 impl Unit {
@@ -142,11 +94,17 @@ impl Unit {
             })
             .collect();
         let rungs = Rungs::load(conn, &members).await?;
+        let arrays = jobs.iter().filter(|(job, _)| needs.removed.contains(&job.id));
+        let arrays: Vec<JobId> = arrays.filter_map(|(job, _)| job.array.as_ref().map(|array| array.id)).collect();
+        needs.removed.extend(arrays);
+        let known = dependencies::known(conn, &needs.awaited).await?;
+        let settling = Settling::new(known, dependencies::needed(conn, &needs.removed).await?);
         Ok(Self {
             now,
             late,
             ledger,
             rungs,
+            settling,
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts: held::load(conn, &needs.attempts).await?,
@@ -200,16 +158,17 @@ impl Unit {
         Ok(expired)
     }
 
-    /// Writes what changed. Returns the ledger that holds once the transaction is committed, and whether another deadline may be the nearest then.
-    pub(super) async fn flush(mut self, conn: &mut SqliteConnection) -> Result<(Ledger, bool), Fault> {
+    /// Writes what changed.
+    pub(super) async fn flush(mut self, conn: &mut SqliteConnection) -> Result<Done, Fault> {
         for held in self.jobs.values() {
             if held.job != held.stored {
                 self.writes.job(held, self.now)?;
             }
         }
         let moves_deadlines = self.writes.moves_deadlines;
-        self.writes.flush(conn, &mut self.ledger, self.attempts.values(), (self.timers, self.rungs)).await?;
-        Ok((self.ledger, moves_deadlines))
+        let others = Others { timers: self.timers, rungs: self.rungs, settling: self.settling };
+        self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
+        Ok(Done { ledger: self.ledger, moves_deadlines })
     }
 
     fn submit(&mut self, new: &Prepared) -> Result<Result<Kept, StoreError>, Fault> {
@@ -218,6 +177,9 @@ impl Unit {
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
         }
+        if let Err(missing) = self.settling.admits(&new.event) {
+            return Ok(Err(missing));
+        }
         let id = self.ledger.next_job();
         let job = state::apply(id, None, &new.event, self.now)?;
         self.writes.event(&mut self.ledger, self.now, id, &new.body);
@@ -225,13 +187,27 @@ impl Unit {
         self.writes.new_key(new.user, &new.key, id, &new.asked);
         self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
         let submitted = Submitted { id, existed: false };
-        let Some(hold) = &new.hold else {
-            let kept = job.gate.is_none().then(|| Box::new(job));
-            return Ok(Ok((submitted, kept)));
-        };
-        self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
-        let held = self.decide(id, None, &Command::Hold { hold: hold.clone() })?;
-        Ok(held.map(|_| (submitted, None)))
+        let hold = new.hold.clone().map(|hold| Command::Hold { hold });
+        // Others are not yet as they will be.
+        if job.gate.is_none() && job.waits.is_none() && hold.is_none() {
+            return Ok(Ok((submitted, Some(Box::new(job)))));
+        }
+        let refused = self.enter(job, &new.event, hold.as_ref())?;
+        Ok(refused.map_or(Ok((submitted, None)), Err))
+    }
+
+    /// A new job that waits for others, or that a person holds, is not yet as it will be. Returns why it cannot be held.
+    fn enter(&mut self, job: Job, event: &Event, hold: Option<&Command>) -> Result<Option<StoreError>, Fault> {
+        let id = job.id;
+        let waits = job.waits.is_some();
+        if waits {
+            self.settling.submitted(id, event);
+        }
+        if waits || hold.is_some() {
+            self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
+        }
+        let Some(hold) = hold else { return Ok(None) };
+        Ok(self.decide(id, None, hold)?.err())
     }
 
     /// The job that a key stands for, where it was asked for the same.
@@ -250,6 +226,11 @@ impl Unit {
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
         }
+        for (member, _) in &new.members {
+            if let Err(missing) = self.settling.admits(&member.event) {
+                return Ok(Err(missing));
+            }
+        }
         let array = self.ledger.next_job();
         self.writes.arrays.add(array, new, self.now);
         let hold = new.held();
@@ -264,11 +245,8 @@ impl Unit {
                 self.writes.new_key(new.user, &new.key, id, &new.asked);
                 self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
             }
-            if let Some(hold) = &hold {
-                self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
-                if let Err(error) = self.decide(id, None, hold)? {
-                    return Ok(Err(error));
-                }
+            if let Some(error) = self.enter(job, &event, hold.as_ref())? {
+                return Ok(Err(error));
             }
         }
         Ok(Ok(Submitted { id: array, existed: false }))
@@ -291,12 +269,20 @@ impl Unit {
         self.writes.removals.ask();
         let mut answers = Vec::with_capacity(jobs.len());
         for id in jobs {
+            let held = self.jobs.get(id).filter(|held| held.job.state.is_terminal() && self.settling.needs(&held.job));
+            if let Some(held) = held {
+                let verb = "removed while a job that has not ended waits for it";
+                let state = held.job.state.name();
+                answers.push(Err(Refusal::WrongState { job: *id, state, verb }.into()));
+                continue;
+            }
             let answer = self.decide(*id, None, &Command::Remove { by, with_array })?;
             // For the commands after this one it is not there, and neither is its key.
             if answer.is_ok()
                 && let Some(held) = self.jobs.remove(id)
             {
                 self.writes.removed(&held, self.now, self.ledger.last_event)?;
+                self.settling.removed(*id);
                 self.keys.retain(|_, (job, _)| job != id);
             }
             answers.push(answer);
@@ -376,6 +362,7 @@ impl Unit {
             if let JobState::Running { token, .. } = held.job.state {
                 attempt_effect(self.attempts.get_mut(&token), event, self.now)?;
             }
+            self.settling.note(&held.job, &after, command);
             held.job = after;
         }
         Ok(Ok(held.job.clone()))
@@ -487,6 +474,9 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
         | Event::Held { .. }
         | Event::Released { .. }
         | Event::Removed { .. }
+        | Event::Unblocked
+        | Event::Unmet(_)
+        | Event::Waived { .. }
         | Event::Edited { .. } => return Ok(()),
     };
     Ok(held.ok_or(MISSING)?.end(exit, now)?)

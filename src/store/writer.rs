@@ -17,7 +17,7 @@ use super::{
     error::{Fault, Meaning, primary_code},
     ledger::Ledger,
     sync::{Broken, Committed},
-    unit::Unit,
+    unit::{Done, Unit},
     wal::Log,
 };
 use crate::domain::Clock;
@@ -38,8 +38,30 @@ pub(super) struct Writer {
     pub(super) deadline_changes: watch::Sender<u64>,
     /// Whether the group under way, or one that was rolled back, touched a deadline.
     pub(super) moved_deadlines: bool,
+    /// Jobs that wait for what has ended and are not settled yet.
+    pub(super) backlog: Backlog,
     pub(super) log: Arc<Log>,
     pub(super) broken: Broken,
+}
+
+/// What earlier groups left to the next ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backlog {
+    /// Nothing.
+    None,
+    /// Something, perhaps: it is done without waiting for other commands.
+    Some,
+    /// Something that could not be done: it is tried with the next command.
+    Stuck,
+}
+
+impl Backlog {
+    const fn stuck(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Some | Self::Stuck => Self::Stuck,
+        }
+    }
 }
 
 impl Writer {
@@ -47,16 +69,7 @@ impl Writer {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut group = Vec::with_capacity(MAX_GROUP);
         loop {
-            // Receiving may be given up, carrying out may not.
-            let received = stop.run_until_cancelled(self.asks.recv_many(&mut group, MAX_GROUP)).await;
-            let received = match received {
-                Some(received) => received,
-                None => {
-                    self.asks.close();
-                    self.asks.recv_many(&mut group, MAX_GROUP).await
-                }
-            };
-            if received == 0 {
+            if !self.receive(&mut group, &stop).await {
                 break;
             }
             let schedules = group.iter().any(Ask::changes_schedules);
@@ -70,6 +83,28 @@ impl Writer {
             self.log.written(&mut self.conn).await;
         }
         self.finish().await;
+    }
+
+    /// Takes what waits into the group. Whether there is anything to do, now or later.
+    async fn receive(&mut self, group: &mut Vec<Ask>, stop: &CancellationToken) -> bool {
+        if self.backlog == Backlog::Some && !stop.is_cancelled() {
+            while group.len() < MAX_GROUP
+                && let Ok(ask) = self.asks.try_recv()
+            {
+                group.push(ask);
+            }
+            return true;
+        }
+        // Receiving may be given up, carrying out may not.
+        let received = stop.run_until_cancelled(self.asks.recv_many(group, MAX_GROUP)).await;
+        let received = match received {
+            Some(received) => received,
+            None => {
+                self.asks.close();
+                self.asks.recv_many(group, MAX_GROUP).await
+            }
+        };
+        received > 0
     }
 
     /// The last answers, and all pages into the database file, unless the disk cannot be trusted.
@@ -126,12 +161,14 @@ impl Writer {
     /// Carries out a group in one transaction. Returns whether it changed anything.
     async fn commit(&mut self, group: &mut [Ask]) -> Result<bool, Fault> {
         if self.broken.get().is_some() {
+            self.backlog = self.backlog.stuck();
             return Err(Fault::Sql(sqlx::Error::WorkerCrashed));
         }
-        let ledger = match self.work(group).await {
-            Ok(ledger) => ledger,
+        let (ledger, is_left) = match self.work(group).await {
+            Ok(done) => done,
             Err(fault) => {
                 self.roll_back().await;
+                self.backlog = self.backlog.stuck();
                 return Err(fault);
             }
         };
@@ -143,22 +180,26 @@ impl Writer {
                 self.broken.set(&fault);
             }
             self.roll_back().await;
+            self.backlog = self.backlog.stuck();
             return Err(fault);
         }
+        self.backlog = if is_left { Backlog::Some } else { Backlog::None };
         let has_written = ledger.commits != self.ledger.commits;
         self.ledger = ledger;
         Ok(has_written)
     }
 
-    async fn work(&mut self, group: &mut [Ask]) -> Result<Ledger, Fault> {
+    /// Returns whether something is left to the next group, too.
+    async fn work(&mut self, group: &mut [Ask]) -> Result<(Ledger, bool), Fault> {
         let now = microseconds(self.clock.now());
         let mut unit = Unit::load(&mut self.conn, group, self.ledger.clone(), now).await?;
         for ask in group {
             unit.take(ask)?;
         }
-        let (ledger, moves_deadlines) = unit.flush(&mut self.conn).await?;
+        let is_left = unit.settle(&mut self.conn, self.backlog != Backlog::None).await?;
+        let Done { ledger, moves_deadlines } = unit.flush(&mut self.conn).await?;
         self.moved_deadlines |= moves_deadlines;
-        Ok(ledger)
+        Ok((ledger, is_left))
     }
 
     /// Some errors have ended the transaction already: then there is nothing to roll back, and SQLite says so. A transaction that stays open would swallow

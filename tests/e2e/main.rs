@@ -16,6 +16,8 @@ mod concurrency;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod pause;

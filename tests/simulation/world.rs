@@ -377,6 +377,7 @@ impl World {
             preemptible: chance.once_in(2),
             array: None,
             gate: None,
+            after: None,
         };
         if let Some(deadline) = deadline {
             self.plan(deadline.as_second() - self.now, Happening::Expire(id));

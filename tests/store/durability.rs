@@ -13,7 +13,12 @@ use mlctl::{
     domain::{self, Intent, JobState},
     store::{JobDetail, ListFilter, Store},
 };
-use mlctl_protocol::{ExitClass, JobId, message::ReportBody, progress::MetricPoint};
+use mlctl_protocol::{
+    ExitClass, JobId,
+    message::ReportBody,
+    progress::MetricPoint,
+    spec::{After, Need},
+};
 
 use crate::{
     chance::{Chance, cases, variable},
@@ -73,7 +78,15 @@ async fn write(rig: &Rig, name: &str, number: u64, acks: &mut File) {
             assert!(rig.store.remove(&[id], USER, false).await.unwrap()[0].is_ok());
             ack("removed", id);
         }
-        _ => {}
+        // Who waits in vain is cancelled in the same transaction.
+        _ => {
+            let name = format!("{name}-waits");
+            let mut new = rig::new_job(&name, &name);
+            new.spec.after = vec![After { need: Need::Ok, job: id.to_string() }];
+            let waits = rig.store.submit(new).await.unwrap().id;
+            rig.store.command(id, None, domain::Command::Cancel { by: USER }).await.unwrap();
+            acks.write_all(format!("cancelled {waits} {name}\n").as_bytes()).unwrap();
+        }
     }
 }
 
@@ -96,8 +109,8 @@ fn start(database: &Path, acks: &Path, run: &str, preload: Option<&Path>) -> Chi
 
 /// What of the acknowledgements the database does not hold.
 async fn lost(store: &Store, acks: &str) -> Vec<String> {
-    let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
-    let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
+    let all = JobState::names().map(str::to_owned).collect();
+    let filter = ListFilter { states: all, limit: u32::MAX, ..ListFilter::default() };
     let jobs: BTreeMap<JobId, JobDetail> =
         store.list(filter).await.unwrap().jobs.into_iter().map(|detail| (detail.job.id, detail)).collect();
     let is_there = |ack: &str| {

@@ -17,6 +17,8 @@ mod control;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod fixture;

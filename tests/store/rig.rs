@@ -149,8 +149,8 @@ pub fn checkpoint(uri: &str, step: u64) -> CheckpointRef {
 pub async fn dump(store: &Store, now: Timestamp) -> Result<String, StoreError> {
     use std::fmt::Write as _;
     let mut text = String::new();
-    let all = ["queued", "held", "running", "succeeded", "failed", "cancelled"].map(str::to_owned);
-    let filter = ListFilter { states: all.into(), limit: u32::MAX, ..ListFilter::default() };
+    let all = JobState::names().map(str::to_owned).collect();
+    let filter = ListFilter { states: all, limit: u32::MAX, ..ListFilter::default() };
     for detail in store.list(filter).await?.jobs {
         let id = detail.job.id;
         let same =

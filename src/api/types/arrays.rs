@@ -7,6 +7,7 @@ use mlctl_protocol::{JobId, JobSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::{AfterView, WaiterView};
 use crate::domain::array::{Axis, Halving, Metric, Params, Sample, Sweep};
 
 /// `POST /v1/arrays`: all of it is kept, or nothing.
@@ -50,6 +51,9 @@ pub struct ArrayDryRunView {
     pub spec: JobSpec,
     /// What the first members have of their own, by index from 1; [`SHOWN`](Self::SHOWN) of them at most.
     pub params: Vec<Params>,
+    /// What the first member would wait for. Absent when that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<AfterView>,
 }
 
 impl ArrayDryRunView {
@@ -68,7 +72,7 @@ pub struct ArrayView {
     pub name: String,
     /// The kind of its members.
     pub kind: String,
-    /// Where it stands as a whole: `queued` or `held` while all members are, `running` while any is unfinished, then `failed` when one failed, `cancelled` when one was, or `succeeded`.
+    /// Where it stands as a whole: `queued`, `blocked` or `held` while all members are, `running` while any is unfinished, then `failed` when one failed, `cancelled` when one was, or `succeeded`.
     pub state: String,
     /// The queue of its members.
     pub queue: String,
@@ -129,6 +133,20 @@ pub struct ArrayDetail {
     pub compared_by: Option<Metric>,
     /// The members with the best last values, the best first.
     pub best: Vec<MemberView>,
+    /// What its first member was submitted to wait for, and all the others unless they differ in it. Absent when that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<AfterView>,
+    /// The first jobs that were submitted to wait for it. Absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependents: Vec<WaiterView>,
+    /// How many there are. Absent when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dependents_count: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A member as it stands among the others.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::types::EventView,
-    domain::{Change, Event, Exit, Intent, Terms, Uid},
+    domain::{Change, Dependencies, Event, Exit, Intent, Terms, Uid},
     store::StoredEvent,
 };
 
@@ -27,9 +27,8 @@ pub(in crate::api) fn view(stored: &StoredEvent, scene: &Scene) -> EventView {
 
 fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
     match event {
-        Event::Submitted { user, priority, .. } => {
-            format!("submitted by {} with priority {priority}", scene.name(*user))
-        }
+        Event::Submitted { user, priority, after, .. } => submitted(&scene.name(*user), *priority, after.as_ref()),
+        Event::Unblocked | Event::Unmet(_) | Event::Waived { .. } => waited(event),
         Event::Claimed { attempt, .. } => format!("attempt {attempt} is started"),
         Event::Launched { attempt, process } => {
             format!("attempt {attempt} is process {} on {}", process.pid, process.host)
@@ -93,6 +92,26 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         Event::Removed { by: Uid::SYSTEM } => "removed, as the settings say".into(),
         Event::Removed { by } => format!("removed by {}", scene.name(*by)),
         Event::Retried { by } => format!("{} wants it tried again", scene.name(*by)),
+    }
+}
+
+/// `submitted by ada with priority 50, after ok:12, any:13`.
+fn submitted(by: &str, priority: u8, after: Option<&Dependencies>) -> String {
+    let on = after.iter().flat_map(|after| &after.on);
+    let on: Vec<_> = on.map(|dependency| format!("{}:{}", dependency.need.name(), dependency.on)).collect();
+    let after = if on.is_empty() { String::new() } else { format!(", after {}", on.join(", ")) };
+    format!("submitted by {by} with priority {priority}{after}")
+}
+
+/// What came of what a job waits for.
+fn waited(event: &Event) -> String {
+    match event {
+        Event::Unmet(never) => format!("waits for {} in vain: {}", never.on, never.message),
+        Event::Waived { on } => {
+            let ids: Vec<_> = on.iter().map(ToString::to_string).collect();
+            format!("is started anew, and no longer waits for {}", ids.join(", "))
+        }
+        _ => "all that it waited for has come about: it waits for its turn".into(),
     }
 }
 

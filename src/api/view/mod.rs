@@ -7,6 +7,8 @@ pub(super) mod schedule;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use mlctl_protocol::{
     AttemptNumber, JobId, JobSpec,
@@ -19,7 +21,7 @@ use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointV
 use super::users::Names;
 use crate::{
     domain::{Hold, Job, JobState, Uid},
-    store::{Attempt, JobDetail, Ready},
+    store::{Attempt, Awaited, JobDetail, Ready},
 };
 
 /// What a job is seen against.
@@ -37,6 +39,8 @@ pub(super) struct Scene {
     pub(super) occupants: Vec<JobId>,
     /// The jobs that have the places at the gate that it waits behind, where that was looked for.
     pub(super) through: Vec<JobId>,
+    /// What has not ended of what jobs wait for, by job, where that was looked for.
+    pub(super) awaited: BTreeMap<JobId, Vec<Awaited>>,
     /// The job that starts next, where that was looked for.
     pub(super) first: Option<Ready>,
     /// Seconds from the order to stop to SIGKILL.
@@ -104,7 +108,9 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         started_at: job.started_at,
         finished_at: job.finished_at,
         not_before: match job.state {
-            JobState::Queued { not_before } | JobState::Held(Hold { not_before, .. }) => not_before,
+            JobState::Queued { not_before }
+            | JobState::Blocked { not_before }
+            | JobState::Held(Hold { not_before, .. }) => not_before,
             _ => None,
         },
         deadline: job.deadline,
@@ -124,6 +130,10 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         output: job.output.clone(),
         spec_digest: job.spec_digest.clone(),
         array: job.array.clone(),
+        unmet: job.unmet().map(|unmet| unmet.on),
+        after: Vec::new(),
+        dependents: Vec::new(),
+        dependents_count: None,
     }
 }
 

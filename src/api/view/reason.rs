@@ -5,8 +5,8 @@ use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
 use super::{Planned, Scene};
 use crate::{
-    domain::{Exit, Gate, Hold, Intent, Job, JobState},
-    store::{Attempt, JobDetail},
+    domain::{Exit, Gate, Hold, Intent, Job, JobState, dependency::Need},
+    store::{Attempt, Awaited, JobDetail},
 };
 
 /// The longest part of a worker's message that is repeated, in characters.
@@ -21,6 +21,9 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
     Some(match &job.state {
         JobState::Queued { .. } if detail.is_gated => format!("{}{}", behind(job, scene), deadline(job, scene.now)),
         JobState::Queued { not_before } => format!("{}{}", queued(job, *not_before, scene), deadline(job, scene.now)),
+        JobState::Blocked { not_before } => {
+            format!("{}{}", blocked(job, *not_before, scene), deadline(job, scene.now))
+        }
         JobState::Held(hold) => format!("{}{}", held(hold, scene), deadline(job, scene.now)),
         JobState::Running { intent: Some(Intent::Stop), .. } if job.stopped_early.is_some() => {
             format!("saves its work: {}", job.stopped_early.as_deref().unwrap_or_default())
@@ -43,6 +46,10 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
         }
         JobState::Succeeded => return None,
         JobState::Failed => failed(job),
+        JobState::Cancelled if job.unmet().is_some() => {
+            let message = job.exit.as_ref().and_then(|exit| exit.message.as_deref()).unwrap_or_default();
+            format!("cancelled: {message}")
+        }
         JobState::Cancelled if job.attempt == 0 => "cancelled before it was started".into(),
         JobState::Cancelled => {
             let attempt = job.attempt;
@@ -74,6 +81,12 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
                 "`mlctl logs {id}` shows what it said last; `mlctl release {id}` lets it go on, `mlctl cancel {id}` ends it"
             )
         }
+        JobState::Blocked { .. } => match scene.awaited.get(&id).and_then(|awaited| awaited.first()) {
+            Some(Awaited { on, is_array: false, .. }) => format!("`mlctl why {on}` says what that one waits for"),
+            Some(Awaited { on, .. }) => format!("`mlctl show {on}` says how far that is"),
+            None => format!("`mlctl wait {id}` waits for its end"),
+        },
+        JobState::Held(_) if job.unmet().is_some() => format!("`mlctl release {id}` starts it all the same"),
         JobState::Held(_) => format!("`mlctl release {id}` lets it wait for its turn"),
         JobState::Running { intent: Some(Intent::Stop | Intent::Pause(_)), .. } => {
             format!("`mlctl cancel {id}` ends it within {}, saved or not", span(scene.grace_seconds.into()))
@@ -97,6 +110,12 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
             _ => format!("`mlctl logs {id}` shows what it said last; `mlctl retry {id}` tries it again"),
         },
         JobState::Succeeded => return (reason, None),
+        JobState::Cancelled if let Some(unmet) = job.unmet() => {
+            format!(
+                "`mlctl retry {id}` starts it all the same; after `mlctl retry {}` it waits for that again",
+                unmet.on
+            )
+        }
         JobState::Cancelled => format!("`mlctl retry {id}` starts it again, from its last checkpoint if it has one"),
     };
     (reason, Some(hint))
@@ -140,6 +159,28 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
         }
         (_, None) => turn(job, scene),
     }
+}
+
+/// `waits for job 12 (running) to succeed, array 13 (queued) to end and 3 more`.
+fn blocked(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
+    let awaited = scene.awaited.get(&job.id).map(Vec::as_slice).unwrap_or_default();
+    let named = awaited.iter().take(MAX_NAMED).map(|Awaited { on, need, is_array, state, .. }| {
+        let what = if *is_array { "array" } else { "job" };
+        let end = match need {
+            Need::Ok => "succeed",
+            Need::Any => "end",
+            Need::NotOk => "fail",
+        };
+        format!("{what} {on} ({}) to {end}", state.as_deref().unwrap_or("removed"))
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match awaited.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let begin = not_before.map(|time| seconds_between(scene.now, time)).filter(|seconds| *seconds > 0);
+    let begin = begin.map(|seconds| format!("; starts in {} at the earliest", span(seconds))).unwrap_or_default();
+    if named.is_empty() { format!("waits for other jobs{begin}") } else { format!("waits for {named}{more}{begin}") }
 }
 
 /// Who has the places that a job waits for.

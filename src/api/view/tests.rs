@@ -3,7 +3,7 @@
 use mlctl_protocol::{ExitClass, FencingToken, spec::RetryPolicy};
 
 use super::*;
-use crate::domain::{Exit, Fence, Hold, Intent};
+use crate::domain::{Exit, Fence, Hold, Intent, dependency::Need};
 
 const NOW: i64 = 1_790_000_000;
 
@@ -20,6 +20,7 @@ fn scene() -> Scene {
         free: Resources { cpus: 0, gpus: 0 },
         occupants: vec![JobId(3), JobId(4)],
         through: Vec::new(),
+        awaited: BTreeMap::new(),
         first: None,
         grace_seconds: 20,
     }
@@ -46,6 +47,7 @@ fn detail(state: JobState) -> JobDetail {
         spec_digest: "d".into(),
         array: None,
         gate: None,
+        waits: None,
         stopped_early: None,
         submitted_at: at(-100),
         state,
@@ -316,4 +318,19 @@ fn a_time_limit_is_told_while_it_runs_and_when_it_has_ended_the_job() {
         metrics: Default::default(),
     });
     assert_eq!(hint(&over), "`mlctl retry 5` goes on from step 40, for as long again");
+}
+
+#[test]
+fn what_a_blocked_job_waits_for_is_named_up_to_a_few() {
+    let blocked = detail(JobState::Blocked { not_before: Some(at(60)) });
+    let awaited = |on| {
+        let (need, state) = (Need::NotOk, Some("running".to_owned()));
+        Awaited { on: JobId(on), need, is_array: on == 2, state, is_open: true, is_waived: false }
+    };
+    let scene = |count| Scene { awaited: [(JobId(5), (1..=count).map(awaited).collect())].into(), ..idle() };
+    let reason = |scene| reason::of(&blocked, Planned::default(), &scene).unwrap();
+    let begin = "; starts in 60 s at the earliest";
+    assert_eq!(reason(scene(2)), format!("waits for job 1 (running) to fail, array 2 (running) to fail{begin}"));
+    assert!(reason(scene(7)).ends_with(&format!("job 5 (running) to fail and 2 more{begin}")));
+    assert_eq!(reason(idle()), format!("waits for other jobs{begin}"));
 }

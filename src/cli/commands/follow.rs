@@ -121,7 +121,7 @@ async fn watched(context: &Context<'_>, id: &str, until: Option<Instant>, mut te
                 let job: JobView = parse(&message.data)?;
                 tell(News::Job(&job));
                 // It goes on when a person has looked at it, which nobody should wait for without knowing.
-                if job.quarantined {
+                if job.needs_a_person() {
                     let exit = Exit::of_job(&job);
                     break Ok((Some(job), exit));
                 }

@@ -37,7 +37,7 @@ impl Arguments {
             let reason = job.reason.as_deref().unwrap_or("held");
             format!("job {} ({}) is {reason}", job.id, job.name)
         };
-        let jobs = self.which.names(context, "hold", "state=queued").await?;
+        let jobs = self.which.names(context, "hold", "state=queued or state=blocked").await?;
         change(context, jobs, "hold", &HoldRequest { reason: self.reason }, said).await
     }
 }

@@ -2,7 +2,10 @@
 
 use clap::Args;
 use jiff::tz::TimeZone;
-use mlctl_protocol::ExitClass;
+use mlctl_protocol::{
+    ExitClass,
+    spec::{After, AfterFailed},
+};
 use serde_json::value::to_raw_value;
 
 use super::{array, follow, label};
@@ -43,6 +46,8 @@ Examples:
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
   mlctl submit job.toml --concurrency-key prod    one of those with the key at a time
+  mlctl submit job.toml --after ok:12,any:13      starts when 12 has succeeded and 13 has ended; cancelled when 12 fails
+  mlctl submit report.toml --after @last --after-failed keep
   mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64 --parallel 2
   mlctl submit job.toml --array lr=1e-4..1e-1 --array dropout=0,0.1,0.2 --sample 20 --seed 1
   mlctl submit job.toml --array lr=1e-5..1e-1 --sample 81 --halving metric=val_loss,min-steps=500
@@ -100,6 +105,13 @@ pub struct Arguments {
     /// How many at once [default: what the spec says, else 1]
     #[arg(long, value_name = "N")]
     concurrency_limit: Option<u32>,
+    /// Start it when other jobs or arrays have ended: ok:JOB when it has succeeded, any:JOB when it has ended in any way, notok:JOB when it has failed or was cancelled; JOB alone is ok:JOB; may be
+    /// repeated
+    #[arg(long, value_name = "CONDITIONS", value_delimiter = ',')]
+    after: Vec<After>,
+    /// When one of those can no longer come about: cancel ends it, keep holds it until `mlctl release` [default: what the spec says, else cancel]
+    #[arg(long, value_name = "THEN", value_parser = after_failed)]
+    after_failed: Option<AfterFailed>,
     /// A label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -158,7 +170,11 @@ impl Arguments {
         let mut retry_on: Vec<&str> =
             self.retry_on.iter().flat_map(|classes| &classes.0).map(|class| class.as_str()).collect();
         retry_on.dedup();
+        let after: Vec<String> = self.after.iter().map(ToString::to_string).collect();
+        let after: Vec<&str> = after.iter().map(String::as_str).collect();
         let overlay = spec::Overlay {
+            after: (!after.is_empty()).then_some(after.as_slice()),
+            after_failed: self.after_failed.map(AfterFailed::name),
             begin: begin.as_deref(),
             retry_on: (!retry_on.is_empty()).then_some(retry_on.as_slice()),
             deadline: deadline.as_deref(),
@@ -303,6 +319,7 @@ impl Arguments {
                 spec.work.kind(),
                 spec.name
             ))?;
+            arrays::awaited(&mut context.out, &checked.after)?;
         }
         Ok(Exit::Ok)
     }
@@ -317,7 +334,14 @@ impl Arguments {
             return if is_last { out.json(job) } else { Ok(()) };
         }
         if is_new {
-            let held = if self.hold { ", which is held" } else { "" };
+            let reason = job.reason.as_deref().map(text::visible_line).unwrap_or_default();
+            let held = match job.state.as_str() {
+                "held" if job.unmet.is_none() => ", which is held".to_owned(),
+                "held" => format!(", which is {reason}"),
+                "blocked" => format!(", which {reason}"),
+                "cancelled" => format!(", which was {reason}"),
+                _ => String::new(),
+            };
             let begin = job.not_before.filter(|at| *at > now);
             let begin = begin.map(|at| format!(", not to start before {}", text::moment(at, now)));
             out.line(format!("submitted job {} ({}){held}{}", job.id, job.name, begin.unwrap_or_default()))
@@ -325,6 +349,12 @@ impl Arguments {
             out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
         }
     }
+}
+
+/// What `--after-failed` takes.
+fn after_failed(word: &str) -> Result<AfterFailed, String> {
+    let known = AfterFailed::ALL.into_iter().find(|(name, _)| *name == word);
+    known.map(|(_, then)| then).ok_or_else(|| "expected cancel or keep".into())
 }
 
 /// Exit classes that one word on the command line stands for.

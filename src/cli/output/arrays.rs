@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Output, state_style,
+    Output,
+    jobs::some,
+    state_style,
     table::{Cell, Column, Table},
     text,
 };
 use crate::{
-    api::types::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView},
+    api::types::{AfterView, ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView},
     cli::Failure,
     config::OutputForm,
     domain::array::{Axis, Halving, Params, Range, Scale},
@@ -98,7 +100,11 @@ pub fn show(out: &mut Output, detail: &ArrayDetail, now: Timestamp) -> Result<()
     facts.push(("queue", format!("{}, priority {}", array.queue, array.priority)));
     let labels: Vec<_> = array.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     facts.extend((!labels.is_empty()).then(|| ("labels", labels.join(" "))));
-    for (name, value) in facts {
+    let awaited: Vec<_> = detail.after.iter().map(ToString::to_string).collect();
+    let dependents: Vec<_> = detail.dependents.iter().map(ToString::to_string).collect();
+    facts.push(("after", some(&awaited, awaited.len() as u64)));
+    facts.push(("dependents", some(&dependents, detail.dependents_count)));
+    for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
         out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
     }
     let Some(metric) = &detail.compared_by else {
@@ -175,6 +181,12 @@ pub fn ended(out: &mut Output, array: &ArrayView) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints what a job would wait for.
+pub fn awaited(out: &mut Output, after: &[AfterView]) -> Result<(), Failure> {
+    let named: Vec<_> = after.iter().map(ToString::to_string).collect();
+    if named.is_empty() { Ok(()) } else { out.line(format!("  after {}", some(&named, named.len() as u64))) }
+}
+
 /// Prints what an array would be.
 pub fn checked(out: &mut Output, file: &str, checked: &ArrayDryRunView, name: &str) -> Result<(), Failure> {
     let kind = checked.spec.work.kind();
@@ -184,6 +196,7 @@ pub fn checked(out: &mut Output, file: &str, checked: &ArrayDryRunView, name: &s
         text::visible_line(file),
         checked.size
     ))?;
+    awaited(out, &checked.after)?;
     let mut table = Table::new(&[("MEMBER", Column::Right), ("PARAMETERS", Column::Flexible)]);
     for (index, found) in (1_u32..).zip(&checked.params) {
         table.row([Cell::from(index.to_string()), params(found).into()]);

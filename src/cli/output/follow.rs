@@ -112,6 +112,11 @@ fn changes(before: Option<&JobView>, after: &JobView) -> Vec<String> {
         {
             lines.push(format!("job {} ({}) is queued: {}", after.id, after.name, text::visible_line(reason)));
         }
+        "blocked"
+            if is_new || before.is_some_and(|before| before.state != "blocked" || before.reason != after.reason) =>
+        {
+            lines.push(format!("job {} ({}) is blocked: it {}", after.id, after.name, text::visible_line(reason)));
+        }
         "held" if before.is_none_or(|before| before.state != "held") => {
             lines.push(format!("job {} ({}) is {}", after.id, after.name, text::visible_line(reason)));
         }

@@ -162,10 +162,10 @@ pub fn ended(out: &mut Output, job: &JobView) -> Result<(), Failure> {
     if let Some(output) = &job.output {
         out.line(format!("  output  {}", text::visible_line(&output.uri)))?;
     }
-    if job.quarantined {
+    if job.needs_a_person() || job.unmet.is_some() {
         out.line(format!("  {}", text::visible_line(job.reason.as_deref().unwrap_or_default())))?;
     }
-    if job.state == "failed" || job.quarantined {
+    if job.state == "failed" || job.needs_a_person() {
         for line in exit(job) {
             out.line(format!("  {line}"))?;
         }
@@ -229,6 +229,10 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     let place =
         job.array.as_ref().map(|array| format!("{}.{}: {}", array.id, array.index, arrays::params(&array.params)));
     fact("member", place);
+    let awaited: Vec<_> = job.after.iter().map(ToString::to_string).collect();
+    fact("after", Some(some(&awaited, awaited.len() as u64)));
+    let dependents: Vec<_> = job.dependents.iter().map(ToString::to_string).collect();
+    fact("dependents", Some(some(&dependents, job.dependents_count.unwrap_or(0))));
     let may_yield = if job.preemptible { ", preemptible" } else { "" };
     fact("queue", Some(format!("{}, priority {}{may_yield}", job.queue, job.priority)));
     fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
@@ -263,12 +267,24 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     facts
 }
 
+/// Dependencies or dependents that are named one by one.
+const MAX_NAMED: usize = 10;
+
+/// The first of so many, and how many more there are.
+pub fn some(named: &[String], all: u64) -> String {
+    let shown = named.get(..MAX_NAMED.min(named.len())).unwrap_or_default();
+    match all.saturating_sub(shown.len() as u64) {
+        0 => shown.join(", "),
+        more => format!("{} and {} more", shown.join(", "), text::count(more)),
+    }
+}
+
 /// The one command that is most likely wanted next.
 fn suggestion(job: &JobView) -> Option<String> {
     let id = job.id;
     match (job.state.as_str(), job.exit_class.as_deref(), &job.checkpoint) {
         ("held", ..) => Some(format!("mlctl release {id}")),
-        ("running" | "queued", ..) => Some(format!("mlctl follow {id}")),
+        ("running" | "queued" | "blocked", ..) => Some(format!("mlctl follow {id}")),
         ("failed", Some("spec"), _) => Some("correct the spec or the data, and submit it again".into()),
         ("failed" | "cancelled", _, Some(place)) => {
             Some(format!("mlctl retry {id}   (goes on from step {})", text::count(place.step)))

@@ -49,14 +49,16 @@ pub(super) fn apply(
         JobState::Succeeded => false,
         JobState::Failed | JobState::Cancelled => priority.is_none() && labels.is_none() && begin.is_none(),
         JobState::Running { .. } => priority.is_none() && begin.is_none(),
-        JobState::Queued { .. } | JobState::Held(_) => true,
+        JobState::Queued { .. } | JobState::Blocked { .. } | JobState::Held(_) => true,
     };
     if !fits || retries.is_some_and(|retries| retries < job.retries_used) {
         return Err(job.state.name());
     }
     if let Some(begin) = begin {
         match &mut job.state {
-            JobState::Queued { not_before } | JobState::Held(Hold { not_before, .. }) => *not_before = begin.value(),
+            JobState::Queued { not_before }
+            | JobState::Blocked { not_before }
+            | JobState::Held(Hold { not_before, .. }) => *not_before = begin.value(),
             state => return Err(state.name()),
         }
     }
@@ -75,7 +77,9 @@ pub(super) fn apply(
 /// The moment before which it is not started.
 const fn begin_of(job: &Job) -> Option<Timestamp> {
     match &job.state {
-        JobState::Queued { not_before } | JobState::Held(Hold { not_before, .. }) => *not_before,
+        JobState::Queued { not_before }
+        | JobState::Blocked { not_before }
+        | JobState::Held(Hold { not_before, .. }) => *not_before,
         _ => None,
     }
 }

@@ -43,6 +43,7 @@ fn new(limit: u32) -> Job {
         deadline: None,
         array: None,
         gate: None,
+        after: None,
     };
     apply(JOB, None, &event, at(0)).unwrap()
 }

@@ -1,6 +1,7 @@
 //! The job spec: the same struct in the TOML file, the database row and the worker. Types, defaults and units; the rules that
 //! need more than one field are in the daemon's `domain` room.
 
+mod after;
 mod command;
 mod data;
 mod infer;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
@@ -47,6 +49,10 @@ pub struct JobSpec {
     pub preemptible: bool,
     /// How many jobs of its kind run at once.
     pub concurrency: Option<Concurrency>,
+    /// The jobs and arrays that it waits for.
+    pub after: Vec<After>,
+    /// What becomes of it when one of those can no longer come to what it waits for.
+    pub after_failed: AfterFailed,
     /// What to do.
     pub work: Work,
 }
@@ -114,6 +120,14 @@ pub struct SpecDocument {
     /// How many jobs with the same key run at once; the others wait for a place, by priority and age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrency: Option<Concurrency>,
+    /// The jobs and arrays that it waits for, each as `ok:JOB`, which must have succeeded, `any:JOB`, which must have ended in any way, or `notok:JOB`, which must have failed
+    /// or been cancelled. JOB is an id, a member such as `17.3`, a name or `@last`, and alone means `ok:JOB`. A daemon keeps ids for names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    after: Vec<After>,
+    /// What becomes of the job when one of those can no longer come to what it waits for: `cancel` ends it, `keep` holds it until a person releases it.
+    #[serde(default, skip_serializing_if = "AfterFailed::is_default")]
+    after_failed: AfterFailed,
     /// Train a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     train: Option<Box<TrainSpec>>,
@@ -144,6 +158,8 @@ impl TryFrom<SpecDocument> for JobSpec {
             time,
             preemptible,
             concurrency,
+            after,
+            after_failed,
             train,
             infer,
             command,
@@ -157,14 +173,39 @@ impl TryFrom<SpecDocument> for JobSpec {
         if works.next().is_some() {
             return Err("a job does one thing: keep one of [train], [infer] and [command]".into());
         }
-        Ok(Self { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work })
+        Ok(Self {
+            name,
+            priority,
+            labels,
+            resources,
+            retry,
+            checkpoint,
+            time,
+            preemptible,
+            concurrency,
+            after,
+            after_failed,
+            work,
+        })
     }
 }
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let JobSpec { name, priority, labels, resources, retry, checkpoint, time, preemptible, concurrency, work } =
-            spec;
+        let JobSpec {
+            name,
+            priority,
+            labels,
+            resources,
+            retry,
+            checkpoint,
+            time,
+            preemptible,
+            concurrency,
+            after,
+            after_failed,
+            work,
+        } = spec;
         let (train, infer, command) = match work {
             Work::Train(train) => (Some(train), None, None),
             Work::Infer(infer) => (None, Some(infer), None),
@@ -181,6 +222,8 @@ impl From<JobSpec> for SpecDocument {
             time,
             preemptible,
             concurrency,
+            after,
+            after_failed,
             train,
             infer,
             command,

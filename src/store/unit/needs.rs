@@ -1,0 +1,88 @@
+//! Which rows a group of commands is about. Called by the unit before it decides anything.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use mlctl_protocol::{FencingToken, JobId, message::ReportBody};
+
+use super::super::ask::{Ask, PreparedTurn};
+use crate::domain::{Event, Fence, Uid};
+
+/// Which rows to read.
+#[derive(Default)]
+pub(super) struct Needs<'a> {
+    pub(super) jobs: BTreeSet<JobId>,
+    pub(super) claimed: BTreeSet<JobId>,
+    pub(super) attempts: BTreeSet<FencingToken>,
+    pub(super) keys: Vec<(Uid, &'a str)>,
+    pub(super) schedules: BTreeSet<&'a str>,
+    pub(super) turns: Vec<&'a PreparedTurn>,
+    /// Whose checkpoints come, and of which step.
+    pub(super) checkpointed: Vec<(JobId, u64)>,
+    pub(super) late: Option<Timestamp>,
+    /// What new jobs wait for.
+    pub(super) awaited: BTreeSet<JobId>,
+    /// What is to be removed.
+    pub(super) removed: BTreeSet<JobId>,
+}
+
+impl<'a> Needs<'a> {
+    pub(super) fn of(asks: &'a [Ask]) -> Self {
+        let mut needs = Self::default();
+        for ask in asks {
+            match ask {
+                Ask::Submit { job, .. } => {
+                    needs.keys.push((job.user, &job.key));
+                    needs.after(&job.event);
+                }
+                Ask::SubmitArray { array, .. } => {
+                    needs.keys.push((array.user, &array.key));
+                    array.members.iter().for_each(|(member, _)| needs.after(&member.event));
+                }
+                Ask::Many { jobs, .. } => needs.jobs.extend(jobs),
+                Ask::Remove { jobs, .. } => {
+                    needs.jobs.extend(jobs);
+                    needs.removed.extend(jobs);
+                }
+                Ask::Claim { job, .. } => {
+                    needs.jobs.insert(*job);
+                    needs.claimed.insert(*job);
+                }
+                Ask::Command { job, fence, .. } => {
+                    needs.jobs.insert(*job);
+                    needs.attempts.extend(fence.map(|fence| fence.token));
+                }
+                Ask::Forget { job, .. } => {
+                    needs.jobs.insert(*job);
+                }
+                Ask::Report { fence, body, .. } => {
+                    needs.attempt(*fence);
+                    if let ReportBody::Checkpoint { checkpoint } = &**body {
+                        needs.checkpointed.push((fence.job, checkpoint.step));
+                    }
+                }
+                Ask::Beat { beat, .. } => needs.attempt(beat.fence),
+                Ask::Promote { .. } | Ask::Settle { .. } => {}
+                Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
+                Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
+                Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
+                Ask::Turn { turn, .. } => {
+                    needs.schedules.insert(&turn.name);
+                    needs.keys.extend(turn.fire.iter().map(|(_, job)| (job.user, job.key.as_str())));
+                    needs.turns.push(turn);
+                }
+            }
+        }
+        needs
+    }
+
+    fn attempt(&mut self, fence: Fence) {
+        self.jobs.insert(fence.job);
+        self.attempts.insert(fence.token);
+    }
+    fn after(&mut self, event: &Event) {
+        if let Event::Submitted { after: Some(after), .. } = event {
+            self.awaited.extend(after.on.iter().map(|dependency| dependency.on));
+        }
+    }
+}
