@@ -20,7 +20,7 @@ use super::{
     error::Failure,
     extract::Sent,
     permit::{self, Peer},
-    preflight, submit,
+    preflight, queues, submit,
     types::{ArrayDryRunView, ErrorCode, SCHEMA, SubmitArrayRequest},
 };
 use crate::{
@@ -124,6 +124,10 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
     let problems = mistakes.problems(size);
     if !problems.is_empty() {
         return Err(Failure::mistakes("array", problems));
+    }
+    let refused = members.iter().find_map(|(spec, _)| queues::problem(api, &spec.queue, &spec.resources));
+    if let Some(problem) = refused {
+        return Err(Failure::mistakes("array", vec![problem]));
     }
     if !dry_run {
         api.room.take(api, size).await?;

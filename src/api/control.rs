@@ -10,10 +10,12 @@ use super::{
     error::Failure,
     extract::{Named, Sent},
     permit::Peer,
+    queues,
     types::{EditRequest, HoldRequest, JobView, MAX_HOLD_REASON},
 };
 use crate::domain::{
     Change, Command, Edit, Hold, Terms, Uid,
+    queue::queue_name,
     rules::{self, Problem},
 };
 
@@ -75,7 +77,7 @@ pub(super) async fn edit(
     State(api): State<Context>,
     Extension(peer): Extension<Peer>,
     Named(id): Named,
-    Sent(EditRequest { priority, labels, begin, deadline, time_limit_seconds, retries }): Sent<EditRequest>,
+    Sent(EditRequest { priority, queue, labels, begin, deadline, time_limit_seconds, retries }): Sent<EditRequest>,
 ) -> Result<Json<JobView>, Failure> {
     let whole =
         |at: Option<Timestamp>| Change::from(at.and_then(|at| Timestamp::from_microsecond(at.as_microsecond()).ok()));
@@ -85,11 +87,13 @@ pub(super) async fn edit(
         time_limit_seconds: time_limit_seconds.map(Change::from),
         retries,
     };
-    let edit = Edit { priority, labels, terms };
+    let edit = Edit { priority, queue, labels, terms };
     // As it is now: two who edit at once could together exceed the number of labels, which harms nothing.
     let job = api.store.job(id).await?.job;
     let kept: BTreeMap<_, _> = edit.labels_of(&job.labels);
-    let problems = rules::of_edit(edit.priority, &kept).into_iter().chain(rules::of_terms(&edit.terms));
+    let moved = edit.queue.as_ref().filter(|queue| **queue != job.queue);
+    let closed = moved.and_then(|queue| queue_name(queue).or_else(|| queues::problem(&api, queue, &job.resources)));
+    let problems = closed.into_iter().chain(rules::of_edit(edit.priority, &kept)).chain(rules::of_terms(&edit.terms));
     if let Some(Problem { path, message, hint }) = problems.into_iter().next() {
         return Err(Failure::bad_request(format!("{path}: {message}"), hint.unwrap_or_default()));
     }

@@ -113,6 +113,13 @@ impl From<StoreError> for Failure {
                 message,
                 format!("choose another name, or remove that one first with `mlctl schedule rm {name}`"),
             ),
+            StoreError::NoQueue(_) => Self::new(ErrorCode::NotFound, message, "`mlctl queue ls` lists every queue"),
+            StoreError::TooManyQueues(_) => Self::new(ErrorCode::Busy, message, "remove some with `mlctl queue rm`"),
+            StoreError::QueueInUse { name, .. } => Self::new(
+                ErrorCode::WrongState,
+                message,
+                format!("`mlctl queue drain {name}` takes no more; `mlctl ls --queue {name}` shows what is left"),
+            ),
             StoreError::Ambiguous { .. } => {
                 Self::new(ErrorCode::Ambiguous, message, "`mlctl ls` shows the ids of jobs and their names")
             }
@@ -192,6 +199,9 @@ mod tests {
             (StoreError::KeyConflict { key: "k".into(), job: JobId(1) }, ErrorCode::KeyConflict, 409),
             (StoreError::NoSchedule("x".into()), ErrorCode::NotFound, 404),
             (StoreError::ScheduleExists("x".into()), ErrorCode::KeyConflict, 409),
+            (StoreError::NoQueue("x".into()), ErrorCode::NotFound, 404),
+            (StoreError::TooManyQueues(3), ErrorCode::Busy, 503),
+            (StoreError::QueueInUse { name: "x".into(), jobs: 2 }, ErrorCode::WrongState, 409),
             (StoreError::Full, ErrorCode::DiskFull, 507),
             (StoreError::Stopping, ErrorCode::Stopping, 503),
             (failed, ErrorCode::Internal, 500),

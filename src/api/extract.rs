@@ -52,6 +52,17 @@ impl FromRequestParts<Context> for NamedSchedule {
     }
 }
 
+/// The name that `{queue}` in the path stands for; whether there is such a queue is not looked at.
+pub(super) struct NamedQueue(pub(super) String);
+
+impl FromRequestParts<Context> for NamedQueue {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "queue", "name a queue by its name").await.map(Self)
+    }
+}
+
 /// A bounded text of the path.
 async fn reference(parts: &mut Parts, api: &Context, what: &str, hint: &str) -> Result<String, Failure> {
     let reference = parameter(parts, api, what).await?;

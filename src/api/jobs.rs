@@ -26,11 +26,18 @@ use super::{
 };
 use crate::{
     domain::{Filter, JobState, array::is_final},
+    scheduler::Outlook,
     store::{Array, ArrayFilter, Awaited, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
 };
 
 /// Jobs that are named as what another waits for.
 const SHOWN: u32 = 100;
+
+/// Jobs of each class that are looked at to say what others wait for.
+const HEADS: u32 = 16;
+
+/// The same where one job's start is foreseen.
+pub(super) const FORESEEN: u32 = 128;
 
 /// `GET /v1/jobs`.
 pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQuery>) -> Result<Json<JobList>, Failure> {
@@ -50,7 +57,7 @@ pub(super) async fn list(State(api): State<Context>, Asked(query): Asked<ListQue
         order(&mut details, sort);
     }
     let waits = details.iter().any(|detail| matches!(detail.job.state, JobState::Queued { .. }));
-    let scene = if waits { api.scene_with_first().await? } else { api.scene() };
+    let scene = if waits { api.scene_with_outlook(HEADS).await? } else { api.scene() };
     let scene = Scene { awaited: api.awaited(&details).await?, ..scene };
     let mut jobs = Vec::with_capacity(details.len());
     for detail in &details {
@@ -192,8 +199,9 @@ pub(super) async fn why(State(api): State<Context>, Named(id): Named) -> Result<
     let detail = api.store.job(id).await?;
     let scene = api.scene_of(&detail).await?;
     let (reason, hint) = view::reason::why(&detail, Planned::of(&api.store.spec(id).await?), &scene);
+    let starts_by = scene.outlook.as_ref().and_then(|outlook| outlook.latest_starts().remove(&id));
     let (name, state) = (detail.job.name, detail.job.state.name().to_owned());
-    Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, hint }))
+    Ok(Json(WhyView { schema: SCHEMA, id, name, state, reason, starts_by, hint }))
 }
 
 impl Shared {
@@ -233,7 +241,7 @@ impl Shared {
         Ok(members)
     }
 
-    /// What jobs are seen against at this moment, without who is first in line.
+    /// What jobs are seen against at this moment, without what is planned.
     pub(super) fn scene(&self) -> Scene {
         Scene {
             now: self.clock.now(),
@@ -243,16 +251,16 @@ impl Shared {
             occupants: self.supervisor.occupants(),
             through: Vec::new(),
             awaited: BTreeMap::new(),
-            first: None,
+            outlook: None,
             grace_seconds: self.config.grace_seconds,
         }
     }
 
-    /// The same with who is first in line.
-    pub(super) async fn scene_with_first(&self) -> Result<Scene, StoreError> {
+    /// The same with what the scheduler means to do: of the queue it sees the first `heads` jobs of each class.
+    pub(super) async fn scene_with_outlook(&self, heads: u32) -> Result<Scene, StoreError> {
         let scene = self.scene();
-        let first = self.store.ready(scene.now, 1).await?.into_iter().next();
-        Ok(Scene { first, ..scene })
+        let snapshot = self.observer.look(scene.now, heads).await?;
+        Ok(Scene { outlook: Some(Box::new(Outlook::new(snapshot))), ..scene })
     }
 
     /// What those of these jobs wait for that do.
@@ -270,7 +278,7 @@ impl Shared {
     /// What one job is seen against, with all that says why it waits.
     async fn scene_of(&self, detail: &JobDetail) -> Result<Scene, StoreError> {
         let scene = match detail.job.state {
-            JobState::Queued { .. } => self.scene_with_first().await?,
+            JobState::Queued { .. } => self.scene_with_outlook(FORESEEN).await?,
             JobState::Blocked { .. } => self.scene_with_awaited(std::slice::from_ref(detail)).await?,
             _ => self.scene(),
         };

@@ -17,6 +17,7 @@ mod logs;
 mod permit;
 mod preflight;
 pub mod query;
+mod queues;
 mod removal;
 mod routes;
 mod schedules;
@@ -40,6 +41,7 @@ pub use routes::table as routes;
 use self::{stream::Streams, submit::Room, users::Users};
 use crate::{
     domain::{Clock, Uid},
+    scheduler::Observer,
     store::Store,
     supervisor::{Handle, executor::Programs},
 };
@@ -99,6 +101,8 @@ pub struct Parts {
     pub store: Store,
     /// Who knows the attempts.
     pub supervisor: Handle,
+    /// Who looks at the queue.
+    pub observer: Observer,
     /// Object storage.
     pub artifacts: Stores,
     /// Wall time.
@@ -119,6 +123,7 @@ struct Shared {
     config: Config,
     store: Store,
     supervisor: Handle,
+    observer: Observer,
     artifacts: Stores,
     clock: Arc<dyn Clock>,
     stop_daemon: CancellationToken,
@@ -139,13 +144,14 @@ impl Api {
     /// Makes an API that serves nobody yet. `stop` ends it.
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { store, supervisor, artifacts, clock, stop_daemon } = parts;
+        let Parts { store, supervisor, observer, artifacts, clock, stop_daemon } = parts;
         let shared = Shared {
             room: Room::new(config.max_queued),
             started_at: clock.now(),
             config,
             store,
             supervisor,
+            observer,
             artifacts,
             clock,
             stop_daemon,

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::{
     Context, array_submit, arrays, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs,
-    removal, schedules, submit, types::ErrorCode,
+    queues, removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -97,6 +97,10 @@ fn all() -> Vec<Route> {
         get("/v1/schedules/{schedule}", schedules::show),
         delete("/v1/schedules/{schedule}", schedules::remove),
         get("/v1/schedules/{schedule}/preview", schedules::preview),
+        get("/v1/queues", queues::list),
+        get("/v1/queues/{queue}", queues::show),
+        post("/v1/queues/{queue}", queues::set),
+        delete("/v1/queues/{queue}", queues::remove),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/stop", daemon::stop),
         get("/v1/doctor", doctor::examine).within(LONG_LIMIT),

@@ -16,17 +16,22 @@ use super::{
     Context, Shared, after,
     error::Failure,
     extract::Sent,
+    jobs::FORESEEN,
     permit::{self, Peer},
-    preflight,
-    types::{DryRunView, ErrorCode, MAX_KEY_BYTES, SCHEMA, SubmitRequest},
-    view::{self, Planned, reason},
+    preflight, queues,
+    types::{DryRunView, ErrorCode, MAX_KEY_BYTES, PlacementView, SCHEMA, SubmitRequest},
+    view::{
+        self, Planned, Scene, reason,
+        turn::{fits, imagined, turn},
+    },
 };
 use crate::{
     domain::{
-        Hold,
+        Hold, Uid,
         rules::{self, Problem},
         schedule::KEY_PREFIX,
     },
+    scheduler::Outlook,
     store::{NewJob, Submitted},
 };
 
@@ -46,7 +51,9 @@ pub(super) async fn submit(
     if dry_run {
         admitted?;
         let after = after::of_spec(&api, &spec).await?;
-        return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec, after }).into_response());
+        // One that waits for others is not in line yet.
+        let placement = if after.is_empty() { Some(place(&api, &spec, peer.uid).await?) } else { None };
+        return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec, after, placement }).into_response());
     }
     let (submitted, kept) = match admitted {
         Ok(()) => api.store.submit_and_show(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
@@ -67,6 +74,17 @@ pub(super) async fn submit(
     Ok((status, Json(view)).into_response())
 }
 
+/// What would become of a job that is submitted now.
+async fn place(api: &Shared, spec: &JobSpec, user: Uid) -> Result<PlacementView, Failure> {
+    let scene = api.scene();
+    let job = imagined(spec, user, scene.now);
+    let snapshot = api.observer.look(scene.now, FORESEEN).await?;
+    let outlook = Outlook::with(snapshot, job.clone());
+    let starts_by = outlook.latest_starts().remove(&job.id);
+    let scene = Scene { outlook: Some(Box::new(outlook)), ..scene };
+    Ok(PlacementView { reason: turn(&job, &scene), starts_by })
+}
+
 /// Whether a job can be taken: its rules, what it names outside itself, which is put in its place, and room in the queue, which a dry run does not take.
 async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Failure> {
     let problems = problems(api, spec).await?;
@@ -80,6 +98,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
 pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Problem>, Failure> {
     let mut problems = rules::problems(spec);
     problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
+    problems.extend(queues::problem(api, &spec.queue, &spec.resources));
     problems.extend(too_late(spec, api.clock.now()));
     let mut outside = Vec::new();
     preflight::resolve(api, spec, &mut outside).await?;
@@ -153,7 +172,7 @@ fn too_late(spec: &JobSpec, now: Timestamp) -> Option<Problem> {
 
 /// What no empty machine could hold would wait for ever.
 pub(super) fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
-    if reason::fits(needs, machine) {
+    if fits(needs, machine) {
         return None;
     }
     let path = if needs.cpus > machine.cpus { "resources.cpus" } else { "resources.gpus" };

@@ -7,6 +7,7 @@ mod checkpoints;
 mod control;
 mod daemon;
 mod error;
+mod queues;
 mod removal;
 mod schedules;
 
@@ -33,6 +34,7 @@ pub use checkpoints::{
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
+pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
 
@@ -77,6 +79,18 @@ pub struct DryRunView {
     /// What it would wait for. Absent when that is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<AfterView>,
+    /// What would become of it now.
+    #[serde(default)]
+    pub placement: Option<PlacementView>,
+}
+
+/// What would become of a job that is submitted now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementView {
+    /// What it would wait for, in a line.
+    pub reason: String,
+    /// When it would start at the latest, if nothing more urgent comes and jobs run as long as their time limits allow; null where one without a limit is before it.
+    pub starts_by: Option<Timestamp>,
 }
 
 /// A job: cli.md's "JSON of a job", and what its `show` needs besides.
@@ -393,6 +407,10 @@ pub struct WhyView {
     pub state: String,
     /// Why it is where it is, in a line; never null.
     pub reason: String,
+    /// When a job that waits for its turn starts at the latest, if nothing more urgent comes and jobs run as long as their time limits allow; null where one without a limit is before it, or too
+    /// many are.
+    #[serde(default)]
+    pub starts_by: Option<Timestamp>,
     /// What to do about it.
     pub hint: Option<String>,
 }

@@ -129,6 +129,8 @@ verbs! {
     Checkpoint => checkpoint,
     /// Run a job again and again: add, list, show, preview and remove schedules
     Schedule => schedule,
+    /// Say how much of the machine a queue's jobs may have: list, set, pause, resume, drain and remove queues
+    Queue => queue,
     /// Write and check job specs
     Spec => spec,
     /// Ask for the daemon, or stop it

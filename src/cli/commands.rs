@@ -15,6 +15,7 @@ pub mod ls;
 pub mod pause;
 pub mod plot;
 pub mod pull;
+pub mod queue;
 pub mod release;
 pub mod resume;
 pub mod retry;

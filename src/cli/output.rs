@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod logs;
 pub mod plot;
 pub mod pull;
+pub mod queues;
 pub mod removal;
 pub mod schedules;
 pub mod table;

@@ -44,6 +44,8 @@ pub struct Overlay<'a> {
     pub set: &'a [String],
     /// `--name`.
     pub name: Option<&'a str>,
+    /// `--queue`.
+    pub queue: Option<&'a str>,
     /// `--label key=value`.
     pub labels: &'a [(String, String)],
     /// Flags with whole numbers: the flag, the key, the number.
@@ -133,6 +135,9 @@ pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environmen
     }
     if let Some(name) = overlay.name {
         document.set_text("--name", &["name"], name);
+    }
+    if let Some(queue) = overlay.queue {
+        document.set_text("--queue", &["queue"], queue);
     }
     for (key, value) in overlay.labels {
         document.set_text("--label", &["labels", key], value);

@@ -83,6 +83,7 @@ fn flags_lie_over_the_file() {
         .load(&Overlay {
             set: &["train.seed=7".into(), "train.optimizer.learning_rate=0.1".into()],
             name: Some("other"),
+            queue: Some("night"),
             labels: &[("team.eu".into(), "a b".into())],
             begin: None,
             concurrency_key: Some("nightly"),
@@ -102,6 +103,7 @@ fn flags_lie_over_the_file() {
         })
         .unwrap();
     assert_eq!((spec.name.as_str(), spec.priority, spec.resources.cpus, spec.resources.gpus), ("other", 9, 2, 0));
+    assert_eq!(spec.queue, "night");
     assert_eq!(spec.labels.get("team.eu").map(String::as_str), Some("a b"));
     let Work::Train(train) = &spec.work else { panic!("{spec:?}") };
     assert_eq!(train.seed, 7);

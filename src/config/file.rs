@@ -23,6 +23,8 @@ pub struct SettingsFile {
     pub commands: CommandsSection,
     /// What is refused for being too much.
     pub limits: LimitsSection,
+    /// The order of the queue.
+    pub scheduler: SchedulerSection,
     /// How long finished jobs are kept.
     pub retention: RetentionSection,
     /// The daemon's own log.
@@ -156,6 +158,27 @@ pub struct CommandsSection {
 impl Default for CommandsSection {
     fn default() -> Self {
         Self { enabled: true, users: Vec::new(), executable: None }
+    }
+}
+
+/// The order of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerSection {
+    /// Points of priority that a user who has used everything lately stands further back; 0 for none.
+    #[schemars(range(max = 100))]
+    pub fair_share_points: u32,
+    /// Hours in which use counts half as much.
+    #[schemars(range(min = 1, max = 8760))]
+    pub fair_share_half_life_hours: u32,
+    /// Cores that a GPU counts for.
+    #[schemars(range(max = 10_000))]
+    pub fair_share_gpu_cores: u32,
+}
+
+impl Default for SchedulerSection {
+    fn default() -> Self {
+        Self { fair_share_points: 10, fair_share_half_life_hours: 168, fair_share_gpu_cores: 16 }
     }
 }
 

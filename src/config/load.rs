@@ -10,8 +10,8 @@ use std::{
 use mlctl_artifacts::uri::is_bucket;
 
 use super::{
-    CommandSettings, Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, Settings, StorageSettings,
-    WorkerSettings,
+    CommandSettings, Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, SchedulerSettings,
+    Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
     file::{ClientFile, OutputForm, S3Section, SettingsFile},
 };
@@ -152,7 +152,7 @@ fn default_places(environment: &Environment) -> Option<Places> {
 
 /// The file's values, and what follows from places for those it leaves out. `programs` is the folder with the workers' programs; without it, PATH says where they are.
 pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Path>) -> Settings {
-    let SettingsFile { daemon, storage, workers, commands, limits, retention, log } = file;
+    let SettingsFile { daemon, storage, workers, commands, limits, scheduler, retention, log } = file;
     let program = |set: &Option<PathBuf>, name: &str| {
         set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
     };
@@ -192,6 +192,11 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             max_queued: limits.max_queued,
             max_spec_bytes: limits.max_spec_bytes,
             max_array: limits.max_array,
+        },
+        scheduler: SchedulerSettings {
+            fair_share_points: scheduler.fair_share_points,
+            fair_share_half_life_hours: scheduler.fair_share_half_life_hours,
+            fair_share_gpu_cores: scheduler.fair_share_gpu_cores,
         },
         retention: RetentionSettings { finished_days: retention.finished_days, finished_jobs: retention.finished_jobs },
         log: LogSettings { level: log.level.clone(), format: log.format },

@@ -31,6 +31,8 @@ pub struct Settings {
     pub commands: CommandSettings,
     /// What is refused for being too much.
     pub limits: LimitSettings,
+    /// The order of the queue.
+    pub scheduler: SchedulerSettings,
     /// How long finished jobs are kept.
     pub retention: RetentionSettings,
     /// The daemon's own log.
@@ -99,6 +101,17 @@ pub struct CommandSettings {
     pub users: Vec<String>,
     /// The program that runs them.
     pub executable: PathBuf,
+}
+
+/// The order of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchedulerSettings {
+    /// Points of priority that a user who has used everything lately stands further back; 0 for none.
+    pub fair_share_points: u32,
+    /// Hours in which use counts half as much.
+    pub fair_share_half_life_hours: u32,
+    /// Cores that a GPU counts for.
+    pub fair_share_gpu_cores: u32,
 }
 
 /// What is refused for being too much.

@@ -26,10 +26,10 @@ use super::{
 };
 use crate::{
     api::{self, Api},
-    config::Settings,
-    domain::{Clock, retention::Retention},
+    config::{SchedulerSettings, Settings},
+    domain::{Clock, retention::Retention, share::FairShare},
     scheduler::{
-        self, Scheduler,
+        self, Observer, Scheduler,
         cron::{self, Cron},
         deadlines::{self, Deadlines},
         retention::{self, Keeper},
@@ -156,9 +156,11 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let audience = if settings.group_access { Audience::Group } else { Audience::Owner };
     let (workers, _workers_bound) = socket::listen(&settings.workers_socket, Audience::Owner)?;
     let (clients, _clients_bound) = socket::listen(&settings.socket, audience)?;
+    let observer = Observer::new(store.clone(), handle.clone(), share(&settings.scheduler));
     let api_parts = api::Parts {
         store: store.clone(),
         supervisor: handle.clone(),
+        observer: observer.clone(),
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
@@ -173,7 +175,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     };
     let deadlines = Deadlines { store: store.clone(), clock: clock.clone() };
     let min_run = Duration::from_secs(settings.workers.min_run_seconds.into());
-    let scheduler = Scheduler { store: store.clone(), supervisor: handle, clock, min_run };
+    let scheduler = Scheduler { store: store.clone(), supervisor: handle, observer, clock, min_run };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let running = vec![
         Part::spawn("api", api.run(clients)),
@@ -195,6 +197,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     }
     info!("mld has stopped; workers go on");
     outcome
+}
+
+/// How much use counts in the line.
+const fn share(settings: &SchedulerSettings) -> FairShare {
+    FairShare {
+        points: settings.fair_share_points,
+        half_life_hours: settings.fair_share_half_life_hours,
+        gpu_cores: settings.fair_share_gpu_cores,
+    }
 }
 
 /// A task that lives as long as the daemon.

@@ -143,6 +143,8 @@ pub struct NeverMet {
 pub struct Edit {
     /// The priority, 0 to 100.
     pub priority: Option<u8>,
+    /// The queue.
+    pub queue: Option<String>,
     /// Labels by key; none takes the label away.
     pub labels: BTreeMap<String, Option<String>>,
     /// When it may run, for how long, and how often it is tried.
@@ -398,6 +400,9 @@ pub enum Event {
         by: Uid,
         /// The priority from now on, if that was changed.
         priority: Option<u8>,
+        /// The queue from now on, if that was changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        queue: Option<String>,
         /// All labels from now on, if they were changed.
         labels: Option<BTreeMap<String, String>>,
         /// What of its terms was changed.

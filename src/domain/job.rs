@@ -51,7 +51,7 @@ pub struct Job {
     pub kind: String,
     /// Who submitted it.
     pub user: Uid,
-    /// The queue it stands in; `default` until there are others.
+    /// The queue it stands in.
     pub queue: String,
     /// 0 to 100, higher first.
     pub priority: u8,

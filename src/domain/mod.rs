@@ -8,10 +8,12 @@ pub mod dependency;
 pub mod event;
 pub mod filter;
 pub mod job;
+pub mod queue;
 pub mod retention;
 pub mod retry;
 pub mod rules;
 pub mod schedule;
+pub mod share;
 pub mod state;
 
 pub use causes::causes;

@@ -253,8 +253,8 @@ fn granted(mut job: Job, event: &Event) -> Result<Job, &'static str> {
             }
             dependency::queued(&mut job, not_before);
         }
-        (_, Event::Edited { priority, labels, terms, .. }) => {
-            return edit::apply(job, *priority, labels.as_ref(), terms);
+        (_, Event::Edited { priority, queue, labels, terms, .. }) => {
+            return edit::apply(job, (*priority, queue.as_ref()), labels.as_ref(), terms);
         }
         (state, _) => return Err(state.name()),
     }

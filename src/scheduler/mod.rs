@@ -5,12 +5,19 @@ pub mod cron;
 #[cfg(test)]
 mod cron_tests;
 pub mod deadlines;
+mod observer;
+mod outlook;
 mod plan;
+mod pool;
 mod preempt;
 pub mod retention;
 mod run;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Plan, plan};
+pub use observer::Observer;
+pub use outlook::{Outlook, Turn};
+pub use plan::{Obstacle, Plan, Shared, plan};
 pub use run::{Scheduler, run};
+pub use snapshot::Snapshot;

@@ -1,119 +1,218 @@
-//! The choice of the jobs to start: data in, data out. Called by the scheduler's loop. No clock, no store.
+//! The choice of the jobs to start: data in, data out. Called by the scheduler's loop, and by whoever explains it. No clock, no store.
 //!
-//! The rule: jobs start strictly in the order given (see [`Ready::rank`]). The first one that does not fit into what is free holds back all behind it, so a large
-//! job is never starved by small ones that would slip past it. A job that no empty machine could hold is skipped: it would hold everybody back for ever. (A
-//! submit refuses such a job; one can still be there when the machine's limits were lowered later.)
+//! The rules, for jobs in the order of the queue (see [`Ready::rank`]):
 //!
-//! Nobody starves: an hour of waiting is worth a point of priority, so that a job is overtaken only by jobs that begin to wait within so many hours after it as they have points more,
-//! which is 100 hours at most.
+//! 1. One that no empty machine, or not even its queue alone, could hold is left out: it would hold everybody back for ever. (A submit refuses such a job; one can still be there when
+//!    limits were lowered later.) One whose queue is paused is left out too.
+//! 2. One that finds room in what it shares with others (the machine, its queue, its user's part of the queue) starts.
+//! 3. The first one that finds none has it reserved: by the time limits of those that run it is known when enough will be free at the latest, and if they have none, what is free of it is kept for
+//!    it. Those behind it start only if they end before that, or need nothing that it needs. So small jobs fill the gaps, and none delays the reserved one. CPU jobs never wait for a GPU.
+//! 4. In a strict queue, those behind it in the same queue wait in any case.
+//!
+//! Nobody starves: an hour of waiting is worth a point of priority, so that a job is overtaken in the order only by those that begin to wait within so many hours after it as they have points
+//! more, which is 100 hours at most, and as many more as fair share has points; and who is first in the order is delayed by nobody behind it.
 
-use mlctl_protocol::{JobId, spec::Resources};
+use std::collections::BTreeMap;
 
-use crate::store::Ready;
+use jiff::{SignedDuration, Timestamp};
+use mlctl_protocol::JobId;
+
+use super::{
+    pool::{Amount, Pool, Reserved, Room},
+    snapshot::Snapshot,
+};
+use crate::{
+    domain::{
+        Uid,
+        queue::{Flow, Order, Queue},
+    },
+    store::{Ready, Running},
+};
 
 /// What to do with the jobs that are ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// To be started, in this order.
     pub start: Vec<JobId>,
-    /// Too large for this machine even when it is empty.
-    pub too_large: Vec<JobId>,
+    /// Why the others are not, in the order of the queue.
+    pub wait: Vec<(JobId, Obstacle)>,
+    /// The first one that waits for the machine itself.
+    pub head: Option<JobId>,
 }
 
-/// Chooses among `ready`, which is in the order in which jobs should start.
+/// Why a job does not start now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It could never have what it needs of this.
+    TooLarge(Shared),
+    /// Its queue is paused.
+    Paused,
+    /// Its queue is strict, and this one is before it.
+    Behind(JobId),
+    /// Not enough is free.
+    Full {
+        /// Of what.
+        of: Shared,
+        /// For whom it is kept when it is free; itself where nobody is before it.
+        first: JobId,
+        /// When that one starts at the latest, where that is known.
+        at: Option<Timestamp>,
+    },
+    /// Enough is free, and it would delay another.
+    Kept {
+        /// Of what.
+        of: Shared,
+        /// Whom.
+        first: JobId,
+        /// When that one starts at the latest, where that is known.
+        at: Option<Timestamp>,
+    },
+}
+
+/// What jobs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shared {
+    /// The number of jobs that a user may run in the queue.
+    User,
+    /// What the queue may have.
+    Queue,
+    /// The machine.
+    Machine,
+}
+
+/// Chooses among the jobs that are ready.
 #[must_use]
-pub fn plan(ready: &[Ready], mut free: Resources, machine: &Resources) -> Plan {
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut line = Line::new(snapshot);
     let mut plan = Plan::default();
-    for job in ready {
-        if job.cpus > machine.cpus || job.gpus > machine.gpus {
-            plan.too_large.push(job.id);
-        } else if job.cpus > free.cpus || job.gpus > free.gpus {
-            break;
-        } else {
-            free.cpus -= job.cpus;
-            free.gpus -= job.gpus;
-            plan.start.push(job.id);
+    for job in &snapshot.ready {
+        match line.look(job) {
+            None => plan.start.push(job.id),
+            Some(obstacle) => {
+                if matches!(obstacle, Obstacle::Full { of: Shared::Machine, .. }) {
+                    plan.head.get_or_insert(job.id);
+                }
+                plan.wait.push((job.id, obstacle));
+            }
         }
     }
     plan
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// What a job occupies of everything it shares.
+pub(super) const fn needs(cpus: u32, gpus: u32) -> Amount {
+    Amount { jobs: 1, cpus, gpus }
+}
 
-    use super::*;
-    use crate::domain::Uid;
+/// When it has ended, if it starts now.
+fn ends_by(job: &Ready, now: Timestamp) -> Option<Timestamp> {
+    now.checked_add(SignedDuration::from_secs(job.limit_seconds?.into())).ok()
+}
 
-    fn ready(jobs: &[(u32, u32)]) -> Vec<Ready> {
-        let numbered = (1..).zip(jobs);
-        let of = |(id, (cpus, gpus)): (u64, &(u32, u32))| Ready {
-            id: JobId(id),
-            queue: "default".into(),
-            user: Uid(0),
-            priority: 50,
-            rank: 0,
-            cpus: *cpus,
-            gpus: *gpus,
+/// The line of those who want to start, while it is gone through.
+struct Line<'a> {
+    now: Timestamp,
+    queues: &'a BTreeMap<String, Queue>,
+    machine: Pool,
+    of_queues: BTreeMap<&'a str, Pool>,
+    of_users: BTreeMap<(&'a str, Uid), Pool>,
+    /// The strict queues in which a job waits, and which one.
+    closed: BTreeMap<&'a str, JobId>,
+}
+
+impl<'a> Line<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let Snapshot { now, machine, free, running, queues, .. } = snapshot;
+        let all = |jobs, (cpus, gpus): (u32, u32)| Amount { jobs, cpus, gpus };
+        let mut line = Line {
+            now: *now,
+            queues,
+            machine: Pool::new(all(u32::MAX, (machine.cpus, machine.gpus))),
+            of_queues: BTreeMap::new(),
+            of_users: BTreeMap::new(),
+            closed: BTreeMap::new(),
         };
-        numbered.map(of).collect()
+        for Running { queue, user, cpus, gpus, ends_by, .. } in running {
+            line.open(queue, *user);
+            let ends_by = ends_by.map(|end| end.max(*now));
+            line.pools(queue, *user).for_each(|(_, pool)| pool.take(needs(*cpus, *gpus), ends_by));
+        }
+        // What is still occupied by one that has ended, or by one that is being started.
+        line.machine.cap(all(u32::MAX, (free.cpus, free.gpus)));
+        line
     }
 
-    fn of(cpus: u32, gpus: u32) -> Resources {
-        Resources { cpus, gpus }
-    }
-
-    fn ids(ids: &[u64]) -> Vec<JobId> {
-        ids.iter().copied().map(JobId).collect()
-    }
-
-    #[test]
-    fn jobs_start_in_order_until_one_does_not_fit() {
-        // jobs, free -> started, too large; the machine has 4 cores and 1 GPU
-        type Case<'a> = (&'a [(u32, u32)], (u32, u32), &'a [u64], &'a [u64]);
-        let cases: [Case<'_>; 10] = [
-            (&[], (4, 1), &[], &[]),
-            (&[(1, 0)], (4, 1), &[1], &[]),
-            (&[(2, 0), (2, 0)], (4, 1), &[1, 2], &[]),
-            (&[(2, 0), (2, 0), (1, 0)], (4, 1), &[1, 2], &[]),
-            (&[(3, 0), (2, 0), (1, 0)], (4, 1), &[1], &[]),
-            (&[(1, 1), (1, 1), (1, 0)], (4, 1), &[1], &[]),
-            (&[(4, 0)], (3, 1), &[], &[]),
-            (&[(5, 0), (1, 0)], (4, 1), &[2], &[1]),
-            (&[(1, 2), (5, 0), (4, 0), (1, 0)], (4, 1), &[3], &[1, 2]),
-            (&[(1, 0)], (0, 0), &[], &[]),
-        ];
-        for (jobs, free, start, too_large) in cases {
-            let expected = Plan { start: ids(start), too_large: ids(too_large) };
-            assert_eq!(plan(&ready(jobs), of(free.0, free.1), &of(4, 1)), expected, "{jobs:?} {free:?}");
+    /// Has the pools of a queue and a user ready, where there are limits.
+    fn open(&mut self, queue: &'a str, user: Uid) {
+        let Some(Queue { limits, .. }) = self.queues.get(queue) else { return };
+        if limits.running.is_some() || limits.cpus.is_some() || limits.gpus.is_some() {
+            let most = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+            let whole = Amount { jobs: most(limits.running), cpus: most(limits.cpus), gpus: most(limits.gpus) };
+            self.of_queues.entry(queue).or_insert_with(|| Pool::new(whole));
+        }
+        if let Some(jobs) = limits.per_user {
+            let whole = Amount { jobs, cpus: u32::MAX, gpus: u32::MAX };
+            self.of_users.entry((queue, user)).or_insert_with(|| Pool::new(whole));
         }
     }
 
-    proptest! {
-        #[test]
-        fn never_over_capacity_always_in_order_and_nobody_slips_past(
-            jobs in prop::collection::vec((0_u32..12, 0_u32..4), 0..40),
-            free in (0_u32..9, 0_u32..3),
-            machine in (0_u32..9, 0_u32..3),
-        ) {
-            let (free, machine) = (of(free.0.min(machine.0), free.1.min(machine.1)), of(machine.0, machine.1));
-            let jobs = ready(&jobs);
-            let plan = plan(&jobs, free.clone(), &machine);
-            let started: Vec<&Ready> = jobs.iter().filter(|job| plan.start.contains(&job.id)).collect();
-            prop_assert!(started.iter().map(|job| job.cpus).sum::<u32>() <= free.cpus);
-            prop_assert!(started.iter().map(|job| job.gpus).sum::<u32>() <= free.gpus);
-            prop_assert_eq!(started.iter().map(|job| job.id).collect::<Vec<_>>(), plan.start.clone(), "in order");
-            // All that could ever run, up to the last started, are started: nobody was overtaken.
-            let possible: Vec<JobId> = jobs
-                .iter()
-                .filter(|job| job.cpus <= machine.cpus && job.gpus <= machine.gpus)
-                .map(|job| job.id)
-                .collect();
-            prop_assert_eq!(&possible[..plan.start.len()], &plan.start[..]);
-            // An empty machine always starts something, if there is anything it could ever run.
-            if free == machine && !possible.is_empty() {
-                prop_assert!(!plan.start.is_empty());
-            }
+    /// All that a job shares with others, the narrowest first.
+    fn pools<'l>(
+        &'l mut self,
+        queue: &'a str,
+        user: Uid,
+    ) -> impl Iterator<Item = (Shared, &'l mut Pool)> + use<'l, 'a> {
+        let of_user = self.of_users.get_mut(&(queue, user)).map(|pool| (Shared::User, pool));
+        let of_queue = self.of_queues.get_mut(queue).map(|pool| (Shared::Queue, pool));
+        of_user.into_iter().chain(of_queue).chain([(Shared::Machine, &mut self.machine)])
+    }
+
+    /// Lets a job start, which is then part of what is taken, or says what is in its way.
+    fn look(&mut self, job: &'a Ready) -> Option<Obstacle> {
+        let (queue, user, needs, ends_by) =
+            (job.queue.as_str(), job.user, needs(job.cpus, job.gpus), ends_by(job, self.now));
+        self.open(queue, user);
+        if let Some((of, _)) = self.pools(queue, user).find(|(_, pool)| !pool.could_hold(needs)) {
+            return Some(Obstacle::TooLarge(of));
         }
+        let rules = self.queues.get(queue);
+        if rules.is_some_and(|queue| queue.flow == Flow::Paused) {
+            return Some(Obstacle::Paused);
+        }
+        if let Some(first) = self.closed.get(queue) {
+            return Some(Obstacle::Behind(*first));
+        }
+        let found = self.pools(queue, user).find_map(|(of, pool)| match pool.look(needs, ends_by) {
+            Room::Enough => None,
+            room => Some((of, room)),
+        });
+        let Some((of, room)) = found else {
+            self.pools(queue, user).for_each(|(_, pool)| pool.take(needs, ends_by));
+            return None;
+        };
+        // One that only waits for its own user's jobs holds back nobody else.
+        if of != Shared::User && rules.is_some_and(|queue| queue.order == Order::Strict) {
+            self.closed.insert(queue, job.id);
+        }
+        let Reserved { job: first, at, .. } = self.reserve(job, of)?;
+        Some(match room {
+            Room::Kept => Obstacle::Kept { of, first, at },
+            Room::Full | Room::Enough => Obstacle::Full { of, first, at },
+        })
+    }
+
+    /// Keeps for a job what it waits for, and its place in all that is narrower: who took that meanwhile would delay it too. Returns what is kept there, for it or one before it.
+    fn reserve(&mut self, job: &'a Ready, of: Shared) -> Option<Reserved> {
+        let (needs, now) = (needs(job.cpus, job.gpus), self.now);
+        let concerned = |(shared, _): &(Shared, &mut Pool)| *shared <= of;
+        if self.pools(&job.queue, job.user).filter(concerned).any(|(_, pool)| pool.reserved().is_none()) {
+            let at = self.pools(&job.queue, job.user).find(|(shared, _)| *shared == of)?.1.opens_at(needs, now);
+            self.pools(&job.queue, job.user).filter(concerned).for_each(|(_, pool)| pool.reserve(job.id, needs, at));
+        }
+        self.pools(&job.queue, job.user).filter(concerned).last()?.1.reserved().copied()
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

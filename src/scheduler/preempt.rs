@@ -1,13 +1,15 @@
 //! Who makes way for a more urgent job: data in, data out, and the scheduler's step around it. Called by the loop when nothing more fits. No process, no SQL; that a job may be asked at all,
 //! and only once, is the state machine's to know.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{JobId, spec::Resources};
 use tracing::info;
 
-use super::Scheduler;
+use super::{Plan, Scheduler, Snapshot};
 use crate::{
-    domain::{Job, JobState, MICROSECONDS_A_POINT},
+    domain::{Job, JobState, MICROSECONDS_A_POINT, Uid},
     store::{Ready, StoreError},
 };
 
@@ -24,12 +26,18 @@ pub struct Way {
 /// disturbed in vain. Else preemptible jobs of lower priority that have run for `least`, the lowest priority first and of these the one that was started last, which has done the least; and none that turns
 /// out not to be needed.
 #[must_use]
-pub fn way(head: &Ready, free: &Resources, running: &[Job], least: SignedDuration, now: Timestamp) -> Way {
+pub fn way(
+    head: &Ready,
+    free: &Resources,
+    running: &[Job],
+    setbacks: &BTreeMap<Uid, i64>,
+    (least, now): (SignedDuration, Timestamp),
+) -> Way {
     let mut have = free.clone();
     for job in running.iter().filter(|job| is_leaving(job)) {
         add(&mut have, &job.resources);
     }
-    let mut may: Vec<&Job> = running.iter().filter(|job| !is_leaving(job) && goes_after(job, head)).collect();
+    let mut may: Vec<&Job> = running.iter().filter(|job| !is_leaving(job) && goes_after(job, setbacks, head)).collect();
     let all = may.iter().fold(have.clone(), |mut all, job| {
         add(&mut all, &job.resources);
         all
@@ -73,9 +81,10 @@ const fn needs(head: &Ready) -> Resources {
 }
 
 /// Whether it may be asked, and would be behind `head` when it waits again. It has waited since its submit at the earliest: its place is this one or a later one.
-fn goes_after(job: &Job, head: &Ready) -> bool {
+fn goes_after(job: &Job, setbacks: &BTreeMap<Uid, i64>, head: &Ready) -> bool {
     let points = i64::from(job.priority).saturating_mul(MICROSECONDS_A_POINT);
     let rank = job.submitted_at.as_microsecond().saturating_sub(points);
+    let rank = rank.saturating_add(setbacks.get(&job.user).copied().unwrap_or_default());
     job.preemptible && job.priority < head.priority && rank > head.rank
 }
 
@@ -99,18 +108,13 @@ fn less(have: &Resources, less: &Resources) -> Option<Resources> {
 
 impl Scheduler {
     /// Asks jobs to make way for the first in line, where it does not fit and they may be asked. Returns when somebody could be asked who has not run long enough yet.
-    pub(super) async fn make_way(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        if !self.supervisor.has_preemptible() {
-            return Ok(None);
-        }
-        let machine = self.supervisor.machine();
-        let first = self.store.ready(now, 1).await?;
-        // One that is too large for the machine holds nobody back.
-        let first = first.into_iter().find(|job| job.cpus <= machine.cpus && job.gpus <= machine.gpus);
-        let Some(head) = first else { return Ok(None) };
+    pub(super) async fn make_way(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Option<Timestamp>, StoreError> {
+        let head = snapshot.ready.iter().find(|job| plan.head == Some(job.id));
+        let Some(head) = head.filter(|_| self.supervisor.has_preemptible()) else { return Ok(None) };
         let running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
         let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
-        let Way { victims, later } = way(&head, &self.supervisor.free(), &running, least, now);
+        let Way { victims, later } =
+            way(head, &self.supervisor.free(), &running, &snapshot.setbacks, (least, snapshot.now));
         for victim in victims {
             match self.supervisor.preempt(victim, head.id).await {
                 Ok(_) => {

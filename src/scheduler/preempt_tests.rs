@@ -25,7 +25,7 @@ fn waiting(id: u64, priority: u8, (cpus, gpus): (u32, u32)) -> Job {
 /// The first in line, as one that began to wait at the beginning.
 fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
     let rank = at(0).as_microsecond() - i64::from(priority) * MICROSECONDS_A_POINT;
-    Ready { id: JobId(99), queue: "default".into(), user: Uid(1), priority, rank, cpus, gpus }
+    Ready { id: JobId(99), queue: "default".into(), user: Uid(1), priority, rank, cpus, gpus, limit_seconds: None }
 }
 
 /// One that runs since a moment, and may be asked.
@@ -70,7 +70,7 @@ fn the_least_are_asked_and_nobody_in_vain() {
     ];
     for (what, needs, free, running, victims, later) in cases {
         let free = Resources { cpus: free.0, gpus: free.1 };
-        let found = way(&first(50, needs), &free, &running, LEAST, at(100));
+        let found = way(&first(50, needs), &free, &running, &BTreeMap::new(), (LEAST, at(100)));
         let expected = Way { victims: victims.iter().copied().map(JobId).collect(), later: later.map(at) };
         assert_eq!(found, expected, "{what}");
     }
@@ -89,7 +89,7 @@ proptest! {
         }).collect();
         let head = first(50, needs);
         let mut have = Resources { cpus: free.0, gpus: free.1 };
-        let Way { victims, later } = way(&head, &have, &jobs, LEAST, at(120));
+        let Way { victims, later } = way(&head, &have, &jobs, &BTreeMap::new(), (LEAST, at(120)));
         prop_assert!(victims.is_empty() || later.is_none());
         jobs.iter().filter(|job| is_leaving(job)).for_each(|job| add(&mut have, &job.resources));
         prop_assert!(victims.is_empty() || !fits(&super::needs(&head), &have), "what is free would do");

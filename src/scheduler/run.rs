@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use mlctl_protocol::JobId;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::plan::plan;
+use super::{Observer, plan::plan};
 use crate::{
     domain::{Clock, causes},
     store::{Store, StoreError},
@@ -29,6 +29,8 @@ pub struct Scheduler {
     pub store: Store,
     /// Who starts attempts.
     pub supervisor: Handle,
+    /// Who looks at the queue.
+    pub observer: Observer,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// So long a job runs before it is asked to make way: that a device changes hands all the time helps nobody.
@@ -39,10 +41,12 @@ pub struct Scheduler {
 pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
     let mut changes = scheduler.store.changes();
     let mut freed = scheduler.supervisor.freed();
+    let mut queues = scheduler.store.queue_changes();
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
         freed.mark_unchanged();
+        queues.mark_unchanged();
         let wait = scheduler.round().await.unwrap_or_else(|error| {
             warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
             Wait::Pause
@@ -56,6 +60,7 @@ pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
                     tokio::select! {
                         _ = changes.changed() => {}
                         _ = freed.changed() => {}
+                        _ = queues.changed() => {}
                         () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
                     }
                 }
@@ -79,20 +84,18 @@ enum Wait {
 impl Scheduler {
     /// Starts what fits.
     async fn round(&self) -> Result<Wait, StoreError> {
-        let (free, machine) = (self.supervisor.free(), self.supervisor.machine());
         // Every job takes a core.
+        let free = self.supervisor.free();
         if free.cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
         let now = self.clock.now();
-        let ready = self.store.ready(now, free.cpus).await?;
-        let plan = plan(&ready, free, &machine);
-        if !plan.too_large.is_empty() {
-            debug!(jobs = plan.too_large.len(), "some jobs need more than this machine has");
-        }
+        // Of a class, as many as could start, and the one behind them.
+        let snapshot = self.observer.look(now, free.cpus.saturating_add(1)).await?;
+        let plan = plan(&snapshot);
         let claims = join_all(plan.start.iter().map(|job| self.start(*job))).await;
         claims.into_iter().collect::<Result<Vec<()>, _>>()?;
-        let later = self.make_way(now).await?;
+        let later = self.make_way(&snapshot, &plan).await?;
         if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }

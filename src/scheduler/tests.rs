@@ -16,15 +16,18 @@ use mlctl_protocol::{JobId, JobSpec, launch::Launch, spec::Resources};
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Scheduler, run};
+use super::{Observer, Scheduler, run};
 use crate::{
-    domain::{Clock, Uid, event::ProcessIdentity},
+    domain::{Clock, Uid, event::ProcessIdentity, share::FairShare},
     store::{NewJob, Store},
     supervisor::{
         Config, Limits, LogBounds, Parts, Supervisor,
         executor::{Ended, Executor, Found, Program, Signal, StartError, Worker},
     },
 };
+
+/// Use counts for nothing here.
+const SHARE: FairShare = FairShare { points: 0, half_life_hours: 1, gpu_cores: 1 };
 
 const CEILING: Duration = Duration::from_secs(30);
 
@@ -121,6 +124,7 @@ impl Room {
         let scheduler = Scheduler {
             store: store.clone(),
             supervisor: supervisor.handle(),
+            observer: Observer::new(store.clone(), supervisor.handle(), SHARE),
             clock: Arc::new(TestClock),
             min_run: Duration::ZERO,
         };

@@ -14,15 +14,14 @@ use super::{
     error::Fault,
     members::PreparedArray,
     rows::{RowError, integer},
-    types::{Beat, Claimed, NewJob, NewSchedule, Schedule, Submitted},
+    types::{Beat, Claimed, NewJob, NewSchedule, QueueRow, Schedule, Submitted},
 };
 use crate::domain::{
-    Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid, rules,
+    Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid,
+    queue::QueueEdit,
+    rules,
     schedule::{Tick, Turn},
 };
-
-/// The queue of a job that names none; there are no others yet.
-const DEFAULT_QUEUE: &str = "default";
 
 /// A job ready to be kept: everything that can be made of it without the database is made by who submits, not by the writer.
 pub(super) struct Prepared {
@@ -32,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) asked: String,
     pub(super) event: Event,
     pub(super) body: String,
+    /// How long an attempt may run, in seconds, as the spec has it.
+    pub(super) limit_seconds: Option<u32>,
     pub(super) hold: Option<Hold>,
 }
 
@@ -42,12 +43,13 @@ impl Prepared {
         let NewJob { spec, user, key, asked, hold } = new;
         let json = serde_json::to_string(&spec)?;
         let digest = blake3::hash(json.as_bytes());
+        let limit_seconds = spec.time.limit_seconds;
         let asked = asked.unwrap_or(digest).to_hex().to_string();
         let event = Event::Submitted {
             name: spec.name,
             kind: spec.work.kind().to_owned(),
             user,
-            queue: DEFAULT_QUEUE.to_owned(),
+            queue: spec.queue,
             priority: spec.priority,
             labels: spec.labels,
             resources: spec.resources,
@@ -61,7 +63,7 @@ impl Prepared {
             after: awaited(&spec.after, spec.after_failed)?,
         };
         let body = serde_json::to_string(&event)?;
-        Ok(Self { user, key, spec: json, asked, event, body, hold })
+        Ok(Self { user, key, spec: json, asked, event, body, limit_seconds, hold })
     }
 }
 
@@ -243,6 +245,16 @@ pub(super) enum Ask {
         uris: Vec<String>,
         reply: Reply<()>,
     },
+    EditQueue {
+        name: String,
+        edit: QueueEdit,
+        by: Uid,
+        reply: Reply<QueueRow>,
+    },
+    RemoveQueue {
+        name: String,
+        reply: Reply<QueueRow>,
+    },
     AddSchedule {
         schedule: Box<PreparedSchedule>,
         reply: Reply<bool>,
@@ -263,6 +275,11 @@ impl Ask {
         matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. })
     }
 
+    /// Whether a queue may be another afterwards.
+    pub(super) const fn changes_queues(&self) -> bool {
+        matches!(self, Self::EditQueue { .. } | Self::RemoveQueue { .. })
+    }
+
     /// Sends the staged answer.
     pub(super) fn send(self) {
         match self {
@@ -279,6 +296,7 @@ impl Ask {
             | Self::Settle { reply }
             | Self::Forget { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
+            Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } => reply.send(),
             Self::Turn { reply, .. } => reply.send(),
         }
@@ -300,6 +318,7 @@ impl Ask {
             | Self::Settle { reply }
             | Self::Forget { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
+            Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
         }

@@ -38,7 +38,7 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
     let done = jobs(&mut snapshot, &mut problems).await;
     note(&mut problems, "table jobs", done);
     let done = counts(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table counters", done);
+    note(&mut problems, "table queue_counters", done);
     let done = arrays(&mut snapshot, &mut problems).await;
     note(&mut problems, "table array_counts", done);
     let done = gates(&mut snapshot, &mut problems).await;
@@ -223,11 +223,14 @@ fn differences(row: &Job, replayed: &Job) -> Result<String, serde_json::Error> {
 }
 
 async fn counts(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
-    let sql = "SELECT counters.state, counters.jobs, count(jobs.id) FROM counters LEFT JOIN jobs ON jobs.state = counters.state GROUP BY counters.state";
-    for (state, counted, there) in sqlx::query_as::<_, (String, i64, i64)>(sql).fetch_all(conn).await? {
-        if counted != there {
-            problems.push(format!("table counters: {counted} jobs {state} on record, and {there} are there"));
-        }
+    let sql = "SELECT queue, state, sum(counted), sum(there) FROM ( \
+                   SELECT queue, state, jobs AS counted, 0 AS there FROM queue_counters \
+                   UNION ALL SELECT queue, state, 0, count(*) FROM jobs GROUP BY queue, state) \
+               GROUP BY queue, state HAVING sum(counted) <> sum(there)";
+    for (queue, state, counted, there) in sqlx::query_as::<_, (String, String, i64, i64)>(sql).fetch_all(conn).await? {
+        problems.push(format!(
+            "table queue_counters: {counted} jobs {state} in queue {queue} on record, and {there} are there"
+        ));
     }
     Ok(())
 }

@@ -35,6 +35,20 @@ pub enum StoreError {
     /// There is one of that name, and it is not the same.
     #[error("there is a schedule {0} already, with another cron line, zone, job or user")]
     ScheduleExists(String),
+    /// There is no such queue.
+    #[error("no queue {0}")]
+    NoQueue(String),
+    /// There are as many queues as may be.
+    #[error("there are {0} queues, and no more may be")]
+    TooManyQueues(usize),
+    /// Jobs are in the queue that have not ended.
+    #[error("{jobs} jobs in queue {name} have not ended")]
+    QueueInUse {
+        /// The queue.
+        name: String,
+        /// How many.
+        jobs: u64,
+    },
     /// The name fits more than one job.
     #[error("the name {name:?} fits jobs {first} and {second}: use an id")]
     Ambiguous {

@@ -1,7 +1,5 @@
 //! What a group of commands writes, one statement a table. Filled by `unit`, which decides; here is only which columns a decision touches. Attempts are in `held`.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use mlctl_protocol::{JobId, progress::MetricPoint};
 use sqlx::SqliteConnection;
@@ -14,10 +12,12 @@ use super::{
     held::{self, HeldAttempt},
     ledger::Ledger,
     members::Arrays,
+    queues::{HeldQueues, Tally},
     removal::Removals,
     rows::{Cell, Rows, integer},
     timers::Timers,
     unit::{Held, settle::Settling},
+    usage::Usage,
 };
 use crate::domain::{Event, Fence, Intent, Job, JobState, Uid};
 
@@ -33,7 +33,8 @@ pub(super) struct Writes {
     superseded: Rows,
     points: Rows,
     pub(super) forgotten: Rows,
-    counters: BTreeMap<&'static str, i64>,
+    tally: Tally,
+    pub(super) usage: Usage,
     pub(super) arrays: Arrays,
     gates: Gates,
     pub(super) removals: Removals,
@@ -46,11 +47,12 @@ pub(super) struct Writes {
 pub(super) struct Others {
     pub(super) timers: Timers,
     pub(super) rungs: Rungs,
+    pub(super) queues: HeldQueues,
     pub(super) settling: Settling,
 }
 
 impl Writes {
-    pub(super) fn new_job(&mut self, job: &Job, spec: &str) -> Result<(), Fault> {
+    pub(super) fn new_job(&mut self, job: &Job, spec: &str, limit_seconds: Option<u32>) -> Result<(), Fault> {
         let not_before = start_time(&job.state);
         let waits = job.waits.as_ref().map(serde_json::to_string).transpose()?;
         let (array, gate) = (job.array.as_ref(), job.gate.as_ref());
@@ -85,10 +87,11 @@ impl Writes {
             not_before.max(Some(job.submitted_at)).into(),
             job.state.name().into(),
             waits.as_ref().into(),
+            limit_seconds.into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()]);
-        *self.counters.entry(job.state.name()).or_default() += 1;
+        self.tally.add(&job.queue, &job.state, 1);
         self.arrays.count(None, job);
         self.gates.touch(job);
         Ok(())
@@ -158,10 +161,11 @@ impl Writes {
             Cell::Int(i64::from(held.is_gated())),
             waits_anew(&stored.state, &job.state, now).into(),
             waits.as_ref().into(),
+            (job.queue != stored.queue).then_some(&job.queue).into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
-        *self.counters.entry(stored.state.name()).or_default() -= 1;
-        *self.counters.entry(job.state.name()).or_default() += 1;
+        self.tally.add(&stored.queue, &stored.state, -1);
+        self.tally.add(&job.queue, &job.state, 1);
         self.arrays.count(Some(stored), job);
         self.gates.touch(job);
         Ok(())
@@ -173,7 +177,7 @@ impl Writes {
         if job != stored {
             self.job(held, now)?;
         }
-        *self.counters.entry(job.state.name()).or_default() -= 1;
+        self.tally.add(&job.queue, &job.state, -1);
         self.arrays.leave(job);
         self.removals.add(job, event);
         Ok(())
@@ -225,7 +229,7 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
-        Others { timers, rungs, settling }: Others,
+        Others { timers, rungs, queues, settling }: Others,
     ) -> Result<(), Fault> {
         let mut batch = Batch::default();
         batch.write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
@@ -239,11 +243,9 @@ impl Writes {
         batch.sweep(conn, SUPERSEDED, self.superseded).await?;
         batch.write(conn, "metrics", POINTS, self.points).await?;
         batch.write(conn, "events", EVENTS, self.events).await?;
-        let mut counters = Rows::default();
-        for (state, change) in self.counters.into_iter().filter(|(_, change)| *change != 0) {
-            counters.push(&[state.into(), change.into()]);
-        }
-        batch.write(conn, "counters", COUNTERS, counters).await?;
+        self.tally.flush(conn, &mut batch).await?;
+        self.usage.flush(conn, &mut batch).await?;
+        queues.flush(conn, &mut batch).await?;
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;
         let is_all =
@@ -316,11 +318,11 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, planned_limit_seconds, attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
        value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
-       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, 0, 0
+       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, value ->> 28, 0, 0
 FROM jsonb_each(?)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?)";
@@ -338,7 +340,7 @@ UPDATE jobs SET
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
-    waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29
+    waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29, queue = coalesce(new.value ->> 30, queue)
 FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 
@@ -364,8 +366,5 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json
 const EVENTS: &str = "
 INSERT INTO events (id, at_us, job_id, body, hash)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4) FROM jsonb_each(?)";
-
-const COUNTERS: &str = "
-UPDATE counters SET jobs = counters.jobs + new.value ->> 1 FROM jsonb_each(?) AS new WHERE counters.state = new.value ->> 0";
 
 pub(super) const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";

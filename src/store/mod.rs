@@ -21,6 +21,7 @@ mod list;
 mod load;
 mod members;
 mod open;
+mod queues;
 mod read;
 mod removal;
 mod rows;
@@ -32,6 +33,7 @@ mod tests;
 mod timers;
 mod types;
 mod unit;
+mod usage;
 mod wal;
 mod writer;
 
@@ -55,9 +57,11 @@ use self::{
 };
 pub use self::{
     error::StoreError,
+    queues::{MAX_QUEUES, Queues},
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter,
-        NewArray, NewJob, NewSchedule, Ready, Schedule, Sift, StoredEvent, Submitted, TickRow, Waiter,
+        NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent, Submitted, TickRow,
+        Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
@@ -84,6 +88,7 @@ struct Inner {
     changes: watch::Receiver<i64>,
     schedule_changes: watch::Receiver<u64>,
     deadline_changes: watch::Receiver<u64>,
+    queues: watch::Receiver<Arc<Queues>>,
     stop: CancellationToken,
     _stop: DropGuard,
     tasks: TaskTracker,
@@ -101,6 +106,7 @@ impl Store {
         let (changed, changes) = watch::channel(opened.ledger.last_event);
         let (schedules_changed, schedule_changes) = watch::channel(0);
         let (deadlines_changed, deadline_changes) = watch::channel(0);
+        let (queues_changed, queues) = watch::channel(opened.queues);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
         let (committed, waiting_for_sync) = mpsc::channel(sync::WAITING);
         let broken = Broken::default();
@@ -120,6 +126,7 @@ impl Store {
             syncer: tasks.spawn_blocking(move || syncer.run()),
             schedule_changes: schedules_changed,
             deadline_changes: deadlines_changed,
+            queues: queues_changed,
             moved_deadlines: false,
             backlog: writer::Backlog::Some,
             log: log.clone(),
@@ -135,6 +142,7 @@ impl Store {
             changes,
             schedule_changes,
             deadline_changes,
+            queues,
             stop: stop.clone(),
             _stop: stop.drop_guard(),
             tasks,
@@ -332,6 +340,14 @@ impl Store {
     /// [`StoreError::Failed`].
     pub async fn running(&self) -> Result<Vec<(Job, Attempt)>, StoreError> {
         read::running(&self.inner.readers).await
+    }
+
+    /// What the running jobs occupy, and until when.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn occupants(&self) -> Result<Vec<Running>, StoreError> {
+        read::occupants(&self.inner.readers).await
     }
 
     /// A job's attempts, oldest first.

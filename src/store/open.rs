@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use super::{
     error::{Meaning, meaning, primary_code},
     head::{Head, Told},
     ledger::Ledger,
+    queues::{self, Queues},
     types::Instance,
 };
 
@@ -43,6 +45,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0013_gates_in_line.sql"),
     include_str!("../../migrations/0014_commands.sql"),
     include_str!("../../migrations/0015_dependencies.sql"),
+    include_str!("../../migrations/0016_queues.sql"),
+    include_str!("../../migrations/0017_usage.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.
@@ -64,6 +68,7 @@ pub(super) struct Opened {
     pub(super) head: Head,
     /// The write-ahead log, to be synced.
     pub(super) log: File,
+    pub(super) queues: Arc<Queues>,
 }
 
 pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) -> Result<Opened, StoreError> {
@@ -92,6 +97,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         });
     }
     mark(path, &instance)?;
+    let queues = queues::all(&mut writer).await.map_err(StoreError::from)?;
     let head = compare_told(&mut writer, path, &instance, &ledger).await?;
     let checkpointer = options.clone().connect().await?;
     let log = start_syncing(&mut writer, path).await?;
@@ -105,7 +111,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         .test_before_acquire(false)
         .connect_with(options.read_only(true).pragma("query_only", "ON"))
         .await?;
-    Ok(Opened { writer, checkpointer, readers, instance, ledger, head, log })
+    Ok(Opened { writer, checkpointer, readers, instance, ledger, head, queues, log })
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -1,6 +1,6 @@
 //! What is read about one job, an attempt, a log: one function, one statement. On the pool of read-only connections.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::MetricPoint, result::CheckpointRef};
 use sqlx::SqlitePool;
 
@@ -8,7 +8,7 @@ use super::{
     StoreError, arrays,
     error::Fault,
     rows::{self, Fields, RowError, attempt_columns, integer, job_columns},
-    types::{Attempt, JobDetail, Ready, StoredEvent},
+    types::{Attempt, JobDetail, Ready, Running, StoredEvent},
 };
 use crate::domain::{Job, Uid};
 
@@ -144,7 +144,9 @@ pub(super) fn job_id(id: i64) -> JobId {
 }
 
 pub(super) async fn counts(pool: &SqlitePool) -> Result<Vec<(String, u64)>, StoreError> {
-    let found = sqlx::query_as::<_, (String, i64)>("SELECT state, jobs FROM counters").fetch_all(pool).await?;
+    let found = sqlx::query_as::<_, (String, i64)>("SELECT state, sum(jobs) FROM queue_counters GROUP BY state")
+        .fetch_all(pool)
+        .await?;
     Ok(found.into_iter().map(|(state, jobs)| (state, jobs.unsigned_abs())).collect())
 }
 
@@ -156,22 +158,22 @@ pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool
     Ok(sqlx::query_scalar(IS_OVERDUE).bind(now.as_microsecond()).fetch_one(pool).await?)
 }
 
-/// The first jobs of each class, from the index alone but for a look at the row where each class begins. Jobs of a class are in the same queue, of the same user, and need the same,
-/// so that none of them can start before the first. The highest rank and the signs `+` have SQLite seek behind a class: it begins a comparison of several columns at the first equal row, and
+/// The first jobs of each class, from the index alone but for a look at the row where each class begins. Jobs of a class are in the same queue, of the same user, need the same, and may run
+/// about as long, so that none of them starts before the first. The highest rank and the signs `+` have SQLite seek behind a class: it begins a comparison of several columns at the first equal row, and
 /// compares further columns by the index only where the other side has no affinity. The start time is looked at again because a clock may have been set back.
 pub(super) const READY: &str = "WITH RECURSIVE classes (at) AS ( \
      SELECT (SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
-             ORDER BY queue, user_id, cpus, gpus LIMIT 1) \
+             ORDER BY queue, user_id, cpus, gpus, brevity LIMIT 1) \
      UNION ALL \
      SELECT (SELECT next.id FROM jobs AS next INDEXED BY jobs_ready WHERE next.state = 'queued' AND next.due = 1 AND next.gated = 0 \
-             AND (next.queue, next.user_id, next.cpus, next.gpus, next.rank_us) \
-                 > (+this.queue, +this.user_id, +this.cpus, +this.gpus, 9223372036854775807) \
-             ORDER BY next.queue, next.user_id, next.cpus, next.gpus LIMIT 1) \
+             AND (next.queue, next.user_id, next.cpus, next.gpus, next.brevity, next.rank_us) \
+                 > (+this.queue, +this.user_id, +this.cpus, +this.gpus, +this.brevity, 9223372036854775807) \
+             ORDER BY next.queue, next.user_id, next.cpus, next.gpus, next.brevity LIMIT 1) \
      FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3) \
-     SELECT job.id, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus \
+     SELECT job.id, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.limit_seconds \
      FROM classes JOIN jobs AS class ON class.id = classes.at JOIN jobs AS job ON job.id IN ( \
          SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
-         AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus \
+         AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus AND brevity = class.brevity \
          AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY rank_us, id LIMIT ?2) \
      ORDER BY job.rank_us, job.id";
 
@@ -190,6 +192,7 @@ pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Resu
             rank: fields.get("rank_us")?,
             cpus: fields.number("cpus")?,
             gpus: fields.number("gpus")?,
+            limit_seconds: fields.maybe_number("limit_seconds")?,
         })
     });
     Ok(ready.collect::<Result<_, RowError>>().map_err(Fault::from)?)
@@ -217,6 +220,28 @@ pub(super) const RUNNING: &str = concat!(
 pub(super) async fn running(pool: &SqlitePool) -> Result<Vec<(Job, Attempt)>, StoreError> {
     let found = sqlx::query(RUNNING).fetch_all(pool).await?;
     let running = found.iter().map(|row| Ok((rows::job(row)?, rows::attempt(row)?)));
+    Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+pub(super) const OCCUPANTS: &str =
+    "SELECT id, queue, user_id, cpus, gpus, started_us, limit_seconds FROM jobs WHERE state = 'running' ORDER BY id";
+
+pub(super) async fn occupants(pool: &SqlitePool) -> Result<Vec<Running>, StoreError> {
+    let found = sqlx::query(OCCUPANTS).fetch_all(pool).await?;
+    let running = found.iter().map(|row| {
+        let fields = Fields::new(row, "jobs", "id")?;
+        let limit: Option<i64> = fields.get("limit_seconds")?;
+        let started_at = fields.time("started_us")?;
+        Ok(Running {
+            id: job_id(fields.id),
+            queue: fields.get("queue")?,
+            user: Uid(fields.number("user_id")?),
+            cpus: fields.number("cpus")?,
+            gpus: fields.number("gpus")?,
+            ends_by: limit.and_then(|limit| started_at.checked_add(SignedDuration::from_secs(limit)).ok()),
+            started_at,
+        })
+    });
     Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 

@@ -221,7 +221,7 @@ pub(super) const OLDEST: &str = "SELECT id, finished_us FROM jobs WHERE finished
      ORDER BY finished_us LIMIT ?1";
 
 /// From the counts, which are a few rows for each array.
-pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \
+pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM queue_counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \
      - (SELECT coalesce(sum(jobs), 0) FROM array_counts WHERE tally IN ('succeeded', 'failed', 'cancelled', 'stopped') AND jobs > 0)";
 
 pub(super) const MEMBERS: &str = "SELECT id FROM jobs WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";

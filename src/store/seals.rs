@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 8] = [
+pub(super) const TABLES: [Sealed; 9] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
@@ -50,6 +50,11 @@ pub(super) const TABLES: [Sealed; 8] = [
     Sealed {
         table: "arrays",
         rows: "SELECT id, seal, id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
+               WHERE id > ?1 ORDER BY id LIMIT ?2",
+    },
+    Sealed {
+        table: "queues",
+        rows: "SELECT id, seal, name, max_running, max_cpus, max_gpus, max_per_user, ordering, flow, changed_by, changed_us FROM queues \
                WHERE id > ?1 ORDER BY id LIMIT ?2",
     },
     Sealed {

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, deadlines, dependencies, flush, gates, halving, held, list, load, members, open, read, removal, schedules,
-    timers, unit,
+    arrays, deadlines, dependencies, flush, gates, halving, held, list, load, members, open, queues, read, removal,
+    schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -29,17 +29,17 @@ async fn classes_are_sought_and_not_walked() {
         "SETUP",
         "SCAN CONSTANT ROW",
         "SCALAR SUBQUERY 1",
-        "SCAN jobs USING COVERING INDEX jobs_ready",
+        "SCAN jobs USING INDEX jobs_ready",
         "RECURSIVE STEP",
         "SCAN classes",
         "SEARCH this USING INTEGER PRIMARY KEY (rowid=?)",
         "CORRELATED SCALAR SUBQUERY 3",
-        "SEARCH next USING INDEX jobs_ready ((queue,user_id,cpus,gpus,rank_us)>(?,?,?,?,?))",
+        "SEARCH next USING INDEX jobs_ready ((queue,user_id,cpus,gpus,brevity,rank_us)>(?,?,?,?,?,?))",
         "SCAN classes",
         "SEARCH class USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
         "CORRELATED LIST SUBQUERY 5",
-        "SEARCH jobs USING INDEX jobs_ready (queue=? AND user_id=? AND cpus=? AND gpus=?)",
+        "SEARCH jobs USING INDEX jobs_ready (queue=? AND user_id=? AND cpus=? AND gpus=? AND brevity=?)",
         // Of the few jobs that were found.
         "USE TEMP B-TREE FOR ORDER BY",
     ];
@@ -156,6 +156,8 @@ async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)])
             "waits",
             "other",
             "dependencies",
+            "queue_counters",
+            "usage",
         ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
@@ -195,6 +197,9 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
     let mut conn = empty().await;
     let statements = [
         ("running", read::RUNNING),
+        ("occupants", read::OCCUPANTS),
+        ("jobs of a queue", queues::UNFINISHED),
+        ("use", usage::SINCE),
         ("attempts", read::ATTEMPTS),
         ("checkpoints", read::CHECKPOINTS),
         ("load jobs", load::JOBS),

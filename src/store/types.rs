@@ -15,6 +15,7 @@ use crate::domain::{
     dependency::Need,
     event::ProcessIdentity,
     filter::Seen,
+    queue::Queue,
 };
 
 /// A job to keep.
@@ -71,6 +72,38 @@ pub struct Ready {
     pub cpus: u32,
     /// GPUs.
     pub gpus: u32,
+    /// How many seconds it may run.
+    pub limit_seconds: Option<u32>,
+}
+
+/// A job that runs, as the planner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// The job.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// Whose it is.
+    pub user: Uid,
+    /// Cores.
+    pub cpus: u32,
+    /// GPUs.
+    pub gpus: u32,
+    /// When its attempt was claimed.
+    pub started_at: Timestamp,
+    /// When it has ended at the latest, by its time limit.
+    pub ends_by: Option<Timestamp>,
+}
+
+/// A queue, and who made it what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueRow {
+    /// The queue.
+    pub queue: Queue,
+    /// Who changed it last.
+    pub changed_by: Uid,
+    /// When.
+    pub changed_at: Timestamp,
 }
 
 /// An attempt and what is known of it.

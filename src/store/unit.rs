@@ -24,6 +24,7 @@ use super::{
     ledger::Ledger,
     load,
     members::{PreparedArray, joined},
+    queues::HeldQueues,
     timers::{Standing, Timers},
     types::{Beat, Submitted},
 };
@@ -46,6 +47,7 @@ pub(super) struct Unit {
     specs: HashMap<JobId, String>,
     checkpoints: HashMap<JobId, Vec<String>>,
     timers: Timers,
+    queues: HeldQueues,
     rungs: Rungs,
     settling: Settling,
     writes: Writes,
@@ -112,6 +114,7 @@ impl Unit {
             specs: load::specs(conn, &needs.claimed).await?,
             checkpoints: load::checkpoints(conn, &needs.claimed).await?,
             timers: Timers::load(conn, &needs.schedules, &needs.turns).await?,
+            queues: HeldQueues::load(conn, &needs.queues).await?,
             writes: Writes::default(),
         })
     }
@@ -141,6 +144,8 @@ impl Unit {
             Ask::Settle { reply } => reply.stage(Ok(())),
             Ask::Expire { reply, .. } => reply.stage(Ok(self.expire()?)),
             Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
+            Ask::EditQueue { name, edit, by, reply } => reply.stage(self.queues.edit(name, *edit, *by, self.now)),
+            Ask::RemoveQueue { name, reply } => reply.stage(self.queues.remove(name)),
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
@@ -166,7 +171,8 @@ impl Unit {
             }
         }
         let moves_deadlines = self.writes.moves_deadlines;
-        let others = Others { timers: self.timers, rungs: self.rungs, settling: self.settling };
+        let Self { timers, rungs, queues, settling, .. } = self;
+        let others = Others { timers, rungs, queues, settling };
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
         Ok(Done { ledger: self.ledger, moves_deadlines })
     }
@@ -183,7 +189,7 @@ impl Unit {
         let id = self.ledger.next_job();
         let job = state::apply(id, None, &new.event, self.now)?;
         self.writes.event(&mut self.ledger, self.now, id, &new.body);
-        self.writes.new_job(&job, &new.spec)?;
+        self.writes.new_job(&job, &new.spec, new.limit_seconds)?;
         self.writes.new_key(new.user, &new.key, id, &new.asked);
         self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
         let submitted = Submitted { id, existed: false };
@@ -240,7 +246,7 @@ impl Unit {
             let event = joined(&member.event, membership, new.parallel);
             let job = state::apply(id, None, &event, self.now)?;
             self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?);
-            self.writes.new_job(&job, &member.spec)?;
+            self.writes.new_job(&job, &member.spec, member.limit_seconds)?;
             if index == 1 {
                 self.writes.new_key(new.user, &new.key, id, &new.asked);
                 self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
@@ -361,6 +367,9 @@ impl Unit {
             self.writes.effect(&held.job, event)?;
             if let JobState::Running { token, .. } = held.job.state {
                 attempt_effect(self.attempts.get_mut(&token), event, self.now)?;
+                if !matches!(after.state, JobState::Running { .. }) {
+                    self.writes.usage.add(&held.job, self.now);
+                }
             }
             self.settling.note(&held.job, &after, command);
             held.job = after;

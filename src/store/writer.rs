@@ -16,6 +16,7 @@ use super::{
     ask::Ask,
     error::{Fault, Meaning, primary_code},
     ledger::Ledger,
+    queues::{self, Queues},
     sync::{Broken, Committed},
     unit::{Done, Unit},
     wal::Log,
@@ -36,6 +37,7 @@ pub(super) struct Writer {
     pub(super) syncer: JoinHandle<()>,
     pub(super) schedule_changes: watch::Sender<u64>,
     pub(super) deadline_changes: watch::Sender<u64>,
+    pub(super) queues: watch::Sender<Arc<Queues>>,
     /// Whether the group under way, or one that was rolled back, touched a deadline.
     pub(super) moved_deadlines: bool,
     /// Jobs that wait for what has ended and are not settled yet.
@@ -148,6 +150,14 @@ impl Writer {
         }
     }
 
+    /// What the queues are by now.
+    async fn tell_queues(&mut self) {
+        match queues::all(&mut self.conn).await {
+            Ok(all) => drop(self.queues.send_replace(all)),
+            Err(fault) => error!(error = %fault, "queues cannot be read; their changes hold from the next start on"),
+        }
+    }
+
     fn refuse(&self, group: Vec<Ask>, fault: Fault) {
         let failure = self.broken.get().unwrap_or_else(|| {
             error!(error = %fault, commands = group.len(), "commands could not be carried out");
@@ -186,6 +196,10 @@ impl Writer {
         self.backlog = if is_left { Backlog::Some } else { Backlog::None };
         let has_written = ledger.commits != self.ledger.commits;
         self.ledger = ledger;
+        // Before the answers: who has changed a queue sees it so.
+        if group.iter().any(Ask::changes_queues) {
+            self.tell_queues().await;
+        }
         Ok(has_written)
     }
 

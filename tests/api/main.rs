@@ -20,6 +20,8 @@ mod limits;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod routes;

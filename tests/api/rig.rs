@@ -19,7 +19,8 @@ use mlctl::{
         self, Api, Commands, Patience,
         types::{ErrorBody, ErrorCode, JobView},
     },
-    domain::{Clock, Command, Exit, Fence},
+    domain::{Clock, Command, Exit, Fence, share::FairShare},
+    scheduler::Observer,
     store::Store,
     supervisor::{self, Handle, LogBounds, Supervisor, executor::Programs, process::LocalProcesses},
 };
@@ -39,6 +40,9 @@ pub const CEILING: Duration = Duration::from_secs(20);
 pub async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(CEILING, work).await.expect("it happens in time")
 }
+
+/// How much use counts.
+const SHARE: FairShare = FairShare { points: 10, half_life_hours: 168, gpu_cores: 16 };
 
 /// A clock that stands still until it is moved.
 struct Hand(AtomicI64);
@@ -105,6 +109,7 @@ impl Rig {
         let parts = api::Parts {
             store: store.clone(),
             supervisor: supervisor.clone(),
+            observer: Observer::new(store.clone(), supervisor.clone(), SHARE),
             artifacts: Stores::new(),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
@@ -128,6 +133,10 @@ impl Rig {
         let listener = UnixListener::bind(&config.socket).unwrap();
         let serving = tokio::spawn(Api::new(config, parts, stop.clone()).run(listener));
         Self { store, supervisor, stop, stop_daemon, serving, clock, dir }
+    }
+
+    pub fn store_now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub fn forward(&self, seconds: i64) {

@@ -30,6 +30,8 @@ mod pull;
 #[path = "../support/puppet.rs"]
 mod puppet;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod retries;

@@ -5,14 +5,15 @@
 #[path = "../support/chance.rs"]
 mod chance;
 #[cfg(test)]
+mod month;
+#[cfg(test)]
 mod world;
 
 use chance::{Chance, cases};
 use mlctl::{
-    scheduler::{Plan, plan},
+    scheduler::{Plan, Snapshot, plan},
     store::Ready,
 };
-use mlctl_protocol::spec::Resources;
 use world::{Choose, World};
 
 /// How long submits, faults, cancels, holds and shutdowns go on; then all that is held is released.
@@ -62,11 +63,12 @@ fn the_same_seed_gives_the_same_life() {
 /// The controls: a scheduler that breaks a rule is found out.
 #[test]
 fn a_plan_that_lets_small_jobs_slip_past_is_found() {
-    fn greedy(ready: &[Ready], mut free: Resources, machine: &Resources) -> Plan {
+    fn greedy(snapshot: &Snapshot) -> Plan {
         let mut chosen = Plan::default();
-        for job in ready {
-            let one = plan(std::slice::from_ref(job), free.clone(), machine);
-            if let [start] = one.start.as_slice() {
+        let mut free = snapshot.free.clone();
+        for job in &snapshot.ready {
+            let alone = Snapshot { ready: vec![job.clone()], free: free.clone(), ..snapshot.clone() };
+            if let [start] = plan(&alone).start.as_slice() {
                 chosen.start.push(*start);
                 (free.cpus, free.gpus) = (free.cpus - job.cpus, free.gpus - job.gpus);
             }
@@ -78,9 +80,11 @@ fn a_plan_that_lets_small_jobs_slip_past_is_found() {
 
 #[test]
 fn a_plan_that_overfills_the_machine_or_forgets_jobs_is_found() {
-    let full = broken_in(|ready, _, machine| plan(ready, machine.clone(), machine));
+    let full = broken_in(|snapshot| {
+        plan(&Snapshot { free: snapshot.machine.clone(), running: Vec::new(), ..snapshot.clone() })
+    });
     assert!(full.iter().any(|rule| rule.contains("full machine")), "{full:?}");
-    let idle = broken_in(|_, _, _| Plan::default());
+    let idle = broken_in(|_| Plan::default());
     assert!(idle.iter().any(|rule| rule.contains("is left")), "{idle:?}");
     assert!(idle.iter().any(|rule| rule.contains("idle")), "{idle:?}");
 }
@@ -99,4 +103,65 @@ fn broken_in(choose: Choose) -> Vec<String> {
         broken.extend(world.jobs().filter(|job| !job.state.is_terminal()).map(|job| format!("job {} is left", job.id)));
     }
     broken
+}
+
+#[test]
+fn in_a_month_of_jobs_every_promise_is_kept_and_gaps_are_worth_filling() {
+    cases(3, |mut chance| {
+        let seed = chance.next();
+        let filled = month::play(seed, 1_500, plan);
+        assert_eq!(filled.broken, Vec::<String>::new());
+        let left = month::play(seed, 1_500, month::without_backfill);
+        let (filled, left) = (filled.report(), left.report());
+        println!("gaps filled: {filled}gaps left: {left}");
+        assert_eq!((filled.jobs(), left.jobs()), (1_500, 1_500));
+        assert!(filled.mean_wait() < left.mean_wait(), "{filled}{left}");
+    });
+}
+
+/// `ops/bench month`: what filling gaps is worth.
+#[test]
+#[ignore = "a million jobs take minutes"]
+fn a_month_of_a_busy_box() {
+    let jobs = chance::number("MLCTL_MONTH_JOBS").map_or(1_000_000, |jobs| usize::try_from(jobs).expect("they fit"));
+    cases(1, |Chance(seed)| {
+        for (name, choose) in [("gaps filled", plan as month::Choose), ("gaps left", month::without_backfill)] {
+            let month = month::play(seed, jobs, choose);
+            println!("\n{name}, seed {seed}: {}", month.report());
+            assert_eq!(month.broken, Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
+fn a_month_repeats_from_its_seed() {
+    let report = |seed| month::play(seed, 1_000, plan).report().to_string();
+    assert_eq!(report(7), report(7));
+    assert_ne!(report(7), report(8));
+}
+
+/// The controls: what breaks a promise, and what leaves jobs waiting that could start, is found.
+#[test]
+fn a_month_without_rules_is_found_out() {
+    fn greedy(snapshot: &Snapshot) -> Plan {
+        let fits = |job: &Ready| job.cpus <= snapshot.free.cpus && job.gpus <= snapshot.free.gpus;
+        // Whoever is small enough, the last first.
+        Plan {
+            start: snapshot.ready.iter().rev().find(|job| fits(job)).map(|job| job.id).into_iter().collect(),
+            ..Plan::default()
+        }
+    }
+    // Those of low priority never.
+    let lazy = |snapshot: &Snapshot| {
+        let mut chosen = plan(snapshot);
+        chosen.start.retain(|id| snapshot.ready.iter().any(|job| job.id == *id && job.priority > 10));
+        chosen
+    };
+    let unfair = |snapshot: &Snapshot| if plan(snapshot).head.is_some() { plan(snapshot) } else { greedy(snapshot) };
+    let broken = |choose| month::play(1, 1_500, choose).broken;
+    for (broken, rule) in
+        [(broken(greedy), "was to start by"), (broken(unfair), "overtook"), (broken(lazy), "could start")]
+    {
+        assert!(broken.iter().any(|found| found.contains(rule)), "{rule}: {broken:#?}");
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
     domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, MICROSECONDS_A_POINT, Uid, state},
-    scheduler::Plan,
-    store::Ready,
+    scheduler::{Plan, Snapshot},
+    store::{Ready, Running},
 };
 use mlctl_protocol::{
     AttemptNumber, ExitClass, FencingToken, JobId,
@@ -16,7 +16,7 @@ use mlctl_protocol::{
 use super::chance::Chance;
 
 /// The choice of the jobs to start.
-pub type Choose = fn(&[Ready], Resources, &Resources) -> Plan;
+pub type Choose = fn(&Snapshot) -> Plan;
 
 /// What happens at a moment of the agenda.
 #[derive(Debug, Clone, Copy)]
@@ -206,9 +206,9 @@ impl World {
     }
 
     fn round(&mut self, chance: &mut Chance) -> bool {
-        let ready = self.ready();
-        let plan = (self.choose)(&ready, self.free.clone(), &self.machine);
-        self.judge(&ready, &plan);
+        let snapshot = self.snapshot();
+        let plan = (self.choose)(&snapshot);
+        self.judge(&snapshot.ready, &plan);
         for job in &plan.start {
             self.start(*job, chance);
         }
@@ -217,11 +217,18 @@ impl World {
 
     /// Whether the choice was fair and used the machine.
     fn judge(&mut self, ready: &[Ready], plan: &Plan) {
-        let last = ready.iter().rposition(|job| plan.start.contains(&job.id));
-        for job in ready.iter().take(last.unwrap_or(0)) {
-            let possible = job.cpus <= self.machine.cpus && job.gpus <= self.machine.gpus;
-            if possible && !plan.start.contains(&job.id) {
-                self.broken.push(format!("job {} was overtaken: {plan:?}", job.id));
+        let possible = |job: &&Ready| job.cpus <= self.machine.cpus && job.gpus <= self.machine.gpus;
+        let starts = |job: &&Ready| plan.start.contains(&job.id);
+        let first = ready.iter().position(|job| possible(&job) && !starts(&job));
+        if let Some((before, [first, behind @ ..])) = first.map(|place| ready.split_at(place)) {
+            // Nobody says how long he runs: who starts behind it needs nothing that it waits for, and leaves it the rest.
+            let used = |jobs: &[Ready], of: fn(&Ready) -> u32| jobs.iter().filter(starts).map(of).sum::<u32>();
+            let delays = |of: fn(&Ready) -> u32, free: u32| {
+                let taken = used(behind, of);
+                taken > 0 && used(before, of) + of(first) + taken > free
+            };
+            if delays(|job| job.cpus, self.free.cpus) || delays(|job| job.gpus, self.free.gpus) {
+                self.broken.push(format!("job {} was overtaken: {plan:?}", first.id));
             }
         }
         let possible = ready.iter().any(|job| self.jobs.get(&job.id).is_some_and(|job| self.can_ever_run(job)));
@@ -409,6 +416,28 @@ impl World {
         }
     }
 
+    fn snapshot(&self) -> Snapshot {
+        let at_work = self.jobs.values().filter(|job| matches!(job.state, JobState::Running { .. }));
+        let running = at_work.map(|job| Running {
+            id: job.id,
+            queue: job.queue.clone(),
+            user: job.user,
+            cpus: job.resources.cpus,
+            gpus: job.resources.gpus,
+            started_at: job.started_at.expect("it runs"),
+            ends_by: None,
+        });
+        Snapshot {
+            now: self.time(),
+            machine: self.machine.clone(),
+            free: self.free.clone(),
+            running: running.collect(),
+            ready: self.ready(),
+            queues: BTreeMap::new(),
+            setbacks: BTreeMap::new(),
+        }
+    }
+
     /// What may start now, in order: as the store's index gives it.
     fn ready(&self) -> Vec<Ready> {
         let now = self.time();
@@ -422,7 +451,7 @@ impl World {
                 let Resources { cpus, gpus } = job.resources;
                 let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * MICROSECONDS_A_POINT;
                 let (queue, user) = (job.queue.clone(), job.user);
-                Ready { id: job.id, queue, user, priority: job.priority, rank, cpus, gpus }
+                Ready { id: job.id, queue, user, priority: job.priority, rank, cpus, gpus, limit_seconds: None }
             })
             .collect();
         ready.sort_by_key(|job| (job.rank, job.id));

@@ -311,7 +311,7 @@ async fn a_row_that_says_held_without_a_holder_is_refused_by_the_schema() {
         "UPDATE jobs SET state = 'running', attempt = 1, token = 1, started_us = 1, intent = 'pause'",
         "UPDATE jobs SET state = 'running', attempt = 1, token = 1, started_us = 1, intent = 'yield'",
         "UPDATE jobs SET yields_to = 1",
-        "INSERT INTO counters (state, jobs) VALUES ('frozen', 0)",
+        "UPDATE queue_counters SET jobs = -1",
     ] {
         let error = sqlx::raw_sql(wrong).execute(&mut conn).await.expect_err(wrong);
         assert!(error.to_string().contains("CHECK constraint failed"), "{wrong}: {error}");

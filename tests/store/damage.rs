@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::Sqlit
 use crate::{
     chance::{Chance, cases},
     furniture::{JOBS, furnish, submitted},
+    queues,
     rig::{self, Hand, Rig, USER, entropy},
     schedules,
 };
@@ -46,6 +47,7 @@ impl Whole {
         let mut rig = Rig::new().await;
         furnish(&rig).await;
         schedules::furnish(&rig).await;
+        queues::furnish(&rig).await;
         let removed: Vec<JobId> = gone.iter().map(|number| JobId(*number)).collect();
         assert!(rig.store.remove(&removed, USER, false).await.unwrap().iter().all(Result::is_ok));
         rig.store.close().await;
@@ -248,7 +250,10 @@ fn a_plausible_wrong_value_is_found_in_every_table() {
         "UPDATE ticks SET tick_us = tick_us + 1",
         "UPDATE ticks SET pass = 2",
         "UPDATE ticks SET job_id = 1",
-        "UPDATE counters SET jobs = jobs + 1 WHERE state = 'queued'",
+        "UPDATE queue_counters SET jobs = jobs + 1 WHERE state = 'queued'",
+        "INSERT INTO queue_counters (queue, state, jobs) VALUES ('night', 'queued', 3)",
+        "UPDATE queues SET max_running = 3",
+        "UPDATE queues SET flow = 'open'",
         "UPDATE instance SET epoch = 2",
         "UPDATE instance SET tokens_drawn = tokens_drawn - 1",
         "UPDATE instance SET last_job_id = last_job_id - 1",

@@ -37,6 +37,8 @@ mod opening;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod reports;

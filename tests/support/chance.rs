@@ -12,7 +12,7 @@ pub fn cases(count: u64, mut case: impl FnMut(Chance)) {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     let text = variable(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text:?}")))
 }

@@ -1,5 +1,7 @@
 //! A job's events in words and as JSON. Data in, words out.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -80,13 +82,8 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         Event::Held { hold } => held(hold, scene),
         Event::Released { by } => format!("released by {}", scene.name(*by)),
         Event::Expired { exit } => format!("failed: {}", words(exit)),
-        Event::Edited { by, priority, labels, terms } => {
-            let priority = priority.map(|priority| format!("priority is {priority}"));
-            let labels = labels.as_ref().map(|labels| {
-                let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                if pairs.is_empty() { "no labels".to_owned() } else { format!("labels are {}", pairs.join(" ")) }
-            });
-            let changes: Vec<_> = priority.into_iter().chain(labels).chain(changed(terms)).collect();
+        Event::Edited { by, priority, queue, labels, terms } => {
+            let changes = [edited(*priority, queue.as_deref(), labels.as_ref()), changed(terms)].concat();
             format!("changed by {}: {}", scene.name(*by), changes.join(", "))
         }
         Event::Removed { by: Uid::SYSTEM } => "removed, as the settings say".into(),
@@ -113,6 +110,17 @@ fn waited(event: &Event) -> String {
         }
         _ => "all that it waited for has come about: it waits for its turn".into(),
     }
+}
+
+/// Where it stands and how it is found, after an edit.
+fn edited(priority: Option<u8>, queue: Option<&str>, labels: Option<&BTreeMap<String, String>>) -> Vec<String> {
+    let priority = priority.map(|priority| format!("priority is {priority}"));
+    let queue = queue.map(|queue| format!("queue is {queue}"));
+    let labels = labels.map(|labels| {
+        let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        if pairs.is_empty() { "no labels".to_owned() } else { format!("labels are {}", pairs.join(" ")) }
+    });
+    priority.into_iter().chain(queue).chain(labels).collect()
 }
 
 /// What of its terms an edit has changed.

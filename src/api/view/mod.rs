@@ -2,10 +2,12 @@
 
 pub(super) mod array;
 pub(super) mod event;
+pub(super) mod queue;
 pub(super) mod reason;
 pub(super) mod schedule;
 #[cfg(test)]
 mod tests;
+pub(super) mod turn;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +23,8 @@ use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointV
 use super::users::Names;
 use crate::{
     domain::{Hold, Job, JobState, Uid},
-    store::{Attempt, Awaited, JobDetail, Ready},
+    scheduler::Outlook,
+    store::{Attempt, Awaited, JobDetail},
 };
 
 /// What a job is seen against.
@@ -41,8 +44,8 @@ pub(super) struct Scene {
     pub(super) through: Vec<JobId>,
     /// What has not ended of what jobs wait for, by job, where that was looked for.
     pub(super) awaited: BTreeMap<JobId, Vec<Awaited>>,
-    /// The job that starts next, where that was looked for.
-    pub(super) first: Option<Ready>,
+    /// What the scheduler sees and means to do, where that was looked for.
+    pub(super) outlook: Option<Box<Outlook>>,
     /// Seconds from the order to stop to SIGKILL.
     pub(super) grace_seconds: u32,
 }

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
-use super::{Planned, Scene};
+use super::{
+    Planned, Scene,
+    turn::{self, fits, seen, turn},
+};
 use crate::{
     domain::{Exit, Gate, Hold, Intent, Job, JobState, dependency::Need},
     store::{Attempt, Awaited, JobDetail},
@@ -75,7 +78,9 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
         JobState::Queued { .. } if !fits(&job.resources, &scene.machine) => {
             format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give mld more in workers.cpus")
         }
-        JobState::Queued { .. } => format!("`mlctl wait {id}` waits for its end"),
+        JobState::Queued { .. } => {
+            turn::hint(&seen(job), scene).unwrap_or_else(|| format!("`mlctl wait {id}` waits for its end"))
+        }
         JobState::Held(hold) if hold.is_quarantine() => {
             format!(
                 "`mlctl logs {id}` shows what it said last; `mlctl release {id}` lets it go on, `mlctl cancel {id}` ends it"
@@ -155,9 +160,9 @@ fn queued(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
         (Some((again, after)), None)
             if job.retries_used > 0 || job.infrastructure_retries_used > 0 || again == "goes on" =>
         {
-            format!("{}; {again} {after}", turn(job, scene))
+            format!("{}; {again} {after}", turn(&seen(job), scene))
         }
-        (_, None) => turn(job, scene),
+        (_, None) => turn(&seen(job), scene),
     }
 }
 
@@ -207,62 +212,6 @@ fn behind(job: &Job, scene: &Scene) -> String {
 /// `job 3 is`, `jobs 3, 4 are`.
 fn let_through(ids: &[JobId]) -> String {
     format!("{} {}", jobs(ids), if ids.len() == 1 { "is" } else { "are" })
-}
-
-/// What a job waits for whose time has come.
-fn turn(job: &Job, scene: &Scene) -> String {
-    let Scene { machine, free, .. } = scene;
-    if !fits(&job.resources, machine) {
-        return format!("needs {}, and this machine gives {} to jobs", of_all(&job.resources), of_all(machine));
-    }
-    let ahead = scene.first.as_ref().filter(|first| first.id != job.id);
-    match shortage(&job.resources, scene) {
-        Some(shortage) => match ahead {
-            Some(first) => format!("waits for {shortage}; job {} is before it", first.id),
-            None => format!("waits for {shortage}"),
-        },
-        None => match ahead {
-            Some(first) => {
-                let needs = Resources { cpus: first.cpus, gpus: first.gpus };
-                match shortage_of(&needs, free) {
-                    Some(_) => format!("waits its turn: job {} is before it and needs {}", first.id, of_all(&needs)),
-                    None => format!("is about to start, after job {}", first.id),
-                }
-            }
-            None => "is about to start".into(),
-        },
-    }
-}
-
-/// What of the job's needs is not free, and who has it: `1 core: 2 of 2 in use by jobs 3, 4`.
-fn shortage(needs: &Resources, scene: &Scene) -> Option<String> {
-    let Scene { machine, free, occupants, .. } = scene;
-    let by = if occupants.is_empty() { String::new() } else { format!(" by {}", jobs(occupants)) };
-    let (needed, used, all) = match shortage_of(needs, free)? {
-        Kind::Gpus => (counted(needs.gpus, "GPU"), machine.gpus.saturating_sub(free.gpus), machine.gpus),
-        Kind::Cpus => (counted(needs.cpus, "core"), machine.cpus.saturating_sub(free.cpus), machine.cpus),
-    };
-    Some(format!("{needed}: {used} of {all} in use{by}"))
-}
-
-enum Kind {
-    Cpus,
-    Gpus,
-}
-
-const fn shortage_of(needs: &Resources, free: &Resources) -> Option<Kind> {
-    if needs.cpus > free.cpus {
-        Some(Kind::Cpus)
-    } else if needs.gpus > free.gpus {
-        Some(Kind::Gpus)
-    } else {
-        None
-    }
-}
-
-/// Whether an empty machine could hold it.
-pub(in crate::api) const fn fits(needs: &Resources, machine: &Resources) -> bool {
-    shortage_of(needs, machine).is_none()
 }
 
 fn running(job: &Job, attempt: Option<&Attempt>, now: Timestamp) -> String {
@@ -319,12 +268,12 @@ pub(in crate::api) fn of_all(resources: &Resources) -> String {
     if resources.gpus == 0 { cores } else { format!("{cores} and {}", counted(resources.gpus, "GPU")) }
 }
 
-fn counted(number: u32, what: &str) -> String {
+pub(super) fn counted(number: u32, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// `job 3`, `jobs 3, 4`, `jobs 1, 2, 3, 4, 5 and 7 more`.
-fn jobs(ids: &[JobId]) -> String {
+pub(super) fn jobs(ids: &[JobId]) -> String {
     let named: Vec<String> = ids.iter().take(MAX_NAMED).map(ToString::to_string).collect();
     let word = if ids.len() == 1 { "job" } else { "jobs" };
     let more = ids.len().saturating_sub(named.len());
@@ -333,7 +282,7 @@ fn jobs(ids: &[JobId]) -> String {
 }
 
 /// Whole seconds from one moment to a later one, begun ones counted; 0 when it is not later.
-fn seconds_between(from: Timestamp, to: Timestamp) -> u64 {
+pub(super) fn seconds_between(from: Timestamp, to: Timestamp) -> u64 {
     let millis = to.duration_since(from).as_millis();
     u64::try_from(millis).unwrap_or(0).div_ceil(1000)
 }

@@ -3,7 +3,15 @@
 use mlctl_protocol::{ExitClass, FencingToken, spec::RetryPolicy};
 
 use super::*;
-use crate::domain::{Exit, Fence, Hold, Intent, dependency::Need};
+use crate::{
+    domain::{
+        Exit, Fence, Hold, Intent,
+        dependency::Need,
+        queue::{Flow, Order, Queue, QueueLimits},
+    },
+    scheduler::Snapshot,
+    store::{Ready, Running},
+};
 
 const NOW: i64 = 1_790_000_000;
 
@@ -21,7 +29,7 @@ fn scene() -> Scene {
         occupants: vec![JobId(3), JobId(4)],
         through: Vec::new(),
         awaited: BTreeMap::new(),
-        first: None,
+        outlook: None,
         grace_seconds: 20,
     }
 }
@@ -123,28 +131,113 @@ fn check(detail: &JobDetail, scene: &Scene, line: &str) {
     assert!(hint.is_some_and(|hint| hint.contains('`') || detail.job.state == JobState::Failed), "{line}");
 }
 
+/// With what the scheduler would make of these jobs, of so many cores.
+fn in_line(scene: Scene, jobs: &[(u64, u32)]) -> Scene {
+    with_queues(scene, jobs, Vec::new(), Vec::new())
+}
+
+fn with_queues(scene: Scene, jobs: &[(u64, u32)], running: Vec<Running>, queues: Vec<Queue>) -> Scene {
+    let ready = jobs.iter().map(|(id, cpus)| Ready {
+        id: JobId(*id),
+        queue: "default".into(),
+        user: Uid(7),
+        priority: 50,
+        rank: 0,
+        cpus: *cpus,
+        gpus: 0,
+        limit_seconds: None,
+    });
+    let (machine, free) = (scene.machine.clone(), scene.free.clone());
+    let queues = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+    let snapshot =
+        Snapshot { now: at(0), machine, free, running, ready: ready.collect(), queues, setbacks: Default::default() };
+    Scene { outlook: Some(Box::new(Outlook::new(snapshot))), ..scene }
+}
+
+#[test]
+fn a_job_that_waits_for_its_queue_says_so() {
+    let default = || Queue::open("default");
+    let limited = |limits| Queue { limits, ..default() };
+    let none = QueueLimits::default();
+    let runs = |id, ends_in: Option<i64>| Running {
+        id: JobId(id),
+        queue: "default".into(),
+        user: Uid(7),
+        cpus: 1,
+        gpus: 0,
+        started_at: at(-100),
+        ends_by: ends_in.map(at),
+    };
+    let one = QueueLimits { running: Some(1), ..none };
+    let one_running = |limits, ends_in, jobs: &[(u64, u32)]| {
+        let free = Resources { cpus: 1, gpus: 0 };
+        with_queues(Scene { free, ..idle() }, jobs, vec![runs(3, ends_in)], vec![limited(limits)])
+    };
+    let strict = Queue { order: Order::Strict, ..default() };
+    let paused = Queue { flow: Flow::Paused, ..default() };
+    let mine: &[(u64, u32)] = &[(5, 1)];
+    let cases = [
+        (one_running(one, None, mine), "queue default runs 1 job at once, now job 3"),
+        (
+            one_running(one, Some(7200), mine),
+            "queue default runs 1 job at once, now job 3; it starts in 2 h at the latest",
+        ),
+        (one_running(one, None, &[(2, 1), (5, 1)]), "queue default runs 1 job at once, now job 3; job 2 is before it"),
+        (
+            one_running(QueueLimits { per_user: Some(1), ..none }, None, mine),
+            "queue default runs 1 job of a user at once, now job 3",
+        ),
+        (
+            one_running(QueueLimits { cpus: Some(1), gpus: Some(2), ..none }, None, mine),
+            "queue default gives its jobs 1 core and 2 GPUs at once, now job 3",
+        ),
+        (
+            one_running(QueueLimits { running: Some(1), cpus: Some(4), ..none }, None, mine),
+            "queue default runs 1 job at once, with 4 cores, now job 3",
+        ),
+        (
+            one_running(QueueLimits { cpus: Some(0), ..none }, None, mine),
+            "needs 1 core, and queue default gives its jobs 0 cores at once",
+        ),
+        (with_queues(idle(), mine, Vec::new(), vec![paused.clone()]), "queue default is paused"),
+        (with_queues(idle(), &[(2, 1)], Vec::new(), vec![paused]), "queue default is paused"),
+        (
+            with_queues(scene(), &[(2, 1), (5, 1)], Vec::new(), vec![strict]),
+            "waits its turn: job 2 is before it, and queue default is strict",
+        ),
+        (
+            one_running(none, Some(7200), &[(2, 2), (5, 1)]),
+            "there is room for it, but it would delay job 2, which starts in 2 h at the latest",
+        ),
+    ];
+    for (scene, line) in cases {
+        check(&queued(), &scene, line);
+    }
+    let (_, hint) = reason::why(&queued(), Planned::default(), &one_running(none, Some(7200), &[(2, 2), (5, 1)]));
+    assert_eq!(hint.unwrap(), "with a time limit of less than 2 h it could start now: `mlctl edit 5 --time`");
+}
+
 #[test]
 fn a_job_that_waits_says_for_what() {
     let later = |seconds| JobState::Queued { not_before: Some(at(seconds)) };
-    let first = |id, cpus| {
-        Some(Ready { id: JobId(id), queue: "default".into(), user: Uid(0), priority: 50, rank: 0, cpus, gpus: 0 })
-    };
     let one_free = Scene { free: Resources { cpus: 1, gpus: 0 }, occupants: vec![JobId(3)], ..scene() };
     let cases = [
         (queued(), idle(), "is about to start"),
         (queued(), scene(), "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
-        (queued(), Scene { first: first(5, 1), ..scene() }, "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
+        (queued(), in_line(scene(), &[(5, 1)]), "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
         (
             queued(),
-            Scene { first: first(2, 1), ..scene() },
+            in_line(scene(), &[(2, 1), (5, 1)]),
             "waits for 1 core: 2 of 2 in use by jobs 3, 4; job 2 is before it",
         ),
         (
             queued(),
-            Scene { first: first(2, 2), ..one_free.clone() },
-            "waits its turn: job 2 is before it and needs 2 cores",
+            in_line(one_free.clone(), &[(2, 2), (5, 1)]),
+            "there is room for it, but it would delay job 2, which needs 2 cores",
         ),
-        (queued(), Scene { first: first(2, 1), ..idle() }, "is about to start, after job 2"),
+        (queued(), in_line(idle(), &[(2, 1), (5, 1)]), "is about to start, after job 2"),
+        (queued(), in_line(idle(), &[(2, 1), (3, 1), (5, 1)]), "waits for what jobs before it are about to have"),
+        (queued(), in_line(scene(), &[(2, 1), (3, 1)]), "waits its turn: job 2, which needs the same, is before it"),
         (needs(queued(), 2, 0), one_free, "waits for 2 cores: 1 of 2 in use by job 3"),
         (needs(queued(), 4, 1), idle(), "needs 4 cores and 1 GPU, and this machine gives 2 cores to jobs"),
         (detail(later(90)), idle(), "starts in 90 s, not before 2026-09-21 14:14:50 UTC"),

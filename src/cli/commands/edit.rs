@@ -16,19 +16,20 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-Priority and start time are those of a job that waits; a running one has what it waited for. A running job goes by its new deadline, time limit and retries at once. Of a job that failed or was cancelled, these
+Priority, queue and start time are those of a job that waits; a running one has what it waited for. A running job goes by its new deadline, time limit and retries at once. Of a job that failed or was cancelled, these
 three can be changed before `retry`. The spec stays as it was submitted.
 
 Examples:
   mlctl edit digits --priority 80
   mlctl edit 17 18 --label team=vision --label stage=final
   mlctl edit 17 --unlabel stage
+  mlctl edit 17 --queue night
   mlctl edit digits --time 6h --deadline 08:00
   mlctl edit digits --no-deadline && mlctl retry digits
   mlctl edit night --begin 0               start it as soon as there is room";
 
-const CHANGES: [&str; 9] =
-    ["priority", "label", "unlabel", "begin", "deadline", "no_deadline", "time", "no_time", "retries"];
+const CHANGES: [&str; 10] =
+    ["priority", "queue", "label", "unlabel", "begin", "deadline", "no_deadline", "time", "no_time", "retries"];
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("change").required(true).multiple(true).args(CHANGES)))]
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// 0 to 100, higher first
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
     priority: Option<u8>,
+    /// Another queue
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
     /// Set a label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -77,6 +81,7 @@ impl Arguments {
         let deadline = times::resolved("--deadline", self.deadline, now, &zone)?;
         let request = EditRequest {
             priority: self.priority,
+            queue: self.queue,
             labels,
             begin: times::resolved("--begin", self.begin, now, &zone)?.map(Some),
             deadline: (self.no_deadline || deadline.is_some()).then_some(deadline),
@@ -86,7 +91,7 @@ impl Arguments {
         let said = |job: &JobView| {
             let pairs: Vec<_> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let labels = if pairs.is_empty() { "no labels".to_owned() } else { format!("labels {}", pairs.join(" ")) };
-            let mut has = vec![format!("priority {}", job.priority), labels];
+            let mut has = vec![format!("queue {}", job.queue), format!("priority {}", job.priority), labels];
             has.extend(job.not_before.map(|at| format!("start time {}", text::moment(at, now))));
             has.extend(job.deadline.map(|at| format!("deadline {}", text::moment(at, now))));
             has.extend(job.time_limit_seconds.map(|limit| format!("time limit {}", text::duration(limit.into()))));

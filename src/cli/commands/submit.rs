@@ -38,6 +38,7 @@ Examples:
   mlctl submit job.toml -f                    and follows it to its end
   mlctl submit job.toml --set train.max_epochs=5 --set train.optimizer.learning_rate=0.01
   mlctl submit job.toml -n night --label team=vision --priority 80
+  mlctl submit job.toml --queue night         as much at once as the queue allows
   mlctl submit job.toml --deadline 08:00      by the morning or not at all; a job that fails so ends with 22
   mlctl submit job.toml --retries 5 --retry-on oom,hang
   mlctl submit job.toml -t 2h -w              ends with 22 when two hours were not enough
@@ -72,6 +73,9 @@ pub struct Arguments {
     /// The job's name instead of the spec's
     #[arg(short, long)]
     name: Option<String>,
+    /// The queue; `mlctl queue ls` lists them
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
     /// 0 to 100, higher first
     #[arg(short, long, value_name = "N")]
     priority: Option<u32>,
@@ -185,6 +189,7 @@ impl Arguments {
             env: &self.env,
             set: &self.set,
             name: self.name.as_deref(),
+            queue: self.queue.as_deref(),
             labels: &self.label,
             numbers: &[
                 ("--priority", &["priority"], self.priority),
@@ -320,6 +325,9 @@ impl Arguments {
                 spec.name
             ))?;
             arrays::awaited(&mut context.out, &checked.after)?;
+            if let Some(placement) = &checked.placement {
+                jobs::placed(&mut context.out, placement, context.clock.now())?;
+            }
         }
         Ok(Exit::Ok)
     }

@@ -28,7 +28,7 @@ impl Arguments {
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
         let why: WhyView = context.client.get(&job_path(&self.job, "why")).await?;
-        jobs::why(&mut context.out, &why)?;
+        jobs::why(&mut context.out, &why, context.clock.now())?;
         Ok(Exit::Ok)
     }
 }

@@ -10,7 +10,7 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{ArrayView, AttemptList, EventList, JobList, JobView, WhyView},
+    api::types::{ArrayView, AttemptList, EventList, JobList, JobView, PlacementView, WhyView},
     cli::Failure,
     config::OutputForm,
 };
@@ -323,13 +323,23 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
     out.table(&table)
 }
 
+/// Prints what would become of a job.
+pub fn placed(out: &mut Output, placement: &PlacementView, now: Timestamp) -> Result<(), Failure> {
+    let at = placement.starts_by.filter(|at| *at > now);
+    let at = at.map(|at| format!("; it would start by {}", text::moment(at, now))).unwrap_or_default();
+    out.line(format!("  it {}{at}", text::visible_line(&placement.reason)))
+}
+
 /// Prints why a job is where it is.
-pub fn why(out: &mut Output, why: &WhyView) -> Result<(), Failure> {
+pub fn why(out: &mut Output, why: &WhyView, now: Timestamp) -> Result<(), Failure> {
     if out.is_json() {
         return out.json(why);
     }
     let reason = text::visible_line(&why.reason);
     out.line(format!("job {} ({}) is {}: {reason}", why.id, why.name, why.state))?;
+    if let Some(at) = why.starts_by.filter(|at| *at > now) {
+        out.line(format!("  by the time limits of those before it, it starts by {}", text::moment(at, now)))?;
+    }
     match &why.hint {
         Some(hint) => out.line(format!("  hint: {}", text::visible_line(hint))),
         None => Ok(()),

@@ -8,6 +8,7 @@ use mlctl_protocol::{
 };
 
 use super::Problem;
+use crate::domain::queue::queue_name;
 
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
@@ -24,6 +25,7 @@ const MAX_LABEL_VALUE_BYTES: usize = 1024;
 pub(super) fn problems(spec: &JobSpec) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(name(&spec.name));
+    found.extend(queue_name(&spec.queue));
     found.extend(labels(&spec.labels));
     found.extend(retry(&spec.retry));
     found.extend(spec.concurrency.as_ref().and_then(concurrency));

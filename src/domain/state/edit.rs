@@ -10,12 +10,17 @@ use super::super::{Change, Edit, Event, Hold, Job, JobState, Refusal, Terms, Uid
 pub(super) fn decide(job: &Job, by: Uid, edit: &Edit, now: Timestamp) -> Result<Vec<Event>, Refusal> {
     let refused = |verb| Err(Refusal::WrongState { job: job.id, state: job.state.name(), verb });
     let terms = &edit.terms;
-    if job.state.is_terminal() && (edit.priority.is_some() || !edit.labels.is_empty() || terms.begin.is_some()) {
+    let moves = edit.priority.is_some() || edit.queue.is_some();
+    if job.state.is_terminal() && (moves || !edit.labels.is_empty() || terms.begin.is_some()) {
         return refused("edited, but for its deadline, time limit and retries");
     }
     let priority = edit.priority.filter(|priority| *priority != job.priority);
     if priority.is_some() && matches!(job.state, JobState::Running { .. }) {
         return refused("given another priority: it has what it waited for");
+    }
+    let queue = edit.queue.clone().filter(|queue| *queue != job.queue);
+    if queue.is_some() && matches!(job.state, JobState::Running { .. }) {
+        return refused("moved to another queue: it has what it waited for");
     }
     if terms.begin.is_some() && matches!(job.state, JobState::Running { .. }) {
         return refused("given another start time: it has been started");
@@ -33,22 +38,23 @@ pub(super) fn decide(job: &Job, by: Uid, edit: &Edit, now: Timestamp) -> Result<
         time_limit_seconds: terms.time_limit_seconds.filter(|limit| Some(*limit) != job.time_limit_seconds),
         retries: terms.retries.filter(|retries| *retries != job.retry.limit),
     };
-    let is_changed = priority.is_some() || labels.is_some() || terms != Terms::default();
-    Ok(if is_changed { vec![Event::Edited { by, priority, labels, terms }] } else { Vec::new() })
+    let is_changed = priority.is_some() || queue.is_some() || labels.is_some() || terms != Terms::default();
+    Ok(if is_changed { vec![Event::Edited { by, priority, queue, labels, terms }] } else { Vec::new() })
 }
 
 /// The job after an edit; the state's name when that cannot be.
 pub(super) fn apply(
     mut job: Job,
-    priority: Option<u8>,
+    (priority, queue): (Option<u8>, Option<&String>),
     labels: Option<&BTreeMap<String, String>>,
     terms: &Terms,
 ) -> Result<Job, &'static str> {
     let Terms { begin, deadline, time_limit_seconds, retries } = terms;
+    let moves = priority.is_some() || queue.is_some() || begin.is_some();
     let fits = match job.state {
         JobState::Succeeded => false,
-        JobState::Failed | JobState::Cancelled => priority.is_none() && labels.is_none() && begin.is_none(),
-        JobState::Running { .. } => priority.is_none() && begin.is_none(),
+        JobState::Failed | JobState::Cancelled => !moves && labels.is_none(),
+        JobState::Running { .. } => !moves,
         JobState::Queued { .. } | JobState::Blocked { .. } | JobState::Held(_) => true,
     };
     if !fits || retries.is_some_and(|retries| retries < job.retries_used) {
@@ -63,6 +69,9 @@ pub(super) fn apply(
         }
     }
     job.priority = priority.unwrap_or(job.priority);
+    if let Some(queue) = queue {
+        job.queue.clone_from(queue);
+    }
     if let Some(labels) = labels {
         job.labels.clone_from(labels);
     }

@@ -560,12 +560,18 @@ fn a_log_that_cannot_be_is_refused() {
         ("queued", Event::Released { by: Uid(1) }, "is released from nothing"),
         (
             "running",
-            Event::Edited { by: Uid(1), priority: Some(1), labels: None, terms: Terms::default() },
+            Event::Edited { by: Uid(1), priority: Some(1), queue: None, labels: None, terms: Terms::default() },
             "waits while it runs",
         ),
         (
             "failed",
-            Event::Edited { by: Uid(1), priority: None, labels: Some(Default::default()), terms: Terms::default() },
+            Event::Edited {
+                by: Uid(1),
+                priority: None,
+                queue: None,
+                labels: Some(Default::default()),
+                terms: Terms::default(),
+            },
             "changes its end",
         ),
         ("succeeded", Event::Retried { by: Uid(1) }, "does done work again"),

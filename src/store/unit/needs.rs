@@ -16,6 +16,7 @@ pub(super) struct Needs<'a> {
     pub(super) attempts: BTreeSet<FencingToken>,
     pub(super) keys: Vec<(Uid, &'a str)>,
     pub(super) schedules: BTreeSet<&'a str>,
+    pub(super) queues: BTreeSet<&'a str>,
     pub(super) turns: Vec<&'a PreparedTurn>,
     /// Whose checkpoints come, and of which step.
     pub(super) checkpointed: Vec<(JobId, u64)>,
@@ -64,6 +65,7 @@ impl<'a> Needs<'a> {
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
                 Ask::Promote { .. } | Ask::Settle { .. } => {}
                 Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
+                Ask::EditQueue { name, .. } | Ask::RemoveQueue { name, .. } => drop(needs.queues.insert(name)),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
                 Ask::Turn { turn, .. } => {

@@ -26,6 +26,9 @@ pub const SPEC_VERSION: u32 = 1;
 /// The largest spec accepted, in bytes, as TOML or JSON.
 pub const MAX_SPEC_BYTES: usize = 256 * 1024;
 
+/// The queue of a job that names none. It is always there.
+pub const DEFAULT_QUEUE: &str = "default";
+
 /// A job: what to do, and how to treat it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SpecDocument", into = "SpecDocument")]
@@ -33,6 +36,8 @@ pub const MAX_SPEC_BYTES: usize = 256 * 1024;
 pub struct JobSpec {
     /// A name for people and for `mlctl show NAME`.
     pub name: String,
+    /// The queue it stands in.
+    pub queue: String,
     /// 0 to 100, higher first.
     pub priority: u8,
     /// Free key-value pairs to find jobs by.
@@ -94,6 +99,10 @@ pub struct SpecDocument {
     /// A name for people and for `mlctl show NAME`: letters, digits, `.`, `_` and `-`, at most 100.
     #[schemars(length(min = 1, max = 100))]
     name: String,
+    /// The queue it stands in, which `mlctl queue set` has made: limits on what runs at once are a queue's.
+    #[serde(default = "default_queue", skip_serializing_if = "is_default_queue")]
+    #[schemars(length(min = 1, max = 100))]
+    queue: String,
     /// 0 to 100, higher first.
     #[serde(default = "default_priority")]
     #[schemars(range(max = 100))]
@@ -139,6 +148,14 @@ pub struct SpecDocument {
     command: Option<Box<CommandSpec>>,
 }
 
+fn default_queue() -> String {
+    DEFAULT_QUEUE.to_owned()
+}
+
+fn is_default_queue(queue: &str) -> bool {
+    queue == DEFAULT_QUEUE
+}
+
 const fn default_priority() -> u8 {
     50
 }
@@ -150,6 +167,7 @@ impl TryFrom<SpecDocument> for JobSpec {
         let SpecDocument {
             version,
             name,
+            queue,
             priority,
             labels,
             resources,
@@ -175,6 +193,7 @@ impl TryFrom<SpecDocument> for JobSpec {
         }
         Ok(Self {
             name,
+            queue,
             priority,
             labels,
             resources,
@@ -194,6 +213,7 @@ impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
         let JobSpec {
             name,
+            queue,
             priority,
             labels,
             resources,
@@ -214,6 +234,7 @@ impl From<JobSpec> for SpecDocument {
         Self {
             version: SPEC_VERSION,
             name,
+            queue,
             priority,
             labels,
             resources,

@@ -17,6 +17,11 @@ pub struct Resources {
     pub gpus: u32,
 }
 
+impl Resources {
+    /// Nothing at all: what a sum begins with.
+    pub const NONE: Self = Self { cpus: 0, gpus: 0 };
+}
+
 impl Default for Resources {
     fn default() -> Self {
         Self { cpus: 1, gpus: 0 }

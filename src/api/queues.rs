@@ -1,0 +1,129 @@
+//! Handlers about queues: list, show, set, remove; and whether a job may come into one. Called by the router and by whatever takes jobs. What a queue's limits mean is the planner's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::{Extension, Json, extract::State};
+use mlctl_protocol::spec::Resources;
+
+use super::{
+    Context, Shared,
+    error::Failure,
+    extract::{NamedQueue, Sent},
+    permit::Peer,
+    types::{QueueList, QueueRequest, QueueView, SCHEMA},
+    view,
+};
+use crate::{
+    domain::{
+        Change,
+        queue::{DEFAULT_QUEUE, Flow, Queue, QueueEdit, queue_name},
+        rules::Problem,
+    },
+    store::{QueueRow, Running, StoreError},
+};
+
+/// Queues named in a hint at most.
+const MAX_NAMED: usize = 10;
+
+/// `GET /v1/queues`.
+pub(super) async fn list(State(api): State<Context>) -> Result<Json<QueueList>, Failure> {
+    Ok(Json(QueueList { schema: SCHEMA, queues: views(&api).await?.into_values().collect() }))
+}
+
+/// `GET /v1/queues/{queue}`.
+pub(super) async fn show(State(api): State<Context>, NamedQueue(name): NamedQueue) -> Result<Json<QueueView>, Failure> {
+    let found = views(&api).await?.remove(&name);
+    Ok(Json(found.ok_or(StoreError::NoQueue(name))?))
+}
+
+/// `POST /v1/queues/{queue}`.
+pub(super) async fn set(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedQueue(name): NamedQueue,
+    Sent(request): Sent<QueueRequest>,
+) -> Result<Json<QueueView>, Failure> {
+    if let Some(Problem { message, hint, .. }) = queue_name(&name) {
+        return Err(Failure::bad_request(message, hint.unwrap_or_default()));
+    }
+    let QueueRequest { running, cpus, gpus, per_user, order, state } = request;
+    let change = |limit: Option<Option<u32>>| limit.map(Change::from);
+    let edit = QueueEdit {
+        running: change(running),
+        cpus: change(cpus),
+        gpus: change(gpus),
+        per_user: change(per_user),
+        order,
+        flow: state,
+    };
+    // One that is only stopped or opened is to be there: a slip of the fingers is to make no queue.
+    let makes = edit != QueueEdit { flow: edit.flow, ..QueueEdit::default() } || edit == QueueEdit::default();
+    if !makes && !views(&api).await?.contains_key(&name) {
+        return Err(StoreError::NoQueue(name).into());
+    }
+    let row = api.store.edit_queue(&name, edit, peer.uid).await?;
+    // As it is by now, or as it was made where it is gone again already.
+    let view = views(&api).await?.remove(&name);
+    let made = || view::queue::view(&row.queue, Some(&row), BTreeMap::new(), Resources::NONE, &api.scene());
+    Ok(Json(view.unwrap_or_else(made)))
+}
+
+/// `DELETE /v1/queues/{queue}`.
+pub(super) async fn remove(
+    State(api): State<Context>,
+    NamedQueue(name): NamedQueue,
+) -> Result<Json<QueueView>, Failure> {
+    let row = api.store.remove_queue(&name).await?;
+    Ok(Json(view::queue::view(&row.queue, Some(&row), BTreeMap::new(), Resources::NONE, &api.scene())))
+}
+
+/// All queues by name: those that have a row, those that have jobs, and the default one.
+async fn views(api: &Shared) -> Result<BTreeMap<String, QueueView>, StoreError> {
+    let rows = api.store.queues();
+    let mut counts = api.store.queue_counts().await?;
+    let mut used: BTreeMap<String, Resources> = BTreeMap::new();
+    for Running { queue, cpus, gpus, .. } in api.store.occupants().await? {
+        let used = used.entry(queue).or_insert(Resources::NONE);
+        (used.cpus, used.gpus) = (used.cpus.saturating_add(cpus), used.gpus.saturating_add(gpus));
+    }
+    let names: BTreeSet<String> = counts.keys().chain(rows.keys()).cloned().chain([DEFAULT_QUEUE.to_owned()]).collect();
+    let scene = api.scene();
+    let view = |name: String| {
+        let row = rows.get(&name);
+        let queue = row.map_or_else(|| Queue::open(&*name), |row| row.queue.clone());
+        let counts = counts.remove(&name).unwrap_or_default();
+        let used = used.remove(&name).unwrap_or(Resources::NONE);
+        (name, view::queue::view(&queue, row, counts, used, &scene))
+    };
+    Ok(names.into_iter().map(view).collect())
+}
+
+/// Why a job may not come into its queue.
+pub(super) fn problem(api: &Shared, queue: &str, needs: &Resources) -> Option<Problem> {
+    let problem =
+        |path: &str, message: String, hint: String| Some(Problem { path: path.into(), message, hint: Some(hint) });
+    let rows = api.store.queues();
+    let Some(QueueRow { queue: found, .. }) = rows.get(queue) else {
+        if queue == DEFAULT_QUEUE || queue_name(queue).is_some() {
+            return None;
+        }
+        let others = rows.keys().map(String::as_str).filter(|name| *name != DEFAULT_QUEUE).take(MAX_NAMED);
+        let known: Vec<&str> = [DEFAULT_QUEUE].into_iter().chain(others).collect();
+        let hint = format!("there are {}; `mlctl queue set {queue}` makes one", known.join(", "));
+        return problem("queue", format!("there is no queue {queue}"), hint);
+    };
+    if found.flow == Flow::Draining {
+        let hint = format!("choose another, or open it again with `mlctl queue resume {queue}`");
+        return problem("queue", format!("queue {queue} is draining: it takes no more jobs"), hint);
+    }
+    let limits = [
+        ("queue", "jobs", 1, found.limits.running.or(found.limits.per_user)),
+        ("resources.cpus", "cores", needs.cpus, found.limits.cpus),
+        ("resources.gpus", "GPUs", needs.gpus, found.limits.gpus),
+    ];
+    let (path, what, needed, limit) =
+        limits.into_iter().find(|(_, _, needed, limit)| limit.is_some_and(|limit| *needed > limit))?;
+    let limit = limit.unwrap_or_default();
+    let hint = format!("ask for less, or raise the limit: `mlctl queue set {queue} --help`");
+    problem(path, format!("queue {queue} gives its jobs {limit} {what} at once, and this one needs {needed}"), hint)
+}

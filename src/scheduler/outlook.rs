@@ -1,0 +1,152 @@
+//! What will become of jobs that wait: the plan as it is now, and when each starts at the latest by the time limits of those before it. Asked by whoever explains; pure but for taking the snapshot.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use mlctl_protocol::JobId;
+
+use super::{
+    plan::{Obstacle, Plan, plan},
+    snapshot::Snapshot,
+};
+use crate::store::{Ready, Running};
+
+/// Rounds that are looked ahead at most.
+const MOST_ROUNDS: usize = 500;
+
+/// What the scheduler sees and means to do.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    /// What it sees.
+    pub snapshot: Snapshot,
+    /// What it means to do.
+    pub plan: Plan,
+}
+
+/// Where a job that may start stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It starts now, after this one where that is another.
+    Starts(JobId),
+    /// Something is in its way.
+    Waits(Obstacle),
+    /// It is not among the heads that are looked at: this one, which needs the same, is before it.
+    Behind(JobId),
+    /// Nothing is known: it came a moment ago.
+    Unknown,
+}
+
+impl Outlook {
+    /// What is meant to be done with what is seen.
+    #[must_use]
+    pub fn new(snapshot: Snapshot) -> Self {
+        let plan = plan(&snapshot);
+        Self { snapshot, plan }
+    }
+
+    /// The same with one more job in the line, at its place.
+    #[must_use]
+    pub fn with(mut snapshot: Snapshot, job: Ready) -> Self {
+        let place = snapshot.ready.partition_point(|ready| (ready.rank, ready.id) <= (job.rank, job.id));
+        snapshot.ready.insert(place, job);
+        Self::new(snapshot)
+    }
+
+    /// Where a job stands that may start as far as it is concerned.
+    #[must_use]
+    pub fn turn(&self, job: &Ready) -> Turn {
+        if self.plan.start.contains(&job.id) {
+            return Turn::Starts(self.plan.start.first().copied().unwrap_or(job.id));
+        }
+        if let Some((_, obstacle)) = self.plan.wait.iter().find(|(id, _)| *id == job.id) {
+            return Turn::Waits(*obstacle);
+        }
+        let same = |ready: &&Ready| {
+            (&ready.queue, ready.user, ready.cpus, ready.gpus) == (&job.queue, job.user, job.cpus, job.gpus)
+        };
+        self.snapshot.ready.iter().find(same).map_or(Turn::Unknown, |ready| Turn::Behind(ready.id))
+    }
+
+    /// When jobs start at the latest if nothing comes that is more urgent: everybody runs as long as its time limit allows. Who waits for one without a limit is not in it, nor who is too far behind.
+    #[must_use]
+    pub fn latest_starts(&self) -> BTreeMap<JobId, Timestamp> {
+        let mut starts = BTreeMap::new();
+        let mut world = self.snapshot.clone();
+        for _ in 0..MOST_ROUNDS {
+            let plan = plan(&world);
+            starts.extend(plan.start.iter().map(|id| (*id, world.now)));
+            let (started, left) = world.ready.into_iter().partition(|job| plan.start.contains(&job.id));
+            world.ready = left;
+            let started: Vec<Ready> = started;
+            world.free.cpus = world.free.cpus.saturating_sub(started.iter().map(|job| job.cpus).sum());
+            world.free.gpus = world.free.gpus.saturating_sub(started.iter().map(|job| job.gpus).sum());
+            world.running.extend(started.into_iter().map(|job| runs(job, world.now)));
+            let next = world.running.iter().filter_map(|job| job.ends_by).min();
+            let Some(next) = next.filter(|_| !world.ready.is_empty()) else { break };
+            world.now = world.now.max(next);
+            let ended = |job: &mut Running| job.ends_by.is_some_and(|end| end <= next);
+            for job in world.running.extract_if(.., ended) {
+                world.free.cpus = world.free.cpus.saturating_add(job.cpus).min(world.machine.cpus);
+                world.free.gpus = world.free.gpus.saturating_add(job.gpus).min(world.machine.gpus);
+            }
+        }
+        starts
+    }
+}
+
+/// A job that starts at a moment.
+fn runs(job: Ready, now: Timestamp) -> Running {
+    let Ready { id, queue, user, cpus, gpus, limit_seconds, .. } = job;
+    let ends_by = limit_seconds.and_then(|limit| now.checked_add(SignedDuration::from_secs(limit.into())).ok());
+    Running { id, queue, user, cpus, gpus, started_at: now, ends_by }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlctl_protocol::spec::Resources;
+
+    use super::*;
+    use crate::domain::Uid;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + seconds).unwrap()
+    }
+
+    fn job(id: u64, cpus: u32, limit_seconds: Option<u32>) -> Ready {
+        let (queue, user) = ("default".into(), Uid(1));
+        Ready { id: JobId(id), queue, user, priority: 50, rank: 0, cpus, gpus: 0, limit_seconds }
+    }
+
+    fn outlook(running: Vec<Running>, ready: Vec<Ready>) -> Outlook {
+        let machine = Resources { cpus: 2, gpus: 0 };
+        let free = Resources { cpus: 2 - running.iter().map(|job| job.cpus).sum::<u32>(), gpus: 0 };
+        Outlook::new(Snapshot {
+            now: at(0),
+            machine,
+            free,
+            running,
+            ready,
+            queues: BTreeMap::new(),
+            setbacks: BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn time_limits_tell_when_a_job_starts_at_the_latest() {
+        let running = vec![runs(job(90, 1, Some(100)), at(0))];
+        let ready =
+            vec![job(1, 2, Some(50)), job(2, 1, Some(100)), job(3, 1, Some(10)), job(4, 2, None), job(5, 1, Some(1))];
+        let starts = outlook(running, ready).latest_starts();
+        // The second fills the gap at once; the fifth, of one second, fits beside the third.
+        let expected = [(1, 100), (2, 0), (3, 150), (4, 160), (5, 150)].map(|(id, seconds)| (JobId(id), at(seconds)));
+        assert_eq!(starts, expected.into());
+    }
+
+    #[test]
+    fn behind_one_without_a_limit_nothing_is_known() {
+        let endless = vec![runs(job(90, 2, None), at(0))];
+        assert_eq!(outlook(endless, vec![job(1, 1, Some(5))]).latest_starts(), BTreeMap::new());
+        let started = outlook(Vec::new(), vec![job(1, 2, None), job(2, 2, Some(5))]).latest_starts();
+        assert_eq!(started, [(JobId(1), at(0))].into());
+    }
+}
