@@ -10,11 +10,14 @@ mod environment;
 mod program;
 mod tree;
 
-use std::process::ExitCode;
+use std::{io, os::fd::AsFd as _, process::ExitCode};
 
 use mlctl_link::{Link, LinkError, read_launch};
-use mlctl_protocol::ExitClass;
-use tokio::runtime::{Builder, Runtime};
+use mlctl_protocol::{ExitClass, launch::Launch};
+use tokio::{
+    net::unix::pipe,
+    runtime::{Builder, Runtime},
+};
 
 /// What the hello says about this build.
 const WORKER: &str = concat!("mlworker-command ", env!("CARGO_PKG_VERSION"));
@@ -48,11 +51,20 @@ fn main() -> ExitCode {
 
 fn work(runtime: &Runtime) -> Result<u8, LinkError> {
     runtime.block_on(async {
-        let launch = read_launch(tokio::io::stdin()).await?;
+        let launch = hand_over().await?;
         let (link, start) = Link::dial(launch.clone(), WORKER).await?;
         let result = program::run(&launch, &start, &link.handle()).await;
         let code = u8::from(result.class != ExitClass::Ok);
         link.finish(result).await?;
         Ok(code)
     })
+}
+
+/// Reads what mld hands over through a pipe, without a thread for that; what else stands there is read as it can be.
+async fn hand_over() -> Result<Launch, LinkError> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    match stdin.and_then(pipe::Receiver::from_owned_fd) {
+        Ok(pipe) => read_launch(pipe).await,
+        Err(_) => read_launch(tokio::io::stdin()).await,
+    }
 }

@@ -224,7 +224,8 @@ impl Program {
     }
 
     fn is_out_of_memory(&self) -> bool {
-        matches!((self.memory_kills, memory_kills()), (Some(before), Some(after)) if after > before)
+        let fell = self.status.is_some_and(WaitStatus::signaled);
+        fell && matches!((self.memory_kills, memory_kills()), (Some(before), Some(after)) if after > before)
     }
 }
 

@@ -91,7 +91,7 @@ impl Link {
         Handle::new(Arc::clone(&self.shared))
     }
 
-    /// Ends the attempt: writes the result file, then reports the result and waits for at most 10 s until the daemon has it and all
+    /// Ends the attempt: writes the result file, reports the result and waits for at most 10 s until the daemon has it and all
     /// reports before it. That no daemon is there is no error: it will find the file. Nothing can be reported afterwards.
     ///
     /// # Errors
@@ -99,8 +99,8 @@ impl Link {
     pub async fn finish(self, result: WorkerResult) -> Result<(), LinkError> {
         let result = fit(result);
         let (dir, copy) = (self.attempt_dir.clone(), result.clone());
+        // Side by side: whichever the daemon finds says the same, and a sync takes as long as an answer.
         let written = tokio::task::spawn_blocking(move || write_result(&dir, &copy).map(|_| ()));
-        let written = written.await.unwrap_or(Err(LinkError::Closed));
         let seq = self.shared.push_last(ReportBody::Finished { result: Box::new(result) })?;
         let settled = async {
             while !self.shared.is_acked(seq) && !self.shared.is_refused() {
@@ -110,7 +110,7 @@ impl Link {
         if timeout(self.last_ack, settled).await.is_err() {
             tracing::warn!("the daemon did not acknowledge the result in time; it is in the result file");
         }
-        written
+        written.await.unwrap_or(Err(LinkError::Closed))
     }
 }
 
