@@ -224,10 +224,14 @@ impl Arguments {
         if is_last {
             return Ok(Exit::Ok);
         }
+        self.watch(context, &job.id.to_string()).await
+    }
+
+    /// Follows a job to its end, or waits for it.
+    async fn watch(&self, context: &mut Context<'_>, id: &str) -> Done {
         context.out.flush()?;
-        let id = job.id.to_string();
         let watched =
-            if self.follow { follow::follow(context, &id).await } else { follow::silently(context, &id, None).await };
+            if self.follow { follow::follow(context, id).await } else { follow::silently(context, id, None).await };
         let (ended, exit) = watched?;
         if let Some(job) = ended {
             if context.out.is_json() {
