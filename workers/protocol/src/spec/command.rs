@@ -78,10 +78,8 @@ impl fmt::Display for Param {
         match self {
             Self::Flag(flag) => flag.fmt(f),
             Self::Integer(number) => number.fmt(f),
-            // As in JSON: the shortest that reads back as the same number.
-            Self::Number(number) => f.write_str(
-                &serde_json::Number::from_f64(*number).map_or_else(String::new, |number| number.to_string()),
-            ),
+            // The shortest that reads back as the same number, very small and large ones with an exponent.
+            Self::Number(number) => fmt::Debug::fmt(number, f),
             Self::Text(text) => f.write_str(text),
         }
     }
