@@ -57,8 +57,8 @@ pub(super) async fn set(
         flow: state,
     };
     // One that is only stopped or opened is to be there: a slip of the fingers is to make no queue.
-    let makes = edit != QueueEdit { flow: edit.flow, ..QueueEdit::default() } || edit == QueueEdit::default();
-    if !makes && !views(&api).await?.contains_key(&name) {
+    let only_flows = edit.flow.is_some() && edit == QueueEdit { flow: edit.flow, ..QueueEdit::default() };
+    if only_flows && !views(&api).await?.contains_key(&name) {
         return Err(StoreError::NoQueue(name).into());
     }
     let row = api.store.edit_queue(&name, edit, peer.uid).await?;
@@ -117,7 +117,7 @@ pub(super) fn problem(api: &Shared, queue: &str, needs: &Resources) -> Option<Pr
         return problem("queue", format!("queue {queue} is draining: it takes no more jobs"), hint);
     }
     let limits = [
-        ("queue", "jobs", 1, found.limits.running.or(found.limits.per_user)),
+        ("queue", "jobs", 1, found.limits.running.into_iter().chain(found.limits.per_user).min()),
         ("resources.cpus", "cores", needs.cpus, found.limits.cpus),
         ("resources.gpus", "GPUs", needs.gpus, found.limits.gpus),
     ];

@@ -10,7 +10,8 @@
 //! 4. In a strict queue, those behind it in the same queue wait in any case.
 //!
 //! Nobody starves: an hour of waiting is worth a point of priority, so that a job is overtaken in the order only by those that begin to wait within so many hours after it as they have points
-//! more, which is 100 hours at most, and as many more as fair share has points; and who is first in the order is delayed by nobody behind it.
+//! more, which is 100 hours at most, and as many more as fair share has points; and nobody behind it delays the first one that waits for
+//! a thing in getting that. (One that waits for its queue has no part of the machine kept meanwhile; it is first in line for that once its queue has room.)
 
 use std::collections::BTreeMap;
 
