@@ -11,7 +11,7 @@ use axum::{
 };
 use mlctl_protocol::{
     JobSpec,
-    spec::{After, DataSource, Resources, Work},
+    spec::{After, DataSource, Resources, Wins, Work},
 };
 use serde_json::Value;
 
@@ -211,12 +211,23 @@ fn members(
                 }
                 mistakes.add(index, &params, rules::problems(&spec));
                 mistakes.add(index, &params, submit::too_large(&spec.resources, machine));
+                mistakes.add(index, &params, replacing(&spec));
                 members.push((spec, params));
             }
             Err(problem) => mistakes.add(index, &params, Some(problem)),
         }
     }
     Ok((members, mistakes))
+}
+
+/// Members that replaced each other would leave the last of them.
+fn replacing(spec: &JobSpec) -> Option<Problem> {
+    let newest = spec.concurrency.as_ref().is_some_and(|policy| policy.wins == Wins::Newest);
+    newest.then(|| Problem {
+        path: "concurrency.wins".into(),
+        message: "the members of an array would replace each other".into(),
+        hint: Some("let the oldest win, or `mlctl cancel` the array before".into()),
+    })
 }
 
 fn member(base: &JobSpec, json: &Value, index: u32, params: &Params) -> Result<JobSpec, Problem> {

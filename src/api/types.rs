@@ -184,6 +184,9 @@ pub struct JobView {
     /// The job or array that it was to wait for and that can no longer come to what was needed, where it is held or was cancelled for that; absent else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmet: Option<JobId>,
+    /// The job with the same concurrency key for which it was cancelled, or is being cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<JobId>,
     /// What it was submitted to wait for. Absent in lists, and when that is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<AfterView>,

@@ -58,6 +58,8 @@ pub struct Overlay<'a> {
     pub retry_on: Option<&'a [&'a str]>,
     /// `--concurrency-key`.
     pub concurrency_key: Option<&'a str>,
+    /// `--concurrency`.
+    pub concurrency: Option<&'a str>,
     /// `--preemptible`.
     pub preemptible: bool,
     /// `--cwd`.
@@ -153,6 +155,9 @@ pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environmen
     }
     if let Some(key) = overlay.concurrency_key {
         document.set_text("--concurrency-key", &["concurrency", "key"], key);
+    }
+    if let Some(wins) = overlay.concurrency {
+        document.set_text("--concurrency", &["concurrency", "wins"], wins);
     }
     if overlay.preemptible {
         document.set_true("--preemptible", &["preemptible"]);

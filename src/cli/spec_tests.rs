@@ -2,7 +2,7 @@
 
 use mlctl_protocol::{
     ExitClass,
-    spec::{AfterFailed, DataSource},
+    spec::{AfterFailed, Concurrency, DataSource, Wins},
 };
 
 use super::*;
@@ -87,6 +87,7 @@ fn flags_lie_over_the_file() {
             labels: &[("team.eu".into(), "a b".into())],
             begin: None,
             concurrency_key: Some("nightly"),
+            concurrency: Some("newest"),
             preemptible: true,
             after: Some(&["ok:12", "any:night.3"]),
             after_failed: Some("keep"),
@@ -110,7 +111,8 @@ fn flags_lie_over_the_file() {
     assert!(spec.preemptible);
     assert_eq!(spec.after.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ok:12", "any:night.3"]);
     assert_eq!(spec.after_failed, AfterFailed::Keep);
-    assert_eq!(spec.concurrency.map(|given| (given.key, given.limit)), Some(("nightly".to_owned(), 1)));
+    let concurrency = Concurrency { key: "nightly".into(), limit: 1, wins: Wins::Newest };
+    assert_eq!(spec.concurrency, Some(concurrency));
     assert_eq!(spec.time.deadline.as_deref(), Some("2126-11-26T02:00:00Z"));
     assert_eq!(spec.retry.on, Some(vec![ExitClass::OomHost, ExitClass::Hang]));
 }

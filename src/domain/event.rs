@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     array::Membership,
     dependency::Dependencies,
-    job::{Change, Exit, Gate, Hold, Intent, Uid},
+    gate::Gate,
+    job::{Change, Exit, Hold, Intent, Uid},
 };
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
@@ -84,6 +85,11 @@ pub enum Command {
         by: Uid,
         /// Why, in a line.
         reason: String,
+    },
+    /// A newer job with the same concurrency key has its place: it ends, and saves its work where it runs.
+    Replace {
+        /// The newer job.
+        by: JobId,
     },
     /// A person keeps a job that waits from starting.
     Hold {
@@ -321,6 +327,11 @@ pub enum Event {
     Yielding {
         /// The job that is to have its place.
         to: JobId,
+    },
+    /// A newer job with the same concurrency key has its place: it is cancelled, or was asked to end where it runs.
+    Replaced {
+        /// The newer job.
+        by: JobId,
     },
     /// The attempt is over and the job succeeded.
     Succeeded {

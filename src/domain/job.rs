@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     array::Membership,
     dependency::{Unmet, Waits},
+    gate::Gate,
 };
 
 /// A Unix user id, read from the socket.
@@ -73,6 +74,8 @@ pub struct Job {
     pub waits: Option<Waits>,
     /// Why it was stopped early, as a member that others do better than.
     pub stopped_early: Option<String>,
+    /// The job with the same concurrency key for which it was cancelled, or is being cancelled.
+    pub replaced_by: Option<JobId>,
     /// When it was acknowledged.
     pub submitted_at: Timestamp,
     /// The moment of the wall clock by which it must have ended.
@@ -150,32 +153,6 @@ impl<T> From<Option<T>> for Change<T> {
     }
 }
 
-/// Keeps jobs with the same key of the same user from running all at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gate {
-    /// What they have in common.
-    pub key: String,
-    /// How many at most run or wait to be started at once.
-    pub limit: u32,
-}
-
-impl Gate {
-    /// What stands before the concurrency keys that users choose, so that none of them is an array's.
-    const CHOSEN: &str = "key:";
-
-    /// The gate of a concurrency key.
-    #[must_use]
-    pub fn chosen(key: &str, limit: u32) -> Self {
-        Self { key: format!("{}{key}", Self::CHOSEN), limit }
-    }
-
-    /// The concurrency key that a user chose, where it is that.
-    #[must_use]
-    pub fn chosen_key(&self) -> Option<&str> {
-        self.key.strip_prefix(Self::CHOSEN)
-    }
-}
-
 /// Where a job stands. A variant carries what only then exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -203,7 +180,7 @@ pub enum JobState {
     Succeeded,
     /// Ended badly, and is not tried again by itself. Terminal.
     Failed,
-    /// Ended by a person, or since what it waited for can never come about. Terminal.
+    /// Ended by a person, since what it waited for can never come about, or as a newer job has its place. Terminal.
     Cancelled,
 }
 
@@ -277,6 +254,12 @@ pub enum Intent {
 }
 
 impl Intent {
+    /// Whether a job that obeys it does not go on by itself.
+    #[must_use]
+    pub const fn ends(&self) -> bool {
+        !matches!(self, Self::Yield { .. })
+    }
+
     /// The name used in rows and JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -70,9 +70,11 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
             Command::Cancel { .. }
             | Command::Stop { .. }
             | Command::StopEarly { .. }
+            | Command::Replace { .. }
             | Command::Pause { .. }
             | Command::Yield { .. },
         ) => return intended(job, intent.as_ref(), command),
+        (JobState::Queued { .. }, Command::Replace { by }) => Event::Replaced { by: *by },
         // A start time outlasts the hold; a retry's wait does not.
         (
             JobState::Queued { not_before } | JobState::Blocked { not_before },
@@ -108,6 +110,7 @@ fn intended(job: &Job, before: Option<&Intent>, command: &Command) -> Result<Vec
         Command::StopEarly { by, reason } => {
             (Intent::Stop, Event::Intended { intent: Intent::Stop, by: *by, reason: Some(reason.clone()) })
         }
+        Command::Replace { by } => (Intent::Cancel, Event::Replaced { by: *by }),
         Command::Pause { hold } => (Intent::Pause(hold.clone()), Event::Pausing { hold: hold.clone() }),
         Command::Yield { to } if job.preemptible => (Intent::Yield { to: *to }, Event::Yielding { to: *to }),
         _ => return Err(wrong_state(job, command)),
@@ -147,7 +150,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
         }
         (
             JobState::Running { token, intent: before },
-            Event::Intended { .. } | Event::Pausing { .. } | Event::Yielding { .. },
+            Event::Intended { .. } | Event::Replaced { .. } | Event::Pausing { .. } | Event::Yielding { .. },
         ) => {
             let intent = asks(event).filter(|intent| is_graver(before.as_ref(), intent));
             let intent = Some(intent.ok_or_else(|| illegal(job.state.name()))?);
@@ -157,8 +160,16 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
                 Event::Intended { reason, .. } => reason.clone(),
                 _ => None,
             };
+            job.replaced_by = match event {
+                Event::Replaced { by } => Some(*by),
+                _ => None,
+            };
         }
         (state, Event::Cancelled { exit: None, .. }) if waits(state) => {
+            finish(&mut job, JobState::Cancelled, at);
+        }
+        (JobState::Queued { .. }, Event::Replaced { by }) => {
+            job.replaced_by = Some(*by);
             finish(&mut job, JobState::Cancelled, at);
         }
         (state, Event::Expired { exit }) if waits(state) && is_late(&job, at) => {
@@ -169,7 +180,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             job.retries_used = 0;
             (job.infrastructure_retries_used, job.fruitless) = (0, 0);
             job.finished_at = None;
-            job.stopped_early = None;
+            (job.stopped_early, job.replaced_by) = (None, None);
             // Of a job whose deadline passed before it was started, nothing has ended.
             job.exit = job.exit.filter(|_| job.attempt > 0);
             dependency::queued(&mut job, None);
@@ -192,7 +203,7 @@ fn over(mut job: Job, event: &Event, at: Timestamp) -> Result<Job, &'static str>
             job.model.clone_from(model);
             job.output.clone_from(output);
             job.exit = Some(Exit { class: ExitClass::Ok, message: None, hint: None });
-            job.stopped_early = None;
+            (job.stopped_early, job.replaced_by) = (None, None);
             finish(&mut job, JobState::Succeeded, at);
         }
         (JobState::Running { .. }, Event::Failed { attempt, exit }) if fits(attempt) => {
@@ -233,6 +244,7 @@ fn over(mut job: Job, event: &Event, at: Timestamp) -> Result<Job, &'static str>
 fn asks(event: &Event) -> Option<Intent> {
     match event {
         Event::Intended { intent: intent @ (Intent::Cancel | Intent::Stop), .. } => Some(intent.clone()),
+        Event::Replaced { .. } => Some(Intent::Cancel),
         Event::Pausing { hold } => Some(Intent::Pause(hold.clone())),
         Event::Yielding { to } => Some(Intent::Yield { to: *to }),
         _ => None,
@@ -398,6 +410,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         gate: gate.clone(),
         waits: after.as_ref().map(|after| Waits { if_failed: after.if_failed, unmet: None }),
         stopped_early: None,
+        replaced_by: None,
         submitted_at: at,
         state: match after {
             None => JobState::Queued { not_before: *not_before },
@@ -425,6 +438,7 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::End { .. } => "ended",
         Command::Cancel { .. } => "cancelled",
         Command::Stop { .. } | Command::StopEarly { .. } => "stopped",
+        Command::Replace { .. } => "replaced",
         Command::Pause { .. } => "paused",
         Command::Yield { .. } if !job.preemptible => "made to yield: it is not preemptible",
         Command::Yield { .. } => "made to yield",
@@ -458,6 +472,7 @@ const fn name(event: &Event) -> &'static str {
         Event::Checkpointed { .. } => "checkpointed",
         Event::Warned { .. } => "warned",
         Event::Intended { .. } => "intended",
+        Event::Replaced { .. } => "replaced",
         Event::Pausing { .. } => "pausing",
         Event::Yielding { .. } => "yielding",
         Event::Paused { .. } => "paused",

@@ -59,7 +59,7 @@ impl Prepared {
             preemptible: spec.preemptible,
             deadline: rules::deadline(&spec.time),
             array: None,
-            gate: spec.concurrency.map(|concurrency| Gate::chosen(&concurrency.key, concurrency.limit)),
+            gate: spec.concurrency.as_ref().map(Gate::chosen),
             after: awaited(&spec.after, spec.after_failed)?,
         };
         let body = serde_json::to_string(&event)?;

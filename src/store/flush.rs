@@ -39,6 +39,8 @@ pub(super) struct Writes {
     gates: Gates,
     pub(super) removals: Removals,
     pub(super) promote_until: Option<Timestamp>,
+    /// Of those whose start time comes and that replace others: those that have done so.
+    pub(super) arrived: Rows,
     /// Whether a job with a deadline, or without one from now on, is among them.
     pub(super) moves_deadlines: bool,
 }
@@ -88,6 +90,7 @@ impl Writes {
             job.state.name().into(),
             waits.as_ref().into(),
             limit_seconds.into(),
+            Cell::Int(i64::from(gate.is_some_and(|gate| gate.newest))),
         ]);
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()]);
@@ -162,6 +165,7 @@ impl Writes {
             waits_anew(&stored.state, &job.state, now).into(),
             waits.as_ref().into(),
             (job.queue != stored.queue).then_some(&job.queue).into(),
+            job.replaced_by.into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         self.tally.add(&stored.queue, &stored.state, -1);
@@ -260,7 +264,13 @@ impl Writes {
         changed += self.removals.flush(conn, ledger).await?;
         if let Some(until) = self.promote_until {
             self.gates.touch_due(conn, until).await?;
-            changed += sqlx::query(PROMOTE).bind(until.as_microsecond()).execute(&mut *conn).await?.rows_affected();
+            let arrived = self.arrived.finish();
+            changed += sqlx::query(PROMOTE)
+                .bind(until.as_microsecond())
+                .bind(arrived)
+                .execute(&mut *conn)
+                .await?
+                .rows_affected();
         }
         changed += self.gates.open(conn).await?;
         if changed > 0 {
@@ -318,11 +328,12 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, sql: &'static str, rows: 
 const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
-                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, planned_limit_seconds, attempt, retries_used)
+                  retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, planned_limit_seconds, gate_newest,
+                  attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
        value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
-       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, value ->> 28, 0, 0
+       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, value ->> 28, value ->> 29, 0, 0
 FROM jsonb_each(?)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?)";
@@ -340,7 +351,8 @@ UPDATE jobs SET
     yields_to = new.value ->> 20, infrastructure_retries_used = new.value ->> 21, fruitless = new.value ->> 22,
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
-    waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29, queue = coalesce(new.value ->> 30, queue)
+    waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29, queue = coalesce(new.value ->> 30, queue),
+    replaced_by = new.value ->> 31
 FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 
@@ -367,4 +379,5 @@ const EVENTS: &str = "
 INSERT INTO events (id, at_us, job_id, body, hash)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4) FROM jsonb_each(?)";
 
-pub(super) const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1";
+pub(super) const PROMOTE: &str = "UPDATE jobs SET due = 1 WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1 \
+     AND (gate_newest = 0 OR gated = 0 OR id IN (SELECT value ->> 0 FROM jsonb_each(?2)))";

@@ -88,6 +88,7 @@ struct Inner {
     changes: watch::Receiver<i64>,
     schedule_changes: watch::Receiver<u64>,
     deadline_changes: watch::Receiver<u64>,
+    replacements: watch::Receiver<u64>,
     queues: watch::Receiver<Arc<Queues>>,
     stop: CancellationToken,
     _stop: DropGuard,
@@ -106,6 +107,7 @@ impl Store {
         let (changed, changes) = watch::channel(opened.ledger.last_event);
         let (schedules_changed, schedule_changes) = watch::channel(0);
         let (deadlines_changed, deadline_changes) = watch::channel(0);
+        let (replaced, replacements) = watch::channel(0);
         let (queues_changed, queues) = watch::channel(opened.queues);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
         let (committed, waiting_for_sync) = mpsc::channel(sync::WAITING);
@@ -126,8 +128,10 @@ impl Store {
             syncer: tasks.spawn_blocking(move || syncer.run()),
             schedule_changes: schedules_changed,
             deadline_changes: deadlines_changed,
+            replacements: replaced,
             queues: queues_changed,
             moved_deadlines: false,
+            replaced: false,
             backlog: writer::Backlog::Some,
             log: log.clone(),
             broken,
@@ -142,6 +146,7 @@ impl Store {
             changes,
             schedule_changes,
             deadline_changes,
+            replacements,
             queues,
             stop: stop.clone(),
             _stop: stop.drop_guard(),
@@ -167,6 +172,20 @@ impl Store {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<i64> {
         self.inner.changes.clone()
+    }
+
+    /// Grows when jobs that run are to end since others replace them: wakes who tells them.
+    #[must_use]
+    pub fn replacements(&self) -> watch::Receiver<u64> {
+        self.inner.replacements.clone()
+    }
+
+    /// Waits until all that was read before is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], [`StoreError::Stopping`].
+    pub async fn settled(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Ask::Settle { reply }).await
     }
 
     /// Keeps a job.
@@ -195,7 +214,7 @@ impl Store {
     pub async fn keyed(&self, user: Uid, key: &str, asked: &blake3::Hash) -> Result<Option<JobId>, StoreError> {
         let Some((job, known)) = read::keyed(&self.inner.readers, user, key).await? else { return Ok(None) };
         // Who is told that the job is there takes that for a promise.
-        self.ask(|reply| Ask::Settle { reply }).await?;
+        self.settled().await?;
         if known == asked.to_hex().as_str() {
             return Ok(Some(job));
         }
@@ -309,7 +328,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn ready(&self, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
-        if read::is_overdue(&self.inner.readers, now).await? {
+        // Of those that replace others some at a time.
+        while read::is_overdue(&self.inner.readers, now).await? {
             self.ask(|reply| Ask::Promote { now, reply }).await?;
         }
         read::ready(&self.inner.readers, now, limit).await

@@ -35,7 +35,8 @@ macro_rules! job_columns {
          jobs.intent, jobs.retries_used, jobs.started_us, jobs.finished_us, jobs.exit, jobs.checkpoint, jobs.model, jobs.output, jobs.hold, \
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
-         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated, jobs.waits"
+         jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated, jobs.waits, \
+         jobs.gate_newest, jobs.replaced_by"
     };
 }
 
@@ -130,6 +131,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         gate: gate(&fields)?,
         waits: fields.maybe_json("waits")?,
         stopped_early: fields.get("stopped_early")?,
+        replaced_by: fields.maybe_number("replaced_by")?.map(JobId),
         submitted_at: fields.time("submitted_us")?,
         deadline: fields.maybe_time("deadline_us")?,
         time_limit_seconds: fields.maybe_number("time_limit_seconds")?.map(time_limit),
@@ -149,7 +151,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
 
 fn gate(fields: &Fields<'_>) -> Result<Option<Gate>, RowError> {
     let Some(key) = fields.get("gate_key")? else { return Ok(None) };
-    Ok(Some(Gate { key, limit: fields.number("gate_limit")? }))
+    Ok(Some(Gate { key, limit: fields.number("gate_limit")?, newest: fields.get("gate_newest")? }))
 }
 
 /// Whether the job of [`job_columns`] waits behind its gate.

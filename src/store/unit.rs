@@ -2,6 +2,7 @@
 //! Called by the writer inside its transaction. The number of statements does not depend on the number of commands.
 
 mod needs;
+pub(super) mod replace;
 pub(super) mod settle;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,7 @@ use mlctl_protocol::{
 };
 use sqlx::SqliteConnection;
 
-use self::{needs::Needs, settle::Settling};
+use self::{needs::Needs, replace::Arrivals, settle::Settling};
 use super::{
     StoreError,
     ask::{Ask, Claim, Kept, Prepared, PreparedTurn},
@@ -50,6 +51,7 @@ pub(super) struct Unit {
     queues: HeldQueues,
     rungs: Rungs,
     settling: Settling,
+    arrivals: Arrivals,
     writes: Writes,
 }
 
@@ -58,6 +60,8 @@ pub(super) struct Done {
     pub(super) ledger: Ledger,
     /// Whether another deadline may be the nearest.
     pub(super) moves_deadlines: bool,
+    /// Whether jobs that run are to end since others replace them.
+    pub(super) replaces: bool,
 }
 
 /// A job as read and as it has become.
@@ -107,6 +111,7 @@ impl Unit {
             ledger,
             rungs,
             settling,
+            arrivals: Arrivals::default(),
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts: held::load(conn, &needs.attempts).await?,
@@ -171,10 +176,11 @@ impl Unit {
             }
         }
         let moves_deadlines = self.writes.moves_deadlines;
-        let Self { timers, rungs, queues, settling, .. } = self;
+        let Self { timers, rungs, queues, settling, arrivals, .. } = self;
+        let replaces = arrivals.replaces();
         let others = Others { timers, rungs, queues, settling };
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
-        Ok(Done { ledger: self.ledger, moves_deadlines })
+        Ok(Done { ledger: self.ledger, moves_deadlines, replaces })
     }
 
     fn submit(&mut self, new: &Prepared) -> Result<Result<Kept, StoreError>, Fault> {
@@ -202,15 +208,18 @@ impl Unit {
         Ok(refused.map_or(Ok((submitted, None)), Err))
     }
 
-    /// A new job that waits for others, or that a person holds, is not yet as it will be. Returns why it cannot be held.
+    /// A new job that waits for others, that a person holds, or that has a concurrency key is not yet as it will be. Returns why it cannot be held.
     fn enter(&mut self, job: Job, event: &Event, hold: Option<&Command>) -> Result<Option<StoreError>, Fault> {
         let id = job.id;
         let waits = job.waits.is_some();
         if waits {
             self.settling.submitted(id, event);
         }
-        if waits || hold.is_some() {
-            self.jobs.insert(id, Held { gated: job.gate.is_some(), stored: job.clone(), job });
+        let is_keyed = job.gate.as_ref().is_some_and(|gate| gate.chosen_key().is_some());
+        if waits || hold.is_some() || is_keyed {
+            let held = Held { gated: job.gate.is_some(), stored: job.clone(), job };
+            self.arrivals.note(false, &held, self.now);
+            self.jobs.insert(id, held);
         }
         let Some(hold) = hold else { return Ok(None) };
         Ok(self.decide(id, None, hold)?.err())
@@ -361,6 +370,7 @@ impl Unit {
             Ok(events) => events,
             Err(refusal) => return Ok(Err(refusal.into())),
         };
+        let was_in_line = replace::is_in_line(held, self.now);
         for event in &events {
             let after = state::apply(id, Some(held.job.clone()), event, self.now)?;
             self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?);
@@ -374,6 +384,7 @@ impl Unit {
             self.settling.note(&held.job, &after, command);
             held.job = after;
         }
+        self.arrivals.note(was_in_line, held, self.now);
         Ok(Ok(held.job.clone()))
     }
 
@@ -476,6 +487,7 @@ fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp)
         | Event::Checkpointed { .. }
         | Event::Warned { .. }
         | Event::Intended { .. }
+        | Event::Replaced { .. }
         | Event::Pausing { .. }
         | Event::Yielding { .. }
         | Event::Cancelled { exit: None, .. }

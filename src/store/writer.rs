@@ -37,9 +37,12 @@ pub(super) struct Writer {
     pub(super) syncer: JoinHandle<()>,
     pub(super) schedule_changes: watch::Sender<u64>,
     pub(super) deadline_changes: watch::Sender<u64>,
+    pub(super) replacements: watch::Sender<u64>,
     pub(super) queues: watch::Sender<Arc<Queues>>,
     /// Whether the group under way, or one that was rolled back, touched a deadline.
     pub(super) moved_deadlines: bool,
+    /// The same of jobs that run and are to end since others replace them.
+    pub(super) replaced: bool,
     /// Jobs that wait for what has ended and are not settled yet.
     pub(super) backlog: Backlog,
     pub(super) log: Arc<Log>,
@@ -81,6 +84,9 @@ impl Writer {
             }
             if std::mem::take(&mut self.moved_deadlines) {
                 self.deadline_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+            }
+            if std::mem::take(&mut self.replaced) {
+                self.replacements.send_modify(|changes| *changes = changes.wrapping_add(1));
             }
             self.log.written(&mut self.conn).await;
         }
@@ -211,8 +217,9 @@ impl Writer {
             unit.take(ask)?;
         }
         let is_left = unit.settle(&mut self.conn, self.backlog != Backlog::None).await?;
-        let Done { ledger, moves_deadlines } = unit.flush(&mut self.conn).await?;
+        let Done { ledger, moves_deadlines, replaces } = unit.flush(&mut self.conn).await?;
         self.moved_deadlines |= moves_deadlines;
+        self.replaced |= replaces;
         Ok((ledger, is_left))
     }
 

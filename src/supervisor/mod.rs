@@ -12,6 +12,7 @@ mod logs;
 pub mod process;
 mod readiness;
 mod removal;
+mod replaced;
 mod retention;
 mod secret;
 #[cfg(test)]
@@ -173,6 +174,7 @@ impl Supervisor {
     pub async fn run(self, listener: UnixListener) {
         let Self { shared } = self;
         shared.tasks.spawn(shared.logs.clone().run(shared.stop.clone()));
+        shared.tasks.spawn(replaced::run(shared.clone(), shared.stop.clone()));
         link::serve(shared.clone(), listener, shared.stop.clone()).await;
         shared.tasks.close();
         if timeout(STOP_LIMIT, shared.tasks.wait()).await.is_err() {

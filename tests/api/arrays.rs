@@ -210,3 +210,16 @@ async fn halving_is_kept_and_makes_checkpoints_at_its_rungs() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
+
+#[tokio::test]
+async fn members_that_would_replace_each_other_are_refused() {
+    let rig = Rig::new().await;
+    let mut request = request(grid(&[(LR, json!([0.1, 0.01]))]));
+    request["spec"]["concurrency"] = json!({"key": "k", "wins": "newest"});
+    let (code, told) = refusal(&rig, &request).await;
+    assert_eq!(code, ErrorCode::SpecInvalid);
+    assert!(told.contains("concurrency.wins: the members of an array would replace each other"), "{told}");
+    request["spec"]["concurrency"]["limit"] = 101.into();
+    let (_, told) = refusal(&rig, &request).await;
+    assert!(told.contains("concurrency.limit: where the newest wins, 100 run at once at most, found 101"), "{told}");
+}

@@ -13,7 +13,7 @@ use mlctl::{
 };
 use mlctl_protocol::{
     ExitClass, JobId,
-    spec::{After, AfterFailed, Concurrency},
+    spec::{After, AfterFailed, Concurrency, Wins},
 };
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
@@ -255,7 +255,7 @@ async fn what_somebody_waits_for_is_not_removed() {
 async fn who_is_blocked_takes_no_place_at_a_gate_and_fails_at_its_deadline() {
     let rig = Rig::new().await;
     let on = rig.submit("on").await;
-    let concurrency = Some(Concurrency { key: "k".into(), limit: 1 });
+    let concurrency = Some(Concurrency { key: "k".into(), limit: 1, wins: Wins::Oldest });
     let mut blocked = waiting("blocked", &[(Need::Ok, on)]);
     blocked.spec.concurrency.clone_from(&concurrency);
     let blocked = submit(&rig, blocked).await;

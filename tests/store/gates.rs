@@ -5,7 +5,10 @@ use mlctl::{
     domain::{Command, Hold, JobState, Uid, array::gate},
     store::{NewArray, NewJob, StoreError},
 };
-use mlctl_protocol::{ExitClass, JobId, spec::Concurrency};
+use mlctl_protocol::{
+    ExitClass, JobId,
+    spec::{Concurrency, Wins},
+};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -111,7 +114,7 @@ fn whatever_happens_the_gate_is_neither_too_wide_nor_shut() {
 
 fn keyed(name: &str, key: &str, limit: u32) -> NewJob {
     let mut new = new_job(name, name);
-    new.spec.concurrency = Some(Concurrency { key: key.into(), limit });
+    new.spec.concurrency = Some(Concurrency { key: key.into(), limit, wins: Wins::Oldest });
     new
 }
 

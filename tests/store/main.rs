@@ -33,6 +33,8 @@ mod history;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod newest;
+#[cfg(test)]
 mod opening;
 #[cfg(test)]
 mod order;

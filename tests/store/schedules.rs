@@ -13,7 +13,10 @@ use mlctl::{
     domain::schedule::{Crontab, Pass, TICK_LABEL, Timetable, zone},
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
-use mlctl_protocol::{ExitClass, JobId, spec::Concurrency};
+use mlctl_protocol::{
+    ExitClass, JobId,
+    spec::{Concurrency, Wins},
+};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -232,7 +235,7 @@ async fn a_run_with_a_concurrency_key_waits_for_the_one_before_it() {
     let rig = Rig::new().await;
     let now = rig.now();
     let mut hourly = new("hourly", "0 * * * *", now);
-    hourly.spec.concurrency = Some(Concurrency { key: "hourly".into(), limit: 1 });
+    hourly.spec.concurrency = Some(Concurrency { key: "hourly".into(), limit: 1, wins: Wins::Oldest });
     rig.store.add_schedule(hourly).await.unwrap();
     let mut runs = Vec::new();
     for hours in [2, 3] {
@@ -244,5 +247,27 @@ async fn a_run_with_a_concurrency_key_waits_for_the_one_before_it() {
     assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty(), "the second waits behind the first");
     rig.end(fence, ExitClass::Ok).await;
     assert_eq!(rig.store.ready(rig.now(), 10).await.unwrap()[0].id, runs[1]);
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_run_of_which_the_newest_wins_replaces_the_one_before_it() {
+    let rig = Rig::new().await;
+    let now = rig.now();
+    let mut hourly = new("hourly", "0 * * * *", now);
+    hourly.spec.concurrency = Some(Concurrency { key: "hourly".into(), limit: 1, wins: Wins::Newest });
+    rig.store.add_schedule(hourly).await.unwrap();
+    let mut runs = Vec::new();
+    for hours in [2, 3, 4] {
+        let schedule = rig.store.schedule("hourly").await.unwrap();
+        let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(hours));
+        runs.push(rig.store.take_turn(&schedule, turn).await.unwrap().unwrap().id);
+        if hours == 2 {
+            rig.claim(runs[0]).await;
+        }
+    }
+    let jobs = [rig.store.job(runs[0]).await.unwrap().job, rig.store.job(runs[1]).await.unwrap().job];
+    assert_eq!(jobs.each_ref().map(|job| job.state.name()), ["running", "cancelled"]);
+    assert_eq!(jobs.each_ref().map(|job| job.replaced_by), [Some(runs[1]), Some(runs[2])]);
     rig.check().await;
 }

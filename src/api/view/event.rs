@@ -58,6 +58,7 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
         }
         Event::Pausing { hold } => format!("{} asked it to save its work and pause{}", scene.name(hold.by), what(hold)),
         Event::Yielding { to } => format!("asked to save its work and make way for job {to}"),
+        Event::Replaced { by } => format!("cancelled: job {by} with the same concurrency key replaces it"),
         Event::Paused { attempt, exit } => format!("attempt {attempt} ended: {}; the job is held", words(exit)),
         Event::Succeeded { attempt, model, output } => {
             let model = model.as_ref().map(|model| format!(", model at {}", model.uri));

@@ -133,6 +133,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         output: job.output.clone(),
         spec_digest: job.spec_digest.clone(),
         array: job.array.clone(),
+        replaced_by: job.replaced_by,
         unmet: job.unmet().map(|unmet| unmet.on),
         after: Vec::new(),
         dependents: Vec::new(),

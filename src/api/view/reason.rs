@@ -39,7 +39,9 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             format!("was asked to save its work and make way for job {to}")
         }
         JobState::Running { intent: Some(Intent::Cancel), .. } => {
-            format!("was asked to stop, and is killed if it has not after {}", span(scene.grace_seconds.into()))
+            let grace = span(scene.grace_seconds.into());
+            let why = job.replaced_by.map(|by| format!("{}: ", replaced(job, by))).unwrap_or_default();
+            format!("{why}was asked to stop, and is killed if it has not after {grace}")
         }
         JobState::Running { intent: None, .. } => {
             let limit = job.time_limit_seconds(planned.time_limit_seconds);
@@ -53,18 +55,29 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             let message = job.exit.as_ref().and_then(|exit| exit.message.as_deref()).unwrap_or_default();
             format!("cancelled: {message}")
         }
+        JobState::Cancelled if let Some(by) = job.replaced_by => format!("{}{}", replaced(job, by), saved(job)),
         JobState::Cancelled if job.attempt == 0 => "cancelled before it was started".into(),
         JobState::Cancelled => {
             let attempt = job.attempt;
             let waited = job.exit.as_ref().is_some_and(|exit| exit.class != ExitClass::Cancelled);
             let when = if waited { "while it waited, after" } else { "in" };
-            let saved = job.checkpoint.as_ref().map(|saved| format!(", last checkpoint at step {}", saved.step));
             if let Some(reason) = &job.stopped_early {
-                return Some(format!("{reason}{}", saved.unwrap_or_default()));
+                return Some(format!("{reason}{}", saved(job)));
             }
-            format!("cancelled {when} attempt {attempt}{}", saved.unwrap_or_default())
+            format!("cancelled {when} attempt {attempt}{}", saved(job))
         }
     })
+}
+
+/// `replaced by job 12 with the same concurrency key "prod"`.
+fn replaced(job: &Job, by: JobId) -> String {
+    let key = job.gate.as_ref().and_then(Gate::chosen_key).unwrap_or_default();
+    format!("replaced by job {by} with the same concurrency key {key:?}")
+}
+
+/// `, last checkpoint at step 500`.
+fn saved(job: &Job) -> String {
+    job.checkpoint.as_ref().map(|saved| format!(", last checkpoint at step {}", saved.step)).unwrap_or_default()
 }
 
 /// The same where there must be a line, and what to do about it.
@@ -120,6 +133,9 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
                 "`mlctl retry {id}` starts it all the same; after `mlctl retry {}` it waits for that again",
                 unmet.on
             )
+        }
+        JobState::Cancelled if job.replaced_by.is_some() => {
+            format!("`mlctl retry {id}` starts it again, from its last checkpoint if it has one, and replaces others")
         }
         JobState::Cancelled => format!("`mlctl retry {id}` starts it again, from its last checkpoint if it has one"),
     };

@@ -1,11 +1,14 @@
 //! Tables of jobs and what is said of them.
 
-use mlctl_protocol::{ExitClass, FencingToken, spec::RetryPolicy};
+use mlctl_protocol::{
+    ExitClass, FencingToken,
+    spec::{Concurrency, RetryPolicy, Wins},
+};
 
 use super::*;
 use crate::{
     domain::{
-        Exit, Fence, Hold, Intent,
+        Exit, Fence, Gate, Hold, Intent,
         dependency::Need,
         queue::{Flow, Order, Queue, QueueLimits},
     },
@@ -57,6 +60,7 @@ fn detail(state: JobState) -> JobDetail {
         gate: None,
         waits: None,
         stopped_early: None,
+        replaced_by: None,
         submitted_at: at(-100),
         state,
         attempt: 0,
@@ -71,6 +75,13 @@ fn detail(state: JobState) -> JobDetail {
         output: None,
     };
     JobDetail { job, attempt: None, metrics: Default::default(), is_gated: false }
+}
+
+fn replaced(mut detail: JobDetail) -> JobDetail {
+    let policy = Concurrency { key: "prod".into(), limit: 1, wins: Wins::Newest };
+    detail.job.gate = Some(Gate::chosen(&policy));
+    detail.job.replaced_by = Some(JobId(8));
+    detail
 }
 
 fn queued() -> JobDetail {
@@ -304,6 +315,11 @@ fn a_job_that_runs_or_is_over_says_how_it_goes_or_went() {
             "held by 8: no data",
         ),
         (running(Some(Intent::Cancel), 1), "was asked to stop, and is killed if it has not after 20 s"),
+        (
+            replaced(running(Some(Intent::Cancel), 1)),
+            "replaced by job 8 with the same concurrency key \"prod\": was asked to stop, and is killed if it has not after 20 s",
+        ),
+        (replaced(detail(JobState::Cancelled)), "replaced by job 8 with the same concurrency key \"prod\""),
         (retried(JobState::Failed, 0, ExitClass::Spec), "spec: it was killed by signal 9"),
         (retried(JobState::Failed, 3, ExitClass::Crash), "crash: it was killed by signal 9 (after 3 retries)"),
         (detail(JobState::Cancelled), "cancelled before it was started"),

@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use mlctl_protocol::{
     ExitClass,
-    spec::{After, AfterFailed},
+    spec::{After, AfterFailed, Wins},
 };
 use serde_json::value::to_raw_value;
 
@@ -47,6 +47,7 @@ Examples:
   mlctl submit job.toml --hold                starts after `mlctl release`
   mlctl submit job.toml --key 2026-11-25      the same key again is the same job
   mlctl submit job.toml --concurrency-key prod    one of those with the key at a time
+  mlctl submit job.toml --concurrency-key prod --concurrency newest    instead of the one that runs
   mlctl submit job.toml --after ok:12,any:13      starts when 12 has succeeded and 13 has ended; cancelled when 12 fails
   mlctl submit report.toml --after @last --after-failed keep
   mlctl submit job.toml --array lr=1e-4,1e-3,1e-2 --array batch_size=32,64 --parallel 2
@@ -109,6 +110,9 @@ pub struct Arguments {
     /// How many at once [default: what the spec says, else 1]
     #[arg(long, value_name = "N")]
     concurrency_limit: Option<u32>,
+    /// Who has the places when there are too few: oldest, and the others wait; or newest: the oldest of those that say so too are cancelled for it [default: what the spec says, else oldest]
+    #[arg(long, value_name = "WHO", value_parser = wins)]
+    concurrency: Option<Wins>,
     /// Start it when other jobs or arrays have ended: ok:JOB when it has succeeded, any:JOB when it has ended in any way, notok:JOB when it has failed or was cancelled; JOB alone is ok:JOB; may be
     /// repeated
     #[arg(long, value_name = "CONDITIONS", value_delimiter = ',')]
@@ -183,6 +187,7 @@ impl Arguments {
             retry_on: (!retry_on.is_empty()).then_some(retry_on.as_slice()),
             deadline: deadline.as_deref(),
             concurrency_key: self.concurrency_key.as_deref(),
+            concurrency: self.concurrency.map(Wins::name),
             preemptible: self.preemptible,
             cwd: self.cwd.as_deref(),
             checkpoint_dir: self.checkpoint_dir.as_deref(),
@@ -361,6 +366,12 @@ impl Arguments {
             out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
         }
     }
+}
+
+/// What `--concurrency` takes.
+fn wins(word: &str) -> Result<Wins, String> {
+    let known = Wins::ALL.into_iter().find(|(name, _)| *name == word);
+    known.map(|(_, wins)| wins).ok_or_else(|| "expected oldest or newest".into())
 }
 
 /// What `--after-failed` takes.

@@ -14,7 +14,10 @@ use serde_json::Value;
 
 pub use self::halving::{Behind, Halving};
 pub use self::sweep::{Axis, MAX_AXES, Range, Sample, Scale, Sweep};
-use super::job::{Gate, Job, JobState};
+use super::{
+    gate::Gate,
+    job::{Job, JobState},
+};
 
 /// The longest name of a metric, in characters.
 const MAX_METRIC: usize = 100;
@@ -136,7 +139,7 @@ pub fn lay_over(spec: &mut Value, params: &Params) {
 /// What keeps the members of an array from running all at once.
 #[must_use]
 pub fn gate(array: JobId, parallel: u32) -> Gate {
-    Gate { key: format!("array:{array}"), limit: parallel.max(1) }
+    Gate { key: format!("array:{array}"), limit: parallel.max(1), newest: false }
 }
 
 /// The name of a member.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use mlctl_protocol::{
     ExitClass, JobSpec,
-    spec::{Concurrency, RetryPolicy},
+    spec::{Concurrency, RetryPolicy, Wins},
 };
 
 use super::Problem;
-use crate::domain::queue::queue_name;
+use crate::domain::{gate::Gate, queue::queue_name};
 
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
@@ -88,6 +88,11 @@ fn concurrency(policy: &Concurrency) -> Option<Problem> {
     let path = "concurrency.key";
     if policy.key.chars().any(char::is_control) {
         return Some(Problem::new(path, "a key is one line without control characters", "for example \"nightly\""));
+    }
+    if policy.wins == Wins::Newest && policy.limit > Gate::MOST_NEWEST {
+        let message =
+            format!("where the newest wins, {} run at once at most, found {}", Gate::MOST_NEWEST, policy.limit);
+        return Some(Problem::new("concurrency.limit", message, "name fewer, or let the oldest win"));
     }
     None
 }

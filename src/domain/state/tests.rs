@@ -214,6 +214,11 @@ fn the_table_of_all_states_and_what_persons_ask() {
             of_person([cancelled, cancelled, intended, intended, nothing, wrong, wrong]),
         ),
         ("stop", Command::Stop { by }, of_person([cancelled, cancelled, intended, nothing, nothing, wrong, wrong])),
+        (
+            "replace",
+            Command::Replace { by: JobId(9) },
+            of_person(["replaced cancelled", wrong, "replaced running", "replaced running", nothing, wrong, wrong]),
+        ),
         ("pause", pause(), of_person(["held held", nothing, "pausing running", nothing, nothing, wrong, wrong])),
         (
             "yield",
@@ -618,6 +623,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Command::Warned { message: "ü \0 \u{202e}".into() }),
         1 => Just(Command::Cancel { by: Uid(3) }),
         1 => Just(Command::Stop { by: Uid(3) }),
+        1 => Just(Command::Replace { by: JobId(9) }),
         1 => Just(hold()),
         1 => Just(pause()),
         1 => Just(Command::Expire),
@@ -658,7 +664,9 @@ impl Model {
                 assert!(not_before.is_none_or(|time| time <= now), "claimed before its time");
                 self.tokens += 1;
             }
-            Command::Cancel { .. } | Command::Stop { .. } => (self.cancel_acknowledged, self.held) = (true, false),
+            Command::Cancel { .. } | Command::Stop { .. } | Command::Replace { .. } => {
+                (self.cancel_acknowledged, self.held) = (true, false);
+            }
             Command::Hold { .. } => self.held = true,
             Command::Pause { .. } => self.held = !running(after),
             Command::End { .. } if matches!(after.state, JobState::Held(_)) => {
@@ -699,6 +707,10 @@ impl Model {
         }
         assert_eq!(self.held, matches!(after.state, JobState::Held(_)), "a hold stays until a person ends it");
         assert_eq!(after.finished_at.is_some(), after.state.is_terminal());
+        if after.replaced_by.is_some() {
+            let is_going = matches!(after.state, JobState::Running { intent: Some(Intent::Cancel), .. });
+            assert!(is_going || after.state == JobState::Cancelled, "replaced and goes on: {after:?}");
+        }
         assert_eq!(after.exit.is_none(), (after.attempt == 0 && !self.expired) || running(after));
     }
 }

@@ -160,15 +160,18 @@ impl Budget {
 }
 
 impl Unit {
-    /// Settles the jobs that wait for what has ended, those that wait since this group, and with `backlog` those that earlier groups left. Returns whether some are left for the next.
+    /// Has the jobs that come to wait for a place replace others, settles the jobs that wait for what has ended, those that wait since this group, and with `backlog` those that
+    /// earlier groups left. Returns whether some are left for the next.
     pub(in super::super) async fn settle(&mut self, conn: &mut SqliteConnection, backlog: bool) -> Result<bool, Fault> {
         let mut budget = Budget { jobs: MOST, rows: MOST_ROWS };
         let mut left = BTreeMap::new();
+        self.arrive(conn).await?;
         self.settle_ended(conn, &mut budget, &mut left).await?;
         // As others that wait since this group may have ended by it, until there is none.
         while !self.settling.blocked.is_empty() {
             let blocked: Vec<JobId> = self.settling.blocked.keys().copied().collect();
             self.judge(conn, &blocked).await?;
+            self.replace(conn).await?;
             if self.settling.ended.is_empty() {
                 break;
             }
@@ -201,6 +204,8 @@ impl Unit {
         left: &mut BTreeMap<JobId, i64>,
     ) -> Result<(), Fault> {
         loop {
+            // Who may start by what has ended may replace others, which ends those.
+            self.replace(conn).await?;
             let ended = std::mem::take(&mut self.settling.ended);
             let arrays = std::mem::take(&mut self.settling.arrays);
             if ended.is_empty() && arrays.is_empty() {

@@ -17,7 +17,7 @@ pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
-pub use policy::{CheckpointPolicy, Concurrency, Resources, RetryPolicy, TimePolicy};
+pub use policy::{CheckpointPolicy, Concurrency, Resources, RetryPolicy, TimePolicy, Wins};
 pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.
@@ -126,7 +126,7 @@ pub struct SpecDocument {
     /// is used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     preemptible: bool,
-    /// How many jobs with the same key run at once; the others wait for a place, by priority and age.
+    /// How many jobs with the same key run at once; the others wait for a place, by priority and age, or are replaced by newer ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrency: Option<Concurrency>,
     /// The jobs and arrays that it waits for, each as `ok:JOB`, which must have succeeded, `any:JOB`, which must have ended in any way, or `notok:JOB`, which must have failed

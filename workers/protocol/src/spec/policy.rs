@@ -104,7 +104,7 @@ impl TimePolicy {
     }
 }
 
-/// How many of a user's jobs with the same key run at once.
+/// How many of a user's jobs with the same key run at once, and who has to wait or to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Concurrency {
@@ -116,6 +116,44 @@ pub struct Concurrency {
     #[serde(default = "default_concurrency_limit")]
     #[schemars(range(min = 1, max = 10_000))]
     pub limit: u32,
+    /// Who has the places when there are too few. With `oldest` the job waits until others have ended. With `newest` it replaces them: when its turn to wait for a place comes, which is
+    /// at its submit or when what it waits for is over, its start time has come or a person lets it go on, the oldest of those that wait for a place or run are cancelled,
+    /// until it is one of `limit` at most; one that runs saves its work within the grace time of mld. Replaced are those alone that say `newest` themselves. The limit is then 100
+    /// at most, and no member of an array says so.
+    #[serde(default, skip_serializing_if = "Wins::is_default")]
+    pub wins: Wins,
+}
+
+/// Who has the places of a concurrency key when there are too few.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Wins {
+    /// Who came first: the others wait.
+    #[default]
+    Oldest,
+    /// Who came last: the others are cancelled.
+    Newest,
+}
+
+impl Wins {
+    /// Both with their names.
+    pub const ALL: [(&str, Self); 2] = [("oldest", Self::Oldest), ("newest", Self::Newest)];
+
+    /// The name used in JSON and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+        }
+    }
+
+    /// Whether it is what holds where nothing is said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 const fn default_concurrency_limit() -> u32 {
