@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{Extension, Json, extract::State, response::Response};
-use mlctl_protocol::JobId;
+use mlctl_protocol::{JobId, spec::Resources};
 
 use super::{
     Context, Shared, after, control,
@@ -13,15 +13,15 @@ use super::{
     permit::Peer,
     query::{ArrayQuery, DEFAULT_BEST, MAX_BEST},
     stream::{self, Messages},
-    types::{ArrayChangeView, ArrayDetail, ArrayView, ErrorCode, HoldRequest, SCHEMA, follow},
+    types::{ArrayChangeView, ArrayDetail, ArrayView, EditRequest, ErrorCode, HoldRequest, SCHEMA, follow},
     view,
 };
 use crate::{
     domain::{
-        Command, JobState,
-        array::{Goal, Metric},
+        Change, Command, JobState,
+        array::{Goal, Metric, parts},
     },
-    store::StoreError,
+    store::{MemberFilter, StoreError},
 };
 
 /// How often an array is looked at when nothing is heard of it.
@@ -148,7 +148,44 @@ pub(super) async fn retry(
     api.change(id, &["failed", "cancelled", "held"], Command::Retry { by: peer.uid }, "retried").await
 }
 
+/// `POST /v1/arrays/{array}/edit`: each member takes of it what it can where it stands.
+pub(super) async fn edit(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedArray(id): NamedArray,
+    Sent(request): Sent<EditRequest>,
+) -> Result<Json<ArrayChangeView>, Failure> {
+    let edit = control::asked(request);
+    let array = api.store.array(id).await?;
+    let moved = if edit.queue.is_some() { api.needs_of_waiting(id).await? } else { Vec::new() };
+    control::check(&api, &edit, &array.labels, &moved)?;
+    if let Some(Change::Set(deadline)) = edit.terms.deadline
+        && deadline <= api.clock.now()
+    {
+        return Err(Failure::bad_request("deadline: it has passed", "choose one that is to come"));
+    }
+    let (mut taken, mut changed) = (0, 0);
+    for (states, edit) in parts(&edit) {
+        let (some, different) = api.supervisor.edit_members(id, states, peer.uid, edit).await?;
+        (taken, changed) = (taken + some, changed + different);
+    }
+    api.changed(id, (taken, changed), "edited so").await
+}
+
 impl Shared {
+    /// What members that wait need, each once.
+    async fn needs_of_waiting(&self, id: JobId) -> Result<Vec<Resources>, StoreError> {
+        let states = ["queued", "blocked", "held"].map(str::to_owned).to_vec();
+        let waiting = self.store.members(id, &MemberFilter { states, limit: u32::MAX }).await?;
+        let mut needs: Vec<Resources> = Vec::new();
+        for member in waiting {
+            if !needs.contains(&member.job.resources) {
+                needs.push(member.job.resources);
+            }
+        }
+        Ok(needs)
+    }
+
     /// An array as it is now.
     pub(super) async fn array_view(&self, id: JobId) -> Result<ArrayView, StoreError> {
         Ok(view::array::view(self.store.array(id).await?, &self.scene()))
@@ -162,7 +199,17 @@ impl Shared {
         command: Command,
         verb: &str,
     ) -> Result<Json<ArrayChangeView>, Failure> {
-        let (taken, changed) = self.supervisor.command_members(id, states, &command).await?;
+        let done = self.supervisor.command_members(id, states, &command).await?;
+        self.changed(id, done, verb).await
+    }
+
+    /// What was done to members: how many took it, and of how many it changed something.
+    async fn changed(
+        &self,
+        id: JobId,
+        (taken, changed): (usize, u64),
+        verb: &str,
+    ) -> Result<Json<ArrayChangeView>, Failure> {
         let array = self.array_view(id).await?;
         if taken == 0 {
             let counts: Vec<_> = array.counts.iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::{Extension, Json, extract::State};
 use jiff::Timestamp;
+use mlctl_protocol::spec::Resources;
 
 use super::{
-    Context,
+    Context, Shared,
     error::Failure,
     extract::{Named, Sent},
     permit::Peer,
@@ -77,8 +78,20 @@ pub(super) async fn edit(
     State(api): State<Context>,
     Extension(peer): Extension<Peer>,
     Named(id): Named,
-    Sent(EditRequest { priority, queue, labels, begin, deadline, time_limit_seconds, retries }): Sent<EditRequest>,
+    Sent(request): Sent<EditRequest>,
 ) -> Result<Json<JobView>, Failure> {
+    let edit = asked(request);
+    // As it is now: two who edit at once could together exceed the number of labels, which harms nothing.
+    let job = api.store.job(id).await?.job;
+    let moved = edit.queue.as_ref().filter(|queue| **queue != job.queue);
+    check(&api, &edit, &job.labels, moved.map(|_| &job.resources))?;
+    api.supervisor.edit(id, peer.uid, edit).await?;
+    Ok(Json(api.job_view(id).await?))
+}
+
+/// What a request wants changed.
+pub(super) fn asked(request: EditRequest) -> Edit {
+    let EditRequest { priority, queue, labels, begin, deadline, time_limit_seconds, retries } = request;
     let whole =
         |at: Option<Timestamp>| Change::from(at.and_then(|at| Timestamp::from_microsecond(at.as_microsecond()).ok()));
     let terms = Terms {
@@ -87,18 +100,27 @@ pub(super) async fn edit(
         time_limit_seconds: time_limit_seconds.map(Change::from),
         retries,
     };
-    let edit = Edit { priority, queue, labels, terms };
-    // As it is now: two who edit at once could together exceed the number of labels, which harms nothing.
-    let job = api.store.job(id).await?.job;
-    let kept: BTreeMap<_, _> = edit.labels_of(&job.labels);
-    let moved = edit.queue.as_ref().filter(|queue| **queue != job.queue);
-    let closed = moved.and_then(|queue| queue_name(queue).or_else(|| queues::problem(&api, queue, &job.resources)));
+    Edit { priority, queue, labels, terms }
+}
+
+/// Whether an edit can be of jobs with these labels, of which those that move to its queue need so much.
+pub(super) fn check<'a>(
+    api: &Shared,
+    edit: &Edit,
+    labels: &BTreeMap<String, String>,
+    moved: impl IntoIterator<Item = &'a Resources>,
+) -> Result<(), Failure> {
+    let closed = edit.queue.as_ref().and_then(|queue| {
+        moved.into_iter().find_map(|needs| queue_name(queue).or_else(|| queues::problem(api, queue, needs)))
+    });
+    let kept = edit.labels_of(labels);
     let problems = closed.into_iter().chain(rules::of_edit(edit.priority, &kept)).chain(rules::of_terms(&edit.terms));
-    if let Some(Problem { path, message, hint }) = problems.into_iter().next() {
-        return Err(Failure::bad_request(format!("{path}: {message}"), hint.unwrap_or_default()));
+    match problems.into_iter().next() {
+        None => Ok(()),
+        Some(Problem { path, message, hint }) => {
+            Err(Failure::bad_request(format!("{path}: {message}"), hint.unwrap_or_default()))
+        }
     }
-    api.supervisor.edit(id, peer.uid, edit).await?;
-    Ok(Json(api.job_view(id).await?))
 }
 
 /// `POST /v1/jobs/{job}/retry`.

@@ -88,6 +88,7 @@ fn all() -> Vec<Route> {
         get("/v1/arrays/{array}/follow", arrays::follow),
         post("/v1/arrays/{array}/cancel", arrays::cancel),
         post("/v1/arrays/{array}/stop", arrays::stop),
+        post("/v1/arrays/{array}/edit", arrays::edit),
         post("/v1/arrays/{array}/hold", arrays::hold),
         post("/v1/arrays/{array}/pause", arrays::pause),
         post("/v1/arrays/{array}/release", arrays::release),

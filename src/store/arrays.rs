@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// Carries out a command on each member that stands there (`domain::array::tally`), through `domain::state`, in transactions of a bounded size: those that wait first, so that none of them starts
-    /// in the meantime. Returns the members that took it, and of how many it changed something; one that has moved on since, and can no longer take it, is left as it is.
+    /// in the meantime. An edit holds for the array's row too. Returns the members that took it, and of how many it changed something; one that has moved on since, and can no longer take it, is left as it is.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -149,7 +149,7 @@ impl Store {
         for group in ids.chunks(GROUP) {
             let jobs = group.iter().map(|id| JobId(id.unsigned_abs())).collect();
             let command = Box::new(command.clone());
-            for (job, is_changed) in self.ask(|reply| Ask::Many { jobs, command, reply }).await? {
+            for (job, is_changed) in self.ask(|reply| Ask::Many { jobs, command, array, reply }).await? {
                 changed += u64::from(is_changed);
                 taken.push(job);
             }

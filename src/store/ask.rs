@@ -209,6 +209,8 @@ pub(super) enum Ask {
     Many {
         jobs: Vec<JobId>,
         command: Box<Command>,
+        /// The array that they are members of: an edit holds for its row too.
+        array: JobId,
         reply: Reply<Vec<(Job, bool)>>,
     },
     /// Also asked with no job, to cut off a piece of the log.

@@ -1,6 +1,6 @@
 //! Arrays in the writer's hands: the array's row, its members and how many of them stand where. Called by `unit`, inside the writer's transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use mlctl_protocol::JobId;
@@ -10,11 +10,12 @@ use super::{
     ask::Prepared,
     batch::Batch,
     error::Fault,
-    rows::Rows,
+    load::list,
+    rows::{Fields, Rows, integer},
     types::{NewArray, NewJob},
 };
 use crate::domain::{
-    Command, Event, Hold, Job, Uid,
+    Command, Edit, Event, Hold, Job, Uid,
     array::{Membership, Params, gate as gate_of, tally},
 };
 
@@ -86,6 +87,7 @@ pub(super) fn joined(event: &Event, membership: Membership, parallel: Option<u32
 #[derive(Default)]
 pub(super) struct Arrays {
     new: Rows,
+    edits: Vec<(JobId, Edit)>,
     counts: BTreeMap<(JobId, &'static str), i64>,
 }
 
@@ -104,7 +106,14 @@ impl Arrays {
             (&new.design).into(),
             now.into(),
         ];
-        self.new.push_sealed("arrays", &cells);
+        self.new.push_sealed(TABLE, &cells);
+    }
+
+    /// Members were changed together: what they all have from now on, those of them that can.
+    pub(super) fn edit(&mut self, id: JobId, edit: &Edit) {
+        if edit.priority.is_some() || edit.queue.is_some() || !edit.labels.is_empty() {
+            self.edits.push((id, edit.clone()));
+        }
     }
 
     /// A job is there, or no longer as it was.
@@ -133,10 +142,56 @@ impl Arrays {
                 rows.push(&[array.into(), tally.into(), change.into()]);
             }
         }
+        let edited = edited(conn, &self.edits).await?;
+        batch.write(conn, "changed arrays", CHANGED, edited).await?;
         batch.sweep(conn, GAINS, gains).await?;
         batch.write(conn, "counts of arrays", LOSSES, losses).await
     }
 }
+
+/// The rows of arrays after edits, sealed anew.
+async fn edited(conn: &mut SqliteConnection, edits: &[(JobId, Edit)]) -> Result<Rows, Fault> {
+    let mut rows = Rows::default();
+    let ids: BTreeSet<JobId> = edits.iter().map(|(id, _)| *id).collect();
+    if ids.is_empty() {
+        return Ok(rows);
+    }
+    for row in &sqlx::query(EDITED).bind(list(&ids)).fetch_all(conn).await? {
+        let fields = Fields::new(row, TABLE, "id")?;
+        let (mut queue, mut priority): (String, u8) = (fields.get("queue")?, fields.number("priority")?);
+        let mut labels: BTreeMap<String, String> = fields.json("labels")?;
+        let own = edits.iter().filter(|(id, _)| integer(id.0) == fields.id);
+        for (_, edit) in own {
+            priority = edit.priority.unwrap_or(priority);
+            queue = edit.queue.clone().unwrap_or(queue);
+            labels = edit.labels_of(&labels);
+        }
+        let labels = serde_json::to_string(&labels)?;
+        let cells = [
+            fields.id.into(),
+            fields.get::<&str>("name")?.into(),
+            fields.get::<&str>("kind")?.into(),
+            fields.get::<i64>("user_id")?.into(),
+            (&queue).into(),
+            u32::from(priority).into(),
+            (&labels).into(),
+            fields.get::<i64>("size")?.into(),
+            fields.get::<&str>("design")?.into(),
+            fields.get::<i64>("submitted_us")?.into(),
+        ];
+        rows.push_sealed(TABLE, &cells);
+    }
+    Ok(rows)
+}
+
+const TABLE: &str = "arrays";
+
+pub(super) const EDITED: &str = "SELECT id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
+     WHERE id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+
+pub(super) const CHANGED: &str = "
+UPDATE arrays SET queue = new.value ->> 4, priority = new.value ->> 5, labels = new.value ->> 6, seal = new.value ->> 10
+FROM jsonb_each(?) AS new WHERE arrays.id = new.value ->> 0";
 
 const NEW: &str = "
 INSERT INTO arrays (id, name, kind, user_id, queue, priority, labels, size, design, submitted_us, seal)

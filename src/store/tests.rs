@@ -225,6 +225,8 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("forget checkpoints", flush::FORGOTTEN),
         ("supersede points", flush::SUPERSEDED),
         ("change counts of arrays", members::LOSSES),
+        ("read arrays that are edited", members::EDITED),
+        ("change arrays", members::CHANGED),
         ("best members", arrays::LEAST),
         ("who was let through a gate", gates::TAKEN),
         ("who has a place at a gate", gates::THROUGH),

@@ -378,9 +378,9 @@ pub struct Array {
     pub user: Uid,
     /// The queue of its members.
     pub queue: String,
-    /// The priority that they began with.
+    /// The priority that they began with, or that an edit of the array gave those that wait.
     pub priority: u8,
-    /// The labels that they began with.
+    /// The labels that they began with, and what an edit of the array made of them.
     pub labels: BTreeMap<String, String>,
     /// How many they are.
     pub size: u32,

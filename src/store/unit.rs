@@ -132,7 +132,7 @@ impl Unit {
         match ask {
             Ask::Submit { job, reply } => reply.stage(self.submit(job)?),
             Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
-            Ask::Many { jobs, command, reply } => reply.stage(Ok(self.many(jobs, command)?)),
+            Ask::Many { jobs, command, array, reply } => reply.stage(Ok(self.many(jobs, command, *array)?)),
             Ask::Remove { jobs, by, with_array, reply } => reply.stage(Ok(self.remove(jobs, *by, *with_array)?)),
             Ask::Claim { job, secret_hash, lease_until, reply } => {
                 reply.stage(self.claim(*job, secret_hash, *lease_until)?);
@@ -268,13 +268,16 @@ impl Unit {
     }
 
     /// A command on several jobs: those that take it, and whether it changes anything of them.
-    fn many(&mut self, jobs: &[JobId], command: &Command) -> Result<Vec<(Job, bool)>, Fault> {
+    fn many(&mut self, jobs: &[JobId], command: &Command, array: JobId) -> Result<Vec<(Job, bool)>, Fault> {
         let mut taken = Vec::with_capacity(jobs.len());
         for id in jobs {
             let before = self.ledger.last_event;
             if let Ok(job) = self.command(*id, None, command)? {
                 taken.push((job, self.ledger.last_event != before));
             }
+        }
+        if let (Command::Edit { edit, .. }, false) = (command, taken.is_empty()) {
+            self.writes.arrays.edit(array, edit);
         }
         Ok(taken)
     }

@@ -279,6 +279,26 @@ impl Handle {
         Ok((taken.len(), changed))
     }
 
+    /// Changes each member of an array in one of these states. Those that run go by their new deadline and time limit at once. Returns how many took it, and of how many it changed something.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Failed`].
+    pub async fn edit_members(
+        &self,
+        array: JobId,
+        states: &[&str],
+        by: Uid,
+        edit: Edit,
+    ) -> Result<(usize, u64), StoreError> {
+        let (taken, changed) = self.shared.store.command_members(array, states, &Command::Edit { by, edit }).await?;
+        for job in &taken {
+            if let Some(live) = self.shared.live(job.id) {
+                live.retime(job);
+            }
+        }
+        Ok((taken.len(), changed))
+    }
+
     /// Changes a job. One that runs goes by its new deadline and time limit at once.
     ///
     /// # Errors

@@ -223,3 +223,35 @@ async fn members_that_would_replace_each_other_are_refused() {
     let (_, told) = refusal(&rig, &request).await;
     assert!(told.contains("concurrency.limit: where the newest wins, 100 run at once at most, found 101"), "{told}");
 }
+
+#[tokio::test]
+async fn an_array_is_edited_as_one_and_each_member_takes_what_it_can() {
+    let rig = Rig::new().await;
+    let array = submit(&rig, &request(grid(&[("train.seed", json!([1, 2, 3, 4]))]))).await;
+    let member = |index: u64| JobId(array.id.0 + index);
+    let failed = rig.claim(member(1)).await;
+    rig.end(failed, ExitClass::Spec).await;
+    rig.claim(member(2)).await;
+    rig.post::<JobView>(&format!("/v1/jobs/{}/hold", member(3)), "{}").await;
+    let edit = json!({"priority": 80, "labels": {"team": "vision"}, "time_limit_seconds": 600}).to_string();
+    let edited: ArrayChangeView = rig.post("/v1/arrays/sweep/edit", edit.clone()).await;
+    assert_eq!((edited.changed, edited.array.priority), (4, 80));
+    assert_eq!(edited.array.labels, [("team".to_owned(), "vision".to_owned())].into());
+    let mut seen = Vec::new();
+    for index in 1..=4 {
+        let job: JobView = rig.get(&format!("/v1/jobs/{}", member(index))).await;
+        seen.push((job.state.clone(), job.priority, job.labels.len(), job.time_limit_seconds));
+    }
+    let expected = [("failed", 50, 0), ("running", 50, 1), ("held", 80, 1), ("queued", 80, 1)];
+    assert_eq!(seen, expected.map(|(state, priority, labels)| (state.to_owned(), priority, labels, Some(600))));
+    let again: ArrayChangeView = rig.post("/v1/arrays/sweep/edit", edit).await;
+    assert_eq!(again.changed, 0, "nothing is left to change");
+    let (status, _, message) = rig.post_error("/v1/arrays/sweep/edit", r#"{"queue": "nowhere"}"#).await;
+    assert!(status == 400 && message.contains("there is no queue nowhere"), "{status} {message}");
+    let (status, _, message) = rig.post_error("/v1/arrays/sweep/edit", r#"{"deadline": "2020-01-01T00:00:00Z"}"#).await;
+    assert!(status == 400 && message.contains("deadline: it has passed"), "{status} {message}");
+    rig.post::<ArrayChangeView>("/v1/arrays/sweep/cancel", "").await;
+    let (status, code, _) = rig.post_error("/v1/arrays/sweep/edit", r#"{"priority": 1}"#).await;
+    assert_eq!((status, code), (409, ErrorCode::WrongState), "one member runs, and has what it waited for");
+    assert_eq!(rig.store.check().await.unwrap(), Vec::<String>::new(), "its row is sealed anew");
+}

@@ -172,6 +172,7 @@ fn an_array_is_a_row_a_page_and_one_to_act_on() {
         ),
         ("POST /v1/arrays/sweep/cancel", std::slice::from_ref(&changed)),
         ("POST /v1/arrays/sweep/retry", std::slice::from_ref(&changed)),
+        ("POST /v1/arrays/sweep/edit", std::slice::from_ref(&changed)),
         ("POST /v1/arrays", &[Answer::Json(200, dry)]),
     ]);
     let mut all = String::new();

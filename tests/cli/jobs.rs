@@ -80,18 +80,43 @@ fn what_is_removed_is_said_with_what_stays() {
 #[test]
 fn what_a_filter_finds_is_cancelled_and_nothing_else() {
     let line = "GET /v1/jobs?filter=%28not+finished%29+and+%28label.team%3Dvision%29&limit=10000";
-    let none = "GET /v1/jobs?filter=%28finished+and+not+array%29+and+%28age%3E30d%29&limit=10000";
+    let none = "GET /v1/jobs?filter=%28finished%29+and+%28age%3E30d%29&limit=10000";
+    let old = "GET /v1/jobs?filter=%28finished%29+and+%28age%3E60d%29&limit=10000";
+    // Of array 17 both members, of array 27 one of two.
+    let member = |id: u64, array: u64, index: u32| {
+        let mut view = ended(id, "failed", "crash");
+        view["array"] = json!({"id": array.to_string(), "index": index, "params": {}});
+        view
+    };
+    let found = [ended(7, "succeeded", "ok"), member(18, 17, 1), member(19, 17, 2), member(28, 27, 1)];
+    let whole = |id: u64| {
+        let id = id.to_string();
+        json!({"schema": 1, "id": id, "name": "sweep", "kind": "train", "state": "failed", "queue": "default", "priority": 50, "user": "ada", "uid": 1,
+               "labels": {}, "size": 2, "finished": 2, "counts": {"failed": 2}, "axes": [], "sample": null, "metric": null,
+               "submitted_at": "2026-11-20T00:00:00Z", "compared_by": null, "best": []})
+    };
+    let gone = |id: u64, jobs: usize| json!({"schema": 1, "id": id.to_string(), "name": "gone", "jobs": jobs, "kept": [], "kept_count": 0, "left": [], "left_count": 0});
     let two =
         json!({"schema": 1, "jobs": [running(), ended(7, "succeeded", "ok")], "note": "only some were looked at"});
     let rig = Rig::new(&[
         (line, &[Answer::Json(200, two)]),
         (none, &[Answer::Json(200, json!({"schema": 1, "jobs": []}))]),
+        (old, &[Answer::Json(200, json!({"schema": 1, "jobs": found}))]),
+        ("GET /v1/arrays/17", &[Answer::Json(200, whole(17))]),
+        ("GET /v1/arrays/27", &[Answer::Json(200, whole(27))]),
+        ("DELETE /v1/jobs/7", &[Answer::Json(200, gone(7, 1))]),
+        ("DELETE /v1/jobs/17", &[Answer::Json(409, error("is_array", "17 (sweep) is an array of 2 jobs"))]),
+        ("DELETE /v1/arrays/17", &[Answer::Json(200, gone(17, 2))]),
         ("POST /v1/jobs/12/cancel", &[Answer::Json(200, running())]),
         ("POST /v1/jobs/7/cancel", &[Answer::Json(409, error("wrong_state", "job 7 is succeeded"))]),
     ]);
-    let said =
-        [vec!["cancel", "-F", "label.team=vision"], vec!["rm", "--filter", "age>30d"], vec!["retry", "-F", "age>soon"]]
-            .map(|args| rig.run(&args).text());
+    let said = [
+        vec!["cancel", "-F", "label.team=vision"],
+        vec!["rm", "--filter", "age>30d"],
+        vec!["rm", "-F", "age>60d"],
+        vec!["retry", "-F", "age>soon"],
+    ]
+    .map(|args| rig.run(&args).text());
     snapshot("filtered", &said.join(""));
 }
 

@@ -76,13 +76,13 @@ pub struct ArrayView {
     pub state: String,
     /// The queue of its members.
     pub queue: String,
-    /// The priority that they began with.
+    /// The priority that they began with, or that an edit of the array gave those that wait.
     pub priority: u8,
     /// The login name of who submitted it, or the user id as text where there is none.
     pub user: String,
     /// The user id of who submitted it.
     pub uid: u32,
-    /// The labels that all members began with.
+    /// The labels that all members began with, and what an edit of the array made of them.
     pub labels: BTreeMap<String, String>,
     /// Members.
     pub size: u32,
@@ -166,7 +166,7 @@ pub struct MemberView {
     pub step: Option<u64>,
 }
 
-/// The answer to `POST /v1/arrays/{ref}/cancel`, `stop`, `hold`, `release` and `retry`.
+/// The answer to `POST /v1/arrays/{ref}/cancel`, `stop`, `hold`, `pause`, `release`, `edit` and `retry`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArrayChangeView {
     /// [`SCHEMA`](super::SCHEMA).

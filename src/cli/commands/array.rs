@@ -19,13 +19,14 @@ use crate::{
 };
 
 /// The verbs that arrays take, as the daemon has them, and what they have done to a member.
-const CHANGES: [(&str, &str); 6] = [
+const CHANGES: [(&str, &str); 7] = [
     ("cancel", "cancelled or asked to stop"),
     ("stop", "stopped or asked to save their work and stop"),
     ("hold", "held"),
     ("pause", "held or asked to save their work and pause"),
     ("release", "released"),
     ("retry", "queued again"),
+    ("edit", "changed"),
 ];
 
 /// Whether the daemon says that what was named is an array.

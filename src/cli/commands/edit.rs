@@ -17,12 +17,13 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Priority, queue and start time are those of a job that waits; a running one has what it waited for. A running job goes by its new deadline, time limit and retries at once. Of a job that failed or was cancelled, these
-three can be changed before `retry`. The spec stays as it was submitted.
+three can be changed before `retry`. The spec stays as it was submitted. Of an array, each job takes what it can where it stands.
 
 Examples:
   mlctl edit digits --priority 80
   mlctl edit 17 18 --label team=vision --label stage=final
   mlctl edit 17 --unlabel stage
+  mlctl edit sweep --queue night --deadline 08:00    all jobs of an array
   mlctl edit 17 --queue night
   mlctl edit digits --time 6h --deadline 08:00
   mlctl edit digits --no-deadline && mlctl retry digits
@@ -34,7 +35,7 @@ const CHANGES: [&str; 10] =
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("change").required(true).multiple(true).args(CHANGES)))]
 pub struct Arguments {
-    /// The jobs: ids, names or @last
+    /// The jobs or arrays: ids, names or @last
     #[arg(value_name = "JOB", required = true, value_parser = job_name)]
     jobs: Vec<String>,
     /// 0 to 100, higher first

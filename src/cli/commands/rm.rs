@@ -16,7 +16,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 A job that has ended goes with its record, events, curve, logs and checkpoints; nothing brings it back, and its id is never used again. Its model and predictions stay in
-storage and are named, unless --objects deletes them too. An array is removed with all its members. What has not ended is refused: `cancel` it first.
+storage and are named, unless --objects deletes them too. An array is removed with all its members, by a filter when it finds all of them. What has not ended is refused: `cancel` it first.
 On a terminal rm asks first; -y answers.
 
 Examples:
@@ -48,7 +48,7 @@ impl Arguments {
         let query = RemoveQuery { objects: self.objects };
         let mut failures = Vec::new();
         // Arrays go as a whole, by name.
-        for name in self.which.names(context, "remove", "finished and not array").await? {
+        for name in self.which.removable(context).await? {
             let removed = match context.client.delete::<RemovedView>(&address(&job_path(&name, ""), &query)).await {
                 Err(failure) if array::is_meant(&failure) => {
                     context.client.delete(&address(&array::path(&name, ""), &query)).await

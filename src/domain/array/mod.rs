@@ -1,6 +1,7 @@
 //! Arrays: many jobs made from one spec by parameters. What a member is, how its spec comes about, where an array as a whole stands. Called by the API, which keeps arrays,
 //! by the store, which counts their members, and by the CLI. Pure: the seed of what is drawn comes in.
 
+mod edit;
 mod halving;
 mod sweep;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use mlctl_protocol::JobId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::edit::parts;
 pub use self::halving::{Behind, Halving};
 pub use self::sweep::{Axis, MAX_AXES, Range, Sample, Scale, Sweep};
 use super::{
