@@ -210,7 +210,7 @@ pub struct RetentionSection {
     /// Days after which a finished job is removed; 0 for never.
     #[schemars(range(max = 36_500))]
     pub finished_days: u32,
-    /// Finished jobs that stay; 0 for all.
+    /// Finished jobs that stay, an array counting as one; 0 for all.
     #[schemars(range(max = 100_000_000))]
     pub finished_jobs: u32,
 }

@@ -1,5 +1,5 @@
-//! How long finished jobs are kept. Pure: called by the retention loop, which reads what there is and removes what is too old or too many. Members of arrays are not meant: an array is removed
-//! as a whole, by a person.
+//! How long finished jobs are kept. Pure: called by the retention loop, which reads what there is and removes what is too old or too many. An array is removed as a whole: it
+//! counts as one, and has ended with the last of its members.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Retention {
     /// Days, of 24 hours, after which one is removed; 0 for never.
     pub days: u32,
-    /// How many stay: those that ended last; 0 for all.
+    /// How many stay, an array counting as one: those that ended last; 0 for all.
     pub jobs: u32,
 }
 

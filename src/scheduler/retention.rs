@@ -1,16 +1,17 @@
-//! The retention loop: removes finished jobs that are too old or too many, as the settings say, the same way as `mlctl rm`. It sleeps until the oldest is too old, and looks again when something has
+//! The retention loop: removes finished jobs and arrays that are too old or too many, as the settings say, the same way as `mlctl rm`. It sleeps until the oldest is too old, and looks again when something has
 //! changed only where the number counts or there is none; it never polls. Called once by the daemon's lifecycle.
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use mlctl_protocol::JobId;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::run::PAUSE_AFTER_ERROR;
 use crate::{
     domain::{Clock, Uid, causes, retention::Retention},
-    store::{Store, StoreError},
+    store::{Finished, Store, StoreError},
     supervisor::{Handle, Removal},
 };
 
@@ -76,14 +77,33 @@ impl Keeper {
             if expired == 0 {
                 return Ok(moments.first().and_then(|first| self.retention.ends(*first)));
             }
-            let jobs = oldest.iter().take(expired).map(|(job, _)| *job).collect();
-            let removal = Removal { jobs, by: Uid::SYSTEM, with_array: false, with_objects: false };
-            let removed = self.supervisor.remove(removal).await?.iter().filter(|answer| answer.is_ok()).count();
-            info!(jobs = removed, "finished jobs were removed, as the settings say");
+            let (mut jobs, mut arrays) = (Vec::new(), Vec::new());
+            for (finished, _) in oldest.iter().take(expired) {
+                match finished {
+                    Finished::Job(id) => jobs.push(*id),
+                    Finished::Array(id) => arrays.push(*id),
+                }
+            }
+            let mut removed = self.remove(jobs, false).await?;
+            for array in &arrays {
+                removed += match self.store.member_ids(*array).await {
+                    Ok(members) => self.remove(members, true).await?,
+                    // Somebody was faster.
+                    Err(StoreError::NotFound(_)) => 0,
+                    Err(error) => return Err(error),
+                };
+            }
+            info!(jobs = removed, arrays = arrays.len(), "finished jobs were removed, as the settings say");
             if removed == 0 {
                 // Somebody was faster, or wants them tried again: there will be a change.
                 return Ok(None);
             }
         }
+    }
+
+    /// Removes these as far as it can. Returns how many.
+    async fn remove(&self, jobs: Vec<JobId>, with_array: bool) -> Result<usize, StoreError> {
+        let removal = Removal { jobs, by: Uid::SYSTEM, with_array, with_objects: false };
+        Ok(self.supervisor.remove(removal).await?.iter().filter(|answer| answer.is_ok()).count())
     }
 }

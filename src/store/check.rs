@@ -255,12 +255,22 @@ async fn arrays(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<
         format!("table array_counts: no members of array {array} {tally} on record, and {jobs} are there")
     });
     problems.extend(uncounted);
+    let ends: Vec<i64> = sqlx::query_scalar(ENDS).fetch_all(&mut *conn).await?;
+    problems.extend(ends.iter().map(|array| format!("table arrays, row {array}: it did not end when the row says so")));
     let stray = "SELECT jobs.id FROM jobs LEFT JOIN arrays ON arrays.id = jobs.array_id WHERE jobs.array_id IS NOT NULL \
                  AND (arrays.id IS NULL OR jobs.id <> jobs.array_id + jobs.array_index OR jobs.array_index > arrays.size) LIMIT 100";
     let stray: Vec<i64> = sqlx::query_scalar(stray).fetch_all(conn).await?;
     problems.extend(stray.iter().map(|job| format!("job {job} has no place in the array that it is a member of")));
     Ok(())
 }
+
+/// Arrays that are marked as ended and have not, the other way round, or that ended at a moment at which no member did; of one that is removed in part, the last may be gone.
+const ENDS: &str = "SELECT id FROM ( \
+         SELECT id, size, ended_us, EXISTS (SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 \
+             AND tally NOT IN ('succeeded', 'failed', 'cancelled', 'stopped')) AS is_open FROM arrays) AS this \
+     WHERE (ended_us IS NULL) <> is_open OR (ended_us IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id > this.id AND jobs.id <= this.id + this.size AND jobs.finished_us = this.ended_us) \
+         AND (SELECT count(*) FROM jobs WHERE jobs.id > this.id AND jobs.id <= this.id + this.size) = this.size) LIMIT 100";
 
 /// A gate's user and key, the limit of who is first behind it, the widest limit of those let through, and how many these are.
 type WrongGate = (i64, String, Option<i64>, Option<i64>, i64);

@@ -89,6 +89,8 @@ pub(super) struct Arrays {
     new: Rows,
     edits: Vec<(JobId, Edit)>,
     counts: BTreeMap<(JobId, &'static str), i64>,
+    /// Those of which a member has ended, and when, or begun again.
+    ends: BTreeMap<JobId, Option<Timestamp>>,
 }
 
 impl Arrays {
@@ -121,6 +123,10 @@ impl Arrays {
         let Some(Membership { id, .. }) = after.array else { return };
         if let Some(before) = before {
             *self.counts.entry((id, tally(before))).or_default() -= 1;
+            if before.state.is_terminal() != after.state.is_terminal() {
+                let end = self.ends.entry(id).or_default();
+                *end = (*end).max(after.finished_at);
+            }
         }
         *self.counts.entry((id, tally(after))).or_default() += 1;
     }
@@ -145,7 +151,12 @@ impl Arrays {
         let edited = edited(conn, &self.edits).await?;
         batch.write(conn, "changed arrays", CHANGED, edited).await?;
         batch.sweep(conn, GAINS, gains).await?;
-        batch.write(conn, "counts of arrays", LOSSES, losses).await
+        batch.write(conn, "counts of arrays", LOSSES, losses).await?;
+        let mut ends = Rows::default();
+        for (array, at) in self.ends {
+            ends.push(&[array.into(), at.into()]);
+        }
+        batch.sweep(conn, ENDS, ends).await
     }
 }
 
@@ -192,6 +203,13 @@ pub(super) const EDITED: &str = "SELECT id, name, kind, user_id, queue, priority
 pub(super) const CHANGED: &str = "
 UPDATE arrays SET queue = new.value ->> 4, priority = new.value ->> 5, labels = new.value ->> 6, seal = new.value ->> 10
 FROM jsonb_each(?) AS new WHERE arrays.id = new.value ->> 0";
+
+/// After the counts.
+pub(super) const ENDS: &str = "
+UPDATE arrays SET ended_us = CASE WHEN ended_us IS NULL THEN new.value ->> 1 END
+FROM jsonb_each(?) AS new
+WHERE arrays.id = new.value ->> 0 AND (arrays.ended_us IS NULL) <> EXISTS (
+    SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled', 'stopped'))";
 
 const NEW: &str = "
 INSERT INTO arrays (id, name, kind, user_id, queue, priority, labels, size, design, submitted_us, seal)

@@ -59,9 +59,9 @@ pub use self::{
     error::StoreError,
     queues::{MAX_QUEUES, Queues},
     types::{
-        Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Instance, JobDetail, ListFilter, Listed, MemberFilter,
-        NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent, Submitted, TickRow,
-        Waiter,
+        Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, Instance, JobDetail, ListFilter, Listed,
+        MemberFilter, NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent, Submitted,
+        TickRow, Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};

@@ -19,6 +19,7 @@ use super::{
     ledger::Ledger,
     load,
     rows::{Fields, RowError, Rows},
+    types::Finished,
 };
 use crate::domain::{Job, Uid, causes};
 
@@ -60,20 +61,28 @@ impl Store {
         Ok(())
     }
 
-    /// Finished jobs that are no array's members: the oldest, with the moment at which each ended, and how many there are.
+    /// Finished jobs and arrays, each of which counts as one with all its members: the oldest, with the moment at which each ended, and how many there are.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    pub async fn oldest_finished(&self, limit: u32) -> Result<(Vec<(JobId, Timestamp)>, u64), StoreError> {
+    pub async fn oldest_finished(&self, limit: u32) -> Result<(Vec<(Finished, Timestamp)>, u64), StoreError> {
         let mut snapshot = self.inner.readers.begin().await?;
-        let rows = sqlx::query(OLDEST).bind(limit).fetch_all(&mut *snapshot).await?;
+        let jobs = sqlx::query(OLDEST).bind(limit).fetch_all(&mut *snapshot).await?;
+        let arrays = sqlx::query(OLDEST_ARRAYS).bind(limit).fetch_all(&mut *snapshot).await?;
         let all: i64 = sqlx::query_scalar(FINISHED).fetch_one(&mut *snapshot).await?;
         snapshot.rollback().await?;
-        let oldest = rows.iter().map(|row| {
+        let jobs = jobs.iter().map(|row| {
             let fields = Fields::new(row, "jobs", "id")?;
-            Ok((JobId(fields.number("id")?), fields.time("finished_us")?))
+            Ok((Finished::Job(JobId(fields.number("id")?)), fields.time("finished_us")?))
         });
-        Ok((oldest.collect::<Result<_, RowError>>().map_err(Fault::from)?, all.unsigned_abs()))
+        let arrays = arrays.iter().map(|row| {
+            let fields = Fields::new(row, "arrays", "id")?;
+            Ok((Finished::Array(JobId(fields.number("id")?)), fields.time("ended_us")?))
+        });
+        let mut oldest = jobs.chain(arrays).collect::<Result<Vec<_>, RowError>>().map_err(Fault::from)?;
+        oldest.sort_by_key(|(_, at)| *at);
+        oldest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok((oldest, all.unsigned_abs()))
     }
 
     /// The ids of an array's members that are there, the last first: the first of them bears the array's idempotency key.
@@ -220,8 +229,16 @@ pub(super) const OLDEST: &str = "SELECT id, finished_us FROM jobs WHERE finished
      WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
      ORDER BY finished_us LIMIT ?1";
 
+/// The same of arrays, with none of whose members a job waits that has not ended.
+pub(super) const OLDEST_ARRAYS: &str = "SELECT id, ended_us FROM arrays WHERE ended_us IS NOT NULL AND NOT EXISTS ( \
+     SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
+     WHERE waits.on_job >= arrays.id AND waits.on_job <= arrays.id + arrays.size \
+     AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
+     ORDER BY ended_us LIMIT ?1";
+
 /// From the counts, which are a few rows for each array.
 pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM queue_counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \
-     - (SELECT coalesce(sum(jobs), 0) FROM array_counts WHERE tally IN ('succeeded', 'failed', 'cancelled', 'stopped') AND jobs > 0)";
+     - (SELECT coalesce(sum(jobs), 0) FROM array_counts WHERE tally IN ('succeeded', 'failed', 'cancelled', 'stopped') AND jobs > 0) \
+     + (SELECT count(*) FROM arrays WHERE ended_us IS NOT NULL)";
 
 pub(super) const MEMBERS: &str = "SELECT id FROM jobs WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";

@@ -394,6 +394,15 @@ pub struct Array {
     pub quarantined: u64,
 }
 
+/// What has ended and may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// A job that is no array's member.
+    Job(JobId),
+    /// An array with all its members.
+    Array(JobId),
+}
+
 /// Which arrays to list.
 #[derive(Debug, Clone, Default)]
 pub struct ArrayFilter {

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 use mlctl::{
     domain::{Command, Event, JobState, Refusal},
-    store::{Store, StoreError, Submitted},
+    store::{Finished, Store, StoreError, Submitted},
 };
 use mlctl_protocol::{ExitClass, JobId};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -250,4 +250,55 @@ async fn an_old_head_file_fits_a_log_whose_beginning_is_gone() {
     let store = Store::open(&rig.path(), rig.clock.clone(), entropy).await.unwrap();
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     store.close().await;
+}
+
+#[tokio::test]
+async fn an_array_has_ended_with_its_last_member_and_counts_as_one() {
+    let mut rig = Rig::new().await;
+    let alone = finished(&rig, "alone").await;
+    let array = rig.store.submit_array(arrays::array("sweep", 3, "k")).await.unwrap().id;
+    let oldest = async |rig: &Rig| rig.store.oldest_finished(10).await.unwrap();
+    let ids = |(oldest, all): (Vec<(Finished, jiff::Timestamp)>, u64)| {
+        (oldest.into_iter().map(|(finished, _)| finished).collect::<Vec<_>>(), all)
+    };
+    let first = array.0 + 1;
+    for number in first..first + 3 {
+        assert_eq!(ids(oldest(&rig).await), (vec![Finished::Job(alone)], 1), "one has not ended");
+        rig.store.command(JobId(number), None, Command::Cancel { by: USER }).await.unwrap();
+        rig.check().await;
+    }
+    let both = (vec![Finished::Job(alone), Finished::Array(array)], 2);
+    assert_eq!(ids(oldest(&rig).await), both);
+    let ended = oldest(&rig).await.0[1].1;
+    assert_eq!(Some(ended), rig.store.job(JobId(first + 2)).await.unwrap().job.finished_at);
+    rig.store.command(JobId(first), None, Command::Retry { by: USER }).await.unwrap();
+    assert_eq!(ids(oldest(&rig).await).1, 1, "it goes on");
+    rig.check().await;
+    rig.reopen().await;
+    rig.store.command(JobId(first), None, Command::Cancel { by: USER }).await.unwrap();
+    assert_eq!(ids(oldest(&rig).await), both);
+    assert!(oldest(&rig).await.0[1].1 > ended);
+    let mut waits = new_job("waits", "waits");
+    waits.spec.after =
+        vec![format!("any:{first}").parse().unwrap(), format!("any:{}", rig.submit("open").await).parse().unwrap()];
+    let waits = rig.store.submit(waits).await.unwrap().id;
+    assert_eq!(ids(oldest(&rig).await), (vec![Finished::Job(alone)], 2), "one waits for a member");
+    rig.store.command(waits, None, Command::Cancel { by: USER }).await.unwrap();
+    // A part of it is gone, as after a kill.
+    let members = rig.store.member_ids(array).await.unwrap();
+    assert!(rig.store.remove(&members[..1], USER, true).await.unwrap()[0].is_ok());
+    rig.check().await;
+    assert_eq!(ids(oldest(&rig).await).0[1], Finished::Array(array));
+    assert!(rig.store.remove(&members[1..], USER, true).await.unwrap().iter().all(Result::is_ok));
+    assert_eq!(ids(oldest(&rig).await).0, [Finished::Job(alone), Finished::Job(waits)]);
+    rig.check().await;
+    // The control.
+    rig.store.submit_array(arrays::array("open", 2, "k2")).await.unwrap();
+    rig.store.close().await;
+    let mut raw = conn(&rig).await;
+    sqlx::query("UPDATE arrays SET ended_us = 1").execute(&mut raw).await.unwrap();
+    raw.close().await.unwrap();
+    rig.reopen().await;
+    let found = rig.store.check().await.unwrap();
+    assert!(found.iter().any(|problem| problem.contains("it did not end when the row says so")), "{found:?}");
 }
