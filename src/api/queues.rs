@@ -16,10 +16,10 @@ use super::{
 use crate::{
     domain::{
         Change,
-        queue::{DEFAULT_QUEUE, Flow, Queue, QueueEdit, queue_name},
+        queue::{DEFAULT_QUEUE, Queue, QueueEdit, missing, queue_name},
         rules::Problem,
     },
-    store::{QueueRow, Running, StoreError},
+    store::{Running, StoreError},
 };
 
 /// Queues named in a hint at most.
@@ -100,30 +100,13 @@ async fn views(api: &Shared) -> Result<BTreeMap<String, QueueView>, StoreError> 
 
 /// Why a job may not come into its queue.
 pub(super) fn problem(api: &Shared, queue: &str, needs: &Resources) -> Option<Problem> {
-    let problem =
-        |path: &str, message: String, hint: String| Some(Problem { path: path.into(), message, hint: Some(hint) });
     let rows = api.store.queues();
-    let Some(QueueRow { queue: found, .. }) = rows.get(queue) else {
-        if queue == DEFAULT_QUEUE || queue_name(queue).is_some() {
-            return None;
-        }
-        let others = rows.keys().map(String::as_str).filter(|name| *name != DEFAULT_QUEUE).take(MAX_NAMED);
-        let known: Vec<&str> = [DEFAULT_QUEUE].into_iter().chain(others).collect();
-        let hint = format!("there are {}; `mlctl queue set {queue}` makes one", known.join(", "));
-        return problem("queue", format!("there is no queue {queue}"), hint);
-    };
-    if found.flow == Flow::Draining {
-        let hint = format!("choose another, or open it again with `mlctl queue resume {queue}`");
-        return problem("queue", format!("queue {queue} is draining: it takes no more jobs"), hint);
+    if let Some(row) = rows.get(queue) {
+        return row.queue.refusal(needs);
     }
-    let limits = [
-        ("queue", "jobs", 1, found.limits.running.into_iter().chain(found.limits.per_user).min()),
-        ("resources.cpus", "cores", needs.cpus, found.limits.cpus),
-        ("resources.gpus", "GPUs", needs.gpus, found.limits.gpus),
-    ];
-    let (path, what, needed, limit) =
-        limits.into_iter().find(|(_, _, needed, limit)| limit.is_some_and(|limit| *needed > limit))?;
-    let limit = limit.unwrap_or_default();
-    let hint = format!("ask for less, or raise the limit: `mlctl queue set {queue} --help`");
-    problem(path, format!("queue {queue} gives its jobs {limit} {what} at once, and this one needs {needed}"), hint)
+    let problem = missing(queue).filter(|_| queue_name(queue).is_none())?;
+    let others = rows.keys().map(String::as_str).filter(|name| *name != DEFAULT_QUEUE).take(MAX_NAMED);
+    let known: Vec<&str> = [DEFAULT_QUEUE].into_iter().chain(others).collect();
+    let hint = format!("there are {}; `mlctl queue set {queue}` makes one", known.join(", "));
+    Some(Problem { hint: Some(hint), ..problem })
 }

@@ -109,7 +109,9 @@ pub(super) async fn show(
     let ticks = api.store.ticks(found.id, SHOWN_TICKS).await?;
     let schedule = view::schedule::view(&found, ticks.first().copied(), &api.users.names());
     let ticks = ticks.into_iter().map(view::schedule::tick).collect();
-    Ok(Json(ScheduleDetail { schedule, ticks, spec: found.spec }))
+    let missed = api.store.missed_ticks(found.id, SHOWN_TICKS).await?;
+    let missed = missed.into_iter().map(view::schedule::missed).collect();
+    Ok(Json(ScheduleDetail { schedule, ticks, missed, spec: found.spec }))
 }
 
 /// `GET /v1/schedules/{schedule}/preview`.

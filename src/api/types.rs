@@ -36,7 +36,9 @@ pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
-pub use schedules::{AddScheduleRequest, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView};
+pub use schedules::{
+    AddScheduleRequest, MissedTickView, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView,
+};
 
 /// The version of these bodies, in `schema` of each.
 pub const SCHEMA: u32 = 1;

@@ -1,6 +1,7 @@
 //! Named queues: how much of the machine the jobs of one may have at once, in which order they go, and whether they go at all. Data only: the planner obeys it, the store keeps it.
 
 pub use mlctl_protocol::spec::DEFAULT_QUEUE;
+use mlctl_protocol::spec::Resources;
 use serde::{Deserialize, Serialize};
 
 use super::{Change, rules::Problem};
@@ -27,6 +28,36 @@ impl Queue {
     pub fn open(name: impl Into<String>) -> Self {
         Self { name: name.into(), limits: QueueLimits::default(), order: Order::default(), flow: Flow::default() }
     }
+}
+
+impl Queue {
+    /// Why it takes no job that needs so much.
+    #[must_use]
+    pub fn refusal(&self, needs: &Resources) -> Option<Problem> {
+        let Self { name, limits, flow, .. } = self;
+        if *flow == Flow::Draining {
+            let hint = format!("choose another, or open it again with `mlctl queue resume {name}`");
+            return Some(Problem::new("queue", format!("queue {name} is draining: it takes no more jobs"), hint));
+        }
+        let limits = [
+            ("queue", "jobs", 1, limits.running.into_iter().chain(limits.per_user).min()),
+            ("resources.cpus", "cores", needs.cpus, limits.cpus),
+            ("resources.gpus", "GPUs", needs.gpus, limits.gpus),
+        ];
+        let (path, what, needed, limit) =
+            limits.into_iter().find(|(_, _, needed, limit)| limit.is_some_and(|limit| *needed > limit))?;
+        let limit = limit.unwrap_or_default();
+        let message = format!("queue {name} gives its jobs {limit} {what} at once, and this one needs {needed}");
+        let hint = format!("ask for less, or raise the limit: `mlctl queue set {name} --help`");
+        Some(Problem::new(path, message, hint))
+    }
+}
+
+/// What is wrong with a queue that has no row: the default one alone needs none.
+#[must_use]
+pub fn missing(name: &str) -> Option<Problem> {
+    let hint = format!("`mlctl queue set {name}` makes one");
+    (name != DEFAULT_QUEUE).then(|| Problem::new("queue", format!("there is no queue {name}"), hint))
 }
 
 /// What the running jobs of a queue may have at once, all together; no limit where there is none.
@@ -152,6 +183,25 @@ mod tests {
         assert_eq!(queue, Queue { order: Order::Strict, flow: Flow::Paused, ..Queue::open("night") });
         QueueEdit::default().apply(&mut queue);
         assert_eq!(queue.flow, Flow::Paused);
+    }
+
+    #[test]
+    fn a_queue_takes_what_it_can_ever_start() {
+        let needs = Resources { cpus: 4, gpus: 1 };
+        let limits = |limits| Queue { limits, ..Queue::open("night") }.refusal(&needs).map(|problem| problem.message);
+        let none = QueueLimits::default();
+        assert_eq!(limits(QueueLimits { running: Some(1), cpus: Some(4), gpus: Some(1), per_user: Some(1) }), None);
+        for (limits, message) in [
+            (limits(QueueLimits { cpus: Some(3), ..none }), "gives its jobs 3 cores at once, and this one needs 4"),
+            (limits(QueueLimits { gpus: Some(0), ..none }), "gives its jobs 0 GPUs at once, and this one needs 1"),
+            (limits(QueueLimits { per_user: Some(0), ..none }), "gives its jobs 0 jobs at once, and this one needs 1"),
+        ] {
+            assert_eq!(limits, Some(format!("queue night {message}")));
+        }
+        let refusal = |flow| Queue { flow, ..Queue::open("night") }.refusal(&needs).map(|problem| problem.message);
+        assert_eq!((refusal(Flow::Open), refusal(Flow::Paused)), (None, None), "a paused one keeps them");
+        assert_eq!(refusal(Flow::Draining), Some("queue night is draining: it takes no more jobs".into()));
+        assert!(missing("night").is_some() && missing(DEFAULT_QUEUE).is_none());
     }
 
     #[test]

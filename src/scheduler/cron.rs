@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::{Timestamp, tz::TimeZoneDatabase};
+use mlctl_protocol::JobSpec;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -14,6 +15,7 @@ use super::run::{LONGEST_SLEEP, PAUSE_AFTER_ERROR};
 use crate::{
     domain::{
         Clock, causes,
+        queue::missing,
         schedule::{Crontab, Tick, Timetable, Turn, zone},
     },
     store::{Schedule, Store, StoreError},
@@ -132,12 +134,18 @@ impl Cron {
         if turn.fire.is_none() && turn.next == schedule.next && schedule.settled <= now {
             return Ok(Kept::Done);
         }
-        if turn.fire.is_some() && !has_room {
+        let missed = turn.fire.and_then(|_| self.refusal(schedule));
+        if turn.fire.is_some() && missed.is_none() && !has_room {
             let most = self.max_queued;
             warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
             return Ok(Kept::Full);
         }
-        match self.store.take_turn(schedule, turn).await {
+        match self.store.take_turn(schedule, turn, missed.clone()).await {
+            Ok(_) if let (Some(tick), Some(why)) = (&turn.fire, &missed) => {
+                let local = tick.local(&timetable);
+                warn!(schedule = %name, tick = %tick.at, "schedule {name} missed the tick of {local}: {why}");
+                Ok(Kept::Done)
+            }
             Ok(submitted) => {
                 if let Some(tick) = &turn.fire {
                     let job = submitted.map(|submitted| submitted.id);
@@ -151,6 +159,16 @@ impl Cron {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Why its job cannot be submitted now: who drains a queue does not want it filled by the clock.
+    fn refusal(&self, schedule: &Schedule) -> Option<String> {
+        let JobSpec { queue, resources, .. } = &schedule.spec;
+        let problem = match self.store.queues().get(queue) {
+            Some(row) => row.queue.refusal(resources),
+            None => missing(queue),
+        };
+        problem.map(|problem| problem.message)
     }
 
     fn timetable(&self, schedule: &Schedule) -> Result<Timetable, String> {

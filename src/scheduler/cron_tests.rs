@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Clock, Uid,
+        Change, Clock, Command, Uid,
+        queue::{Flow, QueueEdit},
         schedule::{Crontab, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
     },
     store::{ListFilter, NewSchedule, Store, StoreError},
@@ -277,6 +278,73 @@ async fn a_tick_waits_for_room_in_the_queue_and_one_run_makes_up_for_all() {
     room.rounds.cron.max_queued = 2;
     assert!(!room.wake("2026-06-01T12:03:30Z").await.is_full);
     assert_eq!(room.ticks().await, ["2026-06-01T12:01:00Z", "2026-06-01T12:03:00Z"]);
+}
+
+#[tokio::test]
+async fn a_tick_whose_queue_takes_no_job_is_missed_with_the_reason_and_the_next_one_tries_again() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    let mut spec = spec();
+    spec.queue = "night".into();
+    let (now, next) = (room.clock.now(), Some(at("2026-06-01T12:01:00Z")));
+    let (cron, zone) = ("* * * * *".to_owned(), "UTC".to_owned());
+    let new = NewSchedule { name: "minutely".into(), cron, zone, spec, user: Uid(7), created_at: now, next };
+    assert!(!room.store().add_schedule(new).await.unwrap());
+    let schedule = room.store().schedule("minutely").await.unwrap().id;
+    let flow = |flow| QueueEdit { flow: Some(flow), ..QueueEdit::default() };
+    let set = async |room: &Room, edit| drop(room.store().edit_queue("night", edit, Uid(7)).await.unwrap());
+    set(&room, flow(Flow::Draining)).await;
+    // However full it is: nobody waits for room in a queue that takes nothing.
+    room.rounds.cron.max_queued = 0;
+    for moment in ["2026-06-01T12:01:00Z", "2026-06-01T12:02:00.5Z"] {
+        let wait = room.wake(moment).await;
+        assert!(!wait.is_full && wait.until.is_some(), "{wait:?}");
+    }
+    room.rounds.cron.max_queued = 1000;
+    set(&room, flow(Flow::Open)).await;
+    room.wake("2026-06-01T12:03:00Z").await;
+    set(&room, QueueEdit { cpus: Some(Change::Set(0)), ..QueueEdit::default() }).await;
+    room.wake("2026-06-01T12:04:00Z").await;
+    for job in [1, 2].map(mlctl_protocol::JobId) {
+        drop(room.store().command(job, None, Command::Cancel { by: Uid(7) }).await);
+    }
+    room.store().remove_queue("night").await.unwrap();
+    room.wake("2026-06-01T12:05:00Z").await;
+    room.restart().await;
+    let missed = room.store().missed_ticks(schedule, 10).await.unwrap();
+    let told: Vec<_> = missed.iter().map(|tick| (tick.at.to_string(), tick.reason.as_str())).collect();
+    let draining = "queue night is draining: it takes no more jobs";
+    let expected = [
+        ("2026-06-01T12:05:00Z", "there is no queue night"),
+        ("2026-06-01T12:04:00Z", "queue night gives its jobs 0 cores at once, and this one needs 1"),
+        ("2026-06-01T12:02:00Z", draining),
+        ("2026-06-01T12:01:00Z", draining),
+    ];
+    assert_eq!(told, expected.map(|(at, why)| (at.to_owned(), why)));
+    let ticks = async |room: &Room| {
+        let ticks = room.store().ticks(schedule, 10).await.unwrap();
+        assert_eq!(room.store().check().await.unwrap(), Vec::<String>::new());
+        ticks.iter().map(|tick| tick.at.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ticks(&room).await, ["2026-06-01T12:03:00Z"]);
+    // A clock that is set back gives what was missed another chance, and what fired none.
+    set(&room, flow(Flow::Open)).await;
+    for moment in ["2026-06-01T12:01:30Z", "2026-06-01T12:02:00Z", "2026-06-01T12:03:00Z"] {
+        room.wake(moment).await;
+    }
+    assert_eq!(ticks(&room).await[..2], ["2026-06-01T12:03:00Z", "2026-06-01T12:02:00Z"]);
+    let missed = room.store().missed_ticks(schedule, 10).await.unwrap();
+    assert!(missed.iter().all(|tick| tick.at != at("2026-06-01T12:02:00Z")), "{missed:?}");
+    // Only so many are kept.
+    room.store().remove_queue("night").await.unwrap_err();
+    set(&room, flow(Flow::Draining)).await;
+    let begin = at("2026-06-02T00:00:00Z");
+    for minute in 0..110 {
+        room.wake(&(begin + SignedDuration::from_mins(minute)).to_string()).await;
+    }
+    assert_eq!(room.store().missed_ticks(schedule, 1000).await.unwrap().len(), 100);
+    room.store().remove_schedule("minutely").await.unwrap();
+    assert!(room.store().missed_ticks(schedule, 10).await.unwrap().is_empty());
+    assert_eq!(room.store().check().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]

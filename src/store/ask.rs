@@ -105,20 +105,31 @@ pub(super) struct PreparedTurn {
     pub(super) next: Option<Timestamp>,
     /// The tick that fires, and its job.
     pub(super) fire: Option<(Tick, Prepared)>,
+    /// The tick that would fire, and why its job is not submitted.
+    pub(super) missed: Option<(Tick, String)>,
 }
 
 impl PreparedTurn {
     /// # Errors
     /// When the spec cannot be written as JSON.
-    pub(super) fn new(schedule: &Schedule, turn: Turn) -> Result<Self, Fault> {
+    pub(super) fn new(schedule: &Schedule, turn: Turn, missed: Option<String>) -> Result<Self, Fault> {
         let Turn { fire, settled, next } = turn;
+        let (fire, missed) = match (fire, missed) {
+            (Some(tick), Some(why)) => (None, Some((tick, why))),
+            (fire, _) => (fire, None),
+        };
         let fire = fire.map(|tick| {
             let spec = tick.job(&schedule.name, &schedule.spec);
             let job = NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked: None, hold: None };
             Ok::<_, Fault>((tick, Prepared::new(job)?))
         });
         let (name, settled_before) = (schedule.name.clone(), schedule.settled);
-        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()? })
+        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()?, missed })
+    }
+
+    /// The tick in question.
+    pub(super) fn tick(&self) -> Option<&Tick> {
+        self.fire.as_ref().map(|(tick, _)| tick).or(self.missed.as_ref().map(|(tick, _)| tick))
     }
 }
 

@@ -60,8 +60,8 @@ pub use self::{
     queues::{MAX_QUEUES, Queues},
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, Instance, JobDetail, ListFilter, Listed,
-        MemberFilter, NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent, Submitted,
-        TickRow, Waiter,
+        MemberFilter, MissedTick, NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent,
+        Submitted, TickRow, Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};

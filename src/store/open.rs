@@ -49,6 +49,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0017_usage.sql"),
     include_str!("../../migrations/0018_newest.sql"),
     include_str!("../../migrations/0019_array_ends.sql"),
+    include_str!("../../migrations/0020_missed_ticks.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

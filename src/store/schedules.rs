@@ -12,7 +12,7 @@ use super::{
     error::Fault,
     rows::{Fields, RowError},
     timers::schedule_columns,
-    types::{NewSchedule, Schedule, Submitted, TickRow},
+    types::{MissedTick, NewSchedule, Schedule, Submitted, TickRow},
 };
 use crate::domain::{Uid, schedule::Turn};
 
@@ -35,13 +35,18 @@ impl Store {
         self.ask(|reply| Ask::RemoveSchedule { name, reply }).await
     }
 
-    /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. Nothing is done when the schedule
-    /// is gone or no longer as it was read.
+    /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. With a reason why it is `missed`, that is kept in
+    /// place of a job. Nothing is done when the schedule is gone or no longer as it was read.
     ///
     /// # Errors
     /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
-    pub async fn take_turn(&self, schedule: &Schedule, turn: Turn) -> Result<Option<Submitted>, StoreError> {
-        let turn = Box::new(PreparedTurn::new(schedule, turn)?);
+    pub async fn take_turn(
+        &self,
+        schedule: &Schedule,
+        turn: Turn,
+        missed: Option<String>,
+    ) -> Result<Option<Submitted>, StoreError> {
+        let turn = Box::new(PreparedTurn::new(schedule, turn, missed)?);
         self.ask(|reply| Ask::Turn { turn, reply }).await
     }
 
@@ -101,6 +106,29 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The ticks of a schedule whose job could not be submitted, newest first, at most `limit`: the last hundred are kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn missed_ticks(&self, schedule: i64, limit: u32) -> Result<Vec<MissedTick>, StoreError> {
+        let found = sqlx::query(MISSED).bind(schedule).bind(limit).fetch_all(&self.inner.readers).await?;
+        let missed = found.iter().map(|row| {
+            let fields = Fields::new(row, "missed_ticks", "id")?;
+            Ok(MissedTick {
+                at: fields.time("tick_us")?,
+                nominal: nominal(&fields)?,
+                pass: fields.number("pass")?,
+                reason: fields.get("reason")?,
+                missed_at: fields.time("missed_us")?,
+            })
+        });
+        Ok(missed.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+}
+
+pub(super) const MISSED: &str = "SELECT id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2";
+
 pub(super) const ALL: &str = concat!(
     "SELECT ",
     schedule_columns!(),
@@ -147,12 +175,15 @@ fn maybe_tick(row: &SqliteRow) -> Result<Option<TickRow>, RowError> {
     tick(&Fields::new(row, "ticks", "job_id")?).map(Some)
 }
 
-fn tick(fields: &Fields<'_>) -> Result<TickRow, RowError> {
+fn nominal(fields: &Fields<'_>) -> Result<DateTime, RowError> {
     let nominal: &str = fields.get("nominal")?;
-    let nominal: DateTime = nominal.parse().map_err(|error| fields.error("nominal", error))?;
+    nominal.parse().map_err(|error| fields.error("nominal", error))
+}
+
+fn tick(fields: &Fields<'_>) -> Result<TickRow, RowError> {
     Ok(TickRow {
         at: fields.time("tick_us")?,
-        nominal,
+        nominal: nominal(fields)?,
         pass: fields.number("pass")?,
         job: JobId(fields.number("job_id")?),
         submitted_at: fields.time("submitted_us")?,

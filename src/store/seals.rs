@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 9] = [
+pub(super) const TABLES: [Sealed; 10] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
@@ -46,6 +46,10 @@ pub(super) const TABLES: [Sealed; 9] = [
         table: "ticks",
         rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
                WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+    },
+    Sealed {
+        table: "missed_ticks",
+        rows: "SELECT id, seal, schedule_id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE id > ?1 ORDER BY id LIMIT ?2",
     },
     Sealed {
         table: "arrays",

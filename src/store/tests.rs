@@ -150,6 +150,9 @@ async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)])
             "i",
             "schedules",
             "ticks",
+            "missed_ticks",
+            "missed",
+            "kept",
             "arrays",
             "array_counts",
             "rungs",
@@ -254,6 +257,10 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("load ticks", timers::FIRED),
         ("change schedules", timers::CHANGED),
         ("remove ticks", timers::REMOVE_TICKS),
+        ("remove missed ticks", timers::REMOVE_MISSED),
+        ("forget missed ticks", timers::FORGOTTEN),
+        ("a missed tick fires", timers::FIRED_AFTER_ALL),
+        ("missed ticks", schedules::MISSED),
         ("remove schedules", timers::REMOVE),
     ];
     must_not_walk(&mut conn, &statements).await;

@@ -41,6 +41,7 @@ pub(super) struct Timers {
     fired: HashSet<(i64, i64)>,
     removed: Rows,
     ticks: Rows,
+    missed: Rows,
 }
 
 impl Timers {
@@ -78,7 +79,7 @@ impl Timers {
         }
         let mut wanted = Rows::default();
         for turn in turns {
-            if let Some((tick, _)) = &turn.fire {
+            if let Some(tick) = turn.tick() {
                 let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
                 wanted.push(&[turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into()]);
             }
@@ -148,6 +149,14 @@ impl Timers {
             self.ticks.push_sealed("ticks", &cells);
             self.fired.insert((turn.schedule, tick.at.as_microsecond()));
         }
+        if let Some((tick, why)) = &turn.missed
+            && !self.fired.contains(&(turn.schedule, tick.at.as_microsecond()))
+        {
+            let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
+            let cells: [Cell<'_>; 6] =
+                [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), why.into(), now.into()];
+            self.missed.push_sealed("missed_ticks", &cells);
+        }
         if let Some(held) = self.held.get_mut(&turn.name) {
             (held.settled, held.next, held.is_changed) = (turn.settled, turn.next, true);
         }
@@ -180,9 +189,13 @@ impl Timers {
                 Some(_) => {}
             }
         }
+        batch.sweep(conn, FIRED_AFTER_ALL, self.ticks.clone()).await?;
         batch.write(conn, "ticks", TICKS, self.ticks).await?;
+        batch.sweep(conn, MISSED, self.missed.clone()).await?;
+        batch.sweep(conn, FORGOTTEN, self.missed).await?;
         batch.write(conn, "schedules", CHANGED, changed).await?;
         batch.sweep(conn, REMOVE_TICKS, self.removed.clone()).await?;
+        batch.sweep(conn, REMOVE_MISSED, self.removed.clone()).await?;
         batch.sweep(conn, REMOVE, self.removed).await?;
         // After the removals: a name may be free again.
         batch.sweep(conn, NEW, new).await
@@ -236,6 +249,26 @@ FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.set
 const TICKS: &str = "
 INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?)";
+
+const MISSED: &str = "
+INSERT INTO missed_ticks (schedule_id, tick_us, nominal, pass, reason, missed_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?) WHERE true
+ON CONFLICT (schedule_id, tick_us) DO UPDATE SET reason = excluded.reason, missed_us = excluded.missed_us, nominal = excluded.nominal, pass = excluded.pass,
+    seal = excluded.seal";
+
+/// All but the last hundred of the schedules that missed one.
+pub(super) const FORGOTTEN: &str = "
+DELETE FROM missed_ticks WHERE id IN (
+    SELECT missed.id FROM jsonb_each(?) AS new CROSS JOIN missed_ticks AS missed
+    ON missed.schedule_id = new.value ->> 0 AND missed.tick_us < (
+        SELECT tick_us FROM missed_ticks AS kept WHERE kept.schedule_id = new.value ->> 0 ORDER BY tick_us DESC LIMIT 1 OFFSET 99))";
+
+/// What fires now and was missed before the clock was set back.
+pub(super) const FIRED_AFTER_ALL: &str =
+    "DELETE FROM missed_ticks WHERE (schedule_id, tick_us) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?))";
+
+pub(super) const REMOVE_MISSED: &str =
+    "DELETE FROM missed_ticks WHERE schedule_id IN (SELECT value ->> 0 FROM jsonb_each(?))";
 
 pub(super) const REMOVE_TICKS: &str = "DELETE FROM ticks WHERE schedule_id IN (SELECT value ->> 0 FROM jsonb_each(?))";
 

@@ -342,6 +342,21 @@ pub struct TickRow {
     pub submitted_at: Timestamp,
 }
 
+/// A tick whose job could not be submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedTick {
+    /// Its moment.
+    pub at: Timestamp,
+    /// As in [`TickRow`].
+    pub nominal: DateTime,
+    /// As in [`TickRow`].
+    pub pass: u8,
+    /// Why, in a line.
+    pub reason: String,
+    /// When that was found.
+    pub missed_at: Timestamp,
+}
+
 /// An array to keep.
 #[derive(Debug, Clone)]
 pub struct NewArray {

@@ -134,6 +134,10 @@ fn schedules_are_listed_and_shown() {
     let list = json!({"schema": 1, "schedules": [view("night"), broken]});
     let mut detail = view("night");
     detail["ticks"] = json!([tick(9, 7200), tick(7, 0)]);
+    let later = SUBMITTED.to_string();
+    let reason = "queue night is draining: it takes no more jobs";
+    detail["missed"] =
+        json!([{"at": later, "nominal": "2026-11-20T02:30:00", "pass": 1, "reason": reason, "missed_at": later}]);
     detail["remarks"] = json!(["day of month and day of week are both given"]);
     detail["spec"] = json!({
         "version": 1, "name": "digits",

@@ -71,6 +71,21 @@ pub struct TickView {
     pub submitted_at: Timestamp,
 }
 
+/// A tick whose job could not be submitted: it is not made up for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedTickView {
+    /// When it was.
+    pub at: Timestamp,
+    /// The local time that it stands for, without an offset.
+    pub nominal: String,
+    /// 2 for the second of two moments at which the clock shows that time, else 1.
+    pub pass: u8,
+    /// Why.
+    pub reason: String,
+    /// When that was found.
+    pub missed_at: Timestamp,
+}
+
 /// `GET /v1/schedules`, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleList {
@@ -88,6 +103,9 @@ pub struct ScheduleDetail {
     pub schedule: ScheduleView,
     /// The last ticks that submitted jobs, newest first.
     pub ticks: Vec<TickView>,
+    /// The last ticks whose job could not be submitted, newest first.
+    #[serde(default)]
+    pub missed: Vec<MissedTickView>,
     /// The job that each tick submits.
     pub spec: JobSpec,
 }

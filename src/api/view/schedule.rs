@@ -2,11 +2,11 @@
 
 use crate::{
     api::{
-        types::{SCHEMA, ScheduleView, TickView},
+        types::{MissedTickView, SCHEMA, ScheduleView, TickView},
         users::Names,
     },
     domain::schedule::{Crontab, zone},
-    store::{Schedule, TickRow},
+    store::{MissedTick, Schedule, TickRow},
 };
 
 /// A schedule with the last tick that fired.
@@ -42,4 +42,10 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
 pub(in crate::api) fn tick(row: TickRow) -> TickView {
     let TickRow { at, nominal, pass, job, submitted_at } = row;
     TickView { at, nominal: nominal.to_string(), pass, job, submitted_at }
+}
+
+/// A tick whose job could not be submitted.
+pub(in crate::api) fn missed(tick: MissedTick) -> MissedTickView {
+    let MissedTick { at, nominal, pass, reason, missed_at } = tick;
+    MissedTickView { at, nominal: nominal.to_string(), pass, reason, missed_at }
 }

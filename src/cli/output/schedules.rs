@@ -1,5 +1,7 @@
 //! Schedules in print.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 
 use super::{
@@ -12,6 +14,9 @@ use crate::{
     cli::Failure,
     config::OutputForm,
 };
+
+/// Runs of a schedule that are shown.
+const MAX_RUNS: usize = 10;
 
 /// Prints what was added, or was there already.
 pub fn added(out: &mut Output, view: &ScheduleView, is_new: bool, now: Timestamp) -> Result<(), Failure> {
@@ -75,7 +80,7 @@ pub fn list(out: &mut Output, list: &ScheduleList, now: Timestamp) -> Result<(),
 
 /// Prints a schedule with its last runs.
 pub fn show(out: &mut Output, detail: &ScheduleDetail, now: Timestamp) -> Result<(), Failure> {
-    let ScheduleDetail { schedule, ticks, .. } = detail;
+    let ScheduleDetail { schedule, ticks, missed, .. } = detail;
     match out.form {
         OutputForm::Json | OutputForm::Jsonl => return out.json(detail),
         OutputForm::Name => return out.line(&schedule.name),
@@ -91,13 +96,17 @@ pub fn show(out: &mut Output, detail: &ScheduleDetail, now: Timestamp) -> Result
     for (name, value) in facts {
         out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
     }
-    if ticks.is_empty() {
+    if ticks.is_empty() && missed.is_empty() {
         return out.line("  it has not run yet");
     }
-    use Column::{Left, Right};
-    let mut table = Table::new(&[("RUN", Left), ("JOB", Right), ("SUBMITTED", Left)]);
-    for tick in ticks {
-        table.row([at(tick.at).into(), tick.job.to_string().into(), lateness(tick).into()]);
+    use Column::{Flexible, Left, Right};
+    let mut table = Table::new(&[("RUN", Left), ("JOB", Right), ("SUBMITTED", Flexible)]);
+    let ran = ticks.iter().map(|tick| (tick.at, tick.job.to_string(), lateness(tick)));
+    let missed = missed.iter().map(|tick| (tick.at, String::new(), format!("missed: {}", tick.reason)));
+    let mut all: Vec<_> = ran.chain(missed).collect();
+    all.sort_by_key(|(at, ..)| Reverse(*at));
+    for (moment, job, how) in all.into_iter().take(MAX_RUNS) {
+        table.row([at(moment).into(), job.into(), how.into()]);
     }
     out.table(&table)
 }
