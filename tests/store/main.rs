@@ -46,3 +46,5 @@ mod removal;
 mod reports;
 #[cfg(test)]
 mod schedules;
+#[cfg(test)]
+mod webs;
