@@ -58,7 +58,7 @@ pub(super) async fn set(
     };
     // One that is only stopped or opened is to be there: a slip of the fingers is to make no queue.
     let only_flows = edit.flow.is_some() && edit == QueueEdit { flow: edit.flow, ..QueueEdit::default() };
-    if only_flows && !views(&api).await?.contains_key(&name) {
+    if only_flows && !is_there(&api, &name).await? {
         return Err(StoreError::NoQueue(name).into());
     }
     let row = api.store.edit_queue(&name, edit, peer.uid).await?;
@@ -75,6 +75,12 @@ pub(super) async fn remove(
 ) -> Result<Json<QueueView>, Failure> {
     let row = api.store.remove_queue(&name).await?;
     Ok(Json(view::queue::view(&row.queue, Some(&row), BTreeMap::new(), Resources::NONE, &api.scene())))
+}
+
+/// Whether there is such a queue: one that has a row or jobs, or the default one.
+async fn is_there(api: &Shared, name: &str) -> Result<bool, StoreError> {
+    let is_known = name == DEFAULT_QUEUE || api.store.queues().contains_key(name);
+    Ok(is_known || api.store.queue_counts().await?.contains_key(name))
 }
 
 /// All queues by name: those that have a row, those that have jobs, and the default one.

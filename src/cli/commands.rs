@@ -32,7 +32,12 @@ pub mod why;
 
 use serde::Serialize;
 
-use super::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::jobs};
+use super::{
+    Context, Done, Failure,
+    client::{ANSWER_LIMIT, Client},
+    exit::Exit,
+    output::{Output, jobs},
+};
 use crate::api::{query::segment, types::JobView};
 
 /// The path of a job, and of something of it: `/v1/jobs/digits`, `/v1/jobs/digits/why`.
@@ -67,6 +72,24 @@ async fn change(
                     failures.push((name, failure));
                 }
             }
+            Err(failure) => failures.push((name, failure)),
+        }
+    }
+    first_failure(failures)
+}
+
+/// Asks for something of each of several that are named, and says what became of each. Where there is no daemon, it is asked once.
+async fn each<T>(
+    context: &mut Context<'_>,
+    names: Vec<String>,
+    ask: impl AsyncFn(&Client, &str) -> Result<T, Failure>,
+    said: impl Fn(&mut Output, &T) -> Result<(), Failure>,
+) -> Done {
+    let mut failures = Vec::new();
+    for name in names {
+        match ask(&context.client, &name).await {
+            Ok(view) => said(&mut context.out, &view)?,
+            Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
             Err(failure) => failures.push((name, failure)),
         }
     }

@@ -7,7 +7,12 @@ use crate::{
         query::segment,
         types::{QueueList, QueueRequest, QueueView},
     },
-    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::queues},
+    cli::{
+        Context, Done,
+        client::{ANSWER_LIMIT, Client},
+        exit::Exit,
+        output::queues,
+    },
     domain::queue::{Flow, Order, queue_name},
 };
 
@@ -155,15 +160,8 @@ impl Arguments {
             Verb::Resume(names) => flow(context, names, Flow::Open).await,
             Verb::Drain(names) => flow(context, names, Flow::Draining).await,
             Verb::Rm(Names { names }) => {
-                let mut failures = Vec::new();
-                for name in names {
-                    match context.client.delete::<QueueView>(&path(&name)).await {
-                        Ok(view) => queues::removed(&mut context.out, &view)?,
-                        Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
-                        Err(failure) => failures.push((name, failure)),
-                    }
-                }
-                super::first_failure(failures)
+                let remove = async |client: &Client, name: &str| client.delete::<QueueView>(&path(name)).await;
+                super::each(context, names, remove, queues::removed).await
             }
         }
     }
@@ -171,14 +169,7 @@ impl Arguments {
 
 /// Stops or opens queues.
 async fn flow(context: &mut Context<'_>, Names { names }: Names, flow: Flow) -> Done {
-    let mut failures: Vec<(String, Failure)> = Vec::new();
     let request = QueueRequest { state: Some(flow), ..QueueRequest::default() };
-    for name in names {
-        match context.client.post_body::<QueueView>(&path(&name), &request, ANSWER_LIMIT).await {
-            Ok(view) => queues::changed(&mut context.out, &view)?,
-            Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
-            Err(failure) => failures.push((name, failure)),
-        }
-    }
-    super::first_failure(failures)
+    let change = async |client: &Client, name: &str| client.post_body(&path(name), &request, ANSWER_LIMIT).await;
+    super::each(context, names, change, queues::changed).await
 }

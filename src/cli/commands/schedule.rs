@@ -9,7 +9,7 @@ use crate::{
         query::{DEFAULT_PREVIEW_RUNS, PreviewQuery, address, segment},
         types::{AddScheduleRequest, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
     },
-    cli::{Context, Done, Failure, exit::Exit, output::schedules, spec},
+    cli::{Context, Done, Failure, client::Client, exit::Exit, output::schedules, spec},
     config::document::{FlagMistake, Report},
     domain::{
         rules,
@@ -184,15 +184,8 @@ impl Arguments {
                 schedules::preview(&mut context.out, &PreviewView { schema: SCHEMA, runs })?;
             }
             Verb::Rm { names } => {
-                let mut failures = Vec::new();
-                for name in names {
-                    match context.client.delete::<ScheduleView>(&path(&name)).await {
-                        Ok(view) => schedules::removed(&mut context.out, &view)?,
-                        Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
-                        Err(failure) => failures.push((name, failure)),
-                    }
-                }
-                return super::first_failure(failures);
+                let remove = async |client: &Client, name: &str| client.delete::<ScheduleView>(&path(name)).await;
+                return super::each(context, names, remove, schedules::removed).await;
             }
         }
         Ok(Exit::Ok)

@@ -18,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mlctl_protocol::launch::Launch;
+use mlctl_protocol::launch::{self, Launch};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
@@ -29,24 +29,9 @@ use super::{
 };
 use crate::domain::event::ProcessIdentity;
 
-/// What a worker may see of the daemon's environment. Whatever else the daemon was started with, credentials included, stays with it.
-const PASSED_ON: [&str; 12] = [
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "LOGNAME",
-    "PATH",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "TMPDIR",
-    "TZ",
-    "USER",
-    "RUST_BACKTRACE",
-];
-
-/// What a worker may see besides, by the beginning of the name.
-const PASSED_ON_PREFIXES: [&str; 3] = ["CUDA_", "NVIDIA_", "MLWORKER_"];
+/// What a worker may see of the daemon's environment besides what a program that it runs may: its own settings, by the beginning of the name, and how it tells of a bug.
+const OWN_PREFIX: &str = "MLWORKER_";
+const BACKTRACE: &str = "RUST_BACKTRACE";
 
 /// Freed memory stays with the worker: handing every tensor's pages back to the kernel and faulting them in again costs three quarters of a small
 /// model's training time.
@@ -61,7 +46,7 @@ pub struct LocalProcesses {
 }
 
 impl LocalProcesses {
-    /// Workers that run these programs, and see of `environment`, the daemon's own, what the list above allows.
+    /// Workers that run these programs, and see of `environment`, the daemon's own, what they may.
     ///
     /// # Errors
     /// When `/proc` is not there.
@@ -179,10 +164,10 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
+/// Whatever else the daemon was started with, credentials included, stays with it.
 fn is_passed_on(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| {
-        PASSED_ON.contains(&name) || PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    })
+    let is_own = |name: &str| name == BACKTRACE || name.starts_with(OWN_PREFIX);
+    launch::is_passed_on(name) || name.to_str().is_some_and(is_own)
 }
 
 fn open_pidfd(pid: u32) -> io::Result<rustix::fd::OwnedFd> {

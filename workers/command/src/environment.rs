@@ -5,27 +5,13 @@ use std::{
     ffi::{OsStr, OsString},
 };
 
-use mlctl_protocol::{launch::Launch, message::Start, spec::CommandSpec};
+use mlctl_protocol::{
+    launch::{Launch, is_passed_on},
+    message::Start,
+    spec::CommandSpec,
+};
 
 use crate::checkpoints::Prepared;
-
-/// What a command has from the daemon's environment. What else the daemon or this process has, and the settings of other workers, stay with them.
-const PASSED_ON: [&str; 11] = [
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "LOGNAME",
-    "PATH",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "TMPDIR",
-    "TZ",
-    "USER",
-];
-
-/// The same by the beginning of the name.
-const PASSED_ON_PREFIXES: [&str; 2] = ["CUDA_", "NVIDIA_"];
 
 /// Where programs are when the daemon's environment does not say.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -73,10 +59,4 @@ pub fn of(
         set("ML_SCHEDULED_AT", scheduled_at.as_ref());
     }
     variables
-}
-
-fn is_passed_on(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| {
-        PASSED_ON.contains(&name) || PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    })
 }

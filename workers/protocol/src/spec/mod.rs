@@ -160,95 +160,53 @@ const fn default_priority() -> u8 {
     50
 }
 
+/// One from the other: what both have is moved, what one alone has is given. A field that is in neither does not compile.
+macro_rules! converted {
+    ($from:ident, $($own:ident: $value:expr),+) => {
+        Self {
+            name: $from.name,
+            queue: $from.queue,
+            priority: $from.priority,
+            labels: $from.labels,
+            resources: $from.resources,
+            retry: $from.retry,
+            checkpoint: $from.checkpoint,
+            time: $from.time,
+            preemptible: $from.preemptible,
+            concurrency: $from.concurrency,
+            after: $from.after,
+            after_failed: $from.after_failed,
+            $($own: $value),+
+        }
+    };
+}
+
 impl TryFrom<SpecDocument> for JobSpec {
     type Error = String;
 
     fn try_from(document: SpecDocument) -> Result<Self, Self::Error> {
-        let SpecDocument {
-            version,
-            name,
-            queue,
-            priority,
-            labels,
-            resources,
-            retry,
-            checkpoint,
-            time,
-            preemptible,
-            concurrency,
-            after,
-            after_failed,
-            train,
-            infer,
-            command,
-        } = document;
+        let version = document.version;
         if version != SPEC_VERSION {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
-        let works = [train.map(Work::Train), infer.map(Work::Infer), command.map(Work::Command)];
-        let mut works = works.into_iter().flatten();
+        let (train, infer) = (document.train.map(Work::Train), document.infer.map(Work::Infer));
+        let mut works = train.into_iter().chain(infer).chain(document.command.map(Work::Command));
         let work = works.next().ok_or("the job has nothing to do: add a [train], an [infer] or a [command] table")?;
         if works.next().is_some() {
             return Err("a job does one thing: keep one of [train], [infer] and [command]".into());
         }
-        Ok(Self {
-            name,
-            queue,
-            priority,
-            labels,
-            resources,
-            retry,
-            checkpoint,
-            time,
-            preemptible,
-            concurrency,
-            after,
-            after_failed,
-            work,
-        })
+        Ok(converted!(document, work: work))
     }
 }
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let JobSpec {
-            name,
-            queue,
-            priority,
-            labels,
-            resources,
-            retry,
-            checkpoint,
-            time,
-            preemptible,
-            concurrency,
-            after,
-            after_failed,
-            work,
-        } = spec;
-        let (train, infer, command) = match work {
+        let (train, infer, command) = match spec.work {
             Work::Train(train) => (Some(train), None, None),
             Work::Infer(infer) => (None, Some(infer), None),
             Work::Command(command) => (None, None, Some(command)),
         };
-        Self {
-            version: SPEC_VERSION,
-            name,
-            queue,
-            priority,
-            labels,
-            resources,
-            retry,
-            checkpoint,
-            time,
-            preemptible,
-            concurrency,
-            after,
-            after_failed,
-            train,
-            infer,
-            command,
-        }
+        converted!(spec, version: SPEC_VERSION, train: train, infer: infer, command: command)
     }
 }
 
