@@ -76,7 +76,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
             let start = shared.start_message(&live, spec, job.spec_digest.clone(), resume.collect());
             live.release(start);
             attempt::obey(&live, &job);
-            if found.result.is_some() {
+            if found.result.is_some() || attempt::has_result(shared, fence) {
                 live.end(Reason::Finished);
             }
             info!(job_id = %fence.job, attempt = %fence.attempt, pid = process.pid, "job {} goes on, its worker is adopted", fence.job);
@@ -105,7 +105,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
 async fn never_launched(shared: Arc<Shared>, live: Arc<Live>) {
     let message = "the daemon ended between claiming the job and starting its worker".to_owned();
     let exit = Exit { class: ExitClass::Preempted, message: Some(message), hint: None };
-    attempt::finish(&shared, &live, Verdict { exit, model: None, output: None }).await;
+    attempt::finish(&shared, &live, Verdict { exit, model: None, output: None }, None).await;
 }
 
 /// The state directory has come from another host, where the worker may still run. No proof can be had from here; without its daemon it ends itself once
@@ -118,5 +118,5 @@ async fn out_of_reach(shared: Arc<Shared>, live: Arc<Live>, process: ProcessIden
     }
     let message = format!("the worker was started on host {host}, which is not this one; its lease has ended");
     let exit = Exit { class: ExitClass::Lost, message: Some(message), hint: None };
-    attempt::finish(&shared, &live, Verdict { exit, model: None, output: None }).await;
+    attempt::finish(&shared, &live, Verdict { exit, model: None, output: None }, None).await;
 }

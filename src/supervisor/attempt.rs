@@ -32,7 +32,7 @@ use super::{
     watchdog::{self, Limits, Seen, TimeLimit},
 };
 use crate::{
-    domain::{Command, Exit, Intent, Job, JobState, causes},
+    domain::{Command, Exit, Fence, Intent, Job, JobState, causes},
     store::{Claimed, StoreError},
 };
 
@@ -50,7 +50,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) async fn launch(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, secret: Secret) {
     match begin(&shared, &live, claimed, &secret).await {
         Ok(worker) => watch(shared, live, worker).await,
-        Err(Some(exit)) => finish(&shared, &live, Verdict { exit, model: None, output: None }).await,
+        Err(Some(exit)) => finish(&shared, &live, Verdict { exit, model: None, output: None }, None).await,
         Err(None) => shared.remove(&live),
     }
 }
@@ -252,26 +252,27 @@ pub(super) async fn conclude(shared: &Shared, live: &Live, ended: Ended, reason:
         live.hang_up();
     }
     let testimony = testimony(shared, live).await;
-    if let Testimony::Result(result) = &testimony {
-        keep(shared, live, result).await;
-    }
+    let result = match &testimony {
+        Testimony::Result(result) => Some(result.clone()),
+        _ => None,
+    };
     let progressed = live.vitals().progressed;
     let verdict = end::judge(Facts { ended, testimony, reason, progressed });
     if verdict.exit.class != ExitClass::Ok {
         salvage(shared, live).await;
     }
-    finish(shared, live, verdict).await;
+    finish(shared, live, verdict, result.as_ref()).await;
 }
 
 /// Puts the end on record, however long that takes, and forgets the attempt.
-pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
+pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict, result: Option<&WorkerResult>) {
     let fence = live.fence;
     let Verdict { exit, model, output } = verdict;
     let (class, message) = (exit.class, exit.message.clone().unwrap_or_default());
     let command = Command::End { exit, model, output, jitter: shared.chance() };
     let mut pause = FIRST_PAUSE;
     loop {
-        match shared.store.command(fence.job, Some(fence), command.clone()).await {
+        match put_on_record(shared, live, result, command.clone()).await {
             Ok(job) => {
                 let state = job.state.name();
                 info!(job_id = %fence.job, attempt = %fence.attempt, %class, state, "attempt {} of job {} ended: {class} {message}", fence.attempt, fence.job);
@@ -300,19 +301,45 @@ pub(super) async fn finish(shared: &Shared, live: &Live, verdict: Verdict) {
     }
 }
 
-/// Puts a result on record that came as a file alone, since no daemon listened when the worker said it: its metrics are the job's.
-async fn keep(shared: &Shared, live: &Live, result: &WorkerResult) {
-    let (is_known, seq) = {
+/// The end, and before it in the same transaction what the worker said at last: its result, whose metrics are the job's, and how far it came.
+async fn put_on_record(
+    shared: &Shared,
+    live: &Live,
+    result: Option<&WorkerResult>,
+    end: Command,
+) -> Result<Job, StoreError> {
+    let fence = live.fence;
+    let (beat, report) = {
         let vitals = live.vitals();
-        (vitals.result.is_some(), vitals.acked.saturating_add(1))
+        // One that came as a file alone, since no daemon listened when the worker said it, is the next report.
+        let seq = vitals.left.result.or_else(|| vitals.result.is_none().then(|| vitals.acked.saturating_add(1)));
+        (vitals.left.beat.clone(), result.zip(seq))
     };
-    if is_known {
-        return;
+    let beat = async {
+        match beat {
+            Some(beat) => shared.store.heartbeat(beat).await,
+            None => Ok(()),
+        }
+    };
+    let report = async {
+        let Some((result, seq)) = report else { return Ok(()) };
+        let body = ReportBody::Finished { result: Box::new(result.clone()) };
+        shared.store.report(fence, seq, body).await.map(|_| ())
+    };
+    // Asked for in this order at once, so that the writer finds them together.
+    let (beat, report, ended) = tokio::join!(biased; beat, report, shared.store.command(fence.job, Some(fence), end));
+    if ended.is_ok()
+        && let Err(error) = beat.and(report)
+    {
+        warn!(job_id = %fence.job, error = causes(&error), "what a worker said at last could not be kept");
     }
-    let body = ReportBody::Finished { result: Box::new(result.clone()) };
-    if let Err(error) = shared.store.report(live.fence, seq, body).await {
-        warn!(job_id = %live.fence.job, error = causes(&error), "a result's metrics could not be kept");
-    }
+    ended
+}
+
+/// Whether an attempt's result is in its file, and so known to the next daemon whatever becomes of this one.
+pub(super) fn has_result(shared: &Shared, fence: Fence) -> bool {
+    let file = shared.attempt_dir(fence.job, fence.attempt).join(RESULT_FILE);
+    std::fs::symlink_metadata(file).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
 
 /// What the worker left behind: the file, which it writes first, else the report.
@@ -355,6 +382,10 @@ fn read_result(path: &Path) -> Result<Option<WorkerResult>, String> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_RESULT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.is_empty() {
+        // The power went before it was on disk.
+        return Ok(None);
+    }
     if bytes.len() as u64 > MAX_RESULT_BYTES {
         return Err(format!("it is larger than {MAX_RESULT_BYTES} bytes"));
     }

@@ -34,7 +34,7 @@ const MAX_CONNECTIONS: usize = 4096;
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The least time between two heartbeats of an attempt that are stored.
+/// How long a heartbeat waits for a newer one before it is stored.
 const BEAT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Warnings of an attempt that are kept: each is an event, and events are for ever.
@@ -164,9 +164,14 @@ async fn converse(
         }
     };
     let mut result = close.run_until_cancelled(conversation).await.unwrap_or(Ok(()));
-    if beating.has_changed().unwrap_or(false) {
-        // How far it came at last, which its final heartbeat said.
-        result = result.and(keep_beat(shared, live, &mut beating).await);
+    // How far it came at last, which its final heartbeat said.
+    if let Some(heartbeat) = unkept(&mut beating) {
+        let beat = beat(shared, live, heartbeat);
+        if live.vitals().result.is_some() {
+            live.vitals().left.beat = Some(beat);
+        } else {
+            result = result.and(keep_beat(shared, live, beat).await);
+        }
     }
     if matches!(result, Err(LinkError::Stale)) {
         live.end(Reason::Stale);
@@ -261,7 +266,14 @@ async fn take(shared: &Shared, live: &Live, Report { seq, body }: Report) -> Res
         live.end(Reason::Lied(lie.clone()));
         return Err(LinkError::Forbidden(lie));
     }
-    let body = bounded(live, body);
+    let body = match bounded(live, body) {
+        // What survives this daemon is kept with the end, in one transaction.
+        ReportBody::Finished { result } if attempt::has_result(shared, live.fence) => {
+            live.finished(seq, *result);
+            return Ok(seq);
+        }
+        body => body,
+    };
     let noted = note(&body);
     let acked = shared.store.report(live.fence, seq, body).await.map_err(|error| match error {
         StoreError::Refused(Refusal::Stale { .. } | Refusal::WrongState { .. }) => LinkError::Stale,
@@ -325,32 +337,41 @@ fn bounded(live: &Live, body: ReportBody) -> ReportBody {
     }
 }
 
-/// Stores the newest heartbeat; those that came while one was being stored are replaced by the last of them.
+/// Stores the newest heartbeat once in a while; the others are replaced by the last of them, and an attempt that ends soon is spared the first.
 async fn keep_beats(
     shared: &Shared,
     live: &Live,
     beats: &mut watch::Receiver<Option<Heartbeat>>,
 ) -> Result<(), LinkError> {
-    while beats.changed().await.is_ok() {
-        keep_beat(shared, live, beats).await?;
+    loop {
+        if beats.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        beats.mark_changed();
         tokio::time::sleep(BEAT_PAUSE).await;
+        if let Some(heartbeat) = unkept(beats) {
+            keep_beat(shared, live, beat(shared, live, heartbeat)).await?;
+        }
     }
-    std::future::pending().await
 }
 
-async fn keep_beat(
-    shared: &Shared,
-    live: &Live,
-    beats: &mut watch::Receiver<Option<Heartbeat>>,
-) -> Result<(), LinkError> {
-    let Some(heartbeat) = beats.borrow_and_update().clone() else { return Ok(()) };
-    let beat = Beat {
+/// The newest heartbeat, if it is not yet stored.
+fn unkept(beats: &mut watch::Receiver<Option<Heartbeat>>) -> Option<Heartbeat> {
+    // An error says that the sender is gone: what it had sent is still there.
+    if beats.has_changed().unwrap_or(true) { beats.borrow_and_update().clone() } else { None }
+}
+
+fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
+    Beat {
         fence: live.fence,
         lease_until: shared.lease_until(),
         progress: heartbeat.progress,
         peak_rss_bytes: heartbeat.peak_rss_bytes,
         device: heartbeat.device.chars().take(100).collect(),
-    };
+    }
+}
+
+async fn keep_beat(shared: &Shared, live: &Live, beat: Beat) -> Result<(), LinkError> {
     match shared.store.heartbeat(beat).await {
         Ok(()) => {}
         Err(StoreError::Refused(_)) => return Err(LinkError::Stale),

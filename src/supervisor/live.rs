@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{kill::Reason, secret::SecretHash};
-use crate::domain::{Fence, Job};
+use crate::{
+    domain::{Fence, Job},
+    store::Beat,
+};
 
 /// Messages waiting for a worker to read them. It is sent a handful in its life; one that does not read them is no longer listened to either.
 const MAX_WAITING: usize = 64;
@@ -99,13 +102,24 @@ pub(super) struct Connected {
     pub(super) close: CancellationToken,
 }
 
+/// What a worker said at last, which is kept in the transaction that ends the attempt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leftover {
+    /// The number of the report that is the result; none where that is durable, or was never reported.
+    pub(super) result: Option<u64>,
+    /// How far it came at last.
+    pub(super) beat: Option<Beat>,
+}
+
 /// Signs of life.
 #[derive(Debug, Clone)]
 pub(super) struct Vitals {
-    /// Reports up to this number are durable.
+    /// Reports up to this number are durable, the result aside.
     pub(super) acked: u64,
-    /// The result, once it is durable.
+    /// The result, once it was reported.
     pub(super) result: Option<WorkerResult>,
+    /// What is put on record together with the end.
+    pub(super) left: Leftover,
     /// When the worker was last heard of; at first, when it was started or adopted.
     pub(super) heard_at: Instant,
     /// When it last made progress; at first, as above.
@@ -142,6 +156,7 @@ impl Live {
         let vitals = Vitals {
             acked,
             result,
+            left: Leftover::default(),
             heard_at: now,
             moved_at: now,
             progress,
@@ -234,6 +249,17 @@ impl Live {
     pub(super) fn saved(&self, checkpoint: CheckpointRef) {
         self.vitals().moved_at = Instant::now();
         self.durable.send_replace(Some(checkpoint));
+    }
+
+    /// The worker reported its result, by its report of this number, which is put on record with the end.
+    pub(super) fn finished(&self, seq: u64, result: WorkerResult) {
+        {
+            let mut vitals = self.vitals();
+            vitals.acked = seq;
+            vitals.result = Some(result);
+            vitals.left.result = Some(seq);
+        }
+        self.end(Reason::Finished);
     }
 
     /// Whether a checkpoint became durable in this daemon's time.

@@ -20,4 +20,3 @@ pub use launch::read_launch;
 pub use link::{Link, Timing};
 pub use memory::resident_bytes;
 pub use orders::Order;
-pub use result_file::write_result;

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     Handle, LinkError, Order,
     handle::Shared,
-    result_file::{fit, write_result},
+    result_file::{fit, sync_result, write_result},
     session::{Dialler, Session},
 };
 
@@ -92,15 +92,14 @@ impl Link {
     }
 
     /// Ends the attempt: writes the result file, reports the result and waits for at most 10 s until the daemon has it and all
-    /// reports before it. That no daemon is there is no error: it will find the file. Nothing can be reported afterwards.
+    /// reports before it. That no daemon is there is no error: it will find the file, which is synced then. Nothing can be reported afterwards.
     ///
     /// # Errors
     /// [`LinkError::ResultFile`]; the result has been reported all the same, if a daemon was there.
     pub async fn finish(self, result: WorkerResult) -> Result<(), LinkError> {
         let result = fit(result);
-        let (dir, copy) = (self.attempt_dir.clone(), result.clone());
-        // Side by side: whichever the daemon finds says the same, and a sync takes as long as an answer.
-        let written = tokio::task::spawn_blocking(move || write_result(&dir, &copy).map(|_| ()));
+        // Before it is reported: the daemon may rely on the file from then on.
+        let written = write_result(&self.attempt_dir, &result);
         let seq = self.shared.push_last(ReportBody::Finished { result: Box::new(result) })?;
         let settled = async {
             while !self.shared.is_acked(seq) && !self.shared.is_refused() {
@@ -110,7 +109,12 @@ impl Link {
         if timeout(self.last_ack, settled).await.is_err() {
             tracing::warn!("the daemon did not acknowledge the result in time; it is in the result file");
         }
-        written.await.unwrap_or(Err(LinkError::Closed))
+        let path = written?;
+        if self.shared.is_acked(seq) {
+            // The daemon is there and puts it on record.
+            return Ok(());
+        }
+        tokio::task::spawn_blocking(move || sync_result(path)).await.unwrap_or(Err(LinkError::Closed))
     }
 }
 

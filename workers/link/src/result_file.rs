@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -13,30 +13,37 @@ use crate::LinkError;
 /// The longest message or hint kept, in characters.
 const MAX_TEXT_CHARS: usize = 16 * 1024;
 
-/// Writes the result so that a reader, and a disk after a power cut, has all of it or nothing: temporary file, fsync, rename, fsync of the
-/// folder. Blocks.
+/// Writes the result so that a reader has all of it or nothing: temporary file, rename. It outlives this process and the daemon; what it takes to outlive the
+/// machine is [`sync_result`].
 ///
 /// # Errors
 /// [`LinkError::ResultFile`].
-pub fn write_result(attempt_dir: &Path, result: &WorkerResult) -> Result<PathBuf, LinkError> {
+pub(crate) fn write_result(attempt_dir: &Path, result: &WorkerResult) -> Result<PathBuf, LinkError> {
     let path = attempt_dir.join(RESULT_FILE);
-    match write(attempt_dir, &path, result) {
+    match write(&path, result) {
         Ok(()) => Ok(path),
         Err(source) => Err(LinkError::ResultFile { path, source }),
     }
 }
 
-fn write(attempt_dir: &Path, path: &Path, result: &WorkerResult) -> io::Result<()> {
+/// Has what [`write_result`] wrote survive a power cut. Blocks.
+///
+/// # Errors
+/// [`LinkError::ResultFile`].
+pub(crate) fn sync_result(path: PathBuf) -> Result<(), LinkError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let synced = File::open(&path).and_then(|file| file.sync_all()).and_then(|()| File::open(folder)?.sync_all());
+    synced.map_err(|source| LinkError::ResultFile { path, source })
+}
+
+fn write(path: &Path, result: &WorkerResult) -> io::Result<()> {
     let json = serde_json::to_vec_pretty(result)?;
     if json.len() as u64 > MAX_RESULT_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the result is larger than a daemon reads"));
     }
     let temporary = path.with_extension("json.tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&json)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(attempt_dir)?.sync_all()
+    fs::write(&temporary, &json)?;
+    fs::rename(&temporary, path)
 }
 
 /// Makes a result fit: long texts are cut, values that JSON cannot express are left out.
@@ -81,6 +88,7 @@ mod tests {
         .unwrap();
         let written = fit(result("boom"));
         let path = write_result(dir.path(), &written).unwrap();
+        sync_result(path.clone()).unwrap();
         let read: WorkerResult = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(read, written);
         assert_eq!(read.metrics.len(), 1);
@@ -95,7 +103,11 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_gone_is_an_error_that_names_the_file() {
-        let error = write_result(Path::new("/nowhere/at/all"), &result("x")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/at/all/result.json"), "{error}");
+        for error in [
+            write_result(Path::new("/nowhere/at/all"), &result("x")).unwrap_err(),
+            sync_result("/nowhere/at/all/result.json".into()).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("/nowhere/at/all/result.json"), "{error}");
+        }
     }
 }
