@@ -117,6 +117,9 @@ pub struct WorkersSection {
     /// Seconds that a preemptible job runs before it is asked to make way for a more urgent one.
     #[schemars(range(max = 86_400))]
     pub min_run_seconds: u32,
+    /// Workers that are started before there is a job for them, of the kind that ran last; 0 for none.
+    #[schemars(range(max = 64))]
+    pub ahead: u32,
     /// The size of a log file in bytes.
     #[schemars(range(min = 4096, max = 1_099_511_627_776_u64))]
     pub log_max_bytes: u64,
@@ -136,6 +139,7 @@ impl Default for WorkersSection {
             grace_seconds: 20,
             hang_seconds: 600,
             min_run_seconds: 60,
+            ahead: 1,
             log_max_bytes: 16 * 1024 * 1024,
             log_files: 4,
         }

@@ -180,6 +180,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             grace_seconds: workers.grace_seconds,
             hang_seconds: workers.hang_seconds,
             min_run_seconds: workers.min_run_seconds,
+            ahead: workers.ahead,
             log_max_bytes: workers.log_max_bytes,
             log_files: workers.log_files,
         },

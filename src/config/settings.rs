@@ -86,6 +86,8 @@ pub struct WorkerSettings {
     pub hang_seconds: u32,
     /// Seconds that a preemptible job runs before it is asked to make way for a more urgent one.
     pub min_run_seconds: u32,
+    /// Workers that are started before there is a job for them, of the kind that ran last; 0 for none.
+    pub ahead: u32,
     /// The size of a log file, in bytes.
     pub log_max_bytes: u64,
     /// Log files of each of a worker's two streams, the one being written included; at least 1.

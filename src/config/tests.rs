@@ -138,7 +138,7 @@ mld.toml:9:10: "xml" is no value of `format`
 --set: unknown key `gpu`
   | workers.gpu=1
   |         ^^^
-  = hint: did you mean `gpus`? allowed: `command`, `cpus`, `gpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `min_run_seconds`"#;
+  = hint: did you mean `gpus`? allowed: `ahead`, `command`, `cpus`, `gpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `min_run_seconds`"#;
     assert_eq!(load_text(text, &["workers.gpu=1"]).unwrap_err(), expected);
 }
 

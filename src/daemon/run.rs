@@ -268,6 +268,7 @@ fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config 
             hang: (workers.hang_seconds > 0).then(|| seconds(workers.hang_seconds)),
         },
         logs: LogBounds { max_bytes: workers.log_max_bytes, files: workers.log_files },
+        ahead: workers.ahead,
         entropy: entropy::fill,
     }
 }

@@ -215,6 +215,18 @@ pub struct ProcessIdentity {
     pub boot_id: String,
     /// The host's name.
     pub host: String,
+    /// What is otherwise where it was started before there was a job for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<StartedAhead>,
+}
+
+/// A process that waited for a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedAhead {
+    /// The folder in which it waited: its mark, until a program of its own bears the attempt's.
+    pub dir: String,
+    /// When it was given its job, in clock ticks since boot.
+    pub begun_ticks: u64,
 }
 
 /// What happened to a job. Replaying a job's events gives its row.

@@ -114,7 +114,7 @@ mod tests {
 
     fn job(id: u64, cpus: u32, limit_seconds: Option<u32>) -> Ready {
         let (queue, user) = ("default".into(), Uid(1));
-        Ready { id: JobId(id), queue, user, priority: 50, rank: 0, cpus, gpus: 0, limit_seconds }
+        Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, cpus, gpus: 0, limit_seconds }
     }
 
     fn outlook(running: Vec<Running>, ready: Vec<Ready>) -> Outlook {

@@ -15,7 +15,7 @@ fn at(seconds: i64) -> Timestamp {
 /// A job that needs cores and GPUs, and may run so many seconds.
 fn job(id: u64, (cpus, gpus): (u32, u32), limit_seconds: Option<u32>) -> Ready {
     let (queue, user) = ("default".into(), Uid(1));
-    Ready { id: JobId(id), queue, user, priority: 50, rank: 0, cpus, gpus, limit_seconds }
+    Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, cpus, gpus, limit_seconds }
 }
 
 fn running(id: u64, (cpus, gpus): (u32, u32), ends_in: Option<i64>) -> Running {

@@ -25,7 +25,17 @@ fn waiting(id: u64, priority: u8, (cpus, gpus): (u32, u32)) -> Job {
 /// The first in line, as one that began to wait at the beginning.
 fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
     let rank = at(0).as_microsecond() - i64::from(priority) * MICROSECONDS_A_POINT;
-    Ready { id: JobId(99), queue: "default".into(), user: Uid(1), priority, rank, cpus, gpus, limit_seconds: None }
+    Ready {
+        id: JobId(99),
+        kind: "train".into(),
+        queue: "default".into(),
+        user: Uid(1),
+        priority,
+        rank,
+        cpus,
+        gpus,
+        limit_seconds: None,
+    }
 }
 
 /// One that runs since a moment, and may be asked.

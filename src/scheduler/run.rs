@@ -5,14 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use mlctl_protocol::JobId;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Observer, plan::plan};
 use crate::{
     domain::{Clock, causes},
-    store::{Store, StoreError},
+    store::{Ready, Store, StoreError},
     supervisor::Handle,
 };
 
@@ -93,7 +92,8 @@ impl Scheduler {
         // Of a class, as many as could start, and the one behind them.
         let snapshot = self.observer.look(now, free.cpus.saturating_add(1)).await?;
         let plan = plan(&snapshot);
-        let claims = join_all(plan.start.iter().map(|job| self.start(*job))).await;
+        let starting = snapshot.ready.iter().filter(|job| plan.start.contains(&job.id));
+        let claims = join_all(starting.map(|job| self.start(job))).await;
         claims.into_iter().collect::<Result<Vec<()>, _>>()?;
         let later = self.make_way(&snapshot, &plan).await?;
         if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
@@ -102,16 +102,11 @@ impl Scheduler {
         Ok(Wait::Anything(self.store.next_ready_at(now).await?.into_iter().chain(later).min()))
     }
 
-    async fn start(&self, job: JobId) -> Result<(), StoreError> {
-        let secret = self.supervisor.draw_secret();
-        match self.store.claim(job, *secret.hash().as_bytes(), self.supervisor.lease_until()).await {
-            Ok(claimed) => {
-                self.supervisor.start(claimed, secret);
-                Ok(())
-            }
+    async fn start(&self, job: &Ready) -> Result<(), StoreError> {
+        match self.supervisor.claim(job).await {
             // It was cancelled a moment ago.
             Err(StoreError::Refused(_) | StoreError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error),
+            claimed => claimed,
         }
     }
 

@@ -78,7 +78,7 @@ impl Executor for Mayflies {
     async fn start(&self, _: Program, launch: &Launch, _: u32) -> Result<Box<dyn Worker>, StartError> {
         self.started.lock().unwrap().push((launch.job, launch.attempt.0));
         let start_ticks = self.pids.fetch_add(1, Ordering::Relaxed);
-        let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into() };
+        let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into(), ahead: None };
         Ok(Box::new(Mayfly { identity, may_end: self.may_end.subscribe() }))
     }
 
@@ -115,6 +115,7 @@ impl Room {
             grace: Duration::from_secs(1),
             limits: Limits { lease: Duration::from_secs(600), hang: None },
             logs: LogBounds { max_bytes: 1024, files: 2 },
+            ahead: 0,
             entropy: |bytes| bytes.fill(9),
         };
         let executor: Arc<dyn Executor> = mayflies.clone();

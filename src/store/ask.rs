@@ -18,6 +18,7 @@ use super::{
 };
 use crate::domain::{
     Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid,
+    event::ProcessIdentity,
     queue::QueueEdit,
     rules,
     schedule::{Tick, Turn},
@@ -208,6 +209,7 @@ pub(super) enum Ask {
         job: JobId,
         secret_hash: [u8; 32],
         lease_until: Timestamp,
+        process: Option<ProcessIdentity>,
         reply: Reply<Box<Claim>>,
     },
     Command {

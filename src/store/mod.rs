@@ -64,7 +64,7 @@ pub use self::{
         Submitted, TickRow, Waiter,
     },
 };
-use crate::domain::{Clock, Command, Fence, Job, Uid};
+use crate::domain::{Clock, Command, Fence, Job, Uid, event::ProcessIdentity};
 
 /// The version of SQLite in use, such as `3.51.3`.
 #[must_use]
@@ -231,7 +231,21 @@ impl Store {
         secret_hash: [u8; 32],
         lease_until: Timestamp,
     ) -> Result<Claimed, StoreError> {
-        let claim = self.ask(|reply| Ask::Claim { job, secret_hash, lease_until, reply }).await?;
+        self.claim_with(job, secret_hash, lease_until, None).await
+    }
+
+    /// The same; the attempt's process, where it runs already, is put on record at once.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub async fn claim_with(
+        &self,
+        job: JobId,
+        secret_hash: [u8; 32],
+        lease_until: Timestamp,
+        process: Option<ProcessIdentity>,
+    ) -> Result<Claimed, StoreError> {
+        let claim = self.ask(|reply| Ask::Claim { job, secret_hash, lease_until, process, reply }).await?;
         Ok(claim.read()?)
     }
 

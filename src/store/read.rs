@@ -170,7 +170,7 @@ pub(super) const READY: &str = "WITH RECURSIVE classes (at) AS ( \
                  > (+this.queue, +this.user_id, +this.cpus, +this.gpus, +this.brevity, 9223372036854775807) \
              ORDER BY next.queue, next.user_id, next.cpus, next.gpus, next.brevity LIMIT 1) \
      FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3) \
-     SELECT job.id, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.limit_seconds \
+     SELECT job.id, job.kind, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.limit_seconds \
      FROM classes JOIN jobs AS class ON class.id = classes.at JOIN jobs AS job ON job.id IN ( \
          SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
          AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus AND brevity = class.brevity \
@@ -186,6 +186,7 @@ pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Resu
         let fields = Fields::new(row, "jobs", "id")?;
         Ok(Ready {
             id: job_id(fields.id),
+            kind: fields.get("kind")?,
             queue: fields.get("queue")?,
             user: Uid(fields.number("user_id")?),
             priority: fields.number("priority")?,

@@ -60,6 +60,8 @@ pub struct Claimed {
 pub struct Ready {
     /// The job.
     pub id: JobId,
+    /// Its kind of work.
+    pub kind: String,
     /// Its queue.
     pub queue: String,
     /// Whose it is.

@@ -29,7 +29,9 @@ use super::{
     timers::{Standing, Timers},
     types::{Beat, Submitted},
 };
-use crate::domain::{Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, state};
+use crate::domain::{
+    Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, event::ProcessIdentity, state,
+};
 
 /// A job runs, and the attempt that its row names is not there: the group must not go on.
 const MISSING: Fault = Fault::Guard { statement: "read the attempt under way", expected: 1, changed: 0 };
@@ -134,8 +136,8 @@ impl Unit {
             Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
             Ask::Many { jobs, command, array, reply } => reply.stage(Ok(self.many(jobs, command, *array)?)),
             Ask::Remove { jobs, by, with_array, reply } => reply.stage(Ok(self.remove(jobs, *by, *with_array)?)),
-            Ask::Claim { job, secret_hash, lease_until, reply } => {
-                reply.stage(self.claim(*job, secret_hash, *lease_until)?);
+            Ask::Claim { job, secret_hash, lease_until, process, reply } => {
+                reply.stage(self.claim(*job, secret_hash, *lease_until, process.as_ref())?);
             }
             Ask::Command { job, fence, command, reply } => {
                 reply.stage(self.command(*job, *fence, command)?.map(Box::new));
@@ -327,6 +329,7 @@ impl Unit {
         id: JobId,
         secret_hash: &[u8; 32],
         lease_until: Timestamp,
+        process: Option<&ProcessIdentity>,
     ) -> Result<Result<Box<Claim>, StoreError>, Fault> {
         // It was let through its gate when it was read, and has been held or has ended since.
         if let Some(held) = self.jobs.get(&id).filter(|held| held.is_gated()) {
@@ -334,7 +337,7 @@ impl Unit {
             return Ok(Err(Refusal::WrongState { job: id, state, verb: "started: others have its place" }.into()));
         }
         let token = self.ledger.next_token();
-        let job = match self.decide(id, None, &Command::Claim { token })? {
+        let mut job = match self.decide(id, None, &Command::Claim { token })? {
             Ok(job) => job,
             Err(error) => {
                 self.ledger.put_back_token();
@@ -346,6 +349,12 @@ impl Unit {
         let held = self.attempts.values().find_map(|held| held.metrics_of(id, job.attempt.saturating_sub(1)));
         let metrics = held.or_else(|| self.earlier.get(&id)).cloned().unwrap_or_default();
         self.attempts.insert(token, HeldAttempt::new(fence, self.now, secret_hash, lease_until, metrics));
+        if let Some(process) = process.cloned() {
+            job = match self.decide(id, Some(fence), &Command::Launched { process })? {
+                Ok(job) => job,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
         let spec = self.specs.get(&id).cloned().unwrap_or_default();
         let checkpoints = self.checkpoints.get(&id).cloned().unwrap_or_default();
         Ok(Ok(Box::new(Claim { job, token, spec, checkpoints })))

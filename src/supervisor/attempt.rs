@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Shared,
     end::{self, Facts, Testimony, Verdict},
-    executor::{Ended, Program, Signal, StartError, Worker},
+    executor::{Ended, Kit, Program, Signal, Spare, StartError, Worker},
     kill::{Ending, Reason},
     live::{Live, Times},
     retention,
@@ -47,9 +47,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Launches a claimed attempt and stays with it to its end.
-pub(super) async fn launch(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, secret: Secret) {
-    match begin(&shared, &live, claimed, &secret).await {
-        Ok(worker) => watch(shared, live, worker).await,
+pub(super) async fn launch(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    claimed: Claimed,
+    (secret, spare): (Secret, Option<Box<dyn Spare>>),
+) {
+    match begin(&shared, &live, claimed, (&secret, spare)).await {
+        Ok(worker) => {
+            replace(&shared, &live);
+            watch(shared, live, worker).await;
+        }
         Err(Some(exit)) => finish(&shared, &live, Verdict { exit, model: None, output: None }, None).await,
         Err(None) => shared.remove(&live),
     }
@@ -61,7 +69,7 @@ async fn begin(
     shared: &Shared,
     live: &Live,
     claimed: Claimed,
-    secret: &Secret,
+    (secret, spare): (&Secret, Option<Box<dyn Spare>>),
 ) -> Result<Box<dyn Worker>, Option<Exit>> {
     let fence = live.fence;
     let launch = Launch {
@@ -76,6 +84,12 @@ async fn begin(
     let program = Program::of(&live.kind);
     if program == Program::Command && !shared.config.has_commands {
         return Err(Some(switched_off()));
+    }
+    if let Some(spare) = spare {
+        let told = spare.hand_over(&launch).await;
+        let worker = told.map_err(|error| Some(not_started(shared, live, &error)))?;
+        engaged(shared, live, claimed, worker.as_ref()).await;
+        return Ok(worker);
     }
     let started = shared.executor.start(program, &launch, live.resources.cpus).await;
     let mut worker = started.map_err(|error| Some(not_started(shared, live, &error)))?;
@@ -104,6 +118,32 @@ async fn begin(
             })
         }
     }
+}
+
+/// A process that had waited is on record with the claim, and may be told what to do at once.
+async fn engaged(shared: &Shared, live: &Live, claimed: Claimed, worker: &dyn Worker) {
+    let fence = live.fence;
+    let pid = worker.identity().pid;
+    info!(job_id = %fence.job, attempt = %fence.attempt, pid, "job {} started, attempt {}", fence.job, fence.attempt);
+    live.release(shared.start_message(live, claimed.spec, claimed.job.spec_digest, claimed.resume));
+    // What was asked of the job, or changed of it, between the claim and the moment from which on it is handed to the attempt.
+    match shared.store.job(fence.job).await {
+        Ok(found) => {
+            live.retime(&found.job);
+            obey(live, &found.job);
+        }
+        Err(error) => warn!(job_id = %fence.job, error = causes(&error), "a job that was started cannot be read"),
+    }
+}
+
+/// Has another process wait for the next job of its kind.
+fn replace(shared: &Arc<Shared>, live: &Live) {
+    if live.resources.gpus > 0 || shared.config.ahead == 0 {
+        return;
+    }
+    let kit = Kit { program: Program::of(&live.kind), threads: live.resources.cpus };
+    let shared = shared.clone();
+    shared.tasks.clone().spawn(async move { shared.ahead.fill(shared.executor.as_ref(), kit).await });
 }
 
 /// What was asked of the job before anybody could hand it to the attempt.
@@ -261,7 +301,7 @@ pub(super) async fn conclude(shared: &Shared, live: &Live, ended: Ended, reason:
     if verdict.exit.class != ExitClass::Ok {
         salvage(shared, live).await;
     }
-    finish(shared, live, verdict, result.as_ref()).await;
+    finish(shared, live, verdict, result.as_deref()).await;
 }
 
 /// Puts the end on record, however long that takes, and forgets the attempt.

@@ -22,8 +22,41 @@ pub trait Executor: Send + Sync + 'static {
     /// [`StartError`]: no process is left behind.
     async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
 
+    /// Starts a process of the kit in `dir`, which is made anew, that waits to be told its job. `None` where workers are not started ahead.
+    ///
+    /// # Errors
+    /// [`StartError`]: no process is left behind.
+    async fn start_ahead(&self, _kit: Kit, _dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
+        Ok(None)
+    }
+
     /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
     async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found;
+}
+
+/// What makes one process fit for a job as well as another: all that cannot be changed once it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kit {
+    /// Its program.
+    pub program: Program,
+    /// Threads of arithmetic.
+    pub threads: u32,
+}
+
+/// A process that waits to be told its job. It ends by itself when the daemon does, or when this is dropped.
+#[async_trait]
+pub trait Spare: Send + Sync {
+    /// Which process it is, from now on the worker of an attempt: its age counts from here. `None` when it can no longer be that.
+    fn engage(&mut self) -> Option<ProcessIdentity>;
+
+    /// Makes its folder the attempt's and hands `launch` over to it.
+    ///
+    /// # Errors
+    /// [`StartError`]: no process is left behind.
+    async fn hand_over(self: Box<Self>, launch: &Launch) -> Result<Box<dyn Worker>, StartError>;
+
+    /// Ends it. Afterwards nothing of it is left.
+    async fn end(self: Box<Self>);
 }
 
 /// Which program plays the worker.

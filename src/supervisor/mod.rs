@@ -2,6 +2,7 @@
 //! everybody else holds its [`Handle`]. It never decides which job is next, and nothing above the executor seam knows a pid.
 
 mod adopt;
+mod ahead;
 mod attempt;
 mod end;
 pub mod executor;
@@ -53,13 +54,14 @@ pub use secret::Secret;
 pub use watchdog::Limits;
 
 use self::{
-    executor::Executor,
+    ahead::Engaged,
+    executor::{Executor, Kit, Program, Spare},
     live::{Live, Times},
     logs::LogKeeper,
 };
 use crate::{
     domain::{Clock, Command, Edit, Fence, Hold, Job, Uid},
-    store::{Claimed, Store, StoreError},
+    store::{Claimed, Ready, Store, StoreError},
 };
 
 /// How long a checkpoint on demand may take.
@@ -91,6 +93,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much of what workers print is kept.
     pub logs: LogBounds,
+    /// How many workers of a kind wait for a job; 0 for none.
+    pub ahead: u32,
     /// Fills bytes at random.
     pub entropy: fn(&mut [u8]),
 }
@@ -126,6 +130,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     executor: Arc<dyn Executor>,
     logs: LogKeeper,
+    ahead: ahead::Pool,
     attempts: Mutex<BTreeMap<JobId, Arc<Live>>>,
     /// Counts attempts whose resources came back.
     freed: watch::Sender<u64>,
@@ -142,6 +147,7 @@ impl Supervisor {
         let Parts { store, artifacts, clock, executor } = parts;
         let logs = LogKeeper::new(config.logs)?;
         let shared = Shared {
+            ahead: ahead::Pool::new(config.ahead, &config.attempts_dir),
             config,
             store,
             artifacts,
@@ -177,6 +183,7 @@ impl Supervisor {
         shared.tasks.spawn(replaced::run(shared.clone(), shared.stop.clone()));
         link::serve(shared.clone(), listener, shared.stop.clone()).await;
         shared.tasks.close();
+        shared.ahead.close().await;
         if timeout(STOP_LIMIT, shared.tasks.wait()).await.is_err() {
             warn!(tasks = shared.tasks.len(), "some attempts' tasks did not let go in time");
         }
@@ -206,8 +213,37 @@ pub enum CheckpointError {
 }
 
 impl Handle {
+    /// Claims a job and starts the attempt. Returns as soon as the job is claimed; what happens to the attempt is in the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when the job is no longer queued, [`StoreError::Failed`].
+    pub async fn claim(&self, job: &Ready) -> Result<(), StoreError> {
+        let secret = self.draw_secret();
+        // A process that runs has no say any more in which devices it sees.
+        let kit = (job.gpus == 0).then(|| Kit { program: Program::of(&job.kind), threads: job.cpus });
+        let engaged = kit.and_then(|kit| self.shared.ahead.take(kit));
+        let (spare, process) = engaged.map(|Engaged { spare, identity }| (spare, identity)).unzip();
+        let (hash, lease_until) = (*secret.hash().as_bytes(), self.lease_until());
+        match self.shared.store.claim_with(job.id, hash, lease_until, process).await {
+            Ok(claimed) => {
+                self.begin(claimed, secret, spare);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(spare) = spare {
+                    spare.end().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Starts a claimed attempt. Returns at once; what happens to the attempt is in the store.
     pub fn start(&self, claimed: Claimed, secret: Secret) {
+        self.begin(claimed, secret, None);
+    }
+
+    fn begin(&self, claimed: Claimed, secret: Secret, spare: Option<Box<dyn Spare>>) {
         let birth = live::Birth {
             fence: claimed.fence,
             kind: claimed.job.kind.clone(),
@@ -225,7 +261,7 @@ impl Handle {
         };
         let live = Arc::new(Live::new(birth, Instant::now()));
         self.shared.insert(live.clone());
-        self.shared.tasks.spawn(attempt::launch(self.shared.clone(), live, claimed, secret));
+        self.shared.tasks.spawn(attempt::launch(self.shared.clone(), live, claimed, (secret, spare)));
     }
 
     /// Cancels a job. One that waits is cancelled at once; a running one is asked to stop, and killed after the grace time.

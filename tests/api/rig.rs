@@ -103,6 +103,7 @@ impl Rig {
             grace: Duration::from_secs(1),
             limits: supervisor::Limits { lease: Duration::from_secs(600), hang: None },
             logs: LogBounds { max_bytes: 1 << 20, files: 4 },
+            ahead: 0,
             entropy,
         };
         let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap().handle();

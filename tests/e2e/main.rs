@@ -2,6 +2,8 @@
 //! promise and the ways in which it could be broken.
 
 #[cfg(test)]
+mod ahead;
+#[cfg(test)]
 mod arrays;
 #[cfg(test)]
 mod bad_input;

@@ -451,7 +451,17 @@ impl World {
                 let Resources { cpus, gpus } = job.resources;
                 let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * MICROSECONDS_A_POINT;
                 let (queue, user) = (job.queue.clone(), job.user);
-                Ready { id: job.id, queue, user, priority: job.priority, rank, cpus, gpus, limit_seconds: None }
+                Ready {
+                    id: job.id,
+                    kind: "train".into(),
+                    queue,
+                    user,
+                    priority: job.priority,
+                    rank,
+                    cpus,
+                    gpus,
+                    limit_seconds: None,
+                }
             })
             .collect();
         ready.sort_by_key(|job| (job.rank, job.id));

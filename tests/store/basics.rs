@@ -169,7 +169,7 @@ async fn everything_is_there_after_a_restart() {
     }
     let running = rig.submit("d").await;
     let fence = rig.claim(running).await;
-    let process = ProcessIdentity { pid: 4, start_ticks: 5, boot_id: "boot".into(), host: "here".into() };
+    let process = ProcessIdentity { pid: 4, start_ticks: 5, boot_id: "boot".into(), host: "here".into(), ahead: None };
     rig.store.command(running, Some(fence), Command::Launched { process: process.clone() }).await.unwrap();
     let (now, before) = (rig.now(), rig::dump(&rig.store, rig.now()).await.unwrap());
     rig.reopen().await;

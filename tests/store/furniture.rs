@@ -52,7 +52,7 @@ pub async fn furnish(rig: &Rig) {
 async fn attempt(rig: &Rig, id: JobId, class: Option<ExitClass>) {
     let fence = rig.claim(id).await;
     let boot_id = "5d4f1c0e-boot".to_owned();
-    let process = ProcessIdentity { pid: 4_242, start_ticks: 99, boot_id, host: "box".into() };
+    let process = ProcessIdentity { pid: 4_242, start_ticks: 99, boot_id, host: "box".into(), ahead: None };
     rig.store.command(id, Some(fence), Command::Launched { process }).await.unwrap();
     let values = |step: u64| [("train_loss".to_owned(), 1.0 / step as f64), ("rate".to_owned(), 0.1 + 0.2)].into();
     let points = (1..=8).map(|step| MetricPoint { step, epoch: 1, values: values(step) }).collect();

@@ -150,6 +150,7 @@ fn in_line(scene: Scene, jobs: &[(u64, u32)]) -> Scene {
 fn with_queues(scene: Scene, jobs: &[(u64, u32)], running: Vec<Running>, queues: Vec<Queue>) -> Scene {
     let ready = jobs.iter().map(|(id, cpus)| Ready {
         id: JobId(*id),
+        kind: "train".into(),
         queue: "default".into(),
         user: Uid(7),
         priority: 50,

@@ -19,8 +19,8 @@ use crate::{
 /// A job as the scheduler sees it, but for its place.
 pub(super) fn seen(job: &Job) -> Ready {
     let Resources { cpus, gpus } = job.resources;
-    let (queue, user, priority) = (job.queue.clone(), job.user, job.priority);
-    Ready { id: job.id, queue, user, priority, rank: 0, cpus, gpus, limit_seconds: job.time_limit_seconds(None) }
+    let (kind, queue, user, priority) = (job.kind.clone(), job.queue.clone(), job.user, job.priority);
+    Ready { id: job.id, kind, queue, user, priority, rank: 0, cpus, gpus, limit_seconds: job.time_limit_seconds(None) }
 }
 
 /// A job that is not there, as the scheduler would see it if it came now.
@@ -29,6 +29,7 @@ pub(in crate::api) fn imagined(spec: &JobSpec, user: Uid, now: Timestamp) -> Rea
     let points = i64::from(spec.priority).saturating_mul(MICROSECONDS_A_POINT);
     Ready {
         id: JobId(i64::MAX.unsigned_abs()),
+        kind: spec.work.kind().to_owned(),
         queue: spec.queue.clone(),
         user,
         priority: spec.priority,

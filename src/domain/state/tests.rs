@@ -80,7 +80,7 @@ fn edit(priority: Option<u8>, label: Option<&str>) -> Command {
 }
 
 fn launched() -> Command {
-    let process = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "boot".into(), host: "here".into() };
+    let process = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "boot".into(), host: "here".into(), ahead: None };
     Command::Launched { process }
 }
 

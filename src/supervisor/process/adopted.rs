@@ -48,9 +48,20 @@ impl Adopted {
     }
 
     fn lives(&self) -> bool {
-        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+        !has_ended(self.pidfd.get_ref())
     }
+}
+
+/// Whether the process of a pidfd has ended.
+pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+}
+
+/// Whether a process bears a mark of the attempt in `dir`: the attempt's, or that of the folder in which its worker had waited.
+fn is_marked(pid: u32, identity: &ProcessIdentity, dir: &Path) -> bool {
+    let waited = identity.ahead.as_ref().map(|ahead| Path::new(&ahead.dir));
+    procfs::is_marked(pid, &[Some(dir), waited].into_iter().flatten().collect::<Vec<_>>())
 }
 
 #[async_trait]
@@ -60,7 +71,7 @@ impl Worker for Adopted {
     }
 
     fn age(&self) -> Duration {
-        procfs::age(self.identity.start_ticks)
+        procfs::age(procfs::begun(&self.identity))
     }
 
     async fn exited(&self) {
@@ -79,7 +90,7 @@ impl Worker for Adopted {
         let proven = self.lives();
         let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
         for member in others {
-            if proven || procfs::is_marked(member.pid, &self.dir) {
+            if proven || is_marked(member.pid, &self.identity, &self.dir) {
                 send(&member, signal);
             }
         }
@@ -96,7 +107,7 @@ impl Worker for Adopted {
 pub(super) async fn end_remnants(identity: &ProcessIdentity, dir: &Path) {
     for _ in 0..ROUNDS {
         let mut left = younger(procfs::all(), identity);
-        left.retain(|member| procfs::is_marked(member.pid, dir));
+        left.retain(|member| is_marked(member.pid, identity, dir));
         if left.is_empty() {
             return;
         }

@@ -1,7 +1,10 @@
 //! A worker that this daemon started: its own child, which it reaps itself, and only here. Until then the kernel keeps the pid, and so the number of the
 //! group, for it: the group can be signalled by number without meeting a stranger.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use rustix::{fd::OwnedFd, process};
@@ -10,7 +13,7 @@ use tracing::warn;
 
 use super::{adopted, procfs, rustix_pid};
 use crate::{
-    domain::event::ProcessIdentity,
+    domain::event::{ProcessIdentity, StartedAhead},
     supervisor::executor::{Ended, Signal, Worker},
 };
 
@@ -37,6 +40,35 @@ impl Child {
         memory_kills: Option<u64>,
     ) -> Self {
         Self { identity, pidfd, child, dir, reaped: false, memory_kills }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// From now on a process that has waited has a job.
+    pub(super) fn engage(&mut self) -> ProcessIdentity {
+        let dir = self.dir.to_string_lossy().into_owned();
+        self.identity.ahead = Some(StartedAhead { dir, begun_ticks: procfs::ticks_now() });
+        self.identity.clone()
+    }
+
+    /// Its folder has become the attempt's.
+    pub(super) fn settle(&mut self, dir: PathBuf, memory_kills: Option<u64>) {
+        self.dir = dir;
+        self.memory_kills = memory_kills;
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn lives(&self) -> bool {
+        !adopted::has_ended(self.pidfd.get_ref())
+    }
+
+    /// Kills and reaps it.
+    pub(super) async fn end(&mut self) {
+        self.signal(Signal::Kill);
+        self.exited().await;
+        self.reap().await;
     }
 
     fn signal_group(&self, signal: process::Signal) {
@@ -92,7 +124,7 @@ impl Worker for Child {
     }
 
     fn age(&self) -> Duration {
-        procfs::age(self.identity.start_ticks)
+        procfs::age(procfs::begun(&self.identity))
     }
 
     async fn exited(&self) {

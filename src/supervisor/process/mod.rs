@@ -5,6 +5,7 @@
 mod adopted;
 mod child;
 mod procfs;
+mod spare;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
 use super::{
-    executor::{Executor, Found, Program, Programs, StartError, Worker},
+    executor::{Executor, Found, Kit, Program, Programs, Spare, StartError, Worker},
     logs::Stream,
     readiness,
 };
@@ -56,8 +57,8 @@ impl LocalProcesses {
         Ok(Self { programs, environment, host, boot_id: procfs::boot_id()? })
     }
 
-    fn spawn(&self, program: Program, launch: &Launch, threads: u32) -> Result<tokio::process::Child, StartError> {
-        let dir = &launch.attempt_dir;
+    /// A process of the program in `dir`, which is made anew and is its mark.
+    fn command(&self, program: Program, dir: &Path, threads: u32) -> Result<tokio::process::Command, StartError> {
         let folder = |path: &Path| {
             let path = path.to_owned();
             |source| StartError::Folder { path, source }
@@ -68,13 +69,11 @@ impl LocalProcesses {
             open_log(&path).map_err(folder(&path))
         };
         let threads = threads.to_string();
-        let program = self.programs.path(program);
-        tokio::process::Command::new(program)
+        let mut command = tokio::process::Command::new(self.programs.path(program));
+        command
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(procfs::MARK, dir)
-            .env("ML_JOB_ID", launch.job.to_string())
-            .env("ML_ATTEMPT", launch.attempt.to_string())
             .env("RAYON_NUM_THREADS", &threads)
             // A second pool of threads, which spin while they wait and would take the cores from rayon's.
             .env("CANDLE_NUM_THREADS", "1")
@@ -84,9 +83,17 @@ impl LocalProcesses {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log(Stream::Stdout)?)
-            .stderr(log(Stream::Stderr)?)
-            .spawn()
-            .map_err(|source| StartError::Command { command: program.to_owned(), source })
+            .stderr(log(Stream::Stderr)?);
+        Ok(command)
+    }
+
+    fn spawn(
+        &self,
+        program: Program,
+        mut command: tokio::process::Command,
+    ) -> Result<tokio::process::Child, StartError> {
+        let path = self.programs.path(program);
+        command.spawn().map_err(|source| StartError::Command { command: path.to_owned(), source })
     }
 
     /// Who a child of ours is. It is not reaped yet, so its pid cannot be anyone else's.
@@ -95,7 +102,10 @@ impl LocalProcesses {
         let pid = child.id().ok_or_else(gone)?;
         let pidfd = readiness::readable(open_pidfd(pid)?)?;
         let start_ticks = procfs::stat(pid)?.start_ticks;
-        Ok((ProcessIdentity { pid, start_ticks, boot_id: self.boot_id.clone(), host: self.host.clone() }, pidfd))
+        Ok((
+            ProcessIdentity { pid, start_ticks, boot_id: self.boot_id.clone(), host: self.host.clone(), ahead: None },
+            pidfd,
+        ))
     }
 }
 
@@ -103,7 +113,9 @@ impl LocalProcesses {
 impl Executor for LocalProcesses {
     async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError> {
         let memory_kills = procfs::memory_kills();
-        let mut child = self.spawn(program, launch, threads)?;
+        let mut command = self.command(program, &launch.attempt_dir, threads)?;
+        command.env("ML_JOB_ID", launch.job.to_string()).env("ML_ATTEMPT", launch.attempt.to_string());
+        let mut child = self.spawn(program, command)?;
         let stdin = child.stdin.take();
         let (identity, pidfd) = match self.identify(&child) {
             Ok(known) => known,
@@ -113,19 +125,27 @@ impl Executor for LocalProcesses {
                 return Err(StartError::HandOver(source));
             }
         };
-        let mut worker = child::Child::new(identity, pidfd, (child, launch.attempt_dir.clone()), memory_kills);
-        if let Some(stdin) = stdin
-            && let Err(source) = hand_over(stdin, launch).await
-        {
-            // A broken pipe: it has ended by itself already, and the way it ended says more than the pipe does.
-            if source.kind() != io::ErrorKind::BrokenPipe {
-                worker.signal(super::executor::Signal::Kill);
-                worker.exited().await;
-                worker.reap().await;
-                return Err(StartError::HandOver(source));
+        let worker = child::Child::new(identity, pidfd, (child, launch.attempt_dir.clone()), memory_kills);
+        tell(worker, stdin, launch).await
+    }
+
+    async fn start_ahead(&self, kit: Kit, dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
+        let command = self.command(kit.program, dir, kit.threads)?;
+        let path = self.programs.path(kit.program);
+        // Before it is executed: should it be replaced in the next moment, the process is taken for an old one.
+        let build = spare::build(path);
+        let mut child = self.spawn(kit.program, command)?;
+        let stdin = child.stdin.take();
+        match self.identify(&child) {
+            Ok((identity, pidfd)) => {
+                let worker = child::Child::new(identity, pidfd, (child, dir.to_owned()), None);
+                Ok(Some(Box::new(spare::Waiting::new(worker, stdin, path.to_owned(), build))))
+            }
+            Err(source) => {
+                let _ = child.kill().await;
+                Err(StartError::HandOver(source))
             }
         }
-        Ok(Box::new(worker))
     }
 
     async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found {
@@ -140,6 +160,24 @@ impl Executor for LocalProcesses {
             }
         }
     }
+}
+
+/// Hands `launch` over to a process.
+async fn tell(
+    mut worker: child::Child,
+    stdin: Option<tokio::process::ChildStdin>,
+    launch: &Launch,
+) -> Result<Box<dyn Worker>, StartError> {
+    if let Some(stdin) = stdin
+        && let Err(source) = hand_over(stdin, launch).await
+    {
+        // A broken pipe: it has ended by itself already, and the way it ended says more than the pipe does.
+        if source.kind() != io::ErrorKind::BrokenPipe {
+            worker.end().await;
+            return Err(StartError::HandOver(source));
+        }
+    }
+    Ok(Box::new(worker))
 }
 
 /// The worker reads one line and then the end of the file; a worker that reads the end at once knows that its daemon died, and ends.

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::domain::event::ProcessIdentity;
+
 /// The largest file read from `/proc`, in bytes: an environment may be megabytes, everything else is small.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -59,9 +61,19 @@ const TICKS_PER_SECOND: u64 = 100;
 
 /// How long ago a process was started, by the clock that counts since boot. Zero where that clock cannot be read: a process is then taken for a new one.
 pub(super) fn age(start_ticks: u64) -> Duration {
-    let text = read(Path::new("/proc/uptime")).unwrap_or_default();
-    let ticks = parse_uptime(&text).unwrap_or(0).saturating_sub(start_ticks);
+    let ticks = ticks_now().saturating_sub(start_ticks);
     Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND))
+}
+
+/// The clock that counts since boot, in ticks; zero where it cannot be read.
+pub(super) fn ticks_now() -> u64 {
+    let text = read(Path::new("/proc/uptime")).unwrap_or_default();
+    parse_uptime(&text).unwrap_or(0)
+}
+
+/// Since when a process has had its job, in ticks since boot.
+pub(super) fn begun(identity: &ProcessIdentity) -> u64 {
+    identity.ahead.as_ref().map_or(identity.start_ticks, |ahead| ahead.begun_ticks)
 }
 
 /// The first number, seconds with two decimals, in ticks.
@@ -94,11 +106,12 @@ pub(super) fn all() -> io::Result<Vec<Member>> {
     Ok(found)
 }
 
-/// Whether a process was started with the mark of the attempt in `dir`.
-pub(super) fn is_marked(pid: u32, dir: &Path) -> bool {
-    let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
+/// Whether a process was started with the mark of one of these folders.
+pub(super) fn is_marked(pid: u32, dirs: &[&Path]) -> bool {
+    let mark = |dir: &&Path| [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
+    let marks: Vec<Vec<u8>> = dirs.iter().map(mark).collect();
     read(Path::new(&format!("/proc/{pid}/environ")))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| marks.iter().any(|mark| entry == mark)))
 }
 
 /// The id the kernel drew at boot.
@@ -147,7 +160,7 @@ mod tests {
         assert!(members(stat.group).unwrap().contains(&Member { pid: me, stat }));
         assert!(super::stat(u32::MAX).is_err());
         assert_eq!(boot_id().unwrap().len(), 36);
-        assert!(!is_marked(me, Path::new("/nowhere")));
+        assert!(!is_marked(me, &[Path::new("/nowhere")]));
     }
 
     #[test]

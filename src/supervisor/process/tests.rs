@@ -70,7 +70,13 @@ impl Scene {
 
     fn identity(&self, pid: u32) -> ProcessIdentity {
         let start_ticks = procfs::stat(pid).unwrap().start_ticks;
-        ProcessIdentity { pid, start_ticks, boot_id: procfs::boot_id().unwrap(), host: self.processes.host.clone() }
+        ProcessIdentity {
+            pid,
+            start_ticks,
+            boot_id: procfs::boot_id().unwrap(),
+            host: self.processes.host.clone(),
+            ahead: None,
+        }
     }
 
     async fn file(&self, name: &str) -> String {

@@ -217,7 +217,8 @@ impl Executor for Puppets {
         let puppet = {
             let mut started = self.started.lock().unwrap();
             let pid = 1000 + u32::try_from(started.len()).unwrap();
-            let identity = ProcessIdentity { pid, start_ticks: 1, boot_id: "now".into(), host: "here".into() };
+            let identity =
+                ProcessIdentity { pid, start_ticks: 1, boot_id: "now".into(), host: "here".into(), ahead: None };
             let ended = watch::Sender::new(None);
             let puppet = Arc::new(Puppet {
                 launch: launch.clone(),
@@ -305,6 +306,7 @@ impl Stage {
             grace: self.grace,
             limits: self.limits,
             logs: LogBounds { max_bytes: 1024, files: 2 },
+            ahead: 0,
             entropy: |bytes| bytes.fill(9),
         };
         let parts = Parts {

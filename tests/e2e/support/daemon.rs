@@ -36,8 +36,13 @@ pub struct Setup {
 impl Setup {
     /// Quick to hear and to lose patience, so that tests are.
     pub fn of(worker: Worker) -> Self {
-        let settings =
-            ["workers.cpus=4", "workers.heartbeat_seconds=1", "workers.grace_seconds=10", "log.level='debug'"];
+        let settings = [
+            "workers.cpus=4",
+            "workers.heartbeat_seconds=1",
+            "workers.grace_seconds=10",
+            "workers.ahead=0",
+            "log.level='debug'",
+        ];
         Self {
             worker: worker.program(),
             settings: settings.map(str::to_owned).to_vec(),
@@ -282,7 +287,9 @@ impl Daemon {
             let list = self.client.get("/v1/jobs?state=running").ok();
             let running: Vec<&str> = list["jobs"].as_array()?.iter().filter_map(|job| job["id"].as_str()).collect();
             let orphans = processes::of_attempts(&self.state_dir).into_iter();
-            let orphans = orphans.filter(|process| !running.contains(&process.job.as_str())).count();
+            let orphans = orphans
+                .filter(|process| process.job != processes::AHEAD && !running.contains(&process.job.as_str()))
+                .count();
             (orphans == 0 && processes::zombies_of(self.pid()).is_empty()).then_some(())
         });
     }

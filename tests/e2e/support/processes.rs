@@ -10,9 +10,12 @@ use rustix::process::{Pid, Signal, kill_process};
 pub struct Marked {
     /// Its id.
     pub pid: u32,
-    /// The job it was started for.
+    /// The job it was started for; [`AHEAD`] where it was started before there was one.
     pub job: String,
 }
+
+/// In place of a job's id.
+pub const AHEAD: &str = "ahead";
 
 /// Every live process of the attempts under a state directory.
 pub fn of_attempts(state_dir: &Path) -> Vec<Marked> {
@@ -21,8 +24,8 @@ pub fn of_attempts(state_dir: &Path) -> Vec<Marked> {
         let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
         let variables: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
         variables.iter().find(|variable| variable.starts_with(&beginning))?;
-        let job = variables.iter().find_map(|variable| variable.strip_prefix("ML_JOB_ID="))?;
-        is_alive(pid).then(|| Marked { pid, job: job.to_owned() })
+        let job = variables.iter().find_map(|variable| variable.strip_prefix("ML_JOB_ID="));
+        is_alive(pid).then(|| Marked { pid, job: job.unwrap_or(AHEAD).to_owned() })
     };
     all().into_iter().filter_map(of).collect()
 }

@@ -44,7 +44,17 @@ impl Job {
     pub fn ready(&self, id: JobId, rank: i64) -> Ready {
         let limit_seconds = self.limit.map(|limit| u32::try_from(limit).expect("some seconds"));
         let Self { user, priority, cpus, gpus, .. } = *self;
-        Ready { id, queue: self.queue.to_owned(), user, priority, rank, cpus, gpus, limit_seconds }
+        Ready {
+            id,
+            kind: "train".into(),
+            queue: self.queue.to_owned(),
+            user,
+            priority,
+            rank,
+            cpus,
+            gpus,
+            limit_seconds,
+        }
     }
 }
 

@@ -1,36 +1,26 @@
 //! The hand-over at spawn, read from standard input once. Called by a worker's main before anything else; it never repeats what it read,
 //! since that holds the attempt's secret.
 
-use std::time::Duration;
-
 use mlctl_protocol::launch::{Launch, MAX_LAUNCH_BYTES};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::LinkError;
 
-/// How long the daemon may take to hand over after it has started the process.
-const LIMIT: Duration = Duration::from_secs(30);
-
 /// The version of the hand-over this build understands.
 const VERSION: u32 = 1;
 
-/// Reads one line of JSON of at most [`MAX_LAUNCH_BYTES`], waiting for at most 30 s.
+/// Reads one line of JSON of at most [`MAX_LAUNCH_BYTES`]. Waits for it as long as the daemon lives: a worker may be started before there is a job for it.
 ///
 /// # Errors
 /// [`LinkError::Launch`].
 pub async fn read_launch(reader: impl AsyncRead + Unpin) -> Result<Launch, LinkError> {
-    read_within(reader, LIMIT).await
-}
-
-async fn read_within(reader: impl AsyncRead + Unpin, limit: Duration) -> Result<Launch, LinkError> {
     let mut line = Vec::new();
     let mut limited = BufReader::new(reader.take(MAX_LAUNCH_BYTES + 1));
-    match tokio::time::timeout(limit, limited.read_until(b'\n', &mut line)).await {
-        Err(_) => return Err(refuse(&format!("nothing came for {limit:?}"))),
-        Ok(Err(error)) => return Err(refuse(&format!("it cannot be read: {error}"))),
-        Ok(Ok(0)) => return Err(refuse("it is empty; workers are started by mld, not by hand")),
-        Ok(Ok(_)) if line.len() as u64 > MAX_LAUNCH_BYTES => return Err(refuse("it is too long")),
-        Ok(Ok(_)) => {}
+    match limited.read_until(b'\n', &mut line).await {
+        Err(error) => return Err(refuse(&format!("it cannot be read: {error}"))),
+        Ok(0) => return Err(refuse("it is empty; workers are started by mld, not by hand")),
+        Ok(_) if line.len() as u64 > MAX_LAUNCH_BYTES => return Err(refuse("it is too long")),
+        Ok(_) => {}
     }
     let launch: Launch = serde_json::from_slice(&line)
         .map_err(|error| refuse(&format!("it is not a launch message, see byte {}", error.column())))?;
@@ -71,12 +61,5 @@ mod tests {
             let error = read_launch(line.as_bytes()).await.unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("canary"), "{error}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_silent_daemon_is_given_up() {
-        let (_daemon, ours) = tokio::io::duplex(8);
-        let error = read_within(ours, Duration::from_millis(10)).await.unwrap_err();
-        assert!(error.to_string().contains("nothing came for 10ms"), "{error}");
     }
 }

@@ -68,7 +68,7 @@ pub enum ToWorker {
         /// Why, for a person.
         reason: String,
     },
-    /// Reports up to this number are durable in the daemon's database.
+    /// Reports up to this number are durable in the daemon's database. A result, which the worker has written to its file before, is taken, and becomes durable with the attempt's end.
     Ack {
         /// The number.
         seq: u64,

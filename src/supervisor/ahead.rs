@@ -1,0 +1,156 @@
+//! Workers started ahead: processes that wait for a job of the kind that ran last, so that it need not wait for one to start. Each is used once. Called by the handle, which takes one with a claim,
+//! and by the attempts, which have it replaced. None is started before a job of its kit has been: a daemon without work has no processes.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tracing::{debug, warn};
+
+use super::executor::{Executor, Kit, Spare};
+use crate::domain::{causes, event::ProcessIdentity};
+
+/// The folder of those that wait, among the jobs'.
+const FOLDER: &str = "ahead";
+
+/// Kits of which some wait.
+const MAX_KITS: usize = 4;
+
+/// The processes that wait.
+pub(super) struct Pool {
+    /// How many wait of a kit; 0 for none.
+    size: usize,
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<(Kit, Box<dyn Spare>)>,
+    /// Being started.
+    starting: Vec<Kit>,
+    /// Kits in the order of their last use.
+    recent: VecDeque<Kit>,
+    started: u64,
+    closed: bool,
+}
+
+/// A process that an attempt is given.
+pub(super) struct Engaged {
+    pub(super) spare: Box<dyn Spare>,
+    pub(super) identity: ProcessIdentity,
+}
+
+impl Pool {
+    /// A pool of so many of a kit, whose folders are under that of the attempts. What an earlier daemon's left there goes.
+    pub(super) fn new(size: u32, attempts_dir: &std::path::Path) -> Self {
+        let dir = attempts_dir.join(FOLDER);
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(path = %dir.display(), %error, "what waiting workers left cannot be cleared away");
+        }
+        Self { size: usize::try_from(size).unwrap_or(usize::MAX), dir, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that fits, if one waits.
+    pub(super) fn take(&self, kit: Kit) -> Option<Engaged> {
+        let mut state = self.lock();
+        while let Some(at) = state.waiting.iter().position(|(of, _)| *of == kit) {
+            let (_, mut spare) = state.waiting.remove(at)?;
+            if let Some(identity) = spare.engage() {
+                return Some(Engaged { spare, identity });
+            }
+            debug!(?kit, "a worker that was started ahead is of no use any more");
+        }
+        None
+    }
+
+    /// Starts as many of a kit as are missing.
+    pub(super) async fn fill(&self, executor: &dyn Executor, kit: Kit) {
+        let retired = self.lock().retire(kit);
+        for old in retired {
+            old.end().await;
+        }
+        loop {
+            let number = self.lock().begin(kit, self.size);
+            let Some(number) = number else { return };
+            let started = executor.start_ahead(kit, &self.dir.join(number.to_string())).await;
+            let mut late = None;
+            let goes_on = {
+                let mut state = self.lock();
+                if let Some(at) = state.starting.iter().position(|of| *of == kit) {
+                    state.starting.swap_remove(at);
+                }
+                match started {
+                    Ok(Some(spare)) if state.closed => {
+                        late = Some(spare);
+                        false
+                    }
+                    Ok(Some(spare)) => {
+                        state.waiting.push_back((kit, spare));
+                        true
+                    }
+                    Ok(None) => false,
+                    Err(error) => {
+                        // The next job says so, if it is not over by then.
+                        warn!(error = causes(&error), "no worker can be started ahead");
+                        false
+                    }
+                }
+            };
+            if let Some(spare) = late {
+                spare.end().await;
+            }
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Ends all that wait, for good.
+    pub(super) async fn close(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        for (_, spare) in waiting {
+            spare.end().await;
+        }
+    }
+}
+
+impl State {
+    /// A kit is used. Returns those of the kit that has not been for the longest time, where there are too many kits.
+    fn retire(&mut self, kit: Kit) -> Vec<Box<dyn Spare>> {
+        self.recent.retain(|of| *of != kit);
+        self.recent.push_back(kit);
+        let Some(oldest) = (self.recent.len() > MAX_KITS).then(|| self.recent.pop_front()).flatten() else {
+            return Vec::new();
+        };
+        let (retired, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|(of, _)| *of == oldest);
+        self.waiting = kept;
+        let retired: VecDeque<(Kit, Box<dyn Spare>)> = retired;
+        retired.into_iter().map(|(_, spare)| spare).collect()
+    }
+
+    /// The number of one more to be started.
+    fn begin(&mut self, kit: Kit, size: usize) -> Option<u64> {
+        let waiting = self.waiting.iter().filter(|(of, _)| *of == kit).count();
+        let starting = self.starting.iter().filter(|of| **of == kit).count();
+        if self.closed || waiting + starting >= size {
+            return None;
+        }
+        self.starting.push(kit);
+        self.started += 1;
+        Some(self.started)
+    }
+}
