@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::snapshot::Snapshot;
 use crate::{
     domain::share::{DayOfUse, FairShare, UseNow},
-    store::{Store, StoreError},
+    store::{InLine, Store, StoreError},
     supervisor::Handle,
 };
 
@@ -42,10 +42,17 @@ impl Observer {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn look(&self, now: Timestamp, heads: u32) -> Result<Snapshot, StoreError> {
+        Ok(self.look_ahead(now, heads).await?.0)
+    }
+
+    /// The same, and when the next job becomes ready of those that must not start yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn look_ahead(&self, now: Timestamp, heads: u32) -> Result<(Snapshot, Option<Timestamp>), StoreError> {
         // Before what occupies it is read: what ends meanwhile is missed here, and never taken for free twice.
         let (free, machine) = (self.supervisor.free(), self.supervisor.machine());
-        let running = self.store.occupants().await?;
-        let mut ready = self.store.ready(now, heads).await?;
+        let InLine { running, mut ready, next_ready_at } = self.store.look(now, heads).await?;
         let queues = self.store.queues().iter().map(|(name, row)| (name.clone(), row.queue.clone())).collect();
         let uses =
             running.iter().map(|job| UseNow { user: job.user, cpus: job.cpus, gpus: job.gpus, since: job.started_at });
@@ -54,7 +61,7 @@ impl Observer {
             job.rank = job.rank.saturating_add(setbacks.get(&job.user).copied().unwrap_or_default());
         }
         ready.sort_by_key(|job| (job.rank, job.id));
-        Ok(Snapshot { now, machine, free, running, ready, queues, setbacks })
+        Ok((Snapshot { now, machine, free, running, ready, queues, setbacks }, next_ready_at))
     }
 
     /// What was used, not much older than now.

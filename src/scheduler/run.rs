@@ -90,7 +90,7 @@ impl Scheduler {
         }
         let now = self.clock.now();
         // Of a class, as many as could start, and the one behind them.
-        let snapshot = self.observer.look(now, free.cpus.saturating_add(1)).await?;
+        let (snapshot, next_ready_at) = self.observer.look_ahead(now, free.cpus.saturating_add(1)).await?;
         let plan = plan(&snapshot);
         let starting = snapshot.ready.iter().filter(|job| plan.start.contains(&job.id));
         let claims = join_all(starting.map(|job| self.start(job))).await;
@@ -99,7 +99,7 @@ impl Scheduler {
         if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
-        Ok(Wait::Anything(self.store.next_ready_at(now).await?.into_iter().chain(later).min()))
+        Ok(Wait::Anything(next_ready_at.into_iter().chain(later).min()))
     }
 
     async fn start(&self, job: &Ready) -> Result<(), StoreError> {

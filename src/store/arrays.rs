@@ -208,7 +208,7 @@ pub(super) const ONE: &str =
 pub(super) const SIZE: &str = "SELECT size FROM arrays WHERE id = ?1";
 pub(super) const COUNTS: &str = "SELECT tally, jobs FROM array_counts WHERE array_id = ?1 AND jobs > 0";
 pub(super) const WITH_TALLY: &str =
-    "SELECT array_id FROM array_counts WHERE tally = ?1 AND jobs > 0 ORDER BY array_id DESC LIMIT ?2";
+    "SELECT array_id FROM array_counts WHERE tally = ?1 AND jobs > 0 ORDER BY array_id DESC LIMIT ?2 + 0";
 
 pub(super) const QUARANTINED: &str =
     "SELECT count(*) FROM jobs NOT INDEXED WHERE id > ?1 AND id <= ?2 AND state = 'held' AND hold ->> 'by' = ?3";
@@ -216,7 +216,7 @@ pub(super) const QUARANTINED: &str =
 /// By the order of their submits: those that have not ended, which are few, are walked by.
 pub(super) const ENDED: &str = "SELECT id FROM arrays WHERE NOT EXISTS ( \
      SELECT 1 FROM array_counts WHERE array_id = arrays.id AND jobs > 0 AND tally NOT IN ('succeeded', 'failed', 'cancelled', 'stopped')) \
-     ORDER BY id DESC LIMIT ?1";
+     ORDER BY id DESC LIMIT ?1 + 0";
 
 macro_rules! members {
     ($more:literal, $rest:literal) => {
@@ -234,14 +234,14 @@ macro_rules! members {
 }
 
 pub(super) const MEMBERS: &str =
-    members!("", "(?3 IS NULL OR jobs.state IN (SELECT value FROM json_each(?3))) ORDER BY jobs.id LIMIT ?4");
+    members!("", "(?3 IS NULL OR jobs.state IN (SELECT value FROM json_each(?3))) ORDER BY jobs.id LIMIT ?4 + 0");
 pub(super) const LEAST: &str = members!(
     "attempts.metrics ->> ?3 AS value, ",
-    "typeof(attempts.metrics ->> ?3) IN ('real', 'integer') ORDER BY attempts.metrics ->> ?3, jobs.id LIMIT ?4"
+    "typeof(attempts.metrics ->> ?3) IN ('real', 'integer') ORDER BY attempts.metrics ->> ?3, jobs.id LIMIT ?4 + 0"
 );
 pub(super) const GREATEST: &str = members!(
     "attempts.metrics ->> ?3 AS value, ",
-    "typeof(attempts.metrics ->> ?3) IN ('real', 'integer') ORDER BY attempts.metrics ->> ?3 DESC, jobs.id LIMIT ?4"
+    "typeof(attempts.metrics ->> ?3) IN ('real', 'integer') ORDER BY attempts.metrics ->> ?3 DESC, jobs.id LIMIT ?4 + 0"
 );
 pub(super) const IDS: &str = "SELECT id FROM jobs NOT INDEXED WHERE id > ?1 AND id <= ?2 \
      AND iif(stopped_early IS NOT NULL AND state = 'cancelled', 'stopped', state) IN (SELECT value FROM json_each(?3)) \

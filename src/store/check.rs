@@ -84,7 +84,7 @@ async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(),
         problems.push(format!("table instance: the log is cut off up to event {last}, and earlier ones are there"));
     }
     loop {
-        let sql = "SELECT id, at_us, job_id, body, hash FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let sql = "SELECT id, at_us, job_id, body, hash FROM events WHERE id > ?1 ORDER BY id LIMIT ?2 + 0";
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
         for row in &page {
             let fields = Fields::new(row, "events", "id")?;
@@ -114,7 +114,7 @@ async fn log(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(),
 async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
     let mut last = 0_i64;
     loop {
-        let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE jobs.id > ?1 ORDER BY jobs.id LIMIT ?2");
+        let sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE jobs.id > ?1 ORDER BY jobs.id LIMIT ?2 + 0");
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
         // Behind the last job there are events of removed ones at most.
         let newest: i64 = page.last().map_or(Ok(i64::MAX), |newest| newest.try_get("id"))?;

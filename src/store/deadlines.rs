@@ -23,7 +23,7 @@ macro_rules! waiting {
 }
 
 pub(super) const NEXT: &str = waiting!("min(deadline_us)", "");
-pub(super) const LATE: &str = waiting!("id", " AND deadline_us <= ?1 ORDER BY deadline_us LIMIT ?2");
+pub(super) const LATE: &str = waiting!("id", " AND deadline_us <= ?1 ORDER BY deadline_us LIMIT ?2 + 0");
 
 impl Store {
     /// Fails the jobs that do not run and whose deadline has passed at `now`. Returns how many: there may be more, whose turn is in the next call.

@@ -275,10 +275,10 @@ pub(super) async fn check(conn: &mut SqliteConnection, problems: &mut Problems) 
 pub(super) const AWAITED: &str = "SELECT waits.job_id, waits.on_job, waits.need, waits.waived, other.state \
      FROM jsonb_each(?1) AS wanted CROSS JOIN dependencies AS waits ON waits.job_id = wanted.value ->> 0 \
      LEFT JOIN jobs AS other ON other.id = waits.on_job \
-     WHERE ?3 OR (waits.waived = 0 AND other.finished_us IS NULL) LIMIT ?2";
+     WHERE ?3 OR (waits.waived = 0 AND other.finished_us IS NULL) LIMIT ?2 + 0";
 pub(super) const COUNT: &str = "SELECT count(*) FROM dependencies WHERE on_job = ?1";
 pub(super) const WAITERS: &str = "SELECT waits.job_id, waits.need, jobs.state FROM dependencies AS waits \
-     CROSS JOIN jobs ON jobs.id = waits.job_id WHERE waits.on_job = ?1 ORDER BY waits.job_id LIMIT ?2";
+     CROSS JOIN jobs ON jobs.id = waits.job_id WHERE waits.on_job = ?1 ORDER BY waits.job_id LIMIT ?2 + 0";
 pub(super) const OF: &str = "SELECT waits.job_id, waits.on_job, waits.need, waits.waived \
      FROM jsonb_each(?1) AS wanted CROSS JOIN dependencies AS waits ON waits.job_id = wanted.value ->> 0 WHERE waits.waived = 0";
 pub(super) const STANDINGS: &str =
@@ -293,11 +293,11 @@ pub(super) const NEEDED: &str = "SELECT value ->> 0 FROM jsonb_each(?1) AS wante
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs ON jobs.id = waits.job_id \
      WHERE waits.on_job = wanted.value ->> 0 AND waits.waived = 0 AND jobs.waits IS NOT NULL AND jobs.finished_us IS NULL)";
 pub(super) const BLOCKED_BY: &str = "SELECT waits.job_id FROM dependencies AS waits CROSS JOIN jobs ON jobs.id = waits.job_id \
-     WHERE waits.on_job = ?1 AND waits.job_id > ?2 AND waits.waived = 0 AND jobs.state = 'blocked' ORDER BY waits.job_id LIMIT ?3";
+     WHERE waits.on_job = ?1 AND waits.job_id > ?2 AND waits.waived = 0 AND jobs.state = 'blocked' ORDER BY waits.job_id LIMIT ?3 + 0";
 pub(super) const ROWS: &str =
     "SELECT job_id, on_job, need, waived FROM dependencies WHERE job_id > ?1 AND job_id <= ?2";
 /// Members of arrays and others alike.
 pub(super) const BLOCKED: &str =
-    "SELECT id FROM jobs NOT INDEXED WHERE state = 'blocked' AND id > ?1 ORDER BY id LIMIT ?2";
+    "SELECT id FROM jobs NOT INDEXED WHERE state = 'blocked' AND id > ?1 ORDER BY id LIMIT ?2 + 0";
 pub(super) const UNSETTLED: &str =
     "SELECT on_job FROM unsettled WHERE on_job IN (SELECT value ->> 0 FROM jsonb_each(?1))";

@@ -91,10 +91,10 @@ pub(super) async fn through(pool: &SqlitePool, user: Uid, key: &str, limit: u32)
 }
 
 pub(super) const TAKEN: &str = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE user_id = ?1 AND gate_key = ?2 AND gated = 0 \
-     AND state IN ('queued', 'running') LIMIT ?3)";
-pub(super) const THROUGH: &str = "SELECT id FROM jobs WHERE user_id = ?1 AND gate_key = ?2 AND gated = 0 AND state IN ('running', 'queued') LIMIT ?3";
+     AND state IN ('queued', 'running') LIMIT ?3 + 0)";
+pub(super) const THROUGH: &str = "SELECT id FROM jobs WHERE user_id = ?1 AND gate_key = ?2 AND gated = 0 AND state IN ('running', 'queued') LIMIT ?3 + 0";
 pub(super) const BEHIND: &str = "SELECT id, gate_limit FROM jobs INDEXED BY jobs_behind \
-     WHERE user_id = ?1 AND gate_key = ?2 AND gated = 1 AND due = 1 ORDER BY rank_us, id LIMIT ?3";
+     WHERE user_id = ?1 AND gate_key = ?2 AND gated = 1 AND due = 1 ORDER BY rank_us, id LIMIT ?3 + 0";
 pub(super) const OPEN: &str =
     "UPDATE jobs SET gated = 0 WHERE gated = 1 AND id IN (SELECT value ->> 0 FROM jsonb_each(?1))";
 pub(super) const DUE: &str = "SELECT DISTINCT user_id, gate_key FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1 AND gated = 1";

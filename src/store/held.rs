@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 use mlctl_protocol::{AttemptNumber, FencingToken, JobId};
 use serde_json::value::RawValue;
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     batch::Batch,
     error::Fault,
     load::list,
-    rows::{Fields, Rows, integer},
+    rows::{Fields, RowError, Rows, integer},
     types::Beat,
 };
 use crate::domain::{Exit, Fence, event::ProcessIdentity};
@@ -75,6 +75,34 @@ impl HeldAttempt {
             result: None,
             fate: Fate::New,
         }
+    }
+
+    /// From a row of [`LOAD`].
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, RowError> {
+        let fields = Fields::new(row, "attempts", "token")?;
+        let token = FencingToken(fields.number("token")?);
+        let attempt = AttemptNumber(fields.number("attempt")?);
+        Ok(Self {
+            fence: Fence { job: JobId(fields.number("job_id")?), attempt, token },
+            started: fields.time("started_us")?,
+            ended: fields.maybe_time("ended_us")?,
+            exit: fields.get("exit")?,
+            process: fields.get("process")?,
+            secret_hash: fields.get("secret_hash")?,
+            device: fields.get("device")?,
+            progress: fields.get("progress")?,
+            metrics: fields.json("metrics")?,
+            heartbeat: fields.maybe_time("heartbeat_us")?,
+            lease_until: fields.time("lease_until_us")?,
+            peak_rss_bytes: fields.get("peak_rss_bytes")?,
+            last_seq: fields.number("last_seq")?,
+            result: fields.get("result")?,
+            fate: Fate::AsRead,
+        })
+    }
+
+    pub(super) const fn token(&self) -> FencingToken {
+        self.fence.token
     }
 
     pub(super) fn launch(&mut self, process: &ProcessIdentity) -> Result<(), serde_json::Error> {
@@ -165,43 +193,7 @@ macro_rules! columns {
 pub(super) use columns as sealed_attempt_columns;
 
 pub(super) const LOAD: &str =
-    concat!("SELECT ", columns!(), " FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?1))");
-
-/// The attempts that exist among these.
-pub(super) async fn load(
-    conn: &mut SqliteConnection,
-    tokens: &BTreeSet<FencingToken>,
-) -> Result<HashMap<FencingToken, HeldAttempt>, Fault> {
-    if tokens.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let found = sqlx::query(LOAD).bind(list(tokens)).fetch_all(conn).await?;
-    let mut attempts = HashMap::with_capacity(found.len());
-    for row in &found {
-        let fields = Fields::new(row, "attempts", "token")?;
-        let token = FencingToken(fields.number("token")?);
-        let attempt = AttemptNumber(fields.number("attempt")?);
-        let held = HeldAttempt {
-            fence: Fence { job: JobId(fields.number("job_id")?), attempt, token },
-            started: fields.time("started_us")?,
-            ended: fields.maybe_time("ended_us")?,
-            exit: fields.get("exit")?,
-            process: fields.get("process")?,
-            secret_hash: fields.get("secret_hash")?,
-            device: fields.get("device")?,
-            progress: fields.get("progress")?,
-            metrics: fields.json("metrics")?,
-            heartbeat: fields.maybe_time("heartbeat_us")?,
-            lease_until: fields.time("lease_until_us")?,
-            peak_rss_bytes: fields.get("peak_rss_bytes")?,
-            last_seq: fields.number("last_seq")?,
-            result: fields.get("result")?,
-            fate: Fate::AsRead,
-        };
-        attempts.insert(token, held);
-    }
-    Ok(attempts)
-}
+    concat!("SELECT ", columns!(), " FROM attempts WHERE token IN (SELECT value ->> 0 FROM jsonb_each(?))");
 
 pub(super) const LAST_METRICS: &str = "SELECT attempts.token, attempts.job_id, attempts.metrics FROM jsonb_each(?1) AS wanted \
      CROSS JOIN jobs ON jobs.id = wanted.value ->> 0 \

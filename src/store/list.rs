@@ -26,7 +26,7 @@ macro_rules! list {
             // To lay these labels over the job's changes nothing: it has them all.
             "AND (?7 IS NULL OR json_patch(labels, ?7) = json(labels)) ORDER BY ",
             $order,
-            " LIMIT ?2"
+            " LIMIT ?2 + 0"
         )
     };
 }

@@ -59,7 +59,7 @@ pub use self::{
     error::StoreError,
     queues::{MAX_QUEUES, Queues},
     types::{
-        Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, Instance, JobDetail, ListFilter, Listed,
+        Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
         MemberFilter, MissedTick, NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent,
         Submitted, TickRow, Waiter,
     },
@@ -342,11 +342,22 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn ready(&self, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
+        Ok(self.look(now, limit).await?.ready)
+    }
+
+    /// The same, with all else that the scheduler looks at.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn look(&self, now: Timestamp, limit: u32) -> Result<InLine, StoreError> {
+        let mut look = read::look(&self.inner.readers, now, limit).await?;
         // Of those that replace others some at a time.
-        while read::is_overdue(&self.inner.readers, now).await? {
+        while look.is_overdue {
             self.ask(|reply| Ask::Promote { now, reply }).await?;
+            look = read::look(&self.inner.readers, now, limit).await?;
         }
-        read::ready(&self.inner.readers, now, limit).await
+        let read::Look { running, ready, next_ready_at, .. } = look;
+        Ok(InLine { running, ready, next_ready_at })
     }
 
     /// The jobs that have a place at a job's gate: at most `limit` of them; none where it has no gate.
@@ -365,7 +376,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn next_ready_at(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        read::next_ready_at(&self.inner.readers, now).await
+        Ok(read::look(&self.inner.readers, now, 0).await?.next_ready_at)
     }
 
     /// The attempts of running jobs, for adoption and the reaper.

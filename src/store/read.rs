@@ -1,8 +1,11 @@
 //! What is read about one job, an attempt, a log: one function, one statement. On the pool of read-only connections.
 
+use std::sync::LazyLock;
+
+use futures_util::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::MetricPoint, result::CheckpointRef};
-use sqlx::SqlitePool;
+use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, SqlitePool, sqlite::SqliteRow};
 
 use super::{
     StoreError, arrays,
@@ -13,7 +16,7 @@ use super::{
 use crate::domain::{Job, Uid};
 
 /// A job with its current or last attempt, from a row of [`job_columns`] and [`attempt_columns`].
-pub(super) fn detail(row: &sqlx::sqlite::SqliteRow) -> Result<JobDetail, RowError> {
+pub(super) fn detail(row: &SqliteRow) -> Result<JobDetail, RowError> {
     let attempt = rows::maybe_attempt(row)?;
     let metrics = match &attempt {
         None => Default::default(),
@@ -153,11 +156,6 @@ pub(super) async fn counts(pool: &SqlitePool) -> Result<Vec<(String, u64)>, Stor
 pub(super) const IS_OVERDUE: &str =
     "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1)";
 
-/// Whether a queued job's time has come without its having been put among the ready ones.
-pub(super) async fn is_overdue(pool: &SqlitePool, now: Timestamp) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar(IS_OVERDUE).bind(now.as_microsecond()).fetch_one(pool).await?)
-}
-
 /// The first jobs of each class, from the index alone but for a look at the row where each class begins. Jobs of a class are in the same queue, of the same user, need the same, and may run
 /// about as long, so that none of them starts before the first. The highest rank and the signs `+` have SQLite seek behind a class: it begins a comparison of several columns at the first equal row, and
 /// compares further columns by the index only where the other side has no affinity. The start time is looked at again because a clock may have been set back.
@@ -169,34 +167,30 @@ pub(super) const READY: &str = "WITH RECURSIVE classes (at) AS ( \
              AND (next.queue, next.user_id, next.cpus, next.gpus, next.brevity, next.rank_us) \
                  > (+this.queue, +this.user_id, +this.cpus, +this.gpus, +this.brevity, 9223372036854775807) \
              ORDER BY next.queue, next.user_id, next.cpus, next.gpus, next.brevity LIMIT 1) \
-     FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3) \
+     FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3 + 0) \
      SELECT job.id, job.kind, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.limit_seconds \
      FROM classes JOIN jobs AS class ON class.id = classes.at JOIN jobs AS job ON job.id IN ( \
          SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
          AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus AND brevity = class.brevity \
-         AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY rank_us, id LIMIT ?2) \
+         AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY rank_us, id LIMIT ?2 + 0) \
      ORDER BY job.rank_us, job.id";
 
 /// Classes looked at, at most: those behind come when there are fewer.
 const MOST_CLASSES: u32 = 16_384;
 
-pub(super) async fn ready(pool: &SqlitePool, now: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
-    let found = sqlx::query(READY).bind(now.as_microsecond()).bind(limit).bind(MOST_CLASSES).fetch_all(pool).await?;
-    let ready = found.iter().map(|row| {
-        let fields = Fields::new(row, "jobs", "id")?;
-        Ok(Ready {
-            id: job_id(fields.id),
-            kind: fields.get("kind")?,
-            queue: fields.get("queue")?,
-            user: Uid(fields.number("user_id")?),
-            priority: fields.number("priority")?,
-            rank: fields.get("rank_us")?,
-            cpus: fields.number("cpus")?,
-            gpus: fields.number("gpus")?,
-            limit_seconds: fields.maybe_number("limit_seconds")?,
-        })
-    });
-    Ok(ready.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+fn one_ready(row: &SqliteRow) -> Result<Ready, RowError> {
+    let fields = Fields::new(row, "jobs", "id")?;
+    Ok(Ready {
+        id: job_id(fields.id),
+        kind: fields.get("kind")?,
+        queue: fields.get("queue")?,
+        user: Uid(fields.number("user_id")?),
+        priority: fields.number("priority")?,
+        rank: fields.get("rank_us")?,
+        cpus: fields.number("cpus")?,
+        gpus: fields.number("gpus")?,
+        limit_seconds: fields.maybe_number("limit_seconds")?,
+    })
 }
 
 /// Of those not yet due, and of those that a clock set back has made undue again.
@@ -204,11 +198,6 @@ pub(super) const NEXT_READY: &str = "SELECT min(at) FROM ( \
      SELECT min(not_before_us) AS at FROM jobs WHERE state = 'queued' AND due = 0 AND not_before_us IS NOT NULL \
      UNION ALL \
      SELECT min(not_before_us) FROM jobs WHERE state = 'queued' AND due = 1 AND not_before_us > ?1)";
-
-pub(super) async fn next_ready_at(pool: &SqlitePool, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-    let at: Option<i64> = sqlx::query_scalar(NEXT_READY).bind(now.as_microsecond()).fetch_one(pool).await?;
-    Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
-}
 
 pub(super) const RUNNING: &str = concat!(
     "SELECT ",
@@ -227,23 +216,56 @@ pub(super) async fn running(pool: &SqlitePool) -> Result<Vec<(Job, Attempt)>, St
 pub(super) const OCCUPANTS: &str =
     "SELECT id, queue, user_id, cpus, gpus, started_us, limit_seconds FROM jobs WHERE state = 'running' ORDER BY id";
 
+fn occupant(row: &SqliteRow) -> Result<Running, RowError> {
+    let fields = Fields::new(row, "jobs", "id")?;
+    let limit: Option<i64> = fields.get("limit_seconds")?;
+    let started_at = fields.time("started_us")?;
+    Ok(Running {
+        id: job_id(fields.id),
+        queue: fields.get("queue")?,
+        user: Uid(fields.number("user_id")?),
+        cpus: fields.number("cpus")?,
+        gpus: fields.number("gpus")?,
+        ends_by: limit.and_then(|limit| started_at.checked_add(SignedDuration::from_secs(limit)).ok()),
+        started_at,
+    })
+}
+
 pub(super) async fn occupants(pool: &SqlitePool) -> Result<Vec<Running>, StoreError> {
     let found = sqlx::query(OCCUPANTS).fetch_all(pool).await?;
-    let running = found.iter().map(|row| {
-        let fields = Fields::new(row, "jobs", "id")?;
-        let limit: Option<i64> = fields.get("limit_seconds")?;
-        let started_at = fields.time("started_us")?;
-        Ok(Running {
-            id: job_id(fields.id),
-            queue: fields.get("queue")?,
-            user: Uid(fields.number("user_id")?),
-            cpus: fields.number("cpus")?,
-            gpus: fields.number("gpus")?,
-            ends_by: limit.and_then(|limit| started_at.checked_add(SignedDuration::from_secs(limit)).ok()),
-            started_at,
-        })
-    });
-    Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    Ok(found.iter().map(occupant).collect::<Result<_, RowError>>().map_err(Fault::from)?)
+}
+
+/// All that the scheduler looks at, in one trip to the connection's thread, which costs as much as the statements do.
+static LOOK: LazyLock<String> = LazyLock::new(|| [IS_OVERDUE, OCCUPANTS, READY, NEXT_READY].join(";\n"));
+
+/// What [`LOOK`] finds.
+#[derive(Default)]
+pub(super) struct Look {
+    /// Whether a queued job's time has come without its having been put among the ready ones.
+    pub(super) is_overdue: bool,
+    pub(super) running: Vec<Running>,
+    pub(super) ready: Vec<Ready>,
+    pub(super) next_ready_at: Option<Timestamp>,
+}
+
+pub(super) async fn look(pool: &SqlitePool, now: Timestamp, limit: u32) -> Result<Look, StoreError> {
+    let query = sqlx::query(AssertSqlSafe(LOOK.as_str())).bind(now.as_microsecond()).bind(limit).bind(MOST_CLASSES);
+    let (mut look, mut statement) = (Look::default(), 0);
+    let mut found = pool.fetch_many(query);
+    while let Some(step) = found.try_next().await? {
+        match (step, statement) {
+            (Either::Left(_), _) => statement += 1,
+            (Either::Right(row), 0) => look.is_overdue = row.try_get(0)?,
+            (Either::Right(row), 1) => look.running.push(occupant(&row).map_err(Fault::from)?),
+            (Either::Right(row), 2) => look.ready.push(one_ready(&row).map_err(Fault::from)?),
+            (Either::Right(row), _) => {
+                let at: Option<i64> = row.try_get(0)?;
+                look.next_ready_at = at.and_then(|at| Timestamp::from_microsecond(at).ok());
+            }
+        }
+    }
+    Ok(look)
 }
 
 pub(super) const ATTEMPTS: &str =
@@ -269,7 +291,7 @@ pub(super) async fn checkpoints(
     Ok(checkpoints.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
-pub(super) const METRICS: &str = "SELECT id, point FROM metrics WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+pub(super) const METRICS: &str = "SELECT id, point FROM metrics WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3 + 0";
 
 pub(super) async fn metrics(
     pool: &SqlitePool,
@@ -286,8 +308,8 @@ pub(super) async fn metrics(
 }
 
 pub(super) const EVENTS: &str =
-    "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND body IS NOT NULL ORDER BY id LIMIT ?2";
-pub(super) const EVENTS_OF_ONE: &str = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 AND body IS NOT NULL ORDER BY id LIMIT ?2";
+    "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND body IS NOT NULL ORDER BY id LIMIT ?2 + 0";
+pub(super) const EVENTS_OF_ONE: &str = "SELECT id, at_us, job_id, body FROM events WHERE id > ?1 AND job_id = ?3 AND body IS NOT NULL ORDER BY id LIMIT ?2 + 0";
 
 pub(super) async fn events(
     pool: &SqlitePool,

@@ -212,7 +212,7 @@ macro_rules! is_gone {
 }
 
 pub(super) const BEGINNING: &str =
-    concat!("SELECT id, job_id, hash, ", is_gone!(), " FROM events WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3");
+    concat!("SELECT id, job_id, hash, ", is_gone!(), " FROM events WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3 + 0");
 
 pub(super) const IS_PRUNABLE: &str = concat!(
     "SELECT ",
@@ -227,14 +227,14 @@ pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
 pub(super) const OLDEST: &str = "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
      WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
-     ORDER BY finished_us LIMIT ?1";
+     ORDER BY finished_us LIMIT ?1 + 0";
 
 /// The same of arrays, with none of whose members a job waits that has not ended.
 pub(super) const OLDEST_ARRAYS: &str = "SELECT id, ended_us FROM arrays WHERE ended_us IS NOT NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
      WHERE waits.on_job >= arrays.id AND waits.on_job <= arrays.id + arrays.size \
      AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
-     ORDER BY ended_us LIMIT ?1";
+     ORDER BY ended_us LIMIT ?1 + 0";
 
 /// From the counts, which are a few rows for each array.
 pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM queue_counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \

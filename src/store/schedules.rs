@@ -127,7 +127,7 @@ impl Store {
     }
 }
 
-pub(super) const MISSED: &str = "SELECT id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2";
+pub(super) const MISSED: &str = "SELECT id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2 + 0";
 
 pub(super) const ALL: &str = concat!(
     "SELECT ",
@@ -147,7 +147,7 @@ pub(super) const DUE: &str = concat!(
 
 pub(super) const NEXT: &str = "SELECT min(next_tick_us) FROM schedules WHERE enabled = 1 AND next_tick_us > ?1";
 
-pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2";
+pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2 + 0";
 
 /// A schedule from [`schedule_columns`].
 fn schedule(row: &SqliteRow) -> Result<Schedule, RowError> {

@@ -19,51 +19,51 @@ pub(super) struct Sealed {
 pub(super) const TABLES: [Sealed; 10] = [
     Sealed {
         table: "idempotency",
-        rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+        rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
     },
     Sealed {
         table: "attempts",
         rows: concat!(
             "SELECT token, seal, ",
             sealed_attempt_columns!(),
-            " FROM attempts WHERE token > ?1 ORDER BY token LIMIT ?2"
+            " FROM attempts WHERE token > ?1 ORDER BY token LIMIT ?2 + 0"
         ),
     },
     Sealed {
         table: "checkpoints",
-        rows: "SELECT id, seal, job_id, attempt, uri, checkpoint FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2",
+        rows: "SELECT id, seal, job_id, attempt, uri, checkpoint FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "metrics",
-        rows: "SELECT id, seal, job_id, attempt, step, point FROM metrics WHERE id > ?1 ORDER BY id LIMIT ?2",
+        rows: "SELECT id, seal, job_id, attempt, step, point FROM metrics WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "schedules",
         rows: "SELECT id, seal, name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us FROM schedules \
-               WHERE id > ?1 ORDER BY id LIMIT ?2",
+               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "ticks",
         rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
-               WHERE job_id > ?1 ORDER BY job_id LIMIT ?2",
+               WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
     },
     Sealed {
         table: "missed_ticks",
-        rows: "SELECT id, seal, schedule_id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE id > ?1 ORDER BY id LIMIT ?2",
+        rows: "SELECT id, seal, schedule_id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "arrays",
         rows: "SELECT id, seal, id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
-               WHERE id > ?1 ORDER BY id LIMIT ?2",
+               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "queues",
         rows: "SELECT id, seal, name, max_running, max_cpus, max_gpus, max_per_user, ordering, flow, changed_by, changed_us FROM queues \
-               WHERE id > ?1 ORDER BY id LIMIT ?2",
+               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
     Sealed {
         table: "rungs",
-        rows: "SELECT id, seal, array_id, rung, job_id, steps, value FROM rungs WHERE id > ?1 ORDER BY id LIMIT ?2",
+        rows: "SELECT id, seal, array_id, rung, job_id, steps, value FROM rungs WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
     },
 ];
 

@@ -136,6 +136,12 @@ async fn arrays_are_found_without_a_look_at_others() {
 /// Fails with the statement that walks a whole table of jobs or of what belongs to them.
 async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)]) {
     for (name, sql) in statements {
+        // SQLite prepares a statement anew each time that a LIMIT's parameter is bound which stands there alone.
+        let alone = sql
+            .split("LIMIT ?")
+            .skip(1)
+            .any(|rest| !rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(" + 0"));
+        assert!(!alone, "{name}: {sql}");
         let plan = plan(conn, sql).await;
         let tables = [
             "jobs",

@@ -55,6 +55,17 @@ pub struct Claimed {
     pub resume: Vec<CheckpointRef>,
 }
 
+/// What the scheduler sees of the queue.
+#[derive(Debug, Clone)]
+pub struct InLine {
+    /// What the running jobs occupy, and until when.
+    pub running: Vec<Running>,
+    /// The jobs that may start, in the order in which they should.
+    pub ready: Vec<Ready>,
+    /// The earliest start time to come of those that must not start yet.
+    pub next_ready_at: Option<Timestamp>,
+}
+
 /// A job the planner may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {

@@ -1,7 +1,7 @@
 //! A group of commands as one unit of work: read the rows they are about, decide in memory through `domain::state`, write what changed with one statement a table.
 //! Called by the writer inside its transaction. The number of statements does not depend on the number of commands.
 
-mod needs;
+pub(super) mod needs;
 pub(super) mod replace;
 pub(super) mod settle;
 
@@ -23,7 +23,7 @@ use super::{
     halving::Rungs,
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
-    load,
+    load::{self, Loaded},
     members::{PreparedArray, joined},
     queues::HeldQueues,
     timers::{Standing, Timers},
@@ -83,13 +83,13 @@ impl Unit {
         now: Timestamp,
     ) -> Result<Self, Fault> {
         let mut needs = Needs::of(asks);
-        let keys = load::begin(conn, &needs.keys).await?;
+        let Loaded { mut jobs, keys, attempts, specs, checkpoints } = load::begin(conn, &needs).await?;
         let late = match needs.late {
             Some(moment) => deadlines::late(conn, moment).await?,
             None => Vec::new(),
         };
-        needs.jobs.extend(&late);
-        let jobs = load::jobs(conn, &needs.jobs).await?;
+        let more = late.iter().copied().filter(|job| !needs.jobs.contains(job)).collect();
+        jobs.extend(load::jobs(conn, &more).await?);
         let again = jobs.iter().map(|(job, _)| job).filter(|job| job.attempt > 0 && needs.claimed.contains(&job.id));
         let again = again.map(|job| job.id).collect();
         let members: Vec<(&Job, u64)> = needs
@@ -116,10 +116,10 @@ impl Unit {
             arrivals: Arrivals::default(),
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
-            attempts: held::load(conn, &needs.attempts).await?,
+            attempts,
             earlier: held::last_metrics(conn, &again).await?,
-            specs: load::specs(conn, &needs.claimed).await?,
-            checkpoints: load::checkpoints(conn, &needs.claimed).await?,
+            specs,
+            checkpoints,
             timers: Timers::load(conn, &needs.schedules, &needs.turns).await?,
             queues: HeldQueues::load(conn, &needs.queues).await?,
             writes: Writes::default(),

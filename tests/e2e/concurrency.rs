@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Setup, Worker,
+    daemon::worker_pid,
     specs::{Length, fake, training, written},
 };
 
@@ -74,14 +75,14 @@ fn a_replacement_is_whole_or_has_not_happened_wherever_the_daemon_is_killed() {
     let mut holder = daemon.submit(&newest("first", "steps:10000000:10"));
     let mut both = 0;
     for round in 0..12_u64 {
-        daemon.wait_for(&holder, "running");
+        daemon.wait_until(&holder, "runs", |job| worker_pid(job).is_some());
         let (spec, client) = (newest("next", "steps:10000000:10"), daemon.client.clone());
         let key = format!("replacement-{round}");
         let body = json!({"spec": spec, "key": key}).to_string();
         let submit =
             std::thread::spawn(move || client.send("POST", "/v1/jobs", &body).is_ok_and(|answer| answer.status == 201));
-        // From before it is read to after it was answered.
-        std::thread::sleep(Duration::from_micros(round * 500));
+        // From before it is read to after it was answered, on a busy machine too.
+        std::thread::sleep(Duration::from_micros(round * round * 500));
         daemon.kill();
         let was_answered = submit.join().unwrap();
         daemon.start();

@@ -10,21 +10,21 @@ use crate::domain::{Event, Fence, Uid};
 
 /// Which rows to read.
 #[derive(Default)]
-pub(super) struct Needs<'a> {
-    pub(super) jobs: BTreeSet<JobId>,
-    pub(super) claimed: BTreeSet<JobId>,
-    pub(super) attempts: BTreeSet<FencingToken>,
-    pub(super) keys: Vec<(Uid, &'a str)>,
-    pub(super) schedules: BTreeSet<&'a str>,
-    pub(super) queues: BTreeSet<&'a str>,
-    pub(super) turns: Vec<&'a PreparedTurn>,
+pub(in crate::store) struct Needs<'a> {
+    pub(in crate::store) jobs: BTreeSet<JobId>,
+    pub(in crate::store) claimed: BTreeSet<JobId>,
+    pub(in crate::store) attempts: BTreeSet<FencingToken>,
+    pub(in crate::store) keys: Vec<(Uid, &'a str)>,
+    pub(in crate::store) schedules: BTreeSet<&'a str>,
+    pub(in crate::store) queues: BTreeSet<&'a str>,
+    pub(in crate::store) turns: Vec<&'a PreparedTurn>,
     /// Whose checkpoints come, and of which step.
-    pub(super) checkpointed: Vec<(JobId, u64)>,
-    pub(super) late: Option<Timestamp>,
+    pub(in crate::store) checkpointed: Vec<(JobId, u64)>,
+    pub(in crate::store) late: Option<Timestamp>,
     /// What new jobs wait for.
-    pub(super) awaited: BTreeSet<JobId>,
+    pub(in crate::store) awaited: BTreeSet<JobId>,
     /// What is to be removed.
-    pub(super) removed: BTreeSet<JobId>,
+    pub(in crate::store) removed: BTreeSet<JobId>,
 }
 
 impl<'a> Needs<'a> {

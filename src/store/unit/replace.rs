@@ -162,11 +162,11 @@ async fn line(
 }
 
 pub(in super::super) const DUE: &str = "SELECT id, user_id, gate_key, gate_newest FROM jobs \
-     WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1 AND gated = 1 ORDER BY not_before_us, id LIMIT ?2";
+     WHERE state = 'queued' AND due = 0 AND not_before_us <= ?1 AND gated = 1 ORDER BY not_before_us, id LIMIT ?2 + 0";
 pub(in super::super) const NEWEST: &str = "SELECT id FROM jobs INDEXED BY jobs_newest \
      WHERE user_id = ?1 AND gate_key = ?2 AND gate_newest = 1 AND state IN ('queued', 'running') \
-     AND (gated = 0 OR due = 1) AND (intent IS NULL OR intent = 'yield') ORDER BY waiting_us, id LIMIT ?3";
+     AND (gated = 0 OR due = 1) AND (intent IS NULL OR intent = 'yield') ORDER BY waiting_us, id LIMIT ?3 + 0";
 pub(in super::super) const OTHERS: &str = "SELECT id FROM (SELECT id FROM jobs INDEXED BY jobs_through WHERE user_id = ?1 AND gate_key = ?2 AND gated = 0 \
-         AND state IN ('queued', 'running') AND gate_newest = 0 AND (intent IS NULL OR intent = 'yield') LIMIT ?3) \
+         AND state IN ('queued', 'running') AND gate_newest = 0 AND (intent IS NULL OR intent = 'yield') LIMIT ?3 + 0) \
      UNION ALL SELECT id FROM (SELECT id FROM jobs INDEXED BY jobs_behind WHERE user_id = ?1 AND gate_key = ?2 AND gated = 1 AND due = 1 \
-         AND gate_newest = 0 LIMIT ?3)";
+         AND gate_newest = 0 LIMIT ?3 + 0)";

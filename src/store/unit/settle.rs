@@ -344,7 +344,7 @@ const NEW: &str =
     "INSERT INTO dependencies (job_id, on_job, need) SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1)";
 pub(in super::super) const WAIVED: &str = "UPDATE dependencies SET waived = 1 FROM jsonb_each(?1) AS new \
      WHERE dependencies.job_id = new.value ->> 0 AND dependencies.on_job = new.value ->> 1 AND dependencies.waived = 0";
-const EARLIER: &str = "SELECT on_job, after_job FROM unsettled ORDER BY on_job LIMIT ?1";
+const EARLIER: &str = "SELECT on_job, after_job FROM unsettled ORDER BY on_job LIMIT ?1 + 0";
 const SETTLED: &str = "DELETE FROM unsettled WHERE on_job IN (SELECT value ->> 0 FROM jsonb_each(?1))";
 const UNSETTLED: &str = "
 INSERT INTO unsettled (on_job, after_job) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?1) WHERE true
