@@ -97,7 +97,7 @@ async fn carry_out(store: &Store, skip: usize, each: usize) -> f64 {
 
 async fn claim_and_end(store: &Store, job: JobId) {
     let lease_until = clock().now() + LEASE;
-    let fence = store.claim(job, [7; 32], lease_until).await.expect("a queued job is claimed").fence;
+    let fence = store.claim(job, Vec::new(), [7; 32], lease_until).await.expect("a queued job is claimed").fence;
     let exit = Exit { class: ExitClass::Ok, message: None, hint: None };
     let end = Command::End { exit, model: None, output: None, jitter: 0.5 };
     store.command(job, Some(fence), end).await.expect("a running job ends");

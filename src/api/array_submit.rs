@@ -11,7 +11,7 @@ use axum::{
 };
 use mlctl_protocol::{
     JobSpec,
-    spec::{After, DataSource, Resources, Wins, Work},
+    spec::{After, DataSource, Wins, Work},
 };
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Hold,
+        Hold, Machine,
         array::{Design, Halving, Metric, Params, Sweep, lay_over, member_name},
         rules::{self, Problem},
     },
@@ -115,7 +115,7 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         let hint = "have one job wait for those, and the array wait for that one";
         return Err(Failure::new(ErrorCode::TooLarge, message, hint));
     }
-    let (design, machine) = (design.clone(), api.supervisor.machine());
+    let (design, machine) = (design.clone(), api.supervisor.machine().clone());
     // Ten thousand specs take longer than other requests should wait for.
     let made = tokio::task::spawn_blocking(move || members(&spec, &design, size, &machine)).await;
     let (mut members, mut mistakes) =
@@ -185,12 +185,7 @@ fn digest(spec: &JobSpec, design: &Design, hold: bool) -> Result<blake3::Hash, F
 }
 
 /// Makes every member and checks it by the rules.
-fn members(
-    base: &JobSpec,
-    design: &Design,
-    size: u32,
-    machine: &Resources,
-) -> Result<(Vec<Member>, Mistakes), Failure> {
+fn members(base: &JobSpec, design: &Design, size: u32, machine: &Machine) -> Result<(Vec<Member>, Mistakes), Failure> {
     let unwritable = |error| Failure::internal("the spec cannot be written as JSON", &error);
     let json = serde_json::to_value(base).map_err(unwritable)?;
     let bytes = serde_json::to_vec(&json).map_err(unwritable)?.len() as u64;

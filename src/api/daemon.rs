@@ -26,8 +26,8 @@ pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>,
         storage_url: config.storage_url.clone(),
         instance: instance.id.clone(),
         epoch: instance.epoch,
-        machine: api.supervisor.machine(),
-        used: api.supervisor.used(),
+        machine: api.supervisor.machine().totals(),
+        used: api.supervisor.machine().used(&api.supervisor.free()),
         jobs: api.store.counts().await?.into_iter().collect(),
     }))
 }

@@ -2,6 +2,7 @@
 //! it deletes again; a look that takes too long is a finding too.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -57,6 +58,7 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
         roots(&api.config.data_roots).await,
         worker(&api.config.programs.worker).await,
         commands(&api).await,
+        gpus(&api).await,
         socket("socket", &api, &api.config.socket).await,
         socket("workers' socket", &api, &api.config.workers_socket).await,
         clock(&api).await,
@@ -195,6 +197,30 @@ async fn commands(api: &Shared) -> CheckView {
         CheckStatus::Fail => CheckView { status: CheckStatus::Warn, ..found },
         _ => found,
     }
+}
+
+/// Whether the GPUs that jobs are given can be seen, and the programs for them run.
+async fn gpus(api: &Shared) -> CheckView {
+    const NAME: &str = "GPUs";
+    let machine = api.supervisor.look_at_machine().await;
+    if machine.gpus.is_empty() {
+        return ok(NAME, "jobs are given none");
+    }
+    let programs: BTreeSet<&PathBuf> = api.config.programs.by_gpu.values().collect();
+    for path in programs {
+        let found = program(NAME, path, "name the worker's program in devices.worker of mld").await;
+        if found.status == CheckStatus::Fail {
+            return found;
+        }
+    }
+    let busy: Vec<String> =
+        machine.gpus.iter().filter(|gpu| gpu.foreign.is_busy).map(|gpu| gpu.index.to_string()).collect();
+    let count = reason::counted(machine.totals().gpus, "GPU");
+    if busy.is_empty() {
+        return ok(NAME, format!("jobs are given {count}"));
+    }
+    let detail = format!("jobs are given {count}, of which others use GPU {}", busy.join(", "));
+    warn(NAME, detail, "`mlctl device ls` says how much; nvidia-smi says who")
 }
 
 /// Whether a file is a program that says its version.

@@ -63,6 +63,17 @@ impl FromRequestParts<Context> for NamedQueue {
     }
 }
 
+/// The text that `{device}` in the path stands for; whether there is such a GPU is not looked at.
+pub(super) struct NamedDevice(pub(super) String);
+
+impl FromRequestParts<Context> for NamedDevice {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "device", "name a GPU by its index or its UUID").await.map(Self)
+    }
+}
+
 /// A bounded text of the path.
 async fn reference(parts: &mut Parts, api: &Context, what: &str, hint: &str) -> Result<String, Failure> {
     let reference = parameter(parts, api, what).await?;

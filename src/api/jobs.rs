@@ -101,10 +101,7 @@ fn filter(api: &Shared, query: ListQuery) -> Result<ListFilter, Failure> {
     }
     let user = match user {
         None => None,
-        Some(text) => Some(api.users.find(&text).ok_or_else(|| {
-            let shown: String = text.chars().take(40).collect();
-            Failure::bad_request(format!("there is no user {shown:?} on this machine"), "name a login or a user id")
-        })?),
+        Some(text) => Some(api.users.named(&text)?),
     };
     let limit = limit.unwrap_or(DEFAULT_LIST_LIMIT).min(MAX_LIST_LIMIT);
     let labels = labels.as_deref().map_or(Ok(BTreeMap::new()), read_labels)?;
@@ -246,7 +243,7 @@ impl Shared {
         Scene {
             now: self.clock.now(),
             names: self.users.names(),
-            machine: self.supervisor.machine(),
+            machine: self.supervisor.machine().clone(),
             free: self.supervisor.free(),
             occupants: self.supervisor.occupants(),
             through: Vec::new(),

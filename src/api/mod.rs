@@ -7,6 +7,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod devices;
 mod doctor;
 mod download;
 mod error;

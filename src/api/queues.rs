@@ -88,9 +88,11 @@ async fn views(api: &Shared) -> Result<BTreeMap<String, QueueView>, StoreError> 
     let rows = api.store.queues();
     let mut counts = api.store.queue_counts().await?;
     let mut used: BTreeMap<String, Resources> = BTreeMap::new();
-    for Running { queue, cpus, gpus, .. } in api.store.occupants().await? {
+    for Running { queue, has, .. } in api.store.occupants().await? {
         let used = used.entry(queue).or_insert(Resources::NONE);
-        (used.cpus, used.gpus) = (used.cpus.saturating_add(cpus), used.gpus.saturating_add(gpus));
+        used.cpus = used.cpus.saturating_add(has.cpus);
+        used.gpus = used.gpus.saturating_add(has.gpus);
+        used.memory_mib = used.memory_mib.saturating_add(has.memory_mib);
     }
     let names: BTreeSet<String> = counts.keys().chain(rows.keys()).cloned().chain([DEFAULT_QUEUE.to_owned()]).collect();
     let scene = api.scene();

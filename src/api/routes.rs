@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, array_submit, arrays, checkpoints, control, daemon, doctor, download, error::Failure, follow, jobs, logs,
-    queues, removal, schedules, submit, types::ErrorCode,
+    Context, array_submit, arrays, checkpoints, control, daemon, devices, doctor, download, error::Failure, follow,
+    jobs, logs, queues, removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -102,6 +102,8 @@ fn all() -> Vec<Route> {
         get("/v1/queues/{queue}", queues::show),
         post("/v1/queues/{queue}", queues::set),
         delete("/v1/queues/{queue}", queues::remove),
+        get("/v1/devices", devices::list),
+        post("/v1/devices/{device}", devices::assign),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/stop", daemon::stop),
         get("/v1/doctor", doctor::examine).within(LONG_LIMIT),

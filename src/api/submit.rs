@@ -21,13 +21,13 @@ use super::{
     preflight, queues,
     types::{DryRunView, ErrorCode, MAX_KEY_BYTES, PlacementView, SCHEMA, SubmitRequest},
     view::{
-        self, Planned, Scene, reason,
-        turn::{fits, imagined, turn},
+        self, Planned, Scene,
+        turn::{self, imagined, turn},
     },
 };
 use crate::{
     domain::{
-        Hold, Uid,
+        Hold, Machine, Uid,
         rules::{self, Problem},
         schedule::KEY_PREFIX,
     },
@@ -78,7 +78,7 @@ pub(super) async fn submit(
 async fn place(api: &Shared, spec: &JobSpec, user: Uid) -> Result<PlacementView, Failure> {
     let scene = api.scene();
     let job = imagined(spec, user, scene.now);
-    let snapshot = api.observer.look(scene.now, FORESEEN).await?;
+    let snapshot = api.observer.look_ahead(scene.now, FORESEEN, job.needs.gpus > 0).await?.0;
     let outlook = Outlook::with(snapshot, job.clone());
     let starts_by = outlook.latest_starts().remove(&job.id);
     let scene = Scene { outlook: Some(Box::new(outlook)), ..scene };
@@ -97,7 +97,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
 /// Everything that is wrong with a spec here and now. What it names outside itself is put in its place.
 pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Problem>, Failure> {
     let mut problems = rules::problems(spec);
-    problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
+    problems.extend(too_large(&spec.resources, api.supervisor.machine()));
     problems.extend(queues::problem(api, &spec.queue, &spec.resources));
     problems.extend(too_late(spec, api.clock.now()));
     let mut outside = Vec::new();
@@ -171,19 +171,23 @@ fn too_late(spec: &JobSpec, now: Timestamp) -> Option<Problem> {
 }
 
 /// What no empty machine could hold would wait for ever.
-pub(super) fn too_large(needs: &Resources, machine: &Resources) -> Option<Problem> {
-    if fits(needs, machine) {
+pub(super) fn too_large(needs: &Resources, machine: &Machine) -> Option<Problem> {
+    if machine.could_hold(needs) {
         return None;
     }
-    let path = if needs.cpus > machine.cpus { "resources.cpus" } else { "resources.gpus" };
+    let (path, hint) = if needs.cpus > machine.cpus {
+        ("resources.cpus", "ask for less, or give jobs more with workers.cpus of mld")
+    } else if needs.memory_mib > machine.memory_mib {
+        ("resources.memory_mib", "ask for less, or give jobs more with workers.memory_mib of mld")
+    } else if needs.gpus as usize > machine.gpus.len() {
+        ("resources.gpus", "ask for less; `mlctl device ls` lists the GPUs that jobs are given")
+    } else {
+        ("resources.vram_mib", "ask for less; `mlctl device ls` says how much each GPU has")
+    };
     Some(Problem {
         path: path.into(),
-        message: format!(
-            "the job needs {}, and this machine gives {} to jobs",
-            reason::of_all(needs),
-            reason::of_all(machine)
-        ),
-        hint: Some("ask for less, or give jobs more with workers.cpus and workers.gpus of mld".into()),
+        message: format!("the job {}", turn::too_large(needs, machine)),
+        hint: Some(hint.into()),
     })
 }
 

@@ -6,6 +6,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod devices;
 mod error;
 mod queues;
 mod removal;
@@ -33,6 +34,7 @@ pub use checkpoints::{
 };
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
+pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
@@ -122,6 +124,9 @@ pub struct JobView {
     pub labels: BTreeMap<String, String>,
     /// What it occupies while it runs.
     pub resources: Resources,
+    /// The GPUs that its last attempt has or had, by UUID.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// The number of starts, from 1; null before the first.
     pub attempt: Option<u32>,
     /// Retries used up.

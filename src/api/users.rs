@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::error::Failure;
 use crate::domain::Uid;
 
 /// The largest file that is read, in bytes.
@@ -48,6 +49,17 @@ impl Users {
             return Some(Uid(uid));
         }
         self.names().iter().find(|(_, name)| *name == text).map(|(uid, _)| Uid(*uid))
+    }
+
+    /// The same, as somebody names it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn named(&self, text: &str) -> Result<Uid, Failure> {
+        self.find(text).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Failure::bad_request(format!("there is no user {shown:?} on this machine"), "name a login or a user id")
+        })
     }
 
     pub(super) fn names(&self) -> Names {

@@ -131,6 +131,8 @@ verbs! {
     Schedule => schedule,
     /// Say how much of the machine a queue's jobs may have: list, set, pause, resume, drain and remove queues
     Queue => queue,
+    /// Say who may have which GPU: list, drain, reserve and open GPUs
+    Device => device,
     /// Write and check job specs
     Spec => spec,
     /// Ask for the daemon, or stop it

@@ -8,6 +8,7 @@ mod context;
 mod exit;
 mod failure;
 mod output;
+mod sizes;
 mod spec;
 mod sweep;
 mod times;

@@ -182,6 +182,11 @@ pub fn draft(source: Source<'_>, overlay: &Overlay<'_>, environment: &Environmen
             document.set_integer(flag, key, i64::from(*number));
         }
     }
+    // Memory is asked for of one GPU where nothing says of how many.
+    let asks_for_vram = overlay.numbers.iter().any(|(flag, _, number)| *flag == "--vram" && number.is_some());
+    if asks_for_vram && !document.has("resources.gpus") {
+        document.set_integer("--vram", &["resources", "gpus"], 1);
+    }
     Ok(Draft { document, folder })
 }
 

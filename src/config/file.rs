@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use mlctl_protocol::{s3::S3Checksum, spec::MAX_SPEC_BYTES};
+use mlctl_protocol::{
+    s3::S3Checksum,
+    spec::{MAX_MIB, MAX_SPEC_BYTES},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,8 @@ pub struct SettingsFile {
     pub storage: StorageSection,
     /// Workers and what they may use.
     pub workers: WorkersSection,
+    /// GPUs.
+    pub devices: DevicesSection,
     /// Command jobs: programs of the users' own.
     pub commands: CommandsSection,
     /// What is refused for being too much.
@@ -99,9 +104,9 @@ pub struct WorkersSection {
     /// Cores given to jobs.
     #[schemars(range(min = 1, max = 4096))]
     pub cpus: Option<u32>,
-    /// GPUs given to jobs.
-    #[schemars(range(max = 64))]
-    pub gpus: u32,
+    /// Memory given to jobs that say how much they need, in MiB.
+    #[schemars(range(min = 1, max = MAX_MIB))]
+    pub memory_mib: Option<u32>,
     /// Seconds between a worker's heartbeats.
     #[schemars(range(min = 1, max = 60))]
     pub heartbeat_seconds: u32,
@@ -133,7 +138,7 @@ impl Default for WorkersSection {
         Self {
             command: None,
             cpus: None,
-            gpus: 0,
+            memory_mib: None,
             heartbeat_seconds: 2,
             lease_seconds: 600,
             grace_seconds: 20,
@@ -144,6 +149,46 @@ impl Default for WorkersSection {
             log_files: 4,
         }
     }
+}
+
+/// GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DevicesSection {
+    /// Whether jobs are given GPUs.
+    pub enabled: bool,
+    /// The worker's program for jobs with a GPU.
+    pub worker: Option<PathBuf>,
+    /// A file that plays the hardware.
+    pub simulated: Option<PathBuf>,
+    /// What is special about one.
+    #[schemars(length(max = 64))]
+    pub gpu: Vec<GpuSection>,
+}
+
+impl Default for DevicesSection {
+    fn default() -> Self {
+        Self { enabled: true, worker: None, simulated: None, gpu: Vec::new() }
+    }
+}
+
+/// What is special about a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuSection {
+    /// Which: its index or its UUID.
+    #[schemars(length(min = 1, max = 100))]
+    pub id: String,
+    /// The worker's program for jobs with it.
+    #[serde(default)]
+    pub worker: Option<PathBuf>,
+    /// Whether jobs are given it.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Command jobs: programs of the users' own.

@@ -10,10 +10,10 @@ use std::{
 use mlctl_artifacts::uri::is_bucket;
 
 use super::{
-    CommandSettings, Environment, LimitSettings, LogSettings, RetentionSettings, S3Settings, SchedulerSettings,
-    Settings, StorageSettings, WorkerSettings,
+    CommandSettings, DeviceSettings, Environment, GpuSettings, LimitSettings, LogSettings, RetentionSettings,
+    S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
-    file::{ClientFile, OutputForm, S3Section, SettingsFile},
+    file::{ClientFile, DevicesSection, GpuSection, OutputForm, S3Section, SettingsFile},
 };
 
 /// The settings file of the system's daemon, from which the CLI learns its socket too.
@@ -152,7 +152,7 @@ fn default_places(environment: &Environment) -> Option<Places> {
 
 /// The file's values, and what follows from places for those it leaves out. `programs` is the folder with the workers' programs; without it, PATH says where they are.
 pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Path>) -> Settings {
-    let SettingsFile { daemon, storage, workers, commands, limits, scheduler, retention, log } = file;
+    let SettingsFile { daemon, storage, workers, devices, commands, limits, scheduler, retention, log } = file;
     let program = |set: &Option<PathBuf>, name: &str| {
         set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
     };
@@ -174,7 +174,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
         workers: WorkerSettings {
             command: program(&workers.command, "mlworker"),
             cpus: workers.cpus.unwrap_or_else(|| u32::try_from(cores).unwrap_or(u32::MAX)),
-            gpus: workers.gpus,
+            memory_mib: workers.memory_mib,
             heartbeat_seconds: workers.heartbeat_seconds,
             lease_seconds: workers.lease_seconds,
             grace_seconds: workers.grace_seconds,
@@ -184,6 +184,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             log_max_bytes: workers.log_max_bytes,
             log_files: workers.log_files,
         },
+        devices: device_settings(devices),
         commands: CommandSettings {
             enabled: commands.enabled,
             users: commands.users.clone(),
@@ -201,6 +202,16 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
         },
         retention: RetentionSettings { finished_days: retention.finished_days, finished_jobs: retention.finished_jobs },
         log: LogSettings { level: log.level.clone(), format: log.format },
+    }
+}
+
+fn device_settings(section: &DevicesSection) -> DeviceSettings {
+    let gpu = |gpu: &GpuSection| GpuSettings { id: gpu.id.clone(), worker: gpu.worker.clone(), enabled: gpu.enabled };
+    DeviceSettings {
+        enabled: section.enabled,
+        worker: section.worker.clone(),
+        simulated: section.simulated.clone(),
+        gpus: section.gpu.iter().map(gpu).collect(),
     }
 }
 
@@ -223,11 +234,15 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
         ("daemon.state_dir".to_owned(), file.daemon.state_dir.as_ref()),
         ("daemon.socket".to_owned(), file.daemon.socket.as_ref()),
         ("workers.command".to_owned(), file.workers.command.as_ref()),
+        ("devices.worker".to_owned(), file.devices.worker.as_ref()),
+        ("devices.simulated".to_owned(), file.devices.simulated.as_ref()),
         ("commands.executable".to_owned(), file.commands.executable.as_ref()),
         ("storage.s3.credentials_file".to_owned(), file.storage.s3.credentials_file.as_ref()),
     ];
     let roots = roots.map(|(index, root)| (format!("storage.data_roots[{index}]"), Some(root)));
-    for (key, path) in paths.into_iter().chain(roots) {
+    let gpus = file.devices.gpu.iter().enumerate();
+    let gpus = gpus.map(|(index, gpu)| (format!("devices.gpu[{index}].worker"), gpu.worker.as_ref()));
+    for (key, path) in paths.into_iter().chain(roots).chain(gpus) {
         if path.is_some_and(|path| !path.is_absolute()) {
             let problem = document.problem(&key, "expected an absolute path: one that starts with `/`");
             problems.push(problem.hint("a daemon has no working directory that a relative path could mean"));
@@ -243,6 +258,12 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
         }
     }
     problems.extend(unsound_storage(document, settings));
+    for (index, gpu) in file.devices.gpu.iter().enumerate() {
+        if file.devices.gpu.iter().take(index).any(|earlier| earlier.id == gpu.id) {
+            let message = format!("GPU {} is there twice", gpu.id);
+            problems.push(document.problem(&format!("devices.gpu[{index}].id"), message));
+        }
+    }
     if settings.workers.lease_seconds < settings.workers.heartbeat_seconds.saturating_mul(5) {
         let message = "a lease must be at least five heartbeats long";
         problems.push(document.problem("workers.lease_seconds", message));

@@ -27,6 +27,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Workers and what they may use.
     pub workers: WorkerSettings,
+    /// GPUs.
+    pub devices: DeviceSettings,
     /// Command jobs.
     pub commands: CommandSettings,
     /// What is refused for being too much.
@@ -74,8 +76,8 @@ pub struct WorkerSettings {
     pub command: PathBuf,
     /// Cores there are to give to jobs.
     pub cpus: u32,
-    /// GPUs there are to give to jobs.
-    pub gpus: u32,
+    /// Memory there is to give to jobs, in MiB: all of it when absent.
+    pub memory_mib: Option<u32>,
     /// Seconds between a worker's heartbeats.
     pub heartbeat_seconds: u32,
     /// Seconds without a heartbeat after which a worker is ended, and without a daemon after which it ends itself.
@@ -92,6 +94,30 @@ pub struct WorkerSettings {
     pub log_max_bytes: u64,
     /// Log files of each of a worker's two streams, the one being written included; at least 1.
     pub log_files: u32,
+}
+
+/// GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceSettings {
+    /// Whether jobs are given GPUs.
+    pub enabled: bool,
+    /// The worker's program for jobs with a GPU; that of others when absent.
+    pub worker: Option<PathBuf>,
+    /// A file that plays the hardware.
+    pub simulated: Option<PathBuf>,
+    /// What is special about one, by its index or its UUID.
+    pub gpus: Vec<GpuSettings>,
+}
+
+/// What is special about a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuSettings {
+    /// Its index or its UUID.
+    pub id: String,
+    /// The worker's program for jobs with it, where it is another.
+    pub worker: Option<PathBuf>,
+    /// Whether jobs are given it.
+    pub enabled: bool,
 }
 
 /// Command jobs.

@@ -73,7 +73,7 @@ fn a_state_directory_holds_everything_and_no_other_file_is_read() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("config/mld");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("mld.toml"), "[workers]\ngpus = 3\n").unwrap();
+    std::fs::write(folder.join("mld.toml"), "[workers]\ncpus = 3\n").unwrap();
     let environment = environment(home.path());
     let flags = Overrides { state_dir: Some("d".into()), ..Overrides::default() };
     let settings = load(&flags, &environment).unwrap();
@@ -84,7 +84,7 @@ fn a_state_directory_holds_everything_and_no_other_file_is_read() {
     assert_eq!(settings.storage.url, format!("file://{}", under("objects").display()));
 
     let settings = load(&Overrides::default(), &environment).unwrap();
-    assert_eq!(settings.workers.gpus, 3, "the user's own file is read otherwise");
+    assert_eq!(settings.workers.cpus, 3, "the user's own file is read otherwise");
     assert_eq!(settings.state_dir, home.path().join("state/mld"));
     assert_eq!(settings.socket, PathBuf::from("/run/user/7/mld/mld.sock"));
     let from_environment = Environment { mld_state_dir: Some("/e".into()), ..environment };
@@ -108,8 +108,8 @@ fn a_service_has_the_systems_places() {
 #[test]
 fn flags_go_over_the_file() {
     let settings =
-        load_text("[workers]\ngpus = 1\ngrace_seconds = 5\n", &["workers.gpus=2", "log.format=json"]).unwrap();
-    assert_eq!((settings.workers.gpus, settings.workers.grace_seconds), (2, 5));
+        load_text("[workers]\ncpus = 1\ngrace_seconds = 5\n", &["workers.cpus=2", "log.format=json"]).unwrap();
+    assert_eq!((settings.workers.cpus, settings.workers.grace_seconds), (2, 5));
     assert_eq!(settings.log.format, LogFormat::Json);
 }
 
@@ -119,7 +119,7 @@ fn every_mistake_is_shown_at_once() {
     let expected = r#"mld.toml:1:2: unknown key `worker`
  1 | [worker]
    |  ^^^^^^
-   = hint: did you mean `workers`? allowed: `commands`, `daemon`, `limits`, `log`, `retention`, `scheduler`, `storage`, `workers`
+   = hint: did you mean `workers`? allowed: `commands`, `daemon`, `devices`, `limits`, `log`, `retention`, `scheduler`, `storage`, `workers`
 
 mld.toml:5:8: expected an integer, found the string "2"
  5 | cpus = "2"
@@ -135,11 +135,11 @@ mld.toml:9:10: "xml" is no value of `format`
    |          ^^^^^
    = hint: allowed: "text", "json"
 
---set: unknown key `gpu`
-  | workers.gpu=1
+--set: unknown key `cpu`
+  | workers.cpu=1
   |         ^^^
-  = hint: did you mean `gpus`? allowed: `ahead`, `command`, `cpus`, `gpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `min_run_seconds`"#;
-    assert_eq!(load_text(text, &["workers.gpu=1"]).unwrap_err(), expected);
+  = hint: did you mean `cpus`? allowed: `ahead`, `command`, `cpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `memory_mib`, `min_run_seconds`"#;
+    assert_eq!(load_text(text, &["workers.cpu=1"]).unwrap_err(), expected);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod entropy;
+mod hardware;
 pub mod lock;
 pub mod logging;
 pub mod run;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mlctl_artifacts::Stores;
-use mlctl_protocol::{s3::S3Access, spec::Resources};
+use mlctl_protocol::s3::S3Access;
 use rustix::fs::Mode;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::{
     entropy,
+    hardware::{self, Hardware},
     lock::{LockError, StateLock},
     service_manager,
     signals::Stop,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     api::{self, Api},
     config::{SchedulerSettings, Settings},
-    domain::{Clock, retention::Retention, share::FairShare},
+    domain::{Clock, Machine, retention::Retention, share::FairShare},
     scheduler::{
         self, Observer, Scheduler,
         cron::{self, Cron},
@@ -37,6 +38,7 @@ use crate::{
     store::{Store, StoreError},
     supervisor::{
         self, LogBounds, Supervisor,
+        devices::InventoryError,
         executor::{Executor, Programs},
         process::LocalProcesses,
     },
@@ -87,6 +89,9 @@ pub enum DaemonError {
     /// Workers cannot be supervised.
     #[error("supervise workers")]
     Supervise(#[source] io::Error),
+    /// It is not known which GPUs there are.
+    #[error("see which GPUs there are")]
+    Devices(#[source] InventoryError),
     /// Signals cannot be received.
     #[error("receive signals")]
     Signals(#[source] io::Error),
@@ -121,6 +126,9 @@ impl DaemonError {
             Self::Socket(SocketError::TooLong(_)) => "choose a shorter state directory, or set the path of the socket",
             Self::Socket(SocketError::Failed { .. }) => "check the owner and the permissions of the socket's folder",
             Self::Supervise(_) => "raise fs.inotify.max_user_instances, and check that /proc is mounted",
+            Self::Devices(_) => {
+                "check that nvidia-smi works, or set devices.enabled = false in mld.toml and give jobs no GPUs"
+            }
             Self::Signals(_) => "check the limits on open files",
             Self::Part(_) => "this is a bug: the log has what led to it; a new start is safe",
         }
@@ -140,17 +148,20 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let Surroundings { clock, environment, s3, stop } = surroundings;
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
     let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
-    let executor = LocalProcesses::new(programs(&settings), environment).map_err(DaemonError::Supervise)?;
+    let Hardware { machine, programs, inventory } = hardware::look(&settings).map_err(DaemonError::Devices)?;
+    let executor = LocalProcesses::new(programs.clone(), settings.attempts_dir.clone(), environment);
+    let executor = executor.map_err(DaemonError::Supervise)?;
     let artifacts = Stores::with_s3(s3.clone());
     let parts = supervisor::Parts {
         store: store.clone(),
         artifacts: artifacts.clone(),
         clock: clock.clone(),
         executor: Arc::new(executor) as Arc<dyn Executor>,
+        inventory,
     };
     let part_stop = CancellationToken::new();
-    let supervisor =
-        Supervisor::new(supervision(&settings, s3), parts, part_stop.clone()).map_err(DaemonError::Supervise)?;
+    let supervisor = Supervisor::new(supervision(&settings, machine, s3), parts, part_stop.clone())
+        .map_err(DaemonError::Supervise)?;
     let handle = supervisor.handle();
     let adoption = supervisor.adopt().await.map_err(of_store)?;
     let audience = if settings.group_access { Audience::Group } else { Audience::Owner };
@@ -166,7 +177,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         stop_daemon: stop.soft.clone(),
     };
     let keeper = keeper(&settings, &api_parts);
-    let api = Api::new(service(&settings), api_parts, part_stop.clone());
+    let api = Api::new(service(&settings, programs), api_parts, part_stop.clone());
     let cron = Cron {
         store: store.clone(),
         clock: clock.clone(),
@@ -247,11 +258,7 @@ fn make_folder(path: &Path) -> Result<(), DaemonError> {
     made.map_err(|source| DaemonError::Folder { path: path.to_owned(), source })
 }
 
-fn programs(settings: &Settings) -> Programs {
-    Programs { worker: settings.workers.command.clone(), command: settings.commands.executable.clone() }
-}
-
-fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config {
+fn supervision(settings: &Settings, machine: Machine, s3: Option<S3Access>) -> supervisor::Config {
     let workers = &settings.workers;
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     supervisor::Config {
@@ -260,7 +267,7 @@ fn supervision(settings: &Settings, s3: Option<S3Access>) -> supervisor::Config 
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         s3,
         has_commands: settings.commands.enabled,
-        machine: Resources { cpus: workers.cpus, gpus: workers.gpus },
+        machine,
         heartbeat_seconds: workers.heartbeat_seconds,
         grace: seconds(workers.grace_seconds),
         limits: supervisor::Limits {
@@ -284,7 +291,7 @@ fn keeper(settings: &Settings, parts: &api::Parts) -> Keeper {
     }
 }
 
-fn service(settings: &Settings) -> api::Config {
+fn service(settings: &Settings, programs: Programs) -> api::Config {
     api::Config {
         state_dir: settings.state_dir.clone(),
         socket: settings.socket.clone(),
@@ -292,7 +299,7 @@ fn service(settings: &Settings) -> api::Config {
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         data_roots: settings.storage.data_roots.clone(),
-        programs: programs(settings),
+        programs,
         commands: api::Commands { enabled: settings.commands.enabled, users: settings.commands.users.clone() },
         max_queued: settings.limits.max_queued,
         max_spec_bytes: settings.limits.max_spec_bytes,

@@ -25,6 +25,8 @@ pub enum Command {
     Claim {
         /// The token the store drew for it.
         token: FencingToken,
+        /// The GPUs that it is to have, by UUID.
+        gpus: Vec<String>,
     },
     /// The attempt's process exists.
     Launched {
@@ -288,6 +290,9 @@ pub enum Event {
         attempt: AttemptNumber,
         /// Its token.
         token: FencingToken,
+        /// The GPUs that it has, by UUID.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gpus: Vec<String>,
     },
     /// The attempt's process exists.
     Launched {

@@ -92,6 +92,9 @@ pub struct Job {
     pub infrastructure_retries_used: u32,
     /// Deaths in a row that may harm the machine, without a checkpoint between them: see [`retry`](super::retry).
     pub fruitless: u32,
+    /// The GPUs that the last attempt has or had, by UUID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
     /// When the last attempt was claimed.
     pub started_at: Option<Timestamp>,
     /// When it became terminal.

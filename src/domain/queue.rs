@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_queue_takes_what_it_can_ever_start() {
-        let needs = Resources { cpus: 4, gpus: 1 };
+        let needs = Resources { cpus: 4, gpus: 1, ..Resources::NONE };
         let limits = |limits| Queue { limits, ..Queue::open("night") }.refusal(&needs).map(|problem| problem.message);
         let none = QueueLimits::default();
         assert_eq!(limits(QueueLimits { running: Some(1), cpus: Some(4), gpus: Some(1), per_user: Some(1) }), None);

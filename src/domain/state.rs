@@ -25,11 +25,11 @@ pub fn decide(job: &Job, fence: Option<Fence>, command: &Command, now: Timestamp
     }
     let attempt = AttemptNumber(job.attempt);
     let event = match (&job.state, command) {
-        (JobState::Queued { not_before }, Command::Claim { token })
+        (JobState::Queued { not_before }, Command::Claim { token, gpus })
             if not_before.is_none_or(|time| time <= now) && !is_late(job, now) =>
         {
             let Some(attempt) = job.attempt.checked_add(1) else { return Err(wrong_state(job, command)) };
-            Event::Claimed { attempt: AttemptNumber(attempt), token: *token }
+            Event::Claimed { attempt: AttemptNumber(attempt), token: *token, gpus: gpus.clone() }
         }
         (JobState::Running { .. }, Command::Launched { process }) => {
             Event::Launched { attempt, process: process.clone() }
@@ -132,11 +132,12 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
     let attempt = job.attempt;
     let fits = |named: &AttemptNumber| named.0 == attempt;
     match (&job.state, event) {
-        (JobState::Queued { not_before }, Event::Claimed { attempt: new, token })
+        (JobState::Queued { not_before }, Event::Claimed { attempt: new, token, gpus })
             if not_before.is_none_or(|time| time <= at) && attempt.checked_add(1) == Some(new.0) =>
         {
             job.attempt = new.0;
             job.started_at = Some(at);
+            job.gpus.clone_from(gpus);
             job.exit = None;
             job.state = JobState::Running { token: *token, intent: None };
         }
@@ -420,6 +421,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         retries_used: 0,
         infrastructure_retries_used: 0,
         fruitless: 0,
+        gpus: Vec::new(),
         started_at: None,
         finished_at: None,
         exit: None,

@@ -5,6 +5,8 @@ pub mod cron;
 #[cfg(test)]
 mod cron_tests;
 pub mod deadlines;
+#[cfg(test)]
+mod device_tests;
 mod observer;
 mod outlook;
 mod plan;
@@ -18,6 +20,6 @@ mod tests;
 
 pub use observer::Observer;
 pub use outlook::{Outlook, Turn};
-pub use plan::{Obstacle, Plan, Shared, plan};
+pub use plan::{Obstacle, Plan, Shared, Start, open_to_jobs, plan};
 pub use run::{Scheduler, run};
 pub use snapshot::Snapshot;

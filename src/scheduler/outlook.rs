@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::JobId;
 
 use super::{
-    plan::{Obstacle, Plan, plan},
+    plan::{Obstacle, Plan, Start, plan},
     snapshot::Snapshot,
 };
 use crate::store::{Ready, Running};
@@ -55,15 +55,13 @@ impl Outlook {
     /// Where a job stands that may start as far as it is concerned.
     #[must_use]
     pub fn turn(&self, job: &Ready) -> Turn {
-        if self.plan.start.contains(&job.id) {
-            return Turn::Starts(self.plan.start.first().copied().unwrap_or(job.id));
+        if self.plan.start.iter().any(|start| start.job == job.id) {
+            return Turn::Starts(self.plan.start.first().map_or(job.id, |start| start.job));
         }
         if let Some((_, obstacle)) = self.plan.wait.iter().find(|(id, _)| *id == job.id) {
             return Turn::Waits(*obstacle);
         }
-        let same = |ready: &&Ready| {
-            (&ready.queue, ready.user, ready.cpus, ready.gpus) == (&job.queue, job.user, job.cpus, job.gpus)
-        };
+        let same = |ready: &&Ready| (&ready.queue, ready.user, &ready.needs) == (&job.queue, job.user, &job.needs);
         self.snapshot.ready.iter().find(same).map_or(Turn::Unknown, |ready| Turn::Behind(ready.id))
     }
 
@@ -74,20 +72,20 @@ impl Outlook {
         let mut world = self.snapshot.clone();
         for _ in 0..MOST_ROUNDS {
             let plan = plan(&world);
-            starts.extend(plan.start.iter().map(|id| (*id, world.now)));
-            let (started, left) = world.ready.into_iter().partition(|job| plan.start.contains(&job.id));
-            world.ready = left;
-            let started: Vec<Ready> = started;
-            world.free.cpus = world.free.cpus.saturating_sub(started.iter().map(|job| job.cpus).sum());
-            world.free.gpus = world.free.gpus.saturating_sub(started.iter().map(|job| job.gpus).sum());
-            world.running.extend(started.into_iter().map(|job| runs(job, world.now)));
+            starts.extend(plan.start.iter().map(|start| (start.job, world.now)));
+            for Start { job, gpus } in plan.start {
+                let Some(place) = world.ready.iter().position(|ready| ready.id == job) else { continue };
+                let job = runs(world.ready.remove(place), gpus, world.now);
+                world.free.take(&world.machine.share(&job.has, &job.gpus));
+                world.running.push(job);
+            }
             let next = world.running.iter().filter_map(|job| job.ends_by).min();
             let Some(next) = next.filter(|_| !world.ready.is_empty()) else { break };
             world.now = world.now.max(next);
             let ended = |job: &mut Running| job.ends_by.is_some_and(|end| end <= next);
             for job in world.running.extract_if(.., ended) {
-                world.free.cpus = world.free.cpus.saturating_add(job.cpus).min(world.machine.cpus);
-                world.free.gpus = world.free.gpus.saturating_add(job.gpus).min(world.machine.gpus);
+                world.free.give(&world.machine.share(&job.has, &job.gpus));
+                world.free.cap(&world.machine.whole());
             }
         }
         starts
@@ -95,10 +93,10 @@ impl Outlook {
 }
 
 /// A job that starts at a moment.
-fn runs(job: Ready, now: Timestamp) -> Running {
-    let Ready { id, queue, user, cpus, gpus, limit_seconds, .. } = job;
+fn runs(job: Ready, gpus: Vec<String>, now: Timestamp) -> Running {
+    let Ready { id, queue, user, needs: has, limit_seconds, .. } = job;
     let ends_by = limit_seconds.and_then(|limit| now.checked_add(SignedDuration::from_secs(limit.into())).ok());
-    Running { id, queue, user, cpus, gpus, started_at: now, ends_by }
+    Running { id, queue, user, has, gpus, started_at: now, ends_by }
 }
 
 #[cfg(test)]
@@ -106,7 +104,10 @@ mod tests {
     use mlctl_protocol::spec::Resources;
 
     use super::*;
-    use crate::domain::Uid;
+    use crate::{
+        domain::Uid,
+        scheduler::plan::tests::{left, machine},
+    };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + seconds).unwrap()
@@ -114,12 +115,13 @@ mod tests {
 
     fn job(id: u64, cpus: u32, limit_seconds: Option<u32>) -> Ready {
         let (queue, user) = ("default".into(), Uid(1));
-        Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, cpus, gpus: 0, limit_seconds }
+        let needs = Resources { cpus, ..Resources::NONE };
+        Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, needs, limit_seconds }
     }
 
     fn outlook(running: Vec<Running>, ready: Vec<Ready>) -> Outlook {
-        let machine = Resources { cpus: 2, gpus: 0 };
-        let free = Resources { cpus: 2 - running.iter().map(|job| job.cpus).sum::<u32>(), gpus: 0 };
+        let machine = machine(2, 0);
+        let free = left(&machine, &running);
         Outlook::new(Snapshot {
             now: at(0),
             machine,
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn time_limits_tell_when_a_job_starts_at_the_latest() {
-        let running = vec![runs(job(90, 1, Some(100)), at(0))];
+        let running = vec![runs(job(90, 1, Some(100)), Vec::new(), at(0))];
         let ready =
             vec![job(1, 2, Some(50)), job(2, 1, Some(100)), job(3, 1, Some(10)), job(4, 2, None), job(5, 1, Some(1))];
         let starts = outlook(running, ready).latest_starts();
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn behind_one_without_a_limit_nothing_is_known() {
-        let endless = vec![runs(job(90, 2, None), at(0))];
+        let endless = vec![runs(job(90, 2, None), Vec::new(), at(0))];
         assert_eq!(outlook(endless, vec![job(1, 1, Some(5))]).latest_starts(), BTreeMap::new());
         let started = outlook(Vec::new(), vec![job(1, 2, None), job(2, 2, Some(5))]).latest_starts();
         assert_eq!(started, [(JobId(1), at(0))].into());

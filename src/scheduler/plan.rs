@@ -19,12 +19,13 @@ use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::JobId;
 
 use super::{
-    pool::{Amount, Pool, Reserved, Room},
+    pool::{NoRoom, Pool, Space, Taken, Want},
     snapshot::Snapshot,
 };
 use crate::{
     domain::{
-        Uid,
+        Machine, Uid,
+        machine::Free,
         queue::{Flow, Order, Queue},
     },
     store::{Ready, Running},
@@ -34,11 +35,20 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// To be started, in this order.
-    pub start: Vec<JobId>,
+    pub start: Vec<Start>,
     /// Why the others are not, in the order of the queue.
     pub wait: Vec<(JobId, Obstacle)>,
     /// The first one that waits for the machine itself.
     pub head: Option<JobId>,
+}
+
+/// A job that starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The job.
+    pub job: JobId,
+    /// The GPUs it is to have, by UUID.
+    pub gpus: Vec<String>,
 }
 
 /// Why a job does not start now.
@@ -88,8 +98,11 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     for job in &snapshot.ready {
         match line.look(job) {
-            None => plan.start.push(job.id),
-            Some(obstacle) => {
+            Ok(places) => {
+                let gpus = places.into_iter().filter_map(|place| snapshot.machine.gpus.get(place));
+                plan.start.push(Start { job: job.id, gpus: gpus.map(|gpu| gpu.uuid.clone()).collect() });
+            }
+            Err(obstacle) => {
                 if matches!(obstacle, Obstacle::Full { of: Shared::Machine, .. }) {
                     plan.head.get_or_insert(job.id);
                 }
@@ -100,9 +113,17 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     plan
 }
 
-/// What a job occupies of everything it shares.
-pub(super) const fn needs(cpus: u32, gpus: u32) -> Amount {
-    Amount { jobs: 1, cpus, gpus }
+/// What jobs can have of the machine: not what others do with its GPUs.
+#[must_use]
+pub fn open_to_jobs(machine: &Machine, mut free: Free) -> Free {
+    let reachable = machine.gpus.iter().map(|gpu| gpu.foreign.memory_mib);
+    free.vram_mib.iter_mut().zip(reachable).for_each(|(free, foreign)| *free -= i64::from(foreign));
+    free
+}
+
+/// What a job wants.
+pub(super) fn want(job: &Ready) -> Want<'_> {
+    Want { needs: &job.needs, queue: &job.queue, user: job.user }
 }
 
 /// When it has ended, if it starts now.
@@ -114,9 +135,10 @@ fn ends_by(job: &Ready, now: Timestamp) -> Option<Timestamp> {
 struct Line<'a> {
     now: Timestamp,
     queues: &'a BTreeMap<String, Queue>,
-    machine: Pool,
-    of_queues: BTreeMap<&'a str, Pool>,
-    of_users: BTreeMap<(&'a str, Uid), Pool>,
+    whole: &'a Machine,
+    machine: Pool<'a>,
+    of_queues: BTreeMap<&'a str, Pool<'a>>,
+    of_users: BTreeMap<(&'a str, Uid), Pool<'a>>,
     /// The strict queues in which a job waits, and which one.
     closed: BTreeMap<&'a str, JobId>,
 }
@@ -124,22 +146,24 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
         let Snapshot { now, machine, free, running, queues, .. } = snapshot;
-        let all = |jobs, (cpus, gpus): (u32, u32)| Amount { jobs, cpus, gpus };
+        let all = |free: &Free| Space::Machine(machine, open_to_jobs(machine, free.clone()));
         let mut line = Line {
             now: *now,
             queues,
-            machine: Pool::new(all(u32::MAX, (machine.cpus, machine.gpus))),
+            whole: machine,
+            machine: Pool::new(all(&machine.whole())),
             of_queues: BTreeMap::new(),
             of_users: BTreeMap::new(),
             closed: BTreeMap::new(),
         };
-        for Running { queue, user, cpus, gpus, ends_by, .. } in running {
+        for Running { queue, user, has, gpus, ends_by, .. } in running {
             line.open(queue, *user);
             let ends_by = ends_by.map(|end| end.max(*now));
-            line.pools(queue, *user).for_each(|(_, pool)| pool.take(needs(*cpus, *gpus), ends_by));
+            let taken = Taken { needs: has.clone(), share: machine.share(has, gpus) };
+            line.pools(queue, *user).for_each(|(_, pool)| pool.take(taken.clone(), ends_by));
         }
         // What is still occupied by one that has ended, or by one that is being started.
-        line.machine.cap(all(u32::MAX, (free.cpus, free.gpus)));
+        line.machine.cap(&all(free));
         line
     }
 
@@ -148,11 +172,12 @@ impl<'a> Line<'a> {
         let Some(Queue { limits, .. }) = self.queues.get(queue) else { return };
         if limits.running.is_some() || limits.cpus.is_some() || limits.gpus.is_some() {
             let most = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
-            let whole = Amount { jobs: most(limits.running), cpus: most(limits.cpus), gpus: most(limits.gpus) };
+            let (cpus, gpus) = (most(limits.cpus), most(limits.gpus));
+            let whole = Space::Counted { jobs: most(limits.running), cpus, gpus };
             self.of_queues.entry(queue).or_insert_with(|| Pool::new(whole));
         }
         if let Some(jobs) = limits.per_user {
-            let whole = Amount { jobs, cpus: u32::MAX, gpus: u32::MAX };
+            let whole = Space::Counted { jobs, cpus: u32::MAX, gpus: u32::MAX };
             self.of_users.entry((queue, user)).or_insert_with(|| Pool::new(whole));
         }
     }
@@ -162,58 +187,77 @@ impl<'a> Line<'a> {
         &'l mut self,
         queue: &'a str,
         user: Uid,
-    ) -> impl Iterator<Item = (Shared, &'l mut Pool)> + use<'l, 'a> {
+    ) -> impl Iterator<Item = (Shared, &'l mut Pool<'a>)> + use<'l, 'a> {
         let of_user = self.of_users.get_mut(&(queue, user)).map(|pool| (Shared::User, pool));
         let of_queue = self.of_queues.get_mut(queue).map(|pool| (Shared::Queue, pool));
         of_user.into_iter().chain(of_queue).chain([(Shared::Machine, &mut self.machine)])
     }
 
-    /// Lets a job start, which is then part of what is taken, or says what is in its way.
-    fn look(&mut self, job: &'a Ready) -> Option<Obstacle> {
-        let (queue, user, needs, ends_by) =
-            (job.queue.as_str(), job.user, needs(job.cpus, job.gpus), ends_by(job, self.now));
+    /// Lets a job start, which is then part of what is taken, and says which GPUs it has; or what is in its way.
+    fn look(&mut self, job: &'a Ready) -> Result<Vec<usize>, Obstacle> {
+        let (queue, user, want, ends_by) = (job.queue.as_str(), job.user, want(job), ends_by(job, self.now));
         self.open(queue, user);
-        if let Some((of, _)) = self.pools(queue, user).find(|(_, pool)| !pool.could_hold(needs)) {
-            return Some(Obstacle::TooLarge(of));
+        if let Some(of) = self.too_large(job) {
+            return Err(Obstacle::TooLarge(of));
         }
         let rules = self.queues.get(queue);
         if rules.is_some_and(|queue| queue.flow == Flow::Paused) {
-            return Some(Obstacle::Paused);
+            return Err(Obstacle::Paused);
         }
         if let Some(first) = self.closed.get(queue) {
-            return Some(Obstacle::Behind(*first));
+            return Err(Obstacle::Behind(*first));
         }
-        let found = self.pools(queue, user).find_map(|(of, pool)| match pool.look(needs, ends_by) {
-            Room::Enough => None,
-            room => Some((of, room)),
-        });
-        let Some((of, room)) = found else {
-            self.pools(queue, user).for_each(|(_, pool)| pool.take(needs, ends_by));
-            return None;
+        // The machine is the last of them, and has the GPUs.
+        let looked = self
+            .pools(queue, user)
+            .try_fold(Vec::new(), |_, (of, pool)| pool.look(want, ends_by).map_err(|none| (of, none)));
+        let (of, none) = match looked {
+            Ok(places) => {
+                let share = self.whole.share_at(want.needs, places.iter().copied());
+                let taken = Taken { needs: want.needs.clone(), share };
+                self.pools(queue, user).for_each(|(_, pool)| pool.take(taken.clone(), ends_by));
+                return Ok(places);
+            }
+            Err(found) => found,
         };
         // One that only waits for its own user's jobs holds back nobody else.
         if of != Shared::User && rules.is_some_and(|queue| queue.order == Order::Strict) {
             self.closed.insert(queue, job.id);
         }
-        let Reserved { job: first, at, .. } = self.reserve(job, of)?;
-        Some(match room {
-            Room::Kept => Obstacle::Kept { of, first, at },
-            Room::Full | Room::Enough => Obstacle::Full { of, first, at },
+        let (first, at) = self.reserve(job, of);
+        Err(match none {
+            NoRoom::Kept => Obstacle::Kept { of, first, at },
+            NoRoom::Full => Obstacle::Full { of, first, at },
         })
     }
 
-    /// Keeps for a job what it waits for, and its place in all that is narrower: who took that meanwhile would delay it too. Returns what is kept there, for it or one before it.
-    fn reserve(&mut self, job: &'a Ready, of: Shared) -> Option<Reserved> {
-        let (needs, now) = (needs(job.cpus, job.gpus), self.now);
-        let concerned = |(shared, _): &(Shared, &mut Pool)| *shared <= of;
+    /// What could never hold a job. That others are busy with a GPU may end; that it is not to have it, as little as anything.
+    fn too_large(&mut self, job: &'a Ready) -> Option<Shared> {
+        let want = want(job);
+        let machine = self.whole;
+        let found = self.pools(&job.queue, job.user).find(|(of, pool)| match of {
+            Shared::Machine => !machine.could_give(want.needs, |gpu| want.may(gpu)),
+            Shared::User | Shared::Queue => !pool.could_hold(want),
+        });
+        found.map(|(of, _)| of)
+    }
+
+    /// Keeps for a job what it waits for, and its place in all that is narrower: who took that meanwhile would delay it too. Returns for whom it is kept, it or one before it, and when that one
+    /// starts at the latest.
+    fn reserve(&mut self, job: &'a Ready, of: Shared) -> (JobId, Option<Timestamp>) {
+        let (want, now) = (want(job), self.now);
+        let concerned = |(shared, _): &(Shared, &mut Pool<'a>)| *shared <= of;
         if self.pools(&job.queue, job.user).filter(concerned).any(|(_, pool)| pool.reserved().is_none()) {
-            let at = self.pools(&job.queue, job.user).find(|(shared, _)| *shared == of)?.1.opens_at(needs, now);
-            self.pools(&job.queue, job.user).filter(concerned).for_each(|(_, pool)| pool.reserve(job.id, needs, at));
+            let mut pools = self.pools(&job.queue, job.user);
+            let at = pools.find(|(shared, _)| *shared == of).and_then(|(_, pool)| pool.opens_at(want, now));
+            drop(pools);
+            self.pools(&job.queue, job.user).filter(concerned).for_each(|(_, pool)| pool.reserve(job.id, want, at));
         }
-        self.pools(&job.queue, job.user).filter(concerned).last()?.1.reserved().copied()
+        let kept = self.pools(&job.queue, job.user).filter(concerned).last();
+        kept.and_then(|(_, pool)| pool.reserved().map(|kept| (kept.job, kept.at))).unwrap_or((job.id, None))
     }
 }
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -6,37 +6,60 @@ use mlctl_protocol::spec::Resources;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::queue::QueueLimits;
+use crate::domain::{
+    machine::{Foreign, Gpu, Standing},
+    queue::QueueLimits,
+};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + seconds).unwrap()
 }
 
+/// A machine of so many cores, and GPUs of 1000 MiB.
+pub(in crate::scheduler) fn machine(cpus: u32, gpus: u32) -> Machine {
+    let gpu = |index: u32| Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "a".into(),
+        memory_mib: 1000,
+        standing: Standing::Open,
+        foreign: Foreign::default(),
+    };
+    Machine { cpus, memory_mib: 1000, gpus: (0..gpus).map(gpu).collect() }
+}
+
+/// What those that run leave.
+pub(in crate::scheduler) fn left(machine: &Machine, running: &[Running]) -> Free {
+    running.iter().fold(machine.whole(), |mut free, job| {
+        free.take(&machine.share(&job.has, &job.gpus));
+        free
+    })
+}
+
 /// A job that needs cores and GPUs, and may run so many seconds.
 fn job(id: u64, (cpus, gpus): (u32, u32), limit_seconds: Option<u32>) -> Ready {
     let (queue, user) = ("default".into(), Uid(1));
-    Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, cpus, gpus, limit_seconds }
+    let needs = Resources { cpus, gpus, ..Resources::NONE };
+    Ready { id: JobId(id), kind: "train".into(), queue, user, priority: 50, rank: 0, needs, limit_seconds }
 }
 
 fn running(id: u64, (cpus, gpus): (u32, u32), ends_in: Option<i64>) -> Running {
     let (queue, user) = ("default".into(), Uid(1));
-    Running { id: JobId(id), queue, user, cpus, gpus, started_at: at(-100), ends_by: ends_in.map(at) }
+    let has = Resources { cpus, gpus, ..Resources::NONE };
+    let gpus = (0..gpus).map(|index| format!("GPU-{index}")).collect();
+    Running { id: JobId(id), queue, user, has, gpus, started_at: at(-100), ends_by: ends_in.map(at) }
 }
 
 /// A machine of 4 cores and 1 GPU.
 fn snapshot(running: Vec<Running>, ready: Vec<Ready>, queues: Vec<Queue>) -> Snapshot {
-    let machine = Resources { cpus: 4, gpus: 1 };
-    let used = |of: fn(&Running) -> u32| running.iter().map(of).sum::<u32>();
-    let free = Resources {
-        cpus: machine.cpus.saturating_sub(used(|job| job.cpus)),
-        gpus: machine.gpus.saturating_sub(used(|job| job.gpus)),
-    };
+    let machine = machine(4, 1);
+    let free = left(&machine, &running);
     let queues = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
     Snapshot { now: at(0), machine, free, running, ready, queues, setbacks: BTreeMap::new() }
 }
 
 fn started(snapshot: &Snapshot) -> Vec<u64> {
-    plan(snapshot).start.iter().map(|id| id.0).collect()
+    plan(snapshot).start.iter().map(|start| start.job.0).collect()
 }
 
 #[test]
@@ -53,8 +76,8 @@ fn jobs_start_in_order_until_one_does_not_fit() {
         (&[(1, 1), (1, 1), (1, 0)], &[1, 3]),
         (&[(5, 0), (1, 0)], &[2]),
         (&[(1, 2), (5, 0), (4, 0), (1, 0)], &[3]),
-        // Those without a GPU do not wait for one, but leave a core to who does.
-        (&[(1, 1), (1, 1), (1, 0), (1, 0), (1, 0)], &[1, 3, 4]),
+        // Those without a GPU do not wait for one.
+        (&[(1, 1), (1, 1), (1, 0), (1, 0), (1, 0)], &[1, 3, 4, 5]),
     ];
     for (jobs, start) in cases {
         let ready = (1..).zip(jobs).map(|(id, needs)| job(id, *needs, None)).collect();
@@ -85,7 +108,7 @@ fn gaps_are_filled_by_those_that_end_before_the_reserved_start() {
         let ready = [long.clone()].into_iter().chain(behind).collect();
         let snapshot = snapshot(at_work(ends_in), ready, Vec::new());
         let plan = plan(&snapshot);
-        assert_eq!(plan.start.iter().map(|id| id.0).collect::<Vec<_>>(), start, "{what}");
+        assert_eq!(plan.start.iter().map(|start| start.job.0).collect::<Vec<_>>(), start, "{what}");
         let full = Obstacle::Full { of: Shared::Machine, first: JobId(1), at: starts_in.map(at) };
         assert_eq!((plan.head, plan.wait[0]), (Some(JobId(1)), (JobId(1), full)), "{what}");
     }
@@ -120,7 +143,14 @@ fn a_queue_has_what_it_may_and_no_more() {
     // Paused: nothing. Draining: all that is there.
     let with = |flow| vec![Queue { flow, ..Queue::open("default") }];
     let paused = snapshot(vec![], [ones(&[1]), vec![other(2)]].concat(), with(Flow::Paused));
-    assert_eq!(plan(&paused), Plan { start: vec![JobId(2)], wait: vec![(JobId(1), Obstacle::Paused)], head: None });
+    assert_eq!(
+        plan(&paused),
+        Plan {
+            start: vec![Start { job: JobId(2), gpus: Vec::new() }],
+            wait: vec![(JobId(1), Obstacle::Paused)],
+            head: None
+        }
+    );
     assert_eq!(started(&snapshot(vec![], ones(&[1]), with(Flow::Draining))), [1]);
 }
 
@@ -152,21 +182,21 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     let queue = (limits(), any::<bool>(), flow);
     (at_work, waiting, prop::collection::vec(queue, 0..3), (4_u32..9, 0_u32..3)).prop_map(
         |(at_work, waiting, queues, (cpus, gpus))| {
-            let machine = Resources { cpus, gpus };
-            let mut free = machine.clone();
+            let machine = machine(cpus, gpus);
+            let mut free = machine.whole();
             let mut running = Vec::new();
             for (id, (cpus, gpus, ends_in, queue, user)) in (900..).zip(at_work) {
-                if cpus <= free.cpus && gpus <= free.gpus {
-                    (free.cpus, free.gpus) = (free.cpus - cpus, free.gpus - gpus);
-                    let ends_by = ends_in.map(at);
+                let has = Resources { cpus, gpus, ..Resources::NONE };
+                if let Some(places) = free.place(&machine, &has, |_| true) {
+                    free.take(&machine.share_at(&has, places.iter().copied()));
                     running.push(Running {
                         id: JobId(id),
                         queue: queue.into(),
                         user: Uid(user),
-                        cpus,
-                        gpus,
+                        has,
+                        gpus: places.iter().map(|place| machine.gpus[*place].uuid.clone()).collect(),
                         started_at: at(-100),
-                        ends_by,
+                        ends_by: ends_in.map(at),
                     });
                 }
             }
@@ -196,11 +226,11 @@ fn count(jobs: usize) -> u32 {
 type Occupied = Vec<(u32, u32, Option<Timestamp>)>;
 
 /// When so much of the machine is free by the limits of those that occupy it: looked for moment by moment.
-fn opens_at((cpus, gpus): (u32, u32), machine: &Resources, occupied: &Occupied) -> Option<Timestamp> {
+fn opens_at((cpus, gpus): (u32, u32), machine: &Machine, occupied: &Occupied) -> Option<Timestamp> {
     let fits = |moment: Timestamp| {
         let there = occupied.iter().filter(|(.., end)| end.is_none_or(|end| end > moment));
         let (used_cpus, used_gpus) = there.fold((0, 0), |(c, g), (cpus, gpus, _)| (c + cpus, g + gpus));
-        used_cpus + cpus <= machine.cpus && used_gpus + gpus <= machine.gpus
+        used_cpus + cpus <= machine.cpus && used_gpus + gpus <= machine.totals().gpus
     };
     let ends = occupied.iter().filter_map(|(.., end)| *end).filter(|end| *end >= at(0));
     let mut moments: Vec<Timestamp> = ends.chain([at(0)]).collect();
@@ -214,13 +244,18 @@ proptest! {
     #[test]
     fn nothing_is_overfilled_nobody_forgotten_and_the_reserved_one_not_delayed(snapshot in any_snapshot()) {
         let plan = plan(&snapshot);
-        let (start, wait): (Vec<JobId>, BTreeMap<JobId, Obstacle>) = (plan.start.clone(), plan.wait.iter().copied().collect());
+        let (start, wait): (Vec<JobId>, BTreeMap<JobId, Obstacle>) = (plan.start.iter().map(|start| start.job).collect(), plan.wait.iter().copied().collect());
         let chosen: Vec<&Ready> = snapshot.ready.iter().filter(|job| start.contains(&job.id)).collect();
         prop_assert_eq!(chosen.iter().map(|job| job.id).collect::<Vec<_>>(), start.clone(), "in order");
         prop_assert_eq!(chosen.len() + wait.len(), snapshot.ready.len(), "each is started or waits");
 
-        prop_assert!(chosen.iter().map(|job| job.cpus).sum::<u32>() <= snapshot.free.cpus);
-        prop_assert!(chosen.iter().map(|job| job.gpus).sum::<u32>() <= snapshot.free.gpus);
+        let mut free = snapshot.free.clone();
+        for (job, start) in chosen.iter().zip(&plan.start) {
+            let share = snapshot.machine.share(&job.needs, &start.gpus);
+            prop_assert!(share.cpus <= free.cpus && share.vram_mib.len() == job.needs.gpus as usize);
+            prop_assert!(share.vram_mib.iter().all(|(place, mib)| i64::from(*mib) <= free.vram_mib[*place]), "{:?}", start);
+            free.take(&share);
+        }
         for Queue { name, limits, flow, order } in snapshot.queues.values() {
             let new: Vec<&&Ready> = chosen.iter().filter(|job| job.queue == *name).collect();
             let old: Vec<&Running> = snapshot.running.iter().filter(|job| job.queue == *name).collect();
@@ -228,8 +263,8 @@ proptest! {
             // What ran already may be more than a limit that was lowered since.
             let within = |limit: Option<u32>, old: u32, new: u32| new == 0 || limit.is_none_or(|limit| old + new <= limit);
             prop_assert!(within(limits.running, count(old.len()), count(new.len())));
-            prop_assert!(within(limits.cpus, old.iter().map(|job| job.cpus).sum(), new.iter().map(|job| job.cpus).sum()));
-            prop_assert!(within(limits.gpus, old.iter().map(|job| job.gpus).sum(), new.iter().map(|job| job.gpus).sum()));
+            prop_assert!(within(limits.cpus, old.iter().map(|job| job.has.cpus).sum(), new.iter().map(|job| job.needs.cpus).sum()));
+            prop_assert!(within(limits.gpus, old.iter().map(|job| job.has.gpus).sum(), new.iter().map(|job| job.needs.gpus).sum()));
             for user in [Uid(0), Uid(1)] {
                 let of_old = count(old.iter().filter(|job| job.user == user).count());
                 prop_assert!(within(limits.per_user, of_old, count(new.iter().filter(|job| job.user == user).count())));
@@ -244,9 +279,9 @@ proptest! {
 
         if let Some(head) = plan.head {
             let place = snapshot.ready.iter().position(|job| job.id == head).unwrap();
-            let needs = (snapshot.ready[place].cpus, snapshot.ready[place].gpus);
-            let now = |job: &Running| (job.cpus, job.gpus, job.ends_by.map(|end| end.max(at(0))));
-            let then = |job: &&Ready| (job.cpus, job.gpus, job.limit_seconds.map(|limit| at(limit.into())));
+            let needs = (snapshot.ready[place].needs.cpus, snapshot.ready[place].needs.gpus);
+            let now = |job: &Running| (job.has.cpus, job.has.gpus, job.ends_by.map(|end| end.max(at(0))));
+            let then = |job: &&Ready| (job.needs.cpus, job.needs.gpus, job.limit_seconds.map(|limit| at(limit.into())));
             let before: Occupied = snapshot.running.iter().map(now)
                 .chain(snapshot.ready[..place].iter().filter(|job| start.contains(&job.id)).map(|job| then(&job))).collect();
             let after: Occupied = snapshot.running.iter().map(now).chain(chosen.iter().map(then)).collect();
@@ -256,16 +291,19 @@ proptest! {
             } else {
                 // Whenever those in its way end: who was started behind it has nothing of what it waits for.
                 let used = |of: &Occupied, what: fn(&(u32, u32, Option<Timestamp>)) -> u32| of.iter().map(what).sum::<u32>();
-                for (needed, whole, what) in [(needs.0, snapshot.machine.cpus, (|job: &(u32, u32, Option<Timestamp>)| job.0) as fn(&_) -> u32), (needs.1, snapshot.machine.gpus, |job| job.1)] {
+                let gpus = snapshot.machine.totals().gpus;
+                let waits_for_gpus_alone = used(&before, |job| job.0) + needs.0 <= snapshot.machine.cpus && used(&before, |job| job.1) + needs.1 > gpus;
+                let cores = (needs.0, snapshot.machine.cpus, (|job: &(u32, u32, Option<Timestamp>)| job.0) as fn(&_) -> u32);
+                for (needed, whole, what) in [(needs.1, gpus, (|job: &(u32, u32, Option<Timestamp>)| job.1) as fn(&_) -> u32)].into_iter().chain((!waits_for_gpus_alone).then_some(cores)) {
                     let (before, after) = (used(&before, what), used(&after, what));
                     prop_assert!(after == before || after + needed <= whole, "job {} could be delayed", head);
                 }
             }
         }
 
-        let may = |job: &Ready| job.cpus <= snapshot.machine.cpus && job.gpus <= snapshot.machine.gpus && snapshot.queues.get(&job.queue).is_none_or(|queue| {
+        let may = |job: &Ready| snapshot.machine.could_hold(&job.needs) && snapshot.queues.get(&job.queue).is_none_or(|queue| {
             let fits = |limit: Option<u32>, needed| limit.is_none_or(|limit| needed <= limit);
-            queue.flow != Flow::Paused && fits(queue.limits.cpus, job.cpus) && fits(queue.limits.gpus, job.gpus)
+            queue.flow != Flow::Paused && fits(queue.limits.cpus, job.needs.cpus) && fits(queue.limits.gpus, job.needs.gpus)
         });
         prop_assert!(!snapshot.running.is_empty() || !snapshot.ready.iter().any(may) || !start.is_empty(), "an empty machine starts something");
     }

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use mlctl_protocol::{JobId, spec::Resources};
+use mlctl_protocol::JobId;
 use tracing::info;
 
-use super::{Plan, Scheduler, Snapshot};
+use super::{
+    Plan, Scheduler, Snapshot,
+    plan::{open_to_jobs, want},
+};
 use crate::{
-    domain::{Job, JobState, MICROSECONDS_A_POINT, Uid},
+    domain::{Job, JobState, MICROSECONDS_A_POINT, Machine, Uid, machine::Free},
     store::{Ready, StoreError},
 };
 
@@ -28,21 +31,24 @@ pub struct Way {
 #[must_use]
 pub fn way(
     head: &Ready,
-    free: &Resources,
+    (machine, free): (&Machine, &Free),
     running: &[Job],
     setbacks: &BTreeMap<Uid, i64>,
     (least, now): (SignedDuration, Timestamp),
 ) -> Way {
     let mut have = free.clone();
     for job in running.iter().filter(|job| is_leaving(job)) {
-        add(&mut have, &job.resources);
+        have.give(&machine.share(&job.resources, &job.gpus));
     }
+    let fits = |have: &Free| {
+        open_to_jobs(machine, have.clone()).place(machine, &head.needs, |gpu| want(head).may(gpu)).is_some()
+    };
     let mut may: Vec<&Job> = running.iter().filter(|job| !is_leaving(job) && goes_after(job, setbacks, head)).collect();
     let all = may.iter().fold(have.clone(), |mut all, job| {
-        add(&mut all, &job.resources);
+        all.give(&machine.share(&job.resources, &job.gpus));
         all
     });
-    if fits(&needs(head), &have) || !fits(&needs(head), &all) {
+    if fits(&have) || !fits(&all) {
         return Way::default();
     }
     may.sort_by_key(|job| (job.priority, std::cmp::Reverse(job.started_at), job.id));
@@ -50,34 +56,27 @@ pub fn way(
         |job: &&Job| job.started_at.is_some_and(|started| started.saturating_add(least).is_ok_and(|at| at <= now));
     let mut victims: Vec<&Job> = Vec::new();
     for job in may.iter().copied().filter(ripe) {
-        if fits(&needs(head), &have) {
+        if fits(&have) {
             break;
         }
-        add(&mut have, &job.resources);
+        have.give(&machine.share(&job.resources, &job.gpus));
         victims.push(job);
     }
-    if !fits(&needs(head), &have) {
+    if !fits(&have) {
         let started = may.iter().filter(|job| !ripe(job)).filter_map(|job| job.started_at).min();
         return Way { victims: Vec::new(), later: started.and_then(|started| started.checked_add(least).ok()) };
     }
-    spare(head, have, &mut victims);
-    Way { victims: victims.iter().map(|job| job.id).collect(), later: None }
-}
-
-/// Lets those go on without whom it is enough too.
-fn spare(head: &Ready, mut have: Resources, victims: &mut Vec<&Job>) {
+    // Those go on without whom it is enough too.
     victims.retain(|job| {
-        let Some(without) = less(&have, &job.resources) else { return true };
-        let is_needed = !fits(&needs(head), &without);
+        let mut without = have.clone();
+        without.take(&machine.share(&job.resources, &job.gpus));
+        let is_needed = !fits(&without);
         if !is_needed {
             have = without;
         }
         is_needed
     });
-}
-
-const fn needs(head: &Ready) -> Resources {
-    Resources { cpus: head.cpus, gpus: head.gpus }
+    Way { victims: victims.iter().map(|job| job.id).collect(), later: None }
 }
 
 /// Whether it may be asked, and would be behind `head` when it waits again. It has waited since its submit at the earliest: its place is this one or a later one.
@@ -93,19 +92,6 @@ const fn is_leaving(job: &Job) -> bool {
     matches!(job.state, JobState::Running { intent: Some(_), .. })
 }
 
-const fn fits(needs: &Resources, have: &Resources) -> bool {
-    needs.cpus <= have.cpus && needs.gpus <= have.gpus
-}
-
-const fn add(have: &mut Resources, more: &Resources) {
-    have.cpus = have.cpus.saturating_add(more.cpus);
-    have.gpus = have.gpus.saturating_add(more.gpus);
-}
-
-fn less(have: &Resources, less: &Resources) -> Option<Resources> {
-    Some(Resources { cpus: have.cpus.checked_sub(less.cpus)?, gpus: have.gpus.checked_sub(less.gpus)? })
-}
-
 impl Scheduler {
     /// Asks jobs to make way for the first in line, where it does not fit and they may be asked. Returns when somebody could be asked who has not run long enough yet.
     pub(super) async fn make_way(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Option<Timestamp>, StoreError> {
@@ -113,8 +99,13 @@ impl Scheduler {
         let Some(head) = head.filter(|_| self.supervisor.has_preemptible()) else { return Ok(None) };
         let running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
         let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
-        let Way { victims, later } =
-            way(head, &self.supervisor.free(), &running, &snapshot.setbacks, (least, snapshot.now));
+        let Way { victims, later } = way(
+            head,
+            (&snapshot.machine, &self.supervisor.free()),
+            &running,
+            &snapshot.setbacks,
+            (least, snapshot.now),
+        );
         for victim in victims {
             match self.supervisor.preempt(victim, head.id).await {
                 Ok(_) => {

@@ -3,8 +3,11 @@
 use mlctl_protocol::FencingToken;
 use proptest::prelude::*;
 
+use mlctl_protocol::spec::Resources;
+
 use super::*;
 use crate::domain::{Event, Intent, Uid, state};
+use crate::scheduler::plan;
 
 const LEAST: SignedDuration = SignedDuration::from_secs(60);
 
@@ -22,6 +25,23 @@ fn waiting(id: u64, priority: u8, (cpus, gpus): (u32, u32)) -> Job {
     state::apply(JobId(id), None, &event, at(0)).unwrap()
 }
 
+fn needs((cpus, gpus): (u32, u32)) -> Resources {
+    Resources { cpus, gpus, ..Resources::NONE }
+}
+
+/// A machine of many GPUs: of job N those from 3 N on, and the last ones free.
+fn machine() -> Machine {
+    plan::tests::machine(100, 40)
+}
+
+/// So many cores and GPUs are free, and those that run have the rest of what they may.
+fn free_of((cpus, gpus): (u32, u32), running: &[Job]) -> Free {
+    let mut free = Free { cpus, vram_mib: vec![0; 40], ..machine().whole() };
+    assert!(running.iter().flat_map(|job| &job.gpus).all(|uuid| machine().places(std::slice::from_ref(uuid))[0] < 36));
+    (0..gpus).for_each(|gpu| free.vram_mib[36 + gpu as usize] = 1000);
+    free
+}
+
 /// The first in line, as one that began to wait at the beginning.
 fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
     let rank = at(0).as_microsecond() - i64::from(priority) * MICROSECONDS_A_POINT;
@@ -32,8 +52,7 @@ fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
         user: Uid(1),
         priority,
         rank,
-        cpus,
-        gpus,
+        needs: needs((cpus, gpus)),
         limit_seconds: None,
     }
 }
@@ -41,7 +60,8 @@ fn first(priority: u8, (cpus, gpus): (u32, u32)) -> Ready {
 /// One that runs since a moment, and may be asked.
 fn running(id: u64, priority: u8, needs: (u32, u32), since: i64) -> Job {
     let state = JobState::Running { token: FencingToken(id), intent: None };
-    Job { state, started_at: Some(at(since)), attempt: 1, ..waiting(id, priority, needs) }
+    let gpus = (0..u64::from(needs.1)).map(|gpu| format!("GPU-{}", 3 * id + gpu)).collect();
+    Job { state, started_at: Some(at(since)), attempt: 1, gpus, ..waiting(id, priority, needs) }
 }
 
 fn leaving(job: Job) -> Job {
@@ -79,8 +99,8 @@ fn the_least_are_asked_and_nobody_in_vain() {
         ),
     ];
     for (what, needs, free, running, victims, later) in cases {
-        let free = Resources { cpus: free.0, gpus: free.1 };
-        let found = way(&first(50, needs), &free, &running, &BTreeMap::new(), (LEAST, at(100)));
+        let free = free_of(free, &running);
+        let found = way(&first(50, needs), (&machine(), &free), &running, &BTreeMap::new(), (LEAST, at(100)));
         let expected = Way { victims: victims.iter().copied().map(JobId).collect(), later: later.map(at) };
         assert_eq!(found, expected, "{what}");
     }
@@ -98,19 +118,23 @@ proptest! {
             if *leaves { leaving(job) } else { job }
         }).collect();
         let head = first(50, needs);
-        let mut have = Resources { cpus: free.0, gpus: free.1 };
-        let Way { victims, later } = way(&head, &have, &jobs, &BTreeMap::new(), (LEAST, at(120)));
+        let mut have = free_of(free, &jobs);
+        let Way { victims, later } = way(&head, (&machine(), &have), &jobs, &BTreeMap::new(), (LEAST, at(120)));
+        let fits = |have: &Free| have.place(&machine(), &head.needs, |_| true).is_some();
+        let of = |job: &Job| machine().share(&job.resources, &job.gpus);
         prop_assert!(victims.is_empty() || later.is_none());
-        jobs.iter().filter(|job| is_leaving(job)).for_each(|job| add(&mut have, &job.resources));
-        prop_assert!(victims.is_empty() || !fits(&super::needs(&head), &have), "what is free would do");
+        jobs.iter().filter(|job| is_leaving(job)).for_each(|job| have.give(&of(job)));
+        prop_assert!(victims.is_empty() || !fits(&have), "what is free would do");
         let chosen: Vec<&Job> = jobs.iter().filter(|job| victims.contains(&job.id)).collect();
         for job in &chosen {
             prop_assert!(job.preemptible && job.priority < 50 && !is_leaving(job) && job.started_at.unwrap() <= at(60));
-            add(&mut have, &job.resources);
+            have.give(&of(job));
         }
         for job in &chosen {
-            prop_assert!(!fits(&super::needs(&head), &less(&have, &job.resources).unwrap()), "job {} is asked in vain", job.id);
+            let mut without = have.clone();
+            without.take(&of(job));
+            prop_assert!(!fits(&without), "job {} is asked in vain", job.id);
         }
-        prop_assert!(victims.is_empty() || fits(&super::needs(&head), &have), "all that are asked are not enough");
+        prop_assert!(victims.is_empty() || fits(&have), "all that are asked are not enough");
     }
 }

@@ -4,13 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use mlctl_protocol::JobId;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Observer, plan::plan};
+use super::{
+    Observer, Plan, Snapshot,
+    plan::{Obstacle, plan as choose},
+};
 use crate::{
-    domain::{Clock, causes},
+    domain::{Clock, causes, machine::Foreign},
     store::{Ready, Store, StoreError},
     supervisor::Handle,
 };
@@ -20,6 +24,9 @@ pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// The longest sleep towards a moment of the wall clock, which may jump meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// How often GPUs are looked at while a job waits for one that others use.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// What the loop works with.
 #[derive(Clone)]
@@ -70,6 +77,14 @@ pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
     }
 }
 
+/// When to look again whether others are done with a GPU for which a job waits: nobody tells when they are.
+fn others_done_at(snapshot: &Snapshot, plan: &Plan) -> Option<Timestamp> {
+    let are_others_there = snapshot.machine.gpus.iter().any(|gpu| gpu.foreign != Foreign::default());
+    let wants_gpu = |(id, _): &(JobId, Obstacle)| snapshot.ready.iter().any(|job| job.id == *id && job.needs.gpus > 0);
+    let waits = are_others_there && plan.wait.iter().any(wants_gpu);
+    waits.then(|| snapshot.now.checked_add(LOOK_AGAIN).ok()).flatten()
+}
+
 /// What the next round is worth waiting for.
 enum Wait {
     /// Nothing is free: whatever comes into the queue cannot start.
@@ -90,20 +105,27 @@ impl Scheduler {
         }
         let now = self.clock.now();
         // Of a class, as many as could start, and the one behind them.
-        let (snapshot, next_ready_at) = self.observer.look_ahead(now, free.cpus.saturating_add(1)).await?;
-        let plan = plan(&snapshot);
-        let starting = snapshot.ready.iter().filter(|job| plan.start.contains(&job.id));
-        let claims = join_all(starting.map(|job| self.start(job))).await;
+        let (mut snapshot, next_ready_at) = self.observer.look_ahead(now, free.cpus.saturating_add(1), false).await?;
+        let mut plan = choose(&snapshot);
+        if plan.start.iter().any(|start| !start.gpus.is_empty()) && self.observer.refresh(&mut snapshot).await? {
+            plan = choose(&snapshot);
+        }
+        let starting = plan.start.iter().filter_map(|start| {
+            let job = snapshot.ready.iter().find(|job| job.id == start.job)?;
+            Some(self.start(job, &start.gpus))
+        });
+        let claims = join_all(starting).await;
         claims.into_iter().collect::<Result<Vec<()>, _>>()?;
         let later = self.make_way(&snapshot, &plan).await?;
         if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
-        Ok(Wait::Anything(next_ready_at.into_iter().chain(later).min()))
+        let moments = next_ready_at.into_iter().chain(later).chain(others_done_at(&snapshot, &plan));
+        Ok(Wait::Anything(moments.min()))
     }
 
-    async fn start(&self, job: &Ready) -> Result<(), StoreError> {
-        match self.supervisor.claim(job).await {
+    async fn start(&self, job: &Ready, gpus: &[String]) -> Result<(), StoreError> {
+        match self.supervisor.claim(job, gpus).await {
             // It was cancelled a moment ago.
             Err(StoreError::Refused(_) | StoreError::NotFound(_)) => Ok(()),
             claimed => claimed,

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::spec::Resources;
 
 use crate::{
-    domain::{Uid, queue::Queue},
+    domain::{Machine, Uid, machine::Free, queue::Queue},
     store::{Ready, Running},
 };
 
@@ -16,9 +15,9 @@ pub struct Snapshot {
     /// The moment.
     pub now: Timestamp,
     /// What there is to give to jobs.
-    pub machine: Resources,
-    /// What is left of it.
-    pub free: Resources,
+    pub machine: Machine,
+    /// What its jobs leave of it.
+    pub free: Free,
     /// Who has the rest.
     pub running: Vec<Running>,
     /// The first jobs of each class that may start, in the order of the queue (see [`Ready::rank`]).

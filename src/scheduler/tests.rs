@@ -12,17 +12,17 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use mlctl_artifacts::Stores;
-use mlctl_protocol::{JobId, JobSpec, launch::Launch, spec::Resources};
+use mlctl_protocol::{JobId, JobSpec, launch::Launch};
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Observer, Scheduler, run};
 use crate::{
-    domain::{Clock, Uid, event::ProcessIdentity, share::FairShare},
+    domain::{Clock, Machine, Uid, event::ProcessIdentity, share::FairShare},
     store::{NewJob, Store},
     supervisor::{
         Config, Limits, LogBounds, Parts, Supervisor,
-        executor::{Ended, Executor, Found, Program, Signal, StartError, Worker},
+        executor::{Ended, Executor, Found, Kit, Signal, StartError, Worker},
     },
 };
 
@@ -75,7 +75,7 @@ impl Worker for Mayfly {
 
 #[async_trait]
 impl Executor for Mayflies {
-    async fn start(&self, _: Program, launch: &Launch, _: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, _: &Kit, launch: &Launch) -> Result<Box<dyn Worker>, StartError> {
         self.started.lock().unwrap().push((launch.job, launch.attempt.0));
         let start_ticks = self.pids.fetch_add(1, Ordering::Relaxed);
         let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into(), ahead: None };
@@ -84,6 +84,10 @@ impl Executor for Mayflies {
 
     async fn find(&self, _: &ProcessIdentity, _: &Path) -> Found {
         Found::Dead
+    }
+
+    fn is_ours(&self, _: u32) -> bool {
+        false
     }
 }
 
@@ -110,7 +114,7 @@ impl Room {
             storage_url: format!("file://{}", dir.path().join("objects").display()),
             s3: None,
             has_commands: true,
-            machine: Resources { cpus, gpus: 0 },
+            machine: Machine { cpus, ..Machine::default() },
             heartbeat_seconds: 1,
             grace: Duration::from_secs(1),
             limits: Limits { lease: Duration::from_secs(600), hang: None },
@@ -119,7 +123,13 @@ impl Room {
             entropy: |bytes| bytes.fill(9),
         };
         let executor: Arc<dyn Executor> = mayflies.clone();
-        let parts = Parts { store: store.clone(), artifacts: Stores::new(), clock: Arc::new(TestClock), executor };
+        let parts = Parts {
+            store: store.clone(),
+            artifacts: Stores::new(),
+            clock: Arc::new(TestClock),
+            executor,
+            inventory: None,
+        };
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap();
         let scheduler = Scheduler {

@@ -14,11 +14,11 @@ use super::{
     error::Fault,
     members::PreparedArray,
     rows::{RowError, integer},
-    types::{Beat, Claimed, NewJob, NewSchedule, QueueRow, Schedule, Submitted},
+    types::{Beat, Claimed, NewAttempt, NewJob, NewSchedule, QueueRow, Schedule, Submitted},
 };
 use crate::domain::{
     Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid,
-    event::ProcessIdentity,
+    machine::Standing,
     queue::QueueEdit,
     rules,
     schedule::{Tick, Turn},
@@ -207,9 +207,7 @@ pub(super) enum Ask {
     },
     Claim {
         job: JobId,
-        secret_hash: [u8; 32],
-        lease_until: Timestamp,
-        process: Option<ProcessIdentity>,
+        attempt: NewAttempt,
         reply: Reply<Box<Claim>>,
     },
     Command {
@@ -266,6 +264,13 @@ pub(super) enum Ask {
         by: Uid,
         reply: Reply<QueueRow>,
     },
+    AssignDevice {
+        uuid: String,
+        standing: Standing,
+        reason: Option<String>,
+        by: Uid,
+        reply: Reply<()>,
+    },
     RemoveQueue {
         name: String,
         reply: Reply<QueueRow>,
@@ -292,7 +297,7 @@ impl Ask {
 
     /// Whether a queue may be another afterwards.
     pub(super) const fn changes_queues(&self) -> bool {
-        matches!(self, Self::EditQueue { .. } | Self::RemoveQueue { .. })
+        matches!(self, Self::EditQueue { .. } | Self::RemoveQueue { .. } | Self::AssignDevice { .. })
     }
 
     /// Sends the staged answer.
@@ -310,6 +315,7 @@ impl Ask {
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
             | Self::Forget { reply, .. }
+            | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } => reply.send(),
@@ -332,6 +338,7 @@ impl Ask {
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
             | Self::Forget { reply, .. }
+            | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } => reply.fail(error),

@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     batch::Batch,
+    devices::HeldDevices,
     error::Fault,
     gates::Gates,
     halving::Rungs,
@@ -35,6 +36,7 @@ pub(super) struct Writes {
     pub(super) forgotten: Rows,
     tally: Tally,
     pub(super) usage: Usage,
+    pub(super) devices: HeldDevices,
     pub(super) arrays: Arrays,
     gates: Gates,
     pub(super) removals: Removals,
@@ -91,6 +93,8 @@ impl Writes {
             waits.as_ref().into(),
             limit_seconds.into(),
             Cell::Int(i64::from(gate.is_some_and(|gate| gate.newest))),
+            job.resources.memory_mib.into(),
+            job.resources.vram_mib.into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some();
         self.new_specs.push(&[job.id.into(), spec.into()]);
@@ -132,6 +136,7 @@ impl Writes {
         let labels = (job.labels != stored.labels).then(|| serde_json::to_string(&job.labels)).transpose()?;
         let model = job.model.as_ref().map(serde_json::to_string).transpose()?;
         let output = job.output.as_ref().map(serde_json::to_string).transpose()?;
+        let gpus = (!job.gpus.is_empty()).then(|| serde_json::to_string(&job.gpus)).transpose()?;
         self.changed_jobs.push(&[
             job.id.into(),
             stored.state.name().into(),
@@ -166,6 +171,7 @@ impl Writes {
             waits.as_ref().into(),
             (job.queue != stored.queue).then_some(&job.queue).into(),
             job.replaced_by.into(),
+            gpus.as_ref().into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         self.tally.add(&stored.queue, &stored.state, -1);
@@ -249,6 +255,7 @@ impl Writes {
         batch.write(conn, "events", EVENTS, self.events).await?;
         self.tally.flush(conn, &mut batch).await?;
         self.usage.flush(conn, &mut batch).await?;
+        self.devices.flush(conn, &mut batch).await?;
         queues.flush(conn, &mut batch).await?;
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;
@@ -329,11 +336,12 @@ const NEW_JOBS: &str = "
 INSERT INTO jobs (id, name, kind, user_id, queue, priority, labels, cpus, gpus, retry_limit, retry_backoff_seconds, retry_max_seconds,
                   spec_digest, submitted_us, due, not_before_us, preemptible, array_id, array_index, params, retry_on,
                   retry_infrastructure_limit, deadline_us, gate_key, gate_limit, waiting_us, gated, state, waits, planned_limit_seconds, gate_newest,
+                  memory_mib, vram_mib,
                   attempt, retries_used)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
        value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
        value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25,
-       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, value ->> 28, value ->> 29, 0, 0
+       value ->> 23 IS NOT NULL AND value ->> 26 = 'queued', value ->> 26, value ->> 27, value ->> 28, value ->> 29, value ->> 30, value ->> 31, 0, 0
 FROM jsonb_each(?)";
 
 const NEW_SPECS: &str = "INSERT INTO job_specs (job_id, spec) SELECT value ->> 0, value ->> 1 FROM jsonb_each(?)";
@@ -352,7 +360,7 @@ UPDATE jobs SET
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
     waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29, queue = coalesce(new.value ->> 30, queue),
-    replaced_by = new.value ->> 31
+    replaced_by = new.value ->> 31, gpu_uuids = new.value ->> 32
 FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

@@ -10,6 +10,7 @@ mod chain;
 mod check;
 mod deadlines;
 mod dependencies;
+mod devices;
 mod error;
 mod flush;
 mod gates;
@@ -60,11 +61,11 @@ pub use self::{
     queues::{MAX_QUEUES, Queues},
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
-        MemberFilter, MissedTick, NewArray, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift, StoredEvent,
-        Submitted, TickRow, Waiter,
+        MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,
+        StoredEvent, Submitted, TickRow, Waiter,
     },
 };
-use crate::domain::{Clock, Command, Fence, Job, Uid, event::ProcessIdentity};
+use crate::domain::{Clock, Command, Fence, Job, Uid};
 
 /// The version of SQLite in use, such as `3.51.3`.
 #[must_use]
@@ -221,31 +222,26 @@ impl Store {
         Err(StoreError::KeyConflict { key: key.to_owned(), job })
     }
 
-    /// Starts an attempt of a queued job: draws a token, counts the attempt, keeps the secret's hash and the lease.
+    /// Starts an attempt of a queued job, which has these GPUs by their UUIDs: draws a token, counts the attempt, keeps the secret's hash and the lease.
     ///
     /// # Errors
     /// [`StoreError::Refused`] when the job is no longer queued.
     pub async fn claim(
         &self,
         job: JobId,
+        gpus: Vec<String>,
         secret_hash: [u8; 32],
         lease_until: Timestamp,
     ) -> Result<Claimed, StoreError> {
-        self.claim_with(job, secret_hash, lease_until, None).await
+        self.claim_with(job, NewAttempt { gpus, secret_hash, lease_until, process: None }).await
     }
 
     /// The same; the attempt's process, where it runs already, is put on record at once.
     ///
     /// # Errors
     /// As [`Self::claim`].
-    pub async fn claim_with(
-        &self,
-        job: JobId,
-        secret_hash: [u8; 32],
-        lease_until: Timestamp,
-        process: Option<ProcessIdentity>,
-    ) -> Result<Claimed, StoreError> {
-        let claim = self.ask(|reply| Ask::Claim { job, secret_hash, lease_until, process, reply }).await?;
+    pub async fn claim_with(&self, job: JobId, attempt: NewAttempt) -> Result<Claimed, StoreError> {
+        let claim = self.ask(|reply| Ask::Claim { job, attempt, reply }).await?;
         Ok(claim.read()?)
     }
 

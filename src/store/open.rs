@@ -50,6 +50,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0018_newest.sql"),
     include_str!("../../migrations/0019_array_ends.sql"),
     include_str!("../../migrations/0020_missed_ticks.sql"),
+    include_str!("../../migrations/0021_devices.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

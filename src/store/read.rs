@@ -161,17 +161,18 @@ pub(super) const IS_OVERDUE: &str =
 /// compares further columns by the index only where the other side has no affinity. The start time is looked at again because a clock may have been set back.
 pub(super) const READY: &str = "WITH RECURSIVE classes (at) AS ( \
      SELECT (SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
-             ORDER BY queue, user_id, cpus, gpus, brevity LIMIT 1) \
+             ORDER BY queue, user_id, cpus, gpus, memory_mib, vram_mib, brevity LIMIT 1) \
      UNION ALL \
      SELECT (SELECT next.id FROM jobs AS next INDEXED BY jobs_ready WHERE next.state = 'queued' AND next.due = 1 AND next.gated = 0 \
-             AND (next.queue, next.user_id, next.cpus, next.gpus, next.brevity, next.rank_us) \
-                 > (+this.queue, +this.user_id, +this.cpus, +this.gpus, +this.brevity, 9223372036854775807) \
-             ORDER BY next.queue, next.user_id, next.cpus, next.gpus, next.brevity LIMIT 1) \
+             AND (next.queue, next.user_id, next.cpus, next.gpus, next.memory_mib, next.vram_mib, next.brevity, next.rank_us) \
+                 > (+this.queue, +this.user_id, +this.cpus, +this.gpus, +this.memory_mib, +this.vram_mib, +this.brevity, 9223372036854775807) \
+             ORDER BY next.queue, next.user_id, next.cpus, next.gpus, next.memory_mib, next.vram_mib, next.brevity LIMIT 1) \
      FROM classes JOIN jobs AS this ON this.id = classes.at LIMIT ?3 + 0) \
-     SELECT job.id, job.kind, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.limit_seconds \
+     SELECT job.id, job.kind, job.queue, job.user_id, job.priority, job.rank_us, job.cpus, job.gpus, job.memory_mib, job.vram_mib, job.limit_seconds \
      FROM classes JOIN jobs AS class ON class.id = classes.at JOIN jobs AS job ON job.id IN ( \
          SELECT id FROM jobs INDEXED BY jobs_ready WHERE state = 'queued' AND due = 1 AND gated = 0 \
-         AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus AND brevity = class.brevity \
+         AND queue = class.queue AND user_id = class.user_id AND cpus = class.cpus AND gpus = class.gpus \
+         AND memory_mib = class.memory_mib AND vram_mib = class.vram_mib AND brevity = class.brevity \
          AND (not_before_us IS NULL OR not_before_us <= ?1) ORDER BY rank_us, id LIMIT ?2 + 0) \
      ORDER BY job.rank_us, job.id";
 
@@ -187,8 +188,7 @@ fn one_ready(row: &SqliteRow) -> Result<Ready, RowError> {
         user: Uid(fields.number("user_id")?),
         priority: fields.number("priority")?,
         rank: fields.get("rank_us")?,
-        cpus: fields.number("cpus")?,
-        gpus: fields.number("gpus")?,
+        needs: fields.resources()?,
         limit_seconds: fields.maybe_number("limit_seconds")?,
     })
 }
@@ -213,8 +213,7 @@ pub(super) async fn running(pool: &SqlitePool) -> Result<Vec<(Job, Attempt)>, St
     Ok(running.collect::<Result<_, RowError>>().map_err(Fault::from)?)
 }
 
-pub(super) const OCCUPANTS: &str =
-    "SELECT id, queue, user_id, cpus, gpus, started_us, limit_seconds FROM jobs WHERE state = 'running' ORDER BY id";
+pub(super) const OCCUPANTS: &str = "SELECT id, queue, user_id, cpus, gpus, memory_mib, vram_mib, gpu_uuids, started_us, limit_seconds FROM jobs WHERE state = 'running' ORDER BY id";
 
 fn occupant(row: &SqliteRow) -> Result<Running, RowError> {
     let fields = Fields::new(row, "jobs", "id")?;
@@ -224,8 +223,8 @@ fn occupant(row: &SqliteRow) -> Result<Running, RowError> {
         id: job_id(fields.id),
         queue: fields.get("queue")?,
         user: Uid(fields.number("user_id")?),
-        cpus: fields.number("cpus")?,
-        gpus: fields.number("gpus")?,
+        has: fields.resources()?,
+        gpus: fields.maybe_json("gpu_uuids")?.unwrap_or_default(),
         ends_by: limit.and_then(|limit| started_at.checked_add(SignedDuration::from_secs(limit)).ok()),
         started_at,
     })

@@ -36,7 +36,7 @@ macro_rules! job_columns {
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
          jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated, jobs.waits, \
-         jobs.gate_newest, jobs.replaced_by"
+         jobs.gate_newest, jobs.replaced_by, jobs.memory_mib, jobs.vram_mib, jobs.gpu_uuids"
     };
 }
 
@@ -100,6 +100,16 @@ impl<'r> Fields<'r> {
         serde_json::from_str(self.get(column)?).map_err(|error| self.error(column, error))
     }
 
+    /// What a job needs, from the columns of that.
+    pub(super) fn resources(&self) -> Result<Resources, RowError> {
+        Ok(Resources {
+            cpus: self.number("cpus")?,
+            gpus: self.number("gpus")?,
+            memory_mib: self.number("memory_mib")?,
+            vram_mib: self.number("vram_mib")?,
+        })
+    }
+
     pub(super) fn maybe_json<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, RowError> {
         let Some(text) = self.get::<Option<&str>>(column)? else { return Ok(None) };
         serde_json::from_str(text).map(Some).map_err(|error| self.error(column, error))
@@ -117,7 +127,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         queue: fields.get("queue")?,
         priority: fields.number("priority")?,
         labels: fields.json("labels")?,
-        resources: Resources { cpus: fields.number("cpus")?, gpus: fields.number("gpus")? },
+        resources: fields.resources()?,
         retry: RetryPolicy {
             limit: fields.number("retry_limit")?,
             backoff_seconds: fields.number("retry_backoff_seconds")?,
@@ -140,6 +150,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         retries_used: fields.number("retries_used")?,
         infrastructure_retries_used: fields.number("infrastructure_retries_used")?,
         fruitless: fields.number("fruitless")?,
+        gpus: fields.maybe_json("gpu_uuids")?.unwrap_or_default(),
         started_at: fields.maybe_time("started_us")?,
         finished_at: fields.maybe_time("finished_us")?,
         exit: fields.maybe_json("exit")?,

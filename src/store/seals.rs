@@ -16,7 +16,7 @@ pub(super) struct Sealed {
     rows: &'static str,
 }
 
-pub(super) const TABLES: [Sealed; 10] = [
+pub(super) const TABLES: [Sealed; 11] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
@@ -60,6 +60,10 @@ pub(super) const TABLES: [Sealed; 10] = [
         table: "queues",
         rows: "SELECT id, seal, name, max_running, max_cpus, max_gpus, max_per_user, ordering, flow, changed_by, changed_us FROM queues \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+    },
+    Sealed {
+        table: "devices",
+        rows: "SELECT id, seal, uuid, standing, reason, changed_by, changed_us FROM devices WHERE id > ?1 ORDER BY id LIMIT ?2",
     },
     Sealed {
         table: "rungs",

@@ -34,12 +34,12 @@ async fn classes_are_sought_and_not_walked() {
         "SCAN classes",
         "SEARCH this USING INTEGER PRIMARY KEY (rowid=?)",
         "CORRELATED SCALAR SUBQUERY 3",
-        "SEARCH next USING INDEX jobs_ready ((queue,user_id,cpus,gpus,brevity,rank_us)>(?,?,?,?,?,?))",
+        "SEARCH next USING INDEX jobs_ready ((queue,user_id,cpus,gpus,memory_mib,vram_mib,brevity,rank_us)>(?,?,?,?,?,?,?,?))",
         "SCAN classes",
         "SEARCH class USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
         "CORRELATED LIST SUBQUERY 5",
-        "SEARCH jobs USING INDEX jobs_ready (queue=? AND user_id=? AND cpus=? AND gpus=? AND brevity=?)",
+        "SEARCH jobs USING INDEX jobs_ready (queue=? AND user_id=? AND cpus=? AND gpus=? AND memory_mib=? AND vram_mib=? AND brevity=?)",
         // Of the few jobs that were found.
         "USE TEMP B-TREE FOR ORDER BY",
     ];

@@ -7,6 +7,7 @@ use mlctl_protocol::{
     JobId, JobSpec,
     progress::{Metrics, Progress},
     result::{CheckpointRef, WorkerResult},
+    spec::Resources,
 };
 
 use crate::domain::{
@@ -40,6 +41,19 @@ pub struct Submitted {
     pub id: JobId,
     /// Whether the key had been used before for the same spec, and `id` is that job.
     pub existed: bool,
+}
+
+/// An attempt to begin.
+#[derive(Debug, Clone)]
+pub struct NewAttempt {
+    /// The GPUs that it has, by UUID.
+    pub gpus: Vec<String>,
+    /// BLAKE3 of its secret.
+    pub secret_hash: [u8; 32],
+    /// The end of its first lease, exclusive.
+    pub lease_until: Timestamp,
+    /// Its process, where that runs already.
+    pub process: Option<ProcessIdentity>,
 }
 
 /// A claimed attempt: everything the supervisor needs to start it.
@@ -81,10 +95,8 @@ pub struct Ready {
     pub priority: u8,
     /// Its place, the lowest first, and of the same the one with the lower id: the moment since which it waits, in microseconds since 1970, less an hour for each point of its priority.
     pub rank: i64,
-    /// Cores.
-    pub cpus: u32,
-    /// GPUs.
-    pub gpus: u32,
+    /// What it is to have.
+    pub needs: Resources,
     /// How many seconds it may run.
     pub limit_seconds: Option<u32>,
 }
@@ -98,10 +110,10 @@ pub struct Running {
     pub queue: String,
     /// Whose it is.
     pub user: Uid,
-    /// Cores.
-    pub cpus: u32,
-    /// GPUs.
-    pub gpus: u32,
+    /// What it has.
+    pub has: Resources,
+    /// Which GPUs, by UUID.
+    pub gpus: Vec<String>,
     /// When its attempt was claimed.
     pub started_at: Timestamp,
     /// When it has ended at the latest, by its time limit.

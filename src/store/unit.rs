@@ -27,10 +27,10 @@ use super::{
     members::{PreparedArray, joined},
     queues::HeldQueues,
     timers::{Standing, Timers},
-    types::{Beat, Submitted},
+    types::{Beat, NewAttempt, Submitted},
 };
 use crate::domain::{
-    Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, event::ProcessIdentity, state,
+    Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, machine::Assigned, state,
 };
 
 /// A job runs, and the attempt that its row names is not there: the group must not go on.
@@ -136,8 +136,8 @@ impl Unit {
             Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
             Ask::Many { jobs, command, array, reply } => reply.stage(Ok(self.many(jobs, command, *array)?)),
             Ask::Remove { jobs, by, with_array, reply } => reply.stage(Ok(self.remove(jobs, *by, *with_array)?)),
-            Ask::Claim { job, secret_hash, lease_until, process, reply } => {
-                reply.stage(self.claim(*job, secret_hash, *lease_until, process.as_ref())?);
+            Ask::Claim { job, attempt, reply } => {
+                reply.stage(self.claim(*job, attempt)?);
             }
             Ask::Command { job, fence, command, reply } => {
                 reply.stage(self.command(*job, *fence, command)?.map(Box::new));
@@ -152,6 +152,12 @@ impl Unit {
             Ask::Expire { reply, .. } => reply.stage(Ok(self.expire()?)),
             Ask::Forget { job, uris, reply } => reply.stage(self.forget(*job, uris)?),
             Ask::EditQueue { name, edit, by, reply } => reply.stage(self.queues.edit(name, *edit, *by, self.now)),
+            Ask::AssignDevice { uuid, standing, reason, by, reply } => {
+                let (standing, reason) = (standing.clone(), reason.clone());
+                let assigned = Assigned { standing, reason, changed_by: *by, changed_at: self.now };
+                self.writes.devices.assign(uuid, assigned);
+                reply.stage(Ok(()));
+            }
             Ask::RemoveQueue { name, reply } => reply.stage(self.queues.remove(name)),
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
@@ -324,20 +330,15 @@ impl Unit {
         Ok(Ok(submitted))
     }
 
-    fn claim(
-        &mut self,
-        id: JobId,
-        secret_hash: &[u8; 32],
-        lease_until: Timestamp,
-        process: Option<&ProcessIdentity>,
-    ) -> Result<Result<Box<Claim>, StoreError>, Fault> {
+    fn claim(&mut self, id: JobId, attempt: &NewAttempt) -> Result<Result<Box<Claim>, StoreError>, Fault> {
         // It was let through its gate when it was read, and has been held or has ended since.
         if let Some(held) = self.jobs.get(&id).filter(|held| held.is_gated()) {
             let state = held.job.state.name();
             return Ok(Err(Refusal::WrongState { job: id, state, verb: "started: others have its place" }.into()));
         }
         let token = self.ledger.next_token();
-        let mut job = match self.decide(id, None, &Command::Claim { token })? {
+        let NewAttempt { gpus, secret_hash, lease_until, process } = attempt;
+        let mut job = match self.decide(id, None, &Command::Claim { token, gpus: gpus.clone() })? {
             Ok(job) => job,
             Err(error) => {
                 self.ledger.put_back_token();
@@ -348,8 +349,8 @@ impl Unit {
         // As the commands before this one left them, or as they were read.
         let held = self.attempts.values().find_map(|held| held.metrics_of(id, job.attempt.saturating_sub(1)));
         let metrics = held.or_else(|| self.earlier.get(&id)).cloned().unwrap_or_default();
-        self.attempts.insert(token, HeldAttempt::new(fence, self.now, secret_hash, lease_until, metrics));
-        if let Some(process) = process.cloned() {
+        self.attempts.insert(token, HeldAttempt::new(fence, self.now, secret_hash, *lease_until, metrics));
+        if let Some(process) = process.clone() {
             job = match self.decide(id, Some(fence), &Command::Launched { process })? {
                 Ok(job) => job,
                 Err(error) => return Ok(Err(error)),

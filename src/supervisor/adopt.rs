@@ -51,6 +51,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         kind: job.kind.clone(),
         array_index: job.array.as_ref().map(|member| member.index),
         resources: job.resources.clone(),
+        gpus: job.gpus.clone(),
         storage: shared.storage(fence),
         keep: spec.checkpoint.keep,
         preemptible: job.preemptible,

@@ -61,9 +61,9 @@ impl Pool {
     }
 
     /// One that fits, if one waits.
-    pub(super) fn take(&self, kit: Kit) -> Option<Engaged> {
+    pub(super) fn take(&self, kit: &Kit) -> Option<Engaged> {
         let mut state = self.lock();
-        while let Some(at) = state.waiting.iter().position(|(of, _)| *of == kit) {
+        while let Some(at) = state.waiting.iter().position(|(of, _)| of == kit) {
             let (_, mut spare) = state.waiting.remove(at)?;
             if let Some(identity) = spare.engage() {
                 return Some(Engaged { spare, identity });
@@ -74,7 +74,7 @@ impl Pool {
     }
 
     /// Starts as many of a kit as are missing.
-    pub(super) async fn fill(&self, executor: &dyn Executor, kit: Kit) {
+    pub(super) async fn fill(&self, executor: &dyn Executor, kit: &Kit) {
         let retired = self.lock().retire(kit);
         for old in retired {
             old.end().await;
@@ -86,7 +86,7 @@ impl Pool {
             let mut late = None;
             let goes_on = {
                 let mut state = self.lock();
-                if let Some(at) = state.starting.iter().position(|of| *of == kit) {
+                if let Some(at) = state.starting.iter().position(|of| of == kit) {
                     state.starting.swap_remove(at);
                 }
                 match started {
@@ -95,7 +95,7 @@ impl Pool {
                         false
                     }
                     Ok(Some(spare)) => {
-                        state.waiting.push_back((kit, spare));
+                        state.waiting.push_back((kit.clone(), spare));
                         true
                     }
                     Ok(None) => false,
@@ -130,9 +130,9 @@ impl Pool {
 
 impl State {
     /// A kit is used. Returns those of the kit that has not been for the longest time, where there are too many kits.
-    fn retire(&mut self, kit: Kit) -> Vec<Box<dyn Spare>> {
-        self.recent.retain(|of| *of != kit);
-        self.recent.push_back(kit);
+    fn retire(&mut self, kit: &Kit) -> Vec<Box<dyn Spare>> {
+        self.recent.retain(|of| of != kit);
+        self.recent.push_back(kit.clone());
         let Some(oldest) = (self.recent.len() > MAX_KITS).then(|| self.recent.pop_front()).flatten() else {
             return Vec::new();
         };
@@ -143,13 +143,13 @@ impl State {
     }
 
     /// The number of one more to be started.
-    fn begin(&mut self, kit: Kit, size: usize) -> Option<u64> {
-        let waiting = self.waiting.iter().filter(|(of, _)| *of == kit).count();
-        let starting = self.starting.iter().filter(|of| **of == kit).count();
+    fn begin(&mut self, kit: &Kit, size: usize) -> Option<u64> {
+        let waiting = self.waiting.iter().filter(|(of, _)| of == kit).count();
+        let starting = self.starting.iter().filter(|of| *of == kit).count();
         if self.closed || waiting + starting >= size {
             return None;
         }
-        self.starting.push(kit);
+        self.starting.push(kit.clone());
         self.started += 1;
         Some(self.started)
     }

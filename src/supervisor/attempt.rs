@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Shared,
     end::{self, Facts, Testimony, Verdict},
-    executor::{Ended, Kit, Program, Signal, Spare, StartError, Worker},
+    executor::{Ended, Program, Signal, Spare, StartError, Worker},
     kill::{Ending, Reason},
     live::{Live, Times},
     retention,
@@ -91,7 +91,8 @@ async fn begin(
         engaged(shared, live, claimed, worker.as_ref()).await;
         return Ok(worker);
     }
-    let started = shared.executor.start(program, &launch, live.resources.cpus).await;
+    let kit = shared.kit(&live.kind, live.resources.cpus, &live.gpus);
+    let started = shared.executor.start(&kit, &launch).await;
     let mut worker = started.map_err(|error| Some(not_started(shared, live, &error)))?;
     let process = worker.identity().clone();
     let pid = process.pid;
@@ -138,12 +139,12 @@ async fn engaged(shared: &Shared, live: &Live, claimed: Claimed, worker: &dyn Wo
 
 /// Has another process wait for the next job of its kind.
 fn replace(shared: &Arc<Shared>, live: &Live) {
-    if live.resources.gpus > 0 || shared.config.ahead == 0 {
+    if shared.config.ahead == 0 {
         return;
     }
-    let kit = Kit { program: Program::of(&live.kind), threads: live.resources.cpus };
+    let kit = shared.kit(&live.kind, live.resources.cpus, &live.gpus);
     let shared = shared.clone();
-    shared.tasks.clone().spawn(async move { shared.ahead.fill(shared.executor.as_ref(), kit).await });
+    shared.tasks.clone().spawn(async move { shared.ahead.fill(shared.executor.as_ref(), &kit).await });
 }
 
 /// What was asked of the job before anybody could hand it to the attempt.

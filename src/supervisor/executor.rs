@@ -2,6 +2,7 @@
 //! `process` (this machine). Nothing above it may hold a pid, open `/proc` or assume that the worker runs on this host.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,32 +16,37 @@ use crate::domain::event::ProcessIdentity;
 /// Starts workers, and finds those that an earlier daemon started.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Starts the program with `threads` threads of arithmetic in `launch.attempt_dir`, which is made anew, and hands `launch` over to it.
+    /// Starts a process of the kit in `launch.attempt_dir`, which is made anew, and hands `launch` over to it.
     /// The worker does no work before it gets its `Start` over the workers' socket.
     ///
     /// # Errors
     /// [`StartError`]: no process is left behind.
-    async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError>;
+    async fn start(&self, kit: &Kit, launch: &Launch) -> Result<Box<dyn Worker>, StartError>;
 
     /// Starts a process of the kit in `dir`, which is made anew, that waits to be told its job. `None` where workers are not started ahead.
     ///
     /// # Errors
     /// [`StartError`]: no process is left behind.
-    async fn start_ahead(&self, _kit: Kit, _dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
+    async fn start_ahead(&self, _kit: &Kit, _dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
         Ok(None)
     }
 
     /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
     async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found;
+
+    /// Whether a process of this machine belongs to an attempt, of this daemon or an earlier one. Blocks for as long as it takes to read a small file.
+    fn is_ours(&self, pid: u32) -> bool;
 }
 
 /// What makes one process fit for a job as well as another: all that cannot be changed once it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kit {
     /// Its program.
     pub program: Program,
     /// Threads of arithmetic.
     pub threads: u32,
+    /// Its GPUs by UUID, and none besides. `None` where the daemon gives no GPUs away, and so keeps none from anybody.
+    pub gpus: Option<Vec<String>>,
 }
 
 /// A process that waits to be told its job. It ends by itself when the daemon does, or when this is dropped.
@@ -83,14 +89,19 @@ pub struct Programs {
     pub worker: PathBuf,
     /// [`Program::Command`].
     pub command: PathBuf,
+    /// [`Program::Worker`] for a job with a GPU, by the UUID of its first one; that of others has none of its own.
+    pub by_gpu: BTreeMap<String, PathBuf>,
 }
 
 impl Programs {
-    /// Where one is.
+    /// Where that of a kit is.
     #[must_use]
-    pub fn path(&self, program: Program) -> &Path {
-        match program {
-            Program::Worker => &self.worker,
+    pub fn path(&self, kit: &Kit) -> &Path {
+        match kit.program {
+            Program::Worker => {
+                let first = kit.gpus.as_ref().and_then(|gpus| gpus.first());
+                first.and_then(|uuid| self.by_gpu.get(uuid)).unwrap_or(&self.worker)
+            }
             Program::Command => &self.command,
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Birth {
     /// Which member of an array it is.
     pub(super) array_index: Option<u32>,
     pub(super) resources: Resources,
+    /// Its GPUs by UUID.
+    pub(super) gpus: Vec<String>,
     pub(super) storage: Storage,
     pub(super) keep: u32,
     pub(super) preemptible: bool,
@@ -53,6 +55,8 @@ pub(super) struct Live {
     /// Which member of an array it is.
     pub(super) array_index: Option<u32>,
     pub(super) resources: Resources,
+    /// Its GPUs by UUID.
+    pub(super) gpus: Vec<String>,
     pub(super) storage: Storage,
     /// Checkpoints of the job that are kept.
     pub(super) keep: u32,
@@ -142,6 +146,7 @@ impl Live {
             kind,
             array_index,
             resources,
+            gpus,
             storage,
             keep,
             preemptible,
@@ -170,6 +175,7 @@ impl Live {
             kind,
             array_index,
             resources,
+            gpus,
             storage,
             keep,
             preemptible,
@@ -357,6 +363,7 @@ pub(super) mod tests {
             kind: "train".into(),
             array_index: None,
             resources: Resources::default(),
+            gpus: Vec::new(),
             storage: mlctl_artifacts::keys::storage("file:///o", "x", JobId(job), AttemptNumber(1)),
             keep: 3,
             preemptible: false,

@@ -4,6 +4,7 @@
 mod adopt;
 mod ahead;
 mod attempt;
+pub mod devices;
 mod end;
 pub mod executor;
 mod kill;
@@ -37,7 +38,6 @@ use mlctl_protocol::{
     progress::Progress,
     result::CheckpointRef,
     s3::S3Access,
-    spec::Resources,
 };
 use tokio::{
     net::UnixListener,
@@ -55,13 +55,14 @@ pub use watchdog::Limits;
 
 use self::{
     ahead::Engaged,
+    devices::Inventory,
     executor::{Executor, Kit, Program, Spare},
     live::{Live, Times},
     logs::LogKeeper,
 };
 use crate::{
-    domain::{Clock, Command, Edit, Fence, Hold, Job, Uid},
-    store::{Claimed, Ready, Store, StoreError},
+    domain::{Clock, Command, Edit, Fence, Hold, Job, Machine, Uid, machine::Free},
+    store::{Claimed, NewAttempt, Ready, Store, StoreError},
 };
 
 /// How long a checkpoint on demand may take.
@@ -83,8 +84,8 @@ pub struct Config {
     pub s3: Option<S3Access>,
     /// Whether command jobs may be started.
     pub has_commands: bool,
-    /// What there is to give to jobs.
-    pub machine: Resources,
+    /// What there is to give to jobs, with the GPUs as they were when the daemon started.
+    pub machine: Machine,
     /// Seconds between heartbeats.
     pub heartbeat_seconds: u32,
     /// From the first word to a worker to SIGKILL.
@@ -110,6 +111,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Where workers run.
     pub executor: Arc<dyn Executor>,
+    /// Who knows the GPUs, where there are some.
+    pub inventory: Option<Arc<dyn Inventory>>,
 }
 
 /// The attempts of this daemon.
@@ -129,6 +132,7 @@ pub(crate) struct Shared {
     artifacts: Stores,
     clock: Arc<dyn Clock>,
     executor: Arc<dyn Executor>,
+    inventory: Option<Arc<dyn Inventory>>,
     logs: LogKeeper,
     ahead: ahead::Pool,
     attempts: Mutex<BTreeMap<JobId, Arc<Live>>>,
@@ -144,7 +148,7 @@ impl Supervisor {
     /// # Errors
     /// When the user's inotify instances are used up.
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> io::Result<Self> {
-        let Parts { store, artifacts, clock, executor } = parts;
+        let Parts { store, artifacts, clock, executor, inventory } = parts;
         let logs = LogKeeper::new(config.logs)?;
         let shared = Shared {
             ahead: ahead::Pool::new(config.ahead, &config.attempts_dir),
@@ -153,6 +157,7 @@ impl Supervisor {
             artifacts,
             clock,
             executor,
+            inventory,
             logs,
             attempts: Mutex::default(),
             freed: watch::Sender::new(0),
@@ -213,18 +218,17 @@ pub enum CheckpointError {
 }
 
 impl Handle {
-    /// Claims a job and starts the attempt. Returns as soon as the job is claimed; what happens to the attempt is in the store.
+    /// Claims a job, which is to have these GPUs, and starts the attempt. Returns as soon as the job is claimed; what happens to the attempt is in the store.
     ///
     /// # Errors
     /// [`StoreError::Refused`] when the job is no longer queued, [`StoreError::Failed`].
-    pub async fn claim(&self, job: &Ready) -> Result<(), StoreError> {
+    pub async fn claim(&self, job: &Ready, gpus: &[String]) -> Result<(), StoreError> {
         let secret = self.draw_secret();
-        // A process that runs has no say any more in which devices it sees.
-        let kit = (job.gpus == 0).then(|| Kit { program: Program::of(&job.kind), threads: job.cpus });
-        let engaged = kit.and_then(|kit| self.shared.ahead.take(kit));
+        let engaged = self.shared.ahead.take(&self.shared.kit(&job.kind, job.needs.cpus, gpus));
         let (spare, process) = engaged.map(|Engaged { spare, identity }| (spare, identity)).unzip();
-        let (hash, lease_until) = (*secret.hash().as_bytes(), self.lease_until());
-        match self.shared.store.claim_with(job.id, hash, lease_until, process).await {
+        let (secret_hash, lease_until) = (*secret.hash().as_bytes(), self.lease_until());
+        let attempt = NewAttempt { gpus: gpus.to_vec(), secret_hash, lease_until, process };
+        match self.shared.store.claim_with(job.id, attempt).await {
             Ok(claimed) => {
                 self.begin(claimed, secret, spare);
                 Ok(())
@@ -249,6 +253,7 @@ impl Handle {
             kind: claimed.job.kind.clone(),
             array_index: claimed.job.array.as_ref().map(|member| member.index),
             resources: claimed.job.resources.clone(),
+            gpus: claimed.job.gpus.clone(),
             storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
             preemptible: claimed.job.preemptible,
@@ -402,21 +407,30 @@ impl Handle {
         stream.path(&self.shared.attempt_dir(job, attempt))
     }
 
-    /// What there is to give to jobs.
+    /// What there is to give to jobs, but for what others do with it.
     #[must_use]
-    pub fn machine(&self) -> Resources {
-        self.shared.config.machine.clone()
+    pub fn machine(&self) -> &Machine {
+        &self.shared.config.machine
     }
 
-    /// What attempts occupy.
+    /// The same with what others do with its GPUs at this moment.
+    pub async fn look_at_machine(&self) -> Machine {
+        let machine = self.shared.config.machine.clone();
+        let Some(inventory) = self.shared.inventory.clone().filter(|_| !machine.gpus.is_empty()) else {
+            return machine;
+        };
+        let executor = self.shared.executor.clone();
+        let look = tokio::task::spawn_blocking(move || devices::observed(machine, inventory.as_ref(), &executor));
+        // It fails where the daemon ends meanwhile.
+        look.await.unwrap_or_default()
+    }
+
+    /// The jobs that have a GPU, the oldest first.
     #[must_use]
-    pub fn used(&self) -> Resources {
-        let none = Resources { cpus: 0, gpus: 0 };
+    pub fn holders(&self, uuid: &str) -> Vec<JobId> {
         let attempts = self.shared.lock();
-        attempts.values().filter(|live| !live.vitals().vacated).fold(none, |used, live| Resources {
-            cpus: used.cpus.saturating_add(live.resources.cpus),
-            gpus: used.gpus.saturating_add(live.resources.gpus),
-        })
+        let holds = |live: &Live| !live.vitals().vacated && live.gpus.iter().any(|gpu| gpu == uuid);
+        attempts.iter().filter(|(_, live)| holds(live)).map(|(job, _)| *job).collect()
     }
 
     /// The jobs that occupy something, the oldest first.
@@ -432,11 +446,15 @@ impl Handle {
         self.shared.lock().values().any(|live| live.preemptible && live.ending().borrow().is_none())
     }
 
-    /// What is left for further attempts.
+    /// What is left for further attempts. What others do with the GPUs is not off it.
     #[must_use]
-    pub fn free(&self) -> Resources {
-        let (machine, used) = (&self.shared.config.machine, self.used());
-        Resources { cpus: machine.cpus.saturating_sub(used.cpus), gpus: machine.gpus.saturating_sub(used.gpus) }
+    pub fn free(&self) -> Free {
+        let machine = &self.shared.config.machine;
+        let attempts = self.shared.lock();
+        attempts.values().filter(|live| !live.vitals().vacated).fold(machine.whole(), |mut free, live| {
+            free.take(&machine.share(&live.resources, &live.gpus));
+            free
+        })
     }
 
     /// Changes whenever resources come back.
@@ -461,6 +479,12 @@ impl Handle {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Live>>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a job of a kind needs of its process.
+    fn kit(&self, kind: &str, threads: u32, gpus: &[String]) -> Kit {
+        let gpus = (!self.config.machine.gpus.is_empty()).then(|| gpus.to_vec());
+        Kit { program: Program::of(kind), threads, gpus }
     }
 
     fn insert(&self, live: Arc<Live>) {

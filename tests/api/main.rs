@@ -12,6 +12,8 @@ mod daemon;
 #[cfg(test)]
 mod dependencies;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod follow;
 #[cfg(test)]
 mod jobs;

@@ -117,7 +117,7 @@ async fn who_has_used_much_stands_behind_who_has_used_little() {
         hold: None,
     };
     let used = rig.store.submit(new(7, "used")).await.unwrap().id;
-    let fence = rig.store.claim(used, [7; 32], rig.store_now()).await.unwrap().fence;
+    let fence = rig.store.claim(used, Vec::new(), [7; 32], rig.store_now()).await.unwrap().fence;
     rig.forward(3600);
     let exit = Exit { class: ExitClass::Ok, message: None, hint: None };
     let end = Command::End { exit, model: None, output: None, jitter: 0.0 };

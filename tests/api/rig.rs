@@ -1,6 +1,7 @@
 //! What the API's tests share: a server, a client, jobs at any stage of their life.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -19,13 +20,18 @@ use mlctl::{
         self, Api, Commands, Patience,
         types::{ErrorBody, ErrorCode, JobView},
     },
-    domain::{Clock, Command, Exit, Fence, share::FairShare},
+    domain::{Clock, Command, Exit, Fence, Machine, share::FairShare},
     scheduler::Observer,
     store::Store,
-    supervisor::{self, Handle, LogBounds, Supervisor, executor::Programs, process::LocalProcesses},
+    supervisor::{
+        self, Handle, LogBounds, Supervisor,
+        devices::{self, Inventory as _, Simulated},
+        executor::Programs,
+        process::LocalProcesses,
+    },
 };
 use mlctl_artifacts::Stores;
-use mlctl_protocol::{AttemptNumber, ExitClass, JobId, spec::Resources};
+use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
@@ -78,19 +84,27 @@ impl Rig {
 
     /// With settings of its own.
     pub async fn with(change: impl FnOnce(&mut api::Config)) -> Self {
+        Self::on("", change).await
+    }
+
+    /// On a machine with these GPUs, which the file `gpus.toml` in its folder goes on to play.
+    pub async fn on(gpus: &str, change: impl FnOnce(&mut api::Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicI64::new(1_790_000_000_000_000)));
         let store = Store::open(&dir.path().join("mld.db"), clock.clone(), entropy).await.unwrap();
         let (stop, stop_daemon) = (CancellationToken::new(), CancellationToken::new());
         let storage_url = format!("file://{}/objects", dir.path().display());
+        let programs = Programs { worker: "/bin/false".into(), command: "/bin/false".into(), by_gpu: BTreeMap::new() };
+        let file = dir.path().join("gpus.toml");
+        std::fs::write(&file, gpus).unwrap();
+        let inventory = Simulated::new(file);
+        let machine = Machine { cpus: 2, memory_mib: 4096, gpus: devices::known(&inventory.look().unwrap()) };
         let parts = supervisor::Parts {
             store: store.clone(),
             artifacts: Stores::new(),
             clock: clock.clone(),
-            executor: Arc::new(
-                LocalProcesses::new(Programs { worker: "/bin/false".into(), command: "/bin/false".into() }, Vec::new())
-                    .unwrap(),
-            ),
+            executor: Arc::new(LocalProcesses::new(programs.clone(), dir.path().join("attempts"), Vec::new()).unwrap()),
+            inventory: Some(Arc::new(inventory)),
         };
         let config = supervisor::Config {
             attempts_dir: dir.path().join("attempts"),
@@ -98,7 +112,7 @@ impl Rig {
             storage_url: storage_url.clone(),
             s3: None,
             has_commands: true,
-            machine: Resources { cpus: 2, gpus: 0 },
+            machine,
             heartbeat_seconds: 1,
             grace: Duration::from_secs(1),
             limits: supervisor::Limits { lease: Duration::from_secs(600), hang: None },
@@ -122,7 +136,7 @@ impl Rig {
             workers_socket: dir.path().join("workers.sock"),
             storage_url,
             data_roots: Vec::new(),
-            programs: Programs { worker: "/bin/false".into(), command: "/bin/false".into() },
+            programs,
             commands: Commands { enabled: true, users: Vec::new() },
             max_queued: 1000,
             max_spec_bytes: 262_144,
@@ -197,7 +211,7 @@ impl Rig {
     /// Starts an attempt that nobody works on.
     pub async fn claim(&self, job: JobId) -> Fence {
         let lease_until = self.clock.now() + SignedDuration::from_secs(600);
-        self.store.claim(job, [7; 32], lease_until).await.unwrap().fence
+        self.store.claim(job, Vec::new(), [7; 32], lease_until).await.unwrap().fence
     }
 
     pub async fn end(&self, fence: Fence, class: ExitClass) {

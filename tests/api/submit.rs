@@ -128,7 +128,7 @@ async fn a_job_larger_than_the_machine_is_refused_with_numbers() {
         (
             json!({"gpus": 1}),
             "resources.gpus",
-            "the job needs 1 core and 1 GPU, and this machine gives 2 cores to jobs",
+            "the job needs 1 core and 1 GPU, and this machine gives 2 cores and no GPU to jobs",
         ),
     ];
     for (resources, path, message) in cases {

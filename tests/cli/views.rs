@@ -16,7 +16,7 @@ pub static SUBMITTED: LazyLock<Timestamp> = LazyLock::new(|| {
 pub fn job(id: u64, changes: Json) -> Json {
     let mut view = json!({
         "schema": 1, "id": id.to_string(), "name": "digits", "kind": "train", "state": "queued", "reason": null,
-        "queue": "default", "priority": 50, "user": "ada", "uid": 1000, "labels": {}, "resources": {"cpus": 1, "gpus": 0},
+        "queue": "default", "priority": 50, "user": "ada", "uid": 1000, "labels": {}, "resources": {"cpus": 1, "gpus": 0}, "gpus": [],
         "attempt": null, "retries_used": 0, "retry_limit": 3,
         "infrastructure_retries_used": 0, "infrastructure_retry_limit": 5, "quarantined": false, "exit_class": null, "exit_message": null, "exit_hint": null,
         "array": null, "submitted_at": SUBMITTED.to_string(), "started_at": null, "finished_at": null, "not_before": null,

@@ -20,6 +20,8 @@ mod contract;
 #[cfg(test)]
 mod dependencies;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod pause;

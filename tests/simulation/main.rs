@@ -11,7 +11,11 @@ mod world;
 
 use chance::{Chance, cases};
 use mlctl::{
-    scheduler::{Plan, Snapshot, plan},
+    domain::{
+        Machine,
+        machine::{Foreign, Gpu, Standing},
+    },
+    scheduler::{Plan, Snapshot, Start, plan},
     store::Ready,
 };
 use world::{Choose, World};
@@ -69,8 +73,8 @@ fn a_plan_that_lets_small_jobs_slip_past_is_found() {
         for job in &snapshot.ready {
             let alone = Snapshot { ready: vec![job.clone()], free: free.clone(), ..snapshot.clone() };
             if let [start] = plan(&alone).start.as_slice() {
-                chosen.start.push(*start);
-                (free.cpus, free.gpus) = (free.cpus - job.cpus, free.gpus - job.gpus);
+                chosen.start.push(start.clone());
+                free.take(&snapshot.machine.share(&job.needs, &start.gpus));
             }
         }
         chosen
@@ -81,7 +85,7 @@ fn a_plan_that_lets_small_jobs_slip_past_is_found() {
 #[test]
 fn a_plan_that_overfills_the_machine_or_forgets_jobs_is_found() {
     let full = broken_in(|snapshot| {
-        plan(&Snapshot { free: snapshot.machine.clone(), running: Vec::new(), ..snapshot.clone() })
+        plan(&Snapshot { free: snapshot.machine.whole(), running: Vec::new(), ..snapshot.clone() })
     });
     assert!(full.iter().any(|rule| rule.contains("full machine")), "{full:?}");
     let idle = broken_in(|_| Plan::default());
@@ -144,17 +148,19 @@ fn a_month_repeats_from_its_seed() {
 #[test]
 fn a_month_without_rules_is_found_out() {
     fn greedy(snapshot: &Snapshot) -> Plan {
-        let fits = |job: &Ready| job.cpus <= snapshot.free.cpus && job.gpus <= snapshot.free.gpus;
+        let start = |job: &Ready| {
+            let places = snapshot.free.place(&snapshot.machine, &job.needs, |_| true)?;
+            let gpus = places.into_iter().map(|place| snapshot.machine.gpus[place].uuid.clone()).collect();
+            Some(Start { job: job.id, gpus })
+        };
         // Whoever is small enough, the last first.
-        Plan {
-            start: snapshot.ready.iter().rev().find(|job| fits(job)).map(|job| job.id).into_iter().collect(),
-            ..Plan::default()
-        }
+        Plan { start: snapshot.ready.iter().rev().find_map(start).into_iter().collect(), ..Plan::default() }
     }
     // Those of low priority never.
     let lazy = |snapshot: &Snapshot| {
         let mut chosen = plan(snapshot);
-        chosen.start.retain(|id| snapshot.ready.iter().any(|job| job.id == *id && job.priority > 10));
+        let is_urgent = |start: &Start| snapshot.ready.iter().any(|job| job.id == start.job && job.priority > 10);
+        chosen.start.retain(is_urgent);
         chosen
     };
     let unfair = |snapshot: &Snapshot| if plan(snapshot).head.is_some() { plan(snapshot) } else { greedy(snapshot) };
@@ -164,4 +170,17 @@ fn a_month_without_rules_is_found_out() {
     {
         assert!(broken.iter().any(|found| found.contains(rule)), "{rule}: {broken:#?}");
     }
+}
+
+/// A machine of so many cores, and GPUs of 1 GiB.
+fn machine(cpus: u32, gpus: u32) -> Machine {
+    let gpu = |index: u32| Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: "simulated".into(),
+        memory_mib: 1024,
+        standing: Standing::Open,
+        foreign: Foreign::default(),
+    };
+    Machine { cpus, memory_mib: 1024, gpus: (0..gpus).map(gpu).collect() }
 }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::{Command, Edit, Event, Exit, Fence, Hold, Job, JobState, MICROSECONDS_A_POINT, Uid, state},
-    scheduler::{Plan, Snapshot},
+    domain::{
+        Command, Edit, Event, Exit, Fence, Hold, Job, JobState, MICROSECONDS_A_POINT, Machine, Uid, machine::Free,
+        state,
+    },
+    scheduler::{Plan, Snapshot, Start},
     store::{Ready, Running},
 };
 use mlctl_protocol::{
@@ -13,7 +16,7 @@ use mlctl_protocol::{
     spec::{Resources, RetryPolicy},
 };
 
-use super::chance::Chance;
+use super::{chance::Chance, machine};
 
 /// The choice of the jobs to start.
 pub type Choose = fn(&Snapshot) -> Plan;
@@ -50,8 +53,8 @@ pub struct World {
     now: i64,
     /// From here on attempts end well.
     calm: i64,
-    machine: Resources,
-    free: Resources,
+    machine: Machine,
+    free: Free,
     jobs: BTreeMap<JobId, Job>,
     logs: BTreeMap<JobId, Vec<(Event, Timestamp)>>,
     agenda: BTreeMap<(i64, u64), Happening>,
@@ -70,12 +73,12 @@ pub struct World {
 impl World {
     /// A machine of a random size, and trouble for so many seconds.
     pub fn new(chance: &mut Chance, trouble_seconds: i64, choose: Choose) -> Self {
-        let machine = Resources { cpus: 1 + small(chance, 8), gpus: small(chance, 3) };
+        let machine = machine(1 + small(chance, 8), small(chance, 3));
         let mut world = Self {
             choose,
             now: 0,
             calm: trouble_seconds,
-            free: machine.clone(),
+            free: machine.whole(),
             machine,
             jobs: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -116,7 +119,7 @@ impl World {
     }
 
     pub fn can_ever_run(&self, job: &Job) -> bool {
-        job.resources.cpus <= self.machine.cpus && job.resources.gpus <= self.machine.gpus
+        self.machine.could_hold(&job.resources)
     }
 
     /// Moves the clock to the next thing on the agenda.
@@ -209,37 +212,43 @@ impl World {
         let snapshot = self.snapshot();
         let plan = (self.choose)(&snapshot);
         self.judge(&snapshot.ready, &plan);
-        for job in &plan.start {
-            self.start(*job, chance);
+        for start in &plan.start {
+            self.start(start, chance);
         }
         !plan.start.is_empty()
     }
 
     /// Whether the choice was fair and used the machine.
     fn judge(&mut self, ready: &[Ready], plan: &Plan) {
-        let possible = |job: &&Ready| job.cpus <= self.machine.cpus && job.gpus <= self.machine.gpus;
-        let starts = |job: &&Ready| plan.start.contains(&job.id);
+        let possible = |job: &&Ready| self.machine.could_hold(&job.needs);
+        let starts = |job: &&Ready| plan.start.iter().any(|start| start.job == job.id);
         let first = ready.iter().position(|job| possible(&job) && !starts(&job));
         if let Some((before, [first, behind @ ..])) = first.map(|place| ready.split_at(place)) {
-            // Nobody says how long he runs: who starts behind it needs nothing that it waits for, and leaves it the rest.
+            // Nobody says how long he runs: who starts behind it needs nothing that it waits for, and leaves it the rest; but cores that it cannot use before it has a GPU help nobody.
             let used = |jobs: &[Ready], of: fn(&Ready) -> u32| jobs.iter().filter(starts).map(of).sum::<u32>();
             let delays = |of: fn(&Ready) -> u32, free: u32| {
                 let taken = used(behind, of);
                 taken > 0 && used(before, of) + of(first) + taken > free
             };
-            if delays(|job| job.cpus, self.free.cpus) || delays(|job| job.gpus, self.free.gpus) {
+            let free_gpus = self.machine.totals().gpus - self.machine.used(&self.free).gpus;
+            let waits_for_gpus_alone = used(before, |job| job.needs.cpus) + first.needs.cpus <= self.free.cpus
+                && used(before, |job| job.needs.gpus) + first.needs.gpus > free_gpus;
+            if delays(|job| job.needs.gpus, free_gpus)
+                || (!waits_for_gpus_alone && delays(|job| job.needs.cpus, self.free.cpus))
+            {
                 self.broken.push(format!("job {} was overtaken: {plan:?}", first.id));
             }
         }
         let possible = ready.iter().any(|job| self.jobs.get(&job.id).is_some_and(|job| self.can_ever_run(job)));
-        if possible && self.free == self.machine && plan.start.is_empty() {
+        if possible && self.free == self.machine.whole() && plan.start.is_empty() {
             self.broken.push(format!("the machine is idle and jobs wait: {plan:?}"));
         }
     }
 
-    fn start(&mut self, id: JobId, chance: &mut Chance) {
+    fn start(&mut self, start: &Start, chance: &mut Chance) {
+        let id = start.job;
         self.tokens += 1;
-        if !self.ask(id, None, &Command::Claim { token: FencingToken(self.tokens) }) {
+        if !self.ask(id, None, &Command::Claim { token: FencingToken(self.tokens), gpus: start.gpus.clone() }) {
             self.broken.push(format!("ready job {id} could not be claimed"));
             return;
         }
@@ -251,10 +260,14 @@ impl World {
         }
         self.starts += 1;
         let needs = self.jobs[&id].resources.clone();
-        match (self.free.cpus.checked_sub(needs.cpus), self.free.gpus.checked_sub(needs.gpus)) {
-            (Some(cpus), Some(gpus)) => self.free = Resources { cpus, gpus },
-            _ => self.broken.push(format!("job {id} was started on a full machine")),
+        let share = self.machine.share(&needs, &start.gpus);
+        let has_room = share.cpus <= self.free.cpus
+            && share.vram_mib.len() == needs.gpus as usize
+            && share.vram_mib.iter().all(|(place, mib)| i64::from(*mib) <= self.free.vram_mib[*place]);
+        if !has_room {
+            self.broken.push(format!("job {id} was started on a full machine"));
         }
+        self.free.take(&share);
         let well = self.now >= self.calm || chance.once_in(2);
         let class = if well { ExitClass::Ok } else { chance.pick(&ExitClass::ALL) };
         let fence = self.fence(id);
@@ -283,8 +296,7 @@ impl World {
             }
         }
         let job = &self.jobs[&fence.job];
-        self.free.cpus += job.resources.cpus;
-        self.free.gpus += job.resources.gpus;
+        self.free.give(&self.machine.share(&job.resources, &job.gpus));
         self.retries += u64::from(!job.state.is_terminal());
         // A worker thought dead wakes up and says that all went well.
         if chance.once_in(3) {
@@ -371,7 +383,7 @@ impl World {
             queue: "default".into(),
             priority: chance.pick(&[10, 50, 50, 50, 90]),
             labels: BTreeMap::new(),
-            resources: Resources { cpus: 1 + small(chance, 8), gpus: small(chance, 3) },
+            resources: Resources { cpus: 1 + small(chance, 8), gpus: small(chance, 3), ..Resources::NONE },
             retry: RetryPolicy {
                 limit: small(chance, 4),
                 backoff_seconds: 1 + small(chance, 60),
@@ -422,8 +434,8 @@ impl World {
             id: job.id,
             queue: job.queue.clone(),
             user: job.user,
-            cpus: job.resources.cpus,
-            gpus: job.resources.gpus,
+            has: job.resources.clone(),
+            gpus: job.gpus.clone(),
             started_at: job.started_at.expect("it runs"),
             ends_by: None,
         });
@@ -448,20 +460,10 @@ impl World {
         let due = due.filter(|job| job.deadline.is_none_or(|deadline| deadline > now));
         let mut ready: Vec<Ready> = due
             .map(|job| {
-                let Resources { cpus, gpus } = job.resources;
                 let rank = job.submitted_at.as_microsecond() - i64::from(job.priority) * MICROSECONDS_A_POINT;
-                let (queue, user) = (job.queue.clone(), job.user);
-                Ready {
-                    id: job.id,
-                    kind: "train".into(),
-                    queue,
-                    user,
-                    priority: job.priority,
-                    rank,
-                    cpus,
-                    gpus,
-                    limit_seconds: None,
-                }
+                let (queue, user, needs) = (job.queue.clone(), job.user, job.resources.clone());
+                let (kind, priority) = (job.kind.clone(), job.priority);
+                Ready { id: job.id, kind, queue, user, priority, rank, needs, limit_seconds: None }
             })
             .collect();
         ready.sort_by_key(|job| (job.rank, job.id));

@@ -38,10 +38,10 @@ async fn what_a_state_does_not_allow_is_refused_and_changes_nothing() {
     let before = rig::dump(&rig.store, rig.now()).await.unwrap();
     let lease_until = rig.now();
     assert!(matches!(
-        rig.store.claim(id, [8; 32], lease_until).await,
+        rig.store.claim(id, Vec::new(), [8; 32], lease_until).await,
         Err(StoreError::Refused(Refusal::WrongState { state: "running", verb: "started", .. }))
     ));
-    let own_token = Command::Claim { token: FencingToken(1) };
+    let own_token = Command::Claim { token: FencingToken(1), gpus: Vec::new() };
     assert!(matches!(rig.store.command(id, None, own_token).await, Err(StoreError::Refused(_))));
     assert!(matches!(rig.store.command(id, None, Command::Retry { by: USER }).await, Err(StoreError::Refused(_))));
     assert!(matches!(rig.store.command(id, None, rig::end(ExitClass::Ok)).await, Err(StoreError::Refused(_))));
@@ -50,7 +50,7 @@ async fn what_a_state_does_not_allow_is_refused_and_changes_nothing() {
         rig.store.command(missing, None, Command::Cancel { by: USER }).await,
         Err(StoreError::NotFound(_))
     ));
-    assert!(matches!(rig.store.claim(missing, [8; 32], lease_until).await, Err(StoreError::NotFound(_))));
+    assert!(matches!(rig.store.claim(missing, Vec::new(), [8; 32], lease_until).await, Err(StoreError::NotFound(_))));
     assert!(matches!(rig.store.forget_checkpoints(missing, Vec::new()).await, Err(StoreError::NotFound(_))));
     assert!(matches!(rig.store.job(missing).await, Err(StoreError::NotFound(_))));
     assert!(matches!(rig.store.spec(missing).await, Err(StoreError::NotFound(_))));
@@ -100,7 +100,7 @@ async fn a_job_with_a_start_time_waits_for_it_and_is_in_nobodys_way() {
     let ready: Vec<_> = rig.store.ready(rig.now(), 10).await.unwrap().iter().map(|ready| ready.id).collect();
     assert_eq!(ready, [past], "one whose time is past starts at once");
     assert_eq!(rig.store.next_ready_at(rig.now()).await.unwrap(), Some(begin));
-    assert!(matches!(rig.store.claim(later, [7; 32], rig.now()).await, Err(StoreError::Refused(_))));
+    assert!(matches!(rig.store.claim(later, Vec::new(), [7; 32], rig.now()).await, Err(StoreError::Refused(_))));
     rig.check().await;
     let hold = Hold { by: USER, reason: None, not_before: None };
     rig.store.command(later, None, Command::Hold { hold }).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_retry_waits_for_its_time_even_when_the_clock_is_set_back() {
     assert_eq!(due.duration_since(rig.now()).as_secs(), 9, "ten seconds less a few microseconds");
     assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty());
     assert_eq!(rig.store.next_ready_at(rig.now()).await.unwrap(), Some(due));
-    let refused = rig.store.claim(id, [7; 32], rig.now()).await;
+    let refused = rig.store.claim(id, Vec::new(), [7; 32], rig.now()).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     rig.clock.forward(10);
     assert_eq!(rig.store.ready(rig.now(), 10).await.unwrap().len(), 1);
@@ -152,7 +152,7 @@ async fn a_finished_job_is_tried_again_only_by_a_person_and_from_its_checkpoint(
     let failed = rig.store.job(id).await.unwrap().job;
     assert_eq!((failed.state.name(), failed.exit), ("failed", Some(rig::exit(ExitClass::Spec))));
     rig.store.command(id, None, Command::Retry { by: USER }).await.unwrap();
-    let claimed = rig.store.claim(id, [9; 32], rig.now()).await.unwrap();
+    let claimed = rig.store.claim(id, Vec::new(), [9; 32], rig.now()).await.unwrap();
     assert_eq!((claimed.fence.attempt, claimed.resume), (AttemptNumber(2), vec![checkpoint]));
     assert_eq!(claimed.spec, rig::spec("one"));
     assert_eq!(rig.store.attempts(id).await.unwrap().len(), 2);

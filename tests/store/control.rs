@@ -59,7 +59,7 @@ async fn what_is_held_is_not_ready_until_it_is_released() {
     assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty());
     assert_eq!(rig.store.next_ready_at(rig.now()).await.unwrap(), None, "nothing is waited for");
     for id in &jobs[..2] {
-        let refused = rig.store.claim(*id, [1; 32], rig.now()).await.unwrap_err();
+        let refused = rig.store.claim(*id, Vec::new(), [1; 32], rig.now()).await.unwrap_err();
         assert!(matches!(refused, StoreError::Refused(Refusal::WrongState { state: "held", .. })), "{refused}");
     }
     let counts = rig.store.counts().await.unwrap();
@@ -124,7 +124,7 @@ async fn a_pause_and_a_preemption_survive_a_restart_and_use_up_no_retry() {
     rig.check().await;
     rig.store.command(paused, None, Command::Release { by: USER }).await.unwrap();
     for id in [paused, preempted] {
-        let claimed = rig.store.claim(id, [7; 32], rig.now()).await.unwrap();
+        let claimed = rig.store.claim(id, Vec::new(), [7; 32], rig.now()).await.unwrap();
         assert_eq!((claimed.job.attempt, claimed.job.retries_used, claimed.resume[0].step), (2, 0, 5));
     }
     rig.check().await;
@@ -209,7 +209,7 @@ async fn what_waits_beyond_its_deadline_fails_over_restarts_and_clock_jumps() {
     changes.mark_unchanged();
     rig.end(fence, ExitClass::Crash).await;
     assert!(changes.has_changed().unwrap(), "it waits again, beyond its deadline");
-    let refused = rig.store.claim(running, [1; 32], rig.now()).await.unwrap_err();
+    let refused = rig.store.claim(running, Vec::new(), [1; 32], rig.now()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Refused(Refusal::WrongState { .. })), "{refused}");
     assert_eq!(rig.store.expire(rig.now()).await.unwrap(), 2);
     assert_eq!((rig.state(held).await, rig.state(running).await), (JobState::Failed, JobState::Failed));

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::Sqlit
 
 use crate::{
     chance::{Chance, cases},
+    devices,
     furniture::{JOBS, furnish, submitted},
     queues,
     rig::{self, Hand, Rig, USER, entropy},
@@ -48,6 +49,7 @@ impl Whole {
         furnish(&rig).await;
         schedules::furnish(&rig).await;
         queues::furnish(&rig).await;
+        devices::furnish(&rig).await;
         let removed: Vec<JobId> = gone.iter().map(|number| JobId(*number)).collect();
         assert!(rig.store.remove(&removed, USER, false).await.unwrap().iter().all(Result::is_ok));
         rig.store.close().await;
@@ -254,6 +256,9 @@ fn a_plausible_wrong_value_is_found_in_every_table() {
         "INSERT INTO queue_counters (queue, state, jobs) VALUES ('night', 'queued', 3)",
         "UPDATE queues SET max_running = 3",
         "UPDATE queues SET flow = 'open'",
+        "UPDATE devices SET reason = 'none'",
+        "UPDATE jobs SET gpu_uuids = '[\"GPU-9\"]'",
+        "UPDATE jobs SET vram_mib = 5",
         "UPDATE instance SET epoch = 2",
         "UPDATE instance SET tokens_drawn = tokens_drawn - 1",
         "UPDATE instance SET last_job_id = last_job_id - 1",

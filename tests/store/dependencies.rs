@@ -66,7 +66,7 @@ async fn each_need_is_met_or_not_in_the_transaction_of_the_end() {
     }
     for id in &waiters {
         assert_eq!(name_of(&rig, *id).await, "blocked");
-        let refused = rig.store.claim(*id, [7; 32], rig.now()).await;
+        let refused = rig.store.claim(*id, Vec::new(), [7; 32], rig.now()).await;
         assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     }
     assert_eq!(rig.store.ready(rig.now(), 100).await.unwrap().len(), 2, "who is blocked stands in no line");

@@ -57,7 +57,7 @@ async fn a_database_of_the_first_schema_opens_and_goes_on() {
     let waiting = JobId(3);
     assert!(matches!(rig.state(waiting).await, JobState::Queued { not_before: Some(_) }));
     assert_eq!(rig.store.metrics(waiting, 0, 100).await.unwrap().len(), 8);
-    let claimed = rig.store.claim(waiting, [1; 32], rig.now()).await.unwrap();
+    let claimed = rig.store.claim(waiting, Vec::new(), [1; 32], rig.now()).await.unwrap();
     assert_eq!((claimed.fence.attempt.0, claimed.resume.len()), (4, 3));
     assert_eq!(rig.submit("new").await, JobId(JOBS + 1));
     assert!(rig.store.schedules().await.unwrap().is_empty());

@@ -35,7 +35,7 @@ async fn so_many_at_once_and_the_next_when_one_ends() {
     assert_eq!(rig.store.job(JobId(2)).await.unwrap().job.gate, Some(gate(id, 2)));
     assert_eq!(ready(&rig).await, [2, 3], "the others wait behind the gate");
     rig.check().await;
-    let refused = rig.store.claim(JobId(4), [7; 32], rig.now()).await;
+    let refused = rig.store.claim(JobId(4), Vec::new(), [7; 32], rig.now()).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     let first = rig.claim(JobId(2)).await;
     assert_eq!(ready(&rig).await, [3], "who runs keeps its place");

@@ -131,7 +131,7 @@ async fn all_that_happens_to_one_job_in_one_group_happens_in_order() {
     // Its end, a heartbeat of the attempt that is over by then, its next start, and a cancel of that.
     let (ended, claimed, cancelled) = tokio::join!(
         rig.store.command(id, Some(fence), rig::end(ExitClass::Preempted)),
-        rig.store.claim(id, [8; 32], rig.now()),
+        rig.store.claim(id, Vec::new(), [8; 32], rig.now()),
         rig.store.command(id, None, Command::Cancel { by: USER }),
     );
     assert_eq!(ended.unwrap().state, JobState::Queued { not_before: None });

@@ -66,7 +66,7 @@ async fn live(mut chance: Chance) {
         if chance.once_in(3) {
             let due =
                 matches!(job.state, JobState::Queued { not_before } if not_before.is_none_or(|time| time <= rig.now()));
-            let claimed = rig.store.claim(id, [1; 32], rig.now() + SignedDuration::from_secs(60)).await;
+            let claimed = rig.store.claim(id, Vec::new(), [1; 32], rig.now() + SignedDuration::from_secs(60)).await;
             assert_eq!(claimed.is_ok(), due, "{job:?}");
         } else {
             let command = command(&job, &mut chance);

@@ -19,6 +19,8 @@ mod damage;
 #[cfg(test)]
 mod dependencies;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod fixture;
@@ -46,5 +48,3 @@ mod removal;
 mod reports;
 #[cfg(test)]
 mod schedules;
-#[cfg(test)]
-mod webs;

@@ -72,7 +72,7 @@ async fn of_each_class_the_first() {
         }
     }
     let seen = line(&rig, 2).await;
-    let seen: Vec<(u64, u32, u32)> = seen.iter().map(|job| (job.id.0, job.user.0, job.cpus)).collect();
+    let seen: Vec<(u64, u32, u32)> = seen.iter().map(|job| (job.id.0, job.user.0, job.needs.cpus)).collect();
     assert_eq!(
         seen,
         [(1, 7, 900), (2, 7, 1), (3, 8, 1), (4, 7, 2), (5, 7, 900), (6, 7, 1), (7, 8, 1), (8, 7, 2)],

@@ -210,7 +210,7 @@ async fn checkpoints_are_offered_newest_first_and_the_newest_is_never_forgotten(
     let kept = rig.store.checkpoints(id).await.unwrap();
     assert_eq!(kept.iter().map(|(attempt, kept)| (attempt.0, kept.step)).collect::<Vec<_>>(), [(1, 3), (1, 2)]);
     rig.end(first, ExitClass::Crash).await;
-    let resume = rig.store.claim(id, [1; 32], rig.now()).await.unwrap().resume;
+    let resume = rig.store.claim(id, Vec::new(), [1; 32], rig.now()).await.unwrap().resume;
     assert_eq!(resume.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [3, 2]);
     rig.check().await;
 }

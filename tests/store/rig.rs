@@ -83,7 +83,7 @@ impl Rig {
 
     pub async fn claim(&self, job: JobId) -> Fence {
         let lease_until = self.now() + SignedDuration::from_secs(600);
-        self.store.claim(job, [7; 32], lease_until).await.unwrap().fence
+        self.store.claim(job, Vec::new(), [7; 32], lease_until).await.unwrap().fence
     }
 
     pub async fn end(&self, fence: Fence, class: ExitClass) {

@@ -1,15 +1,44 @@
 //! Chance for tests, from a seed: a random test prints the seed of a failed case and takes it back. `MLCTL_TEST_SEED=n` begins with that seed,
 //! `MLCTL_TEST_CASES=n` runs that many cases; a failure is repeated with its seed and one case.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::mpsc::{RecvTimeoutError, channel},
+    time::Duration,
+};
+
+/// A case that takes longer says its seed: whoever ends it then knows which it was.
+const LONG: Duration = Duration::from_secs(45);
 
 /// Runs `case` with a seed of its own, as often as asked for.
 pub fn cases(count: u64, mut case: impl FnMut(Chance)) {
     let first = number("MLCTL_TEST_SEED").unwrap_or_else(|| RandomState::new().hash_one("seed") >> 16);
+    let (begun, seeds) = channel::<u64>();
+    let watch = std::thread::spawn(move || {
+        let mut current = None;
+        loop {
+            match seeds.recv_timeout(LONG) {
+                Ok(seed) => current = Some(seed),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(seed) = current.take() {
+                        println!("still at it: {}", again(seed));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    });
     for seed in (first..).take(usize::try_from(number("MLCTL_TEST_CASES").unwrap_or(count)).unwrap()) {
         let _told = Told(seed);
+        begun.send(seed).unwrap();
         case(Chance(seed));
     }
+    drop(begun);
+    watch.join().unwrap();
+}
+
+fn again(seed: u64) -> String {
+    format!("repeat with MLCTL_TEST_SEED={seed} MLCTL_TEST_CASES=1")
 }
 
 pub fn number(name: &str) -> Option<u64> {
@@ -28,7 +57,7 @@ struct Told(u64);
 impl Drop for Told {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("repeat with MLCTL_TEST_SEED={} MLCTL_TEST_CASES=1", self.0);
+            println!("{}", again(self.0));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From what the store keeps to what a client sees: data in, data out. Called by the handlers; the words are in [`reason`] and [`event`]; schedules are in [`schedule`].
 
 pub(super) mod array;
+pub(super) mod device;
 pub(super) mod event;
 pub(super) mod queue;
 pub(super) mod reason;
@@ -12,17 +13,12 @@ pub(super) mod turn;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::{
-    AttemptNumber, JobId, JobSpec,
-    progress::Progress,
-    result::CheckpointRef,
-    spec::{Resources, Work},
-};
+use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::Progress, result::CheckpointRef, spec::Work};
 
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
 use crate::{
-    domain::{Hold, Job, JobState, Uid},
+    domain::{Hold, Job, JobState, Machine, Uid, machine::Free},
     scheduler::Outlook,
     store::{Attempt, Awaited, JobDetail},
 };
@@ -35,9 +31,9 @@ pub(super) struct Scene {
     /// Login names.
     pub(super) names: Names,
     /// What there is to give to jobs.
-    pub(super) machine: Resources,
+    pub(super) machine: Machine,
     /// What is left of it.
-    pub(super) free: Resources,
+    pub(super) free: Free,
     /// The jobs that occupy the rest.
     pub(super) occupants: Vec<JobId>,
     /// The jobs that have the places at the gate that it waits behind, where that was looked for.
@@ -98,6 +94,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         uid: job.user.0,
         labels: job.labels.clone(),
         resources: job.resources.clone(),
+        gpus: job.gpus.clone(),
         attempt: (job.attempt > 0).then_some(job.attempt),
         retries_used: job.retries_used,
         retry_limit: job.retry.limit,

@@ -5,7 +5,8 @@ use mlctl_protocol::{ExitClass, JobId, spec::Resources};
 
 use super::{
     Planned, Scene,
-    turn::{self, fits, seen, turn},
+    device::size,
+    turn::{self, seen, turn},
 };
 use crate::{
     domain::{Exit, Gate, Hold, Intent, Job, JobState, dependency::Need},
@@ -88,8 +89,8 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
         return ("succeeded: there is nothing to wait for".into(), None);
     };
     let hint = match &job.state {
-        JobState::Queued { .. } if !fits(&job.resources, &scene.machine) => {
-            format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give mld more in workers.cpus")
+        JobState::Queued { .. } if !scene.machine.could_hold(&job.resources) => {
+            format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give jobs more in mld.toml")
         }
         JobState::Queued { .. } => {
             turn::hint(&seen(job), scene).unwrap_or_else(|| format!("`mlctl wait {id}` waits for its end"))
@@ -278,14 +279,34 @@ fn ending(exit: &Exit) -> String {
     format!("{}: {short}", exit.class)
 }
 
-/// `1 core`, `4 cores`, `2 cores and 1 GPU`.
+/// `1 core`, `4 cores`, `2 cores and 1 GPU`, `2 cores, 8 GiB of memory and 1 GPU with 6 GiB`.
 pub(in crate::api) fn of_all(resources: &Resources) -> String {
-    let cores = counted(resources.cpus, "core");
-    if resources.gpus == 0 { cores } else { format!("{cores} and {}", counted(resources.gpus, "GPU")) }
+    let Resources { cpus, gpus, memory_mib, vram_mib } = *resources;
+    let mut all = vec![counted(cpus, "core")];
+    if memory_mib > 0 {
+        all.push(format!("{} of memory", size(memory_mib)));
+    }
+    match (gpus, vram_mib) {
+        (0, _) => {}
+        (_, 0) => all.push(counted(gpus, "GPU")),
+        (1, _) => all.push(format!("1 GPU with {}", size(vram_mib))),
+        (_, _) => all.push(format!("{gpus} GPUs with {} each", size(vram_mib))),
+    }
+    in_a_row(&all)
 }
 
-pub(super) fn counted(number: u32, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn in_a_row(all: &[String]) -> String {
+    match all {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+pub(in crate::api) fn counted(number: u32, what: &str) -> String {
+    let ending = if what.ends_with('s') { "es" } else { "s" };
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}{ending}") }
 }
 
 /// `job 3`, `jobs 3, 4`, `jobs 1, 2, 3, 4, 5 and 7 more`.

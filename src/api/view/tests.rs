@@ -2,7 +2,7 @@
 
 use mlctl_protocol::{
     ExitClass, FencingToken,
-    spec::{Concurrency, RetryPolicy, Wins},
+    spec::{Concurrency, Resources, RetryPolicy, Wins},
 };
 
 use super::*;
@@ -22,13 +22,18 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(NOW + seconds).unwrap()
 }
 
+/// One of so many cores, 64 GiB of memory and no GPU.
+fn machine(cpus: u32) -> Machine {
+    Machine { cpus, memory_mib: 65_536, gpus: Vec::new() }
+}
+
 /// Two cores, taken by jobs 3 and 4.
 fn scene() -> Scene {
     Scene {
         now: at(0),
         names: Names::new([(7, "ann".to_owned())].into()),
-        machine: Resources { cpus: 2, gpus: 0 },
-        free: Resources { cpus: 0, gpus: 0 },
+        machine: machine(2),
+        free: Free::default(),
         occupants: vec![JobId(3), JobId(4)],
         through: Vec::new(),
         awaited: BTreeMap::new(),
@@ -38,7 +43,7 @@ fn scene() -> Scene {
 }
 
 fn idle() -> Scene {
-    Scene { free: Resources { cpus: 2, gpus: 0 }, occupants: Vec::new(), ..scene() }
+    Scene { free: machine(2).whole(), occupants: Vec::new(), ..scene() }
 }
 
 fn detail(state: JobState) -> JobDetail {
@@ -50,7 +55,7 @@ fn detail(state: JobState) -> JobDetail {
         queue: "default".into(),
         priority: 50,
         labels: Default::default(),
-        resources: Resources { cpus: 1, gpus: 0 },
+        resources: Resources { cpus: 1, ..Resources::NONE },
         retry: RetryPolicy::default(),
         preemptible: false,
         deadline: None,
@@ -67,6 +72,7 @@ fn detail(state: JobState) -> JobDetail {
         retries_used: 0,
         infrastructure_retries_used: 0,
         fruitless: 0,
+        gpus: Vec::new(),
         started_at: None,
         finished_at: None,
         exit: None,
@@ -130,7 +136,7 @@ fn heard(mut detail: JobDetail, seconds_ago: i64) -> JobDetail {
 }
 
 fn needs(mut detail: JobDetail, cpus: u32, gpus: u32) -> JobDetail {
-    detail.job.resources = Resources { cpus, gpus };
+    detail.job.resources = Resources { cpus, gpus, ..Resources::NONE };
     detail
 }
 
@@ -155,8 +161,7 @@ fn with_queues(scene: Scene, jobs: &[(u64, u32)], running: Vec<Running>, queues:
         user: Uid(7),
         priority: 50,
         rank: 0,
-        cpus: *cpus,
-        gpus: 0,
+        needs: Resources { cpus: *cpus, ..Resources::NONE },
         limit_seconds: None,
     });
     let (machine, free) = (scene.machine.clone(), scene.free.clone());
@@ -175,14 +180,14 @@ fn a_job_that_waits_for_its_queue_says_so() {
         id: JobId(id),
         queue: "default".into(),
         user: Uid(7),
-        cpus: 1,
-        gpus: 0,
+        has: Resources { cpus: 1, ..Resources::NONE },
+        gpus: Vec::new(),
         started_at: at(-100),
         ends_by: ends_in.map(at),
     };
     let one = QueueLimits { running: Some(1), ..none };
     let one_running = |limits, ends_in, jobs: &[(u64, u32)]| {
-        let free = Resources { cpus: 1, gpus: 0 };
+        let free = Free { cpus: 1, ..machine(2).whole() };
         with_queues(Scene { free, ..idle() }, jobs, vec![runs(3, ends_in)], vec![limited(limits)])
     };
     let strict = Queue { order: Order::Strict, ..default() };
@@ -232,7 +237,7 @@ fn a_job_that_waits_for_its_queue_says_so() {
 #[test]
 fn a_job_that_waits_says_for_what() {
     let later = |seconds| JobState::Queued { not_before: Some(at(seconds)) };
-    let one_free = Scene { free: Resources { cpus: 1, gpus: 0 }, occupants: vec![JobId(3)], ..scene() };
+    let one_free = Scene { free: Free { cpus: 1, ..machine(2).whole() }, occupants: vec![JobId(3)], ..scene() };
     let cases = [
         (queued(), idle(), "is about to start"),
         (queued(), scene(), "waits for 1 core: 2 of 2 in use by jobs 3, 4"),
@@ -251,7 +256,7 @@ fn a_job_that_waits_says_for_what() {
         (queued(), in_line(idle(), &[(2, 1), (3, 1), (5, 1)]), "waits for what jobs before it are about to have"),
         (queued(), in_line(scene(), &[(2, 1), (3, 1)]), "waits its turn: job 2, which needs the same, is before it"),
         (needs(queued(), 2, 0), one_free, "waits for 2 cores: 1 of 2 in use by job 3"),
-        (needs(queued(), 4, 1), idle(), "needs 4 cores and 1 GPU, and this machine gives 2 cores to jobs"),
+        (needs(queued(), 4, 1), idle(), "needs 4 cores and 1 GPU, and this machine gives 2 cores and no GPU to jobs"),
         (detail(later(90)), idle(), "starts in 90 s, not before 2026-09-21 14:14:50 UTC"),
         (
             retried(later(12), 2, ExitClass::Crash),

@@ -5,27 +5,28 @@ use mlctl_protocol::{JobId, JobSpec, spec::Resources};
 
 use super::{
     Scene,
-    reason::{counted, jobs, of_all, seconds_between, span},
+    device::{self, size},
+    reason::{counted, in_a_row, jobs, of_all, seconds_between, span},
 };
 use crate::{
     domain::{
-        Job, MICROSECONDS_A_POINT, Uid,
+        Job, MICROSECONDS_A_POINT, Machine, Uid,
+        machine::Gpu,
         queue::{Queue, QueueLimits},
     },
-    scheduler::{Obstacle, Outlook, Shared, Turn},
+    scheduler::{Obstacle, Outlook, Shared, Turn, open_to_jobs},
     store::{Ready, Running},
 };
 
 /// A job as the scheduler sees it, but for its place.
 pub(super) fn seen(job: &Job) -> Ready {
-    let Resources { cpus, gpus } = job.resources;
     let (kind, queue, user, priority) = (job.kind.clone(), job.queue.clone(), job.user, job.priority);
-    Ready { id: job.id, kind, queue, user, priority, rank: 0, cpus, gpus, limit_seconds: job.time_limit_seconds(None) }
+    let (needs, limit_seconds) = (job.resources.clone(), job.time_limit_seconds(None));
+    Ready { id: job.id, kind, queue, user, priority, rank: 0, needs, limit_seconds }
 }
 
 /// A job that is not there, as the scheduler would see it if it came now.
 pub(in crate::api) fn imagined(spec: &JobSpec, user: Uid, now: Timestamp) -> Ready {
-    let Resources { cpus, gpus } = spec.resources;
     let points = i64::from(spec.priority).saturating_mul(MICROSECONDS_A_POINT);
     Ready {
         id: JobId(i64::MAX.unsigned_abs()),
@@ -34,22 +35,17 @@ pub(in crate::api) fn imagined(spec: &JobSpec, user: Uid, now: Timestamp) -> Rea
         user,
         priority: spec.priority,
         rank: now.as_microsecond().saturating_sub(points),
-        cpus,
-        gpus,
+        needs: spec.resources.clone(),
         limit_seconds: spec.time.limit_seconds,
     }
 }
 
-const fn resources(job: &Ready) -> Resources {
-    Resources { cpus: job.cpus, gpus: job.gpus }
-}
-
 /// What a job waits for whose time has come.
 pub(in crate::api) fn turn(job: &Ready, scene: &Scene) -> String {
-    if !fits(&resources(job), &scene.machine) {
-        return too_large(&resources(job), scene);
+    if !scene.machine.could_hold(&job.needs) {
+        return too_large(&job.needs, &scene.machine);
     }
-    let Some(outlook) = &scene.outlook else { return alone(&resources(job), scene) };
+    let Some(outlook) = &scene.outlook else { return alone(job, scene) };
     match outlook.turn(job) {
         Turn::Starts(first) if first == job.id => "is about to start".into(),
         Turn::Starts(first) => format!("is about to start, after job {first}"),
@@ -61,7 +57,7 @@ pub(in crate::api) fn turn(job: &Ready, scene: &Scene) -> String {
                 _ => format!("waits its turn: job {first}, which needs the same, is before it"),
             }
         }
-        Turn::Unknown => alone(&resources(job), scene),
+        Turn::Unknown => alone(job, scene),
     }
 }
 
@@ -70,7 +66,7 @@ pub(super) fn hint(job: &Ready, scene: &Scene) -> Option<String> {
     let Turn::Waits(obstacle) = scene.outlook.as_ref()?.turn(job) else { return None };
     let (id, queue) = (job.id, &job.queue);
     match obstacle {
-        Obstacle::TooLarge(Shared::Machine) => None,
+        Obstacle::TooLarge(Shared::Machine) => Some("`mlctl device ls` says who may have which GPU".into()),
         Obstacle::TooLarge(_) => Some(format!(
             "`mlctl queue set {queue}` raises its limits; `mlctl edit {id} --queue` moves the job to another"
         )),
@@ -87,27 +83,51 @@ pub(super) fn hint(job: &Ready, scene: &Scene) -> Option<String> {
 }
 
 /// What one that does not fit is told where nothing is known of others.
-fn alone(needs: &Resources, scene: &Scene) -> String {
-    match shortage(needs, scene) {
+fn alone(job: &Ready, scene: &Scene) -> String {
+    match shortage(job, &scene.machine, scene) {
         Some(shortage) => format!("waits for {shortage}"),
         None => "is about to start".into(),
     }
 }
 
-fn too_large(needs: &Resources, scene: &Scene) -> String {
-    format!("needs {}, and this machine gives {} to jobs", of_all(needs), of_all(&scene.machine))
+/// `needs 9 cores, and this machine gives 2 cores to jobs`: as much of what the machine has as the job asks about.
+pub(in crate::api) fn too_large(needs: &Resources, machine: &Machine) -> String {
+    let mut all = vec![counted(machine.cpus, "core")];
+    if needs.memory_mib > 0 {
+        all.push(format!("{} of memory", size(machine.memory_mib)));
+    }
+    if needs.gpus > 0 {
+        let largest = machine.gpus.iter().map(|gpu| gpu.memory_mib).max().filter(|_| needs.vram_mib > 0);
+        let largest = largest.map(|mib| format!(" of {} at most", size(mib))).unwrap_or_default();
+        all.push(match machine.totals().gpus {
+            0 => "no GPU".to_owned(),
+            gpus => format!("{}{largest}", counted(gpus, "GPU")),
+        });
+    }
+    format!("needs {}, and this machine gives {} to jobs", of_all(needs), in_a_row(&all))
+}
+
+/// Which GPUs of the machine a job may not have.
+fn kept_from(job: &Ready, machine: &Machine, scene: &Scene) -> String {
+    let may = |gpu: &&Gpu| gpu.standing.admits(&job.queue, job.user);
+    let reasons: Vec<String> =
+        machine.gpus.iter().filter(|gpu| !may(gpu)).filter_map(|gpu| device::obstacle(gpu, false, scene)).collect();
+    format!("needs {}, and {}", of_all(&job.needs), in_a_row(&reasons))
 }
 
 fn in_the_way(job: &Ready, obstacle: Obstacle, outlook: &Outlook, scene: &Scene) -> String {
     let queue = &job.queue;
     match obstacle {
-        Obstacle::TooLarge(Shared::Machine) => too_large(&resources(job), scene),
-        Obstacle::TooLarge(of) => format!("needs {}, and {}", of_all(&resources(job)), limit(job, of, outlook)),
+        Obstacle::TooLarge(Shared::Machine) => kept_from(job, &outlook.snapshot.machine, scene),
+        Obstacle::TooLarge(of) => format!("needs {}, and {}", of_all(&job.needs), limit(job, of, outlook)),
         Obstacle::Paused => format!("queue {queue} is paused"),
         Obstacle::Behind(first) => format!("waits its turn: job {first} is before it, and queue {queue} is strict"),
         Obstacle::Full { of, first, at } => {
             let room = match of {
-                Shared::Machine => shortage(&resources(job), scene).map(|shortage| format!("waits for {shortage}")),
+                Shared::Machine => {
+                    let shortage = shortage(job, &outlook.snapshot.machine, scene);
+                    shortage.map(|shortage| format!("waits for {shortage}"))
+                }
                 Shared::Queue | Shared::User => Some(format!("{}{}", limit(job, of, outlook), now(job, of, outlook))),
             };
             // What was free is what those before it are about to have.
@@ -135,7 +155,7 @@ fn in_the_way(job: &Ready, obstacle: Obstacle, outlook: &Outlook, scene: &Scene)
 /// What a job needs that is among the heads.
 fn needs(job: JobId, outlook: &Outlook) -> String {
     let found = outlook.snapshot.ready.iter().find(|ready| ready.id == job);
-    found.map_or_else(|| "room".to_owned(), |ready| of_all(&resources(ready)))
+    found.map_or_else(|| "room".to_owned(), |ready| of_all(&ready.needs))
 }
 
 /// `in 2 h at the latest`.
@@ -171,21 +191,32 @@ fn now(job: &Ready, of: Shared, outlook: &Outlook) -> String {
     if ids.is_empty() { String::new() } else { format!(", now {}", jobs(&ids)) }
 }
 
-/// What of the job's needs is not free, and who has it: `1 core: 2 of 2 in use by jobs 3, 4`.
-fn shortage(needs: &Resources, scene: &Scene) -> Option<String> {
-    let Scene { machine, free, occupants, .. } = scene;
+/// What of the job's needs is not free, and who has it: `1 core: 2 of 2 in use by jobs 3, 4`. What others do with the machine is seen on `machine`, where it was looked for.
+fn shortage(job: &Ready, machine: &Machine, scene: &Scene) -> Option<String> {
+    let (needs, Scene { free, occupants, .. }) = (&job.needs, scene);
     let by = if occupants.is_empty() { String::new() } else { format!(" by {}", jobs(occupants)) };
-    let (needed, used, all) = if needs.cpus > free.cpus {
-        (counted(needs.cpus, "core"), machine.cpus.saturating_sub(free.cpus), machine.cpus)
-    } else if needs.gpus > free.gpus {
-        (counted(needs.gpus, "GPU"), machine.gpus.saturating_sub(free.gpus), machine.gpus)
-    } else {
+    if needs.cpus > free.cpus {
+        let used = machine.cpus.saturating_sub(free.cpus);
+        return Some(format!("{}: {used} of {} in use{by}", counted(needs.cpus, "core"), machine.cpus));
+    }
+    if needs.memory_mib > free.memory_mib {
+        let used = size(machine.memory_mib.saturating_sub(free.memory_mib));
+        let (needed, all) = (size(needs.memory_mib), size(machine.memory_mib));
+        return Some(format!("{needed} of memory: {used} of {all} in use{by}"));
+    }
+    let may = |gpu: &Gpu| gpu.standing.admits(&job.queue, job.user);
+    if open_to_jobs(machine, free.clone()).place(machine, needs, may).is_some() {
         return None;
+    }
+    let needed = match needs.vram_mib {
+        0 => counted(needs.gpus, "GPU"),
+        mib => format!("{} with {} free", counted(needs.gpus, "GPU"), size(mib)),
     };
-    Some(format!("{needed}: {used} of {all} in use{by}"))
-}
-
-/// Whether an empty machine could hold it.
-pub(in crate::api) const fn fits(needs: &Resources, machine: &Resources) -> bool {
-    needs.cpus <= machine.cpus && needs.gpus <= machine.gpus
+    let used = machine.used(free).gpus;
+    let mut reasons = Vec::new();
+    if used > 0 {
+        reasons.push(format!("{used} of {} in use{by}", machine.totals().gpus));
+    }
+    reasons.extend(machine.gpus.iter().filter_map(|gpu| device::obstacle(gpu, may(gpu), scene)));
+    Some(if reasons.is_empty() { needed } else { format!("{needed}: {}", reasons.join("; ")) })
 }

@@ -16,6 +16,7 @@ use crate::{
         client::{ANSWER_LIMIT, LONG_LIMIT},
         exit::Exit,
         output::{arrays, jobs, text},
+        sizes,
         spec::{self, Source},
         sweep,
         times::{self, Moment},
@@ -86,6 +87,12 @@ pub struct Arguments {
     /// GPUs
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
+    /// Memory of the machine that is set aside for it, for example 8GiB; without it, none is counted for it
+    #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
+    mem: Option<u32>,
+    /// Memory that it needs of each GPU, for example 6GiB: it shares the GPU with others while there is enough. Of one GPU, where nothing says how many
+    #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
+    vram: Option<u32>,
     /// How long an attempt may run, for example 90s, 10m or 2h: it is asked to save its work and stop a tenth before that, and killed if it does not
     #[arg(short, long, value_name = "DURATION", value_parser = times::whole_seconds)]
     time: Option<u32>,
@@ -200,6 +207,8 @@ impl Arguments {
                 ("--priority", &["priority"], self.priority),
                 ("--cpus", &["resources", "cpus"], self.cpus),
                 ("--gpus", &["resources", "gpus"], self.gpus),
+                ("--mem", &["resources", "memory_mib"], self.mem),
+                ("--vram", &["resources", "vram_mib"], self.vram),
                 ("--time", &["time", "limit_seconds"], self.time),
                 ("--retries", &["retry", "limit"], self.retries),
                 ("--concurrency-limit", &["concurrency", "limit"], self.concurrency_limit),

@@ -31,7 +31,18 @@ fn facts(daemon: &DaemonView, now: Timestamp) -> Vec<(&'static str, String)> {
     let (used, machine) = (&daemon.used, &daemon.machine);
     vec![
         ("jobs", if jobs.is_empty() { "none yet".into() } else { jobs.join(", ") }),
-        ("in use", format!("{} of {} CPUs, {} of {} GPUs", used.cpus, machine.cpus, used.gpus, machine.gpus)),
+        (
+            "in use",
+            format!(
+                "{} of {} CPUs, {} of {} GPUs, {} of {} memory",
+                used.cpus,
+                machine.cpus,
+                used.gpus,
+                machine.gpus,
+                text::mib(used.memory_mib),
+                text::mib(machine.memory_mib)
+            ),
+        ),
         ("started", text::moment(daemon.started_at, now)),
         ("user", format!("uid {}", daemon.uid)),
         ("socket", daemon.socket.clone()),

@@ -1,7 +1,7 @@
 //! Jobs in print: the list, one in full, how one ended. Pure where it can be: views in, lines out.
 
 use jiff::Timestamp;
-use mlctl_protocol::{JobId, JobSpec};
+use mlctl_protocol::{JobId, JobSpec, spec::Resources};
 use serde::Serialize;
 
 use super::{
@@ -235,7 +235,8 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     fact("dependents", Some(some(&dependents, job.dependents_count.unwrap_or(0))));
     let may_yield = if job.preemptible { ", preemptible" } else { "" };
     fact("queue", Some(format!("{}, priority {}{may_yield}", job.queue, job.priority)));
-    fact("resources", Some(format!("CPUs {}, GPUs {}", job.resources.cpus, job.resources.gpus)));
+    fact("resources", Some(resources(&job.resources)));
+    fact("GPUs", (!job.gpus.is_empty()).then(|| job.gpus.join(", ")));
     let attempts = job.attempt.map_or_else(|| "not started yet".to_owned(), |attempt| format!("started {attempt}x"));
     let infrastructure = match job.infrastructure_retries_used {
         0 => String::new(),
@@ -376,4 +377,12 @@ pub fn checked(out: &mut Output, file: &str, checked: &CheckedSpec) -> Result<()
     }
     let CheckedSpec { spec, .. } = checked;
     out.line(format!("{} is a valid {} job ({})", text::visible_line(file), spec.work.kind(), spec.name))
+}
+
+/// `CPUs 2, GPUs 1 with 6.0 GiB, memory 8.0 GiB`.
+fn resources(needs: &Resources) -> String {
+    let Resources { cpus, gpus, memory_mib, vram_mib } = *needs;
+    let vram = if vram_mib > 0 { format!(" with {}", text::mib(vram_mib)) } else { String::new() };
+    let memory = if memory_mib > 0 { format!(", memory {}", text::mib(memory_mib)) } else { String::new() };
+    format!("CPUs {cpus}, GPUs {gpus}{vram}{memory}")
 }

@@ -76,6 +76,12 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} TiB")
 }
 
+/// So many MiB.
+#[must_use]
+pub fn mib(count: u32) -> String {
+    bytes(u64::from(count) * 1024 * 1024)
+}
+
 /// A whole number with its thousands set apart.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();

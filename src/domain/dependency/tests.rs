@@ -98,7 +98,7 @@ fn submitted(if_failed: AfterFailed) -> Job {
         queue: "default".into(),
         priority: 50,
         labels: BTreeMap::new(),
-        resources: Resources { cpus: 1, gpus: 0 },
+        resources: Resources { cpus: 1, ..Resources::NONE },
         retry: RetryPolicy::default(),
         spec_digest: "0".repeat(64),
         not_before: Some(at(100)),
@@ -135,7 +135,7 @@ fn a_job_that_waits_is_blocked_and_then_waits_for_its_turn_and_its_start_time() 
     let job = submitted(AfterFailed::Cancel);
     let blocked = JobState::Blocked { not_before: Some(at(100)) };
     assert_eq!(job.state, blocked);
-    assert!(ask(&job, &Command::Claim { token: FencingToken(1) }).is_none(), "it cannot be started");
+    assert!(ask(&job, &Command::Claim { token: FencingToken(1), gpus: Vec::new() }).is_none(), "it cannot be started");
     let free = ask(&job, &Command::Unblock).unwrap();
     assert_eq!((&free.state, &free.waits), (&JobState::Queued { not_before: Some(at(100)) }, &None));
     let held = ask(&job, &hold()).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mlctl_protocol::{
     ExitClass, JobSpec,
-    spec::{Concurrency, RetryPolicy, Wins},
+    spec::{Concurrency, Resources, RetryPolicy, Wins},
 };
 
 use super::Problem;
@@ -29,7 +29,15 @@ pub(super) fn problems(spec: &JobSpec) -> Vec<Problem> {
     found.extend(labels(&spec.labels));
     found.extend(retry(&spec.retry));
     found.extend(spec.concurrency.as_ref().and_then(concurrency));
+    found.extend(vram(&spec.resources));
     found
+}
+
+/// Memory of no GPU would be asked for in vain.
+fn vram(needs: &Resources) -> Option<Problem> {
+    let message = format!("{} MiB of each GPU are asked for, and no GPU", needs.vram_mib);
+    let is_vain = needs.vram_mib > 0 && needs.gpus == 0;
+    is_vain.then(|| Problem::new("resources.vram_mib", message, "say how many with resources.gpus, or take it away"))
 }
 
 pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<Problem> {

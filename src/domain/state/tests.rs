@@ -29,7 +29,7 @@ fn new(limit: u32) -> Job {
         queue: "default".into(),
         priority: 50,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
-        resources: Resources { cpus: 1, gpus: 0 },
+        resources: Resources { cpus: 1, ..Resources::NONE },
         retry: RetryPolicy {
             limit,
             backoff_seconds: 10,
@@ -90,7 +90,7 @@ fn in_state(state: &str) -> Job {
     if state == "queued" {
         return job;
     }
-    ask(&mut job, &Command::Claim { token: TOKEN });
+    ask(&mut job, &Command::Claim { token: TOKEN, gpus: Vec::new() });
     ask(&mut job, &Command::Checkpointed { checkpoint: checkpoint(5) });
     match state {
         "running" => {}
@@ -176,7 +176,7 @@ fn the_table_of_all_states_and_what_attempts_ask() {
     let mut table = vec![
         (
             "claim",
-            Command::Claim { token: FencingToken(71) },
+            Command::Claim { token: FencingToken(71), gpus: Vec::new() },
             ["claimed running", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong", "wrong"],
         ),
         ("launched", launched(), running("launched running")),
@@ -282,7 +282,7 @@ fn retries_wait_longer_each_time_and_a_preemption_not_at_all() {
     use ExitClass as C;
     let (mut job, mut now, mut waits) = (new(4), at(0), Vec::new());
     for class in [C::Crash, C::Preempted, C::Storage, C::OomDevice, C::Hang, C::Lost, C::Preempted] {
-        for command in [Command::Claim { token: TOKEN }, end(class)] {
+        for command in [Command::Claim { token: TOKEN, gpus: Vec::new() }, end(class)] {
             let fence = command.is_fenced().then(|| fence(job.attempt, TOKEN));
             let events = decide(&job, fence, &command, now).unwrap();
             job = apply(JOB, Some(job), &events[0], now).unwrap();
@@ -306,7 +306,7 @@ fn exit() -> Exit {
 /// Has an attempt made and end, with a checkpoint where it says so.
 fn attempt(job: &mut Job, checkpointed: Option<u64>, class: ExitClass) {
     let now = at(1_000_000 * i64::from(job.attempt + 1));
-    let mut commands = vec![Command::Claim { token: TOKEN }];
+    let mut commands = vec![Command::Claim { token: TOKEN, gpus: Vec::new() }];
     commands.extend(checkpointed.map(|step| Command::Checkpointed { checkpoint: checkpoint(step) }));
     commands.push(end(class));
     for command in commands {
@@ -341,7 +341,10 @@ fn a_job_that_may_harm_the_machine_is_quarantined_and_a_person_lets_it_go_on() {
         hold.reason.as_deref(),
         Some("it died 3 times in a row, the last time as oom_host, without a checkpoint between")
     );
-    assert!(matches!(decide(&job, None, &Command::Claim { token: TOKEN }, at(9)), Err(Refusal::WrongState { .. })));
+    assert!(matches!(
+        decide(&job, None, &Command::Claim { token: TOKEN, gpus: Vec::new() }, at(9)),
+        Err(Refusal::WrongState { .. })
+    ));
     let retries_used = job.retries_used;
     let mut released = job.clone();
     ask(&mut released, &Command::Release { by: Uid(1) });
@@ -430,7 +433,7 @@ fn a_job_that_waits_beyond_its_deadline_has_failed_and_one_that_runs_has_not() {
         for (now, expected) in [(99, "wrong"), (100, "expired failed"), (101, "expired failed")] {
             assert_eq!(outcome_at(&job, &Command::Expire, now), expected, "{state} at {now}");
         }
-        let claim = Command::Claim { token: FencingToken(71) };
+        let claim = Command::Claim { token: FencingToken(71), gpus: Vec::new() };
         assert_eq!(outcome_at(&job, &claim, 100), "wrong", "{state}: it could not be done in time");
         let events = decide(&job, None, &Command::Expire, at(100)).unwrap();
         let failed = apply(JOB, Some(job.clone()), &events[0], at(100)).unwrap();
@@ -519,7 +522,7 @@ fn a_person_s_retry_begins_again_from_the_checkpoint() {
 fn attempts_run_out_before_their_number_overflows() {
     let mut job = in_state("queued");
     job.attempt = u32::MAX;
-    let refused = decide(&job, None, &Command::Claim { token: TOKEN }, at(2));
+    let refused = decide(&job, None, &Command::Claim { token: TOKEN, gpus: Vec::new() }, at(2));
     assert!(matches!(refused, Err(Refusal::WrongState { .. })), "{refused:?}");
 }
 
@@ -535,10 +538,11 @@ fn a_log_that_cannot_be_is_refused() {
         fruitless: 0,
     };
     let requeued = |retries_used| again(retries_used, None);
+    let second = || Event::Claimed { attempt: AttemptNumber(2), token: TOKEN, gpus: Vec::new() };
     let cases = [
-        ("queued", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "skips an attempt"),
-        ("waiting", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts before its time"),
-        ("running", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "runs twice"),
+        ("queued", second(), "skips an attempt"),
+        ("waiting", second(), "starts before its time"),
+        ("running", second(), "runs twice"),
         ("running", Event::Succeeded { attempt: AttemptNumber(2), model: None, output: None }, "of another attempt"),
         ("running", requeued(2), "uses two retries at once"),
         ("running", requeued(0), "uses no retry"),
@@ -559,7 +563,7 @@ fn a_log_that_cannot_be_is_refused() {
         ("pausing", Event::Yielding { to: JobId(9) }, "is given to another after a pause"),
         ("running", Event::Paused { attempt, exit: exit() }, "is held though nobody paused it"),
         ("queued", Event::Yielding { to: JobId(9) }, "gives up what it does not have"),
-        ("held", Event::Claimed { attempt: AttemptNumber(2), token: TOKEN }, "starts in spite of a hold"),
+        ("held", second(), "starts in spite of a hold"),
         ("held", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held twice"),
         ("running", Event::Held { hold: Hold { by: Uid(1), reason: None, not_before: None } }, "is held while it runs"),
         ("queued", Event::Released { by: Uid(1) }, "is released from nothing"),
@@ -612,7 +616,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let class = prop::sample::select(ExitClass::ALL.to_vec());
     // Claims and ends most often, or hardly anything ever runs.
     let command = prop_oneof![
-        6 => (1_u64..1_000_000).prop_map(|token| Command::Claim { token: FencingToken(token) }),
+        6 => (1_u64..1_000_000).prop_map(|token| Command::Claim { token: FencingToken(token), gpus: Vec::new() }),
         4 => (class, any::<f64>()).prop_map(|(class, chance)| {
             let Command::End { exit, model, output, .. } = end(class) else { unreachable!() };
             Command::End { exit, model, output, jitter: chance }

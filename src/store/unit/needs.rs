@@ -63,7 +63,7 @@ impl<'a> Needs<'a> {
                     }
                 }
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
-                Ask::Promote { .. } | Ask::Settle { .. } => {}
+                Ask::Promote { .. } | Ask::Settle { .. } | Ask::AssignDevice { .. } => {}
                 Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
                 Ask::EditQueue { name, .. } | Ask::RemoveQueue { name, .. } => drop(needs.queues.insert(name)),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),

@@ -14,7 +14,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
 };
 
@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
 use super::{
-    executor::{Executor, Found, Kit, Program, Programs, Spare, StartError, Worker},
+    executor::{Executor, Found, Kit, Programs, Spare, StartError, Worker},
     logs::Stream,
     readiness,
 };
@@ -42,23 +42,28 @@ const KEEP_MEMORY_BYTES: &str = "4294967296";
 pub struct LocalProcesses {
     programs: Programs,
     environment: Vec<(OsString, OsString)>,
+    attempts_dir: PathBuf,
     host: String,
     boot_id: String,
 }
 
 impl LocalProcesses {
-    /// Workers that run these programs, and see of `environment`, the daemon's own, what they may.
+    /// Workers that run these programs in folders under `attempts_dir`, and see of `environment`, the daemon's own, what they may.
     ///
     /// # Errors
     /// When `/proc` is not there.
-    pub fn new(programs: Programs, environment: impl IntoIterator<Item = (OsString, OsString)>) -> io::Result<Self> {
+    pub fn new(
+        programs: Programs,
+        attempts_dir: PathBuf,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Self> {
         let environment = environment.into_iter().filter(|(name, _)| is_passed_on(name)).collect();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { programs, environment, host, boot_id: procfs::boot_id()? })
+        Ok(Self { programs, environment, attempts_dir, host, boot_id: procfs::boot_id()? })
     }
 
-    /// A process of the program in `dir`, which is made anew and is its mark.
-    fn command(&self, program: Program, dir: &Path, threads: u32) -> Result<tokio::process::Command, StartError> {
+    /// A process of the kit in `dir`, which is made anew and is its mark.
+    fn command(&self, kit: &Kit, dir: &Path) -> Result<tokio::process::Command, StartError> {
         let folder = |path: &Path| {
             let path = path.to_owned();
             |source| StartError::Folder { path, source }
@@ -68,11 +73,13 @@ impl LocalProcesses {
             let path = stream.path(dir);
             open_log(&path).map_err(folder(&path))
         };
-        let threads = threads.to_string();
-        let mut command = tokio::process::Command::new(self.programs.path(program));
+        let threads = kit.threads.to_string();
+        let mut command = tokio::process::Command::new(self.programs.path(kit));
         command
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            // Before what is set below; a job that asked for no GPU sees none.
+            .envs(kit.gpus.as_ref().map(|gpus| ("CUDA_VISIBLE_DEVICES", gpus.join(","))))
             .env(procfs::MARK, dir)
             .env("RAYON_NUM_THREADS", &threads)
             // A second pool of threads, which spin while they wait and would take the cores from rayon's.
@@ -87,12 +94,8 @@ impl LocalProcesses {
         Ok(command)
     }
 
-    fn spawn(
-        &self,
-        program: Program,
-        mut command: tokio::process::Command,
-    ) -> Result<tokio::process::Child, StartError> {
-        let path = self.programs.path(program);
+    fn spawn(&self, kit: &Kit, mut command: tokio::process::Command) -> Result<tokio::process::Child, StartError> {
+        let path = self.programs.path(kit);
         command.spawn().map_err(|source| StartError::Command { command: path.to_owned(), source })
     }
 
@@ -111,11 +114,11 @@ impl LocalProcesses {
 
 #[async_trait]
 impl Executor for LocalProcesses {
-    async fn start(&self, program: Program, launch: &Launch, threads: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, kit: &Kit, launch: &Launch) -> Result<Box<dyn Worker>, StartError> {
         let memory_kills = procfs::memory_kills();
-        let mut command = self.command(program, &launch.attempt_dir, threads)?;
+        let mut command = self.command(kit, &launch.attempt_dir)?;
         command.env("ML_JOB_ID", launch.job.to_string()).env("ML_ATTEMPT", launch.attempt.to_string());
-        let mut child = self.spawn(program, command)?;
+        let mut child = self.spawn(kit, command)?;
         let stdin = child.stdin.take();
         let (identity, pidfd) = match self.identify(&child) {
             Ok(known) => known,
@@ -129,12 +132,12 @@ impl Executor for LocalProcesses {
         tell(worker, stdin, launch).await
     }
 
-    async fn start_ahead(&self, kit: Kit, dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
-        let command = self.command(kit.program, dir, kit.threads)?;
-        let path = self.programs.path(kit.program);
+    async fn start_ahead(&self, kit: &Kit, dir: &Path) -> Result<Option<Box<dyn Spare>>, StartError> {
+        let command = self.command(kit, dir)?;
+        let path = self.programs.path(kit);
         // Before it is executed: should it be replaced in the next moment, the process is taken for an old one.
         let build = spare::build(path);
-        let mut child = self.spawn(kit.program, command)?;
+        let mut child = self.spawn(kit, command)?;
         let stdin = child.stdin.take();
         match self.identify(&child) {
             Ok((identity, pidfd)) => {
@@ -159,6 +162,10 @@ impl Executor for LocalProcesses {
                 Found::Dead
             }
         }
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        procfs::is_marked_under(pid, &self.attempts_dir)
     }
 }
 

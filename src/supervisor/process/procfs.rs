@@ -114,6 +114,13 @@ pub(super) fn is_marked(pid: u32, dirs: &[&Path]) -> bool {
         .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| marks.iter().any(|mark| entry == mark)))
 }
 
+/// Whether a process was started with the mark of an attempt whose folder is under `dir`.
+pub(super) fn is_marked_under(pid: u32, dir: &Path) -> bool {
+    let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes(), b"/"].concat();
+    read(Path::new(&format!("/proc/{pid}/environ")))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry.starts_with(&mark)))
+}
+
 /// The id the kernel drew at boot.
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(String::from_utf8_lossy(&read(Path::new("/proc/sys/kernel/random/boot_id"))?).trim().to_owned())

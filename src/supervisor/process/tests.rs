@@ -1,6 +1,7 @@
 //! Real processes: shells that obey, ignore, fork and die.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 use mlctl_protocol::{AttemptNumber, JobId};
 
 use super::*;
-use crate::supervisor::executor::{Ended, Signal};
+use crate::supervisor::executor::{Ended, Program, Signal};
 
 const CEILING: Duration = Duration::from_secs(20);
 
@@ -29,7 +30,8 @@ impl Scene {
         fs::set_permissions(&command, fs::Permissions::from_mode(0o700)).unwrap();
         let path = ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into());
         let environment = [path, ("SECRET_KEY".into(), "canary".into()), ("CUDA_VISIBLE_DEVICES".into(), "0".into())];
-        let processes = LocalProcesses::new(Programs { worker: command.clone(), command }, environment).unwrap();
+        let programs = Programs { worker: command.clone(), command, by_gpu: BTreeMap::new() };
+        let processes = LocalProcesses::new(programs, dir.path().to_owned(), environment).unwrap();
         Self { dir, processes }
     }
 
@@ -47,8 +49,9 @@ impl Scene {
             attempt_dir: self.attempt_dir(),
             s3: None,
         };
+        let kit = Kit { program: Program::Worker, threads: 3, gpus: None };
         loop {
-            match self.processes.start(Program::Worker, &launch, 3).await {
+            match self.processes.start(&kit, &launch).await {
                 // Another test's fork holds the script open for writing for a moment.
                 Err(StartError::Command { source, .. }) if source.kind() == io::ErrorKind::ExecutableFileBusy => {}
                 started => return started.unwrap(),
@@ -189,8 +192,8 @@ async fn what_a_worker_leaves_behind_is_ended_with_it() {
 async fn a_missing_program_is_named_and_leaves_no_process() {
     let dir = tempfile::tempdir().unwrap();
     let absent = |name: &str| dir.path().join(name);
-    let programs = Programs { worker: absent("absent"), command: absent("absent-command") };
-    let processes = LocalProcesses::new(programs, []).unwrap();
+    let programs = Programs { worker: absent("absent"), command: absent("absent-command"), by_gpu: BTreeMap::new() };
+    let processes = LocalProcesses::new(programs, dir.path().to_owned(), []).unwrap();
     let launch = Launch {
         v: 1,
         socket: "/s".into(),
@@ -201,7 +204,7 @@ async fn a_missing_program_is_named_and_leaves_no_process() {
         s3: None,
     };
     for (program, path) in [(Program::Worker, "absent"), (Program::Command, "absent-command")] {
-        let started = processes.start(program, &launch, 1).await;
+        let started = processes.start(&Kit { program, threads: 1, gpus: None }, &launch).await;
         let Err(StartError::Command { command, .. }) = started else { panic!("it started") };
         assert_eq!(command, absent(path));
     }

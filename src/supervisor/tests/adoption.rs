@@ -114,7 +114,7 @@ async fn a_claim_whose_worker_was_never_recorded_uses_up_no_retry() {
     let job = stage.submit(0).await;
     let act = stage.act().await;
     let secret = act.handle.draw_secret();
-    stage.store.claim(job, *secret.hash().as_bytes(), act.handle.lease_until()).await.unwrap();
+    stage.store.claim(job, Vec::new(), *secret.hash().as_bytes(), act.handle.lease_until()).await.unwrap();
     act.end().await;
     let act = stage.act().await;
     let (after, attempt) = stage.ended(job).await;

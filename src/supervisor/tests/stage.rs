@@ -23,7 +23,6 @@ use mlctl_protocol::{
     message::{FromWorker, Heartbeat, Hello, Report, ReportBody, Start, ToWorker},
     progress::Progress,
     result::{CheckpointRef, ModelRef, RESULT_FILE, WorkerResult},
-    spec::Resources,
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -33,11 +32,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Clock, Job, Uid, event::ProcessIdentity},
+    domain::{Clock, Job, Machine, Uid, event::ProcessIdentity},
     store::{Attempt, NewJob, Store},
     supervisor::{
         Config, Handle, Limits, LogBounds, Parts, Supervisor,
-        executor::{Ended, Executor, Found, Program, Signal, StartError, Worker},
+        executor::{Ended, Executor, Found, Kit, Signal, StartError, Worker},
     },
 };
 
@@ -213,7 +212,7 @@ impl Worker for Strings {
 
 #[async_trait]
 impl Executor for Puppets {
-    async fn start(&self, _program: Program, launch: &Launch, _threads: u32) -> Result<Box<dyn Worker>, StartError> {
+    async fn start(&self, _kit: &Kit, launch: &Launch) -> Result<Box<dyn Worker>, StartError> {
         let puppet = {
             let mut started = self.started.lock().unwrap();
             let pid = 1000 + u32::try_from(started.len()).unwrap();
@@ -241,6 +240,10 @@ impl Executor for Puppets {
             Some(puppet) => Found::Alive(Box::new(Strings { puppet: puppet.clone(), is_child: false })),
             None => Found::Dead,
         }
+    }
+
+    fn is_ours(&self, _pid: u32) -> bool {
+        false
     }
 }
 
@@ -301,7 +304,7 @@ impl Stage {
             storage_url: self.storage_url(),
             s3: None,
             has_commands: true,
-            machine: Resources { cpus: 4, gpus: 0 },
+            machine: Machine { cpus: 4, ..Machine::default() },
             heartbeat_seconds: 1,
             grace: self.grace,
             limits: self.limits,
@@ -314,6 +317,7 @@ impl Stage {
             artifacts: Stores::new(),
             clock: Arc::new(TestClock),
             executor: self.puppets.clone(),
+            inventory: None,
         };
         Supervisor::new(config, parts, stop).unwrap()
     }
@@ -350,7 +354,8 @@ impl Stage {
     /// Claims a job and has it started: the puppet that was.
     pub(super) async fn start(&self, act: &Act, job: JobId) -> Arc<Puppet> {
         let secret = act.handle.draw_secret();
-        let claimed = self.store.claim(job, *secret.hash().as_bytes(), act.handle.lease_until()).await.unwrap();
+        let claimed =
+            self.store.claim(job, Vec::new(), *secret.hash().as_bytes(), act.handle.lease_until()).await.unwrap();
         act.handle.start(claimed, secret);
         in_time(async {
             loop {

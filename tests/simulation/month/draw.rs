@@ -7,7 +7,7 @@ use mlctl::{
     },
     store::Ready,
 };
-use mlctl_protocol::JobId;
+use mlctl_protocol::{JobId, spec::Resources};
 
 use super::{Class, MACHINE};
 use crate::chance::Chance;
@@ -44,17 +44,8 @@ impl Job {
     pub fn ready(&self, id: JobId, rank: i64) -> Ready {
         let limit_seconds = self.limit.map(|limit| u32::try_from(limit).expect("some seconds"));
         let Self { user, priority, cpus, gpus, .. } = *self;
-        Ready {
-            id,
-            kind: "train".into(),
-            queue: self.queue.to_owned(),
-            user,
-            priority,
-            rank,
-            cpus,
-            gpus,
-            limit_seconds,
-        }
+        let needs = Resources { cpus, gpus, ..Resources::NONE };
+        Ready { id, kind: "train".into(), queue: self.queue.to_owned(), user, priority, rank, needs, limit_seconds }
     }
 }
 
@@ -74,8 +65,7 @@ pub fn jobs(chance: &mut Chance, count: usize) -> Vec<Job> {
     jobs.sort_by_key(|job| job.comes);
     let seconds =
         |of: fn(&Job) -> u32| jobs.iter().map(|job| job.takes as f64 * f64::from(of(job))).sum::<f64>() / MONTH as f64;
-    let most =
-        (seconds(|job| job.cpus) / f64::from(MACHINE.cpus)).max(seconds(|job| job.gpus) / f64::from(MACHINE.gpus));
+    let most = (seconds(|job| job.cpus) / f64::from(MACHINE.0)).max(seconds(|job| job.gpus) / f64::from(MACHINE.1));
     for job in &mut jobs {
         job.takes = whole(job.takes as f64 * LOAD / most);
         job.limit = job.limit.map(|limit| whole(limit as f64 * LOAD / most).max(job.takes));

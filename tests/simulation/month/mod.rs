@@ -12,11 +12,12 @@ use std::{
 use jiff::Timestamp;
 use mlctl::{
     domain::{
-        MICROSECONDS_A_POINT, Uid,
+        MICROSECONDS_A_POINT, Machine, Uid,
+        machine::Free,
         queue::Queue,
         share::{DayOfUse, FairShare, UseNow, day_of},
     },
-    scheduler::{Obstacle, Plan, Shared, Snapshot, plan},
+    scheduler::{Obstacle, Plan, Shared, Snapshot, Start, plan},
     store::{Ready, Running},
 };
 use mlctl_protocol::{JobId, spec::Resources};
@@ -24,7 +25,7 @@ use mlctl_protocol::{JobId, spec::Resources};
 pub use draw::Job;
 pub use report::Report;
 
-use super::chance::Chance;
+use super::{chance::Chance, machine};
 
 /// The choice of the jobs to start.
 pub type Choose = fn(&Snapshot) -> Plan;
@@ -46,7 +47,8 @@ pub struct Month {
     jobs: Vec<Job>,
     come: usize,
     now: i64,
-    free: Resources,
+    machine: Machine,
+    free: Free,
     queues: BTreeMap<String, Queue>,
     /// Those that wait, by class, and in it by their place.
     waiting: BTreeMap<Class, BTreeMap<(i64, JobId), usize>>,
@@ -62,8 +64,8 @@ pub struct Month {
     pub broken: Vec<String>,
 }
 
-/// What the machine has.
-pub const MACHINE: Resources = Resources { cpus: 64, gpus: 8 };
+/// What the machine has: cores, and GPUs.
+pub const MACHINE: (u32, u32) = (64, 8);
 
 /// Plays a month of so many jobs to its end.
 pub fn play(seed: u64, jobs: usize, choose: Choose) -> Month {
@@ -78,18 +80,20 @@ pub fn without_backfill(snapshot: &Snapshot) -> Plan {
     let mut plan = plan(snapshot);
     let place = snapshot.ready.iter().position(|job| plan.head == Some(job.id));
     let behind = place.map_or(&[][..], |place| &snapshot.ready[place..]);
-    plan.start.retain(|id| behind.iter().all(|job| job.id != *id));
+    plan.start.retain(|start| behind.iter().all(|job| job.id != start.job));
     plan
 }
 
 impl Month {
     fn new(chance: &mut Chance, jobs: usize, choose: Choose) -> Self {
+        let machine = machine(MACHINE.0, MACHINE.1);
         Self {
             choose,
             jobs: draw::jobs(chance, jobs),
             come: 0,
             now: 0,
-            free: MACHINE,
+            free: machine.whole(),
+            machine,
             queues: draw::queues().into_iter().map(|queue| (queue.name.clone(), queue)).collect(),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -139,12 +143,12 @@ impl Month {
 
     fn end(&mut self, id: JobId) {
         let job = self.running.remove(&id).expect("it runs");
-        self.free = Resources { cpus: self.free.cpus + job.cpus, gpus: self.free.gpus + job.gpus };
+        self.free.give(&self.machine.share(&job.has, &job.gpus));
         let ms =
             u64::try_from(at(self.now).duration_since(job.started_at).as_millis()).expect("it ends after it starts");
         let (cores, gpus) = self.used.entry((job.user, day_of(at(self.now)))).or_default();
-        *cores += ms * u64::from(job.cpus);
-        *gpus += ms * u64::from(job.gpus);
+        *cores += ms * u64::from(job.has.cpus);
+        *gpus += ms * u64::from(job.has.gpus);
     }
 
     /// How much further back users stand, weighed once in a while.
@@ -166,8 +170,8 @@ impl Month {
             .collect();
         let uses = self.running.values().map(|job| UseNow {
             user: job.user,
-            cpus: job.cpus,
-            gpus: job.gpus,
+            cpus: job.has.cpus,
+            gpus: job.has.gpus,
             since: job.started_at,
         });
         self.setbacks = (self.now, SHARE.setbacks(&past, &uses.collect::<Vec<_>>(), at(self.now)));
@@ -188,7 +192,7 @@ impl Month {
         ready.sort_by_key(|job| (job.rank, job.id));
         Snapshot {
             now: at(self.now),
-            machine: MACHINE,
+            machine: self.machine.clone(),
             free: self.free.clone(),
             running: self.running.values().cloned().collect(),
             ready,
@@ -201,8 +205,8 @@ impl Month {
         let snapshot = self.snapshot();
         let chosen = (self.choose)(&snapshot);
         self.keep_promise(&snapshot, &chosen);
-        for id in &chosen.start {
-            self.start(*id);
+        for start in &chosen.start {
+            self.start(start);
         }
         !chosen.start.is_empty()
     }
@@ -219,7 +223,8 @@ impl Month {
         });
         // One that is more urgent came in between and goes before: what was promised holds no more.
         let before = first.and_then(|(id, _)| snapshot.ready.iter().position(|job| job.id == id)).unwrap_or_default();
-        let is_passed = snapshot.ready[..before].iter().any(|job| chosen.start.contains(&job.id));
+        let starts = |id: JobId| chosen.start.iter().any(|start| start.job == id);
+        let is_passed = snapshot.ready[..before].iter().any(|job| starts(job.id));
         if let (Some((id, at)), Some((promised, by))) = (first, self.promised)
             && id == promised
             && !is_passed
@@ -228,7 +233,7 @@ impl Month {
             self.broken.push(format!("step {}: job {id} was to start by {by}, and now {at:?}", self.steps));
         }
         if let Some((promised, by)) = self.promised
-            && chosen.start.contains(&promised)
+            && starts(promised)
             && at(self.now) > by
         {
             self.broken.push(format!("step {}: job {promised} was to start by {by}, and starts now", self.steps));
@@ -236,7 +241,8 @@ impl Month {
         self.promised = first.filter(|_| !is_passed).and_then(|(id, at)| Some((id, at?)));
     }
 
-    fn start(&mut self, id: JobId) {
+    fn start(&mut self, start: &Start) {
+        let id = start.job;
         let place = usize::try_from(id.0).expect("a small number") - 1;
         let job = &self.jobs[place];
         let rank = self.rank(place);
@@ -250,26 +256,28 @@ impl Month {
         if class.is_empty() {
             self.waiting.remove(&job.class());
         }
-        let (Some(cpus), Some(gpus)) = (self.free.cpus.checked_sub(job.cpus), self.free.gpus.checked_sub(job.gpus))
-        else {
+        let has = Resources { cpus: job.cpus, gpus: job.gpus, ..Resources::NONE };
+        let share = self.machine.share(&has, &start.gpus);
+        let is_free = |(place, mib): &(usize, u32)| self.free.vram_mib[*place] >= i64::from(*mib);
+        if has.cpus > self.free.cpus || start.gpus.len() != has.gpus as usize || !share.vram_mib.iter().all(is_free) {
             self.broken.push(format!("step {}: job {id} was started on a full machine", self.steps));
             return;
-        };
-        self.free = Resources { cpus, gpus };
+        }
+        self.free.take(&share);
         self.ends.push(Reverse((self.now + job.takes, id)));
         self.report.started(job, self.now);
-        let Job { user, cpus, gpus, .. } = *job;
+        let (user, gpus) = (job.user, start.gpus.clone());
         let ends_by = job.limit.map(|limit| at(self.now + limit));
         let (queue, started_at) = (job.queue.to_owned(), at(self.now));
-        self.running.insert(id, Running { id, queue, user, cpus, gpus, started_at, ends_by });
+        self.running.insert(id, Running { id, queue, user, has, gpus, started_at, ends_by });
     }
 
     /// Counts everything again.
     fn count(&mut self) {
         let sum = |of: fn(&Running) -> u32| self.running.values().map(of).sum::<u32>();
         let mut found = Vec::new();
-        if (sum(|job| job.cpus) + self.free.cpus, sum(|job| job.gpus) + self.free.gpus) != (MACHINE.cpus, MACHINE.gpus)
-        {
+        let free_gpus = MACHINE.1 - self.machine.used(&self.free).gpus;
+        if (sum(|job| job.has.cpus) + self.free.cpus, sum(|job| job.has.gpus) + free_gpus) != MACHINE {
             found.push("what is free and what is used are not the machine".to_owned());
         }
         for Queue { name, limits, .. } in self.queues.values() {
@@ -279,7 +287,7 @@ impl Month {
             let over = |limit: Option<u32>, used: u32| limit.is_some_and(|limit| used > limit);
             if over(limits.running, users.values().sum())
                 || over(limits.per_user, users.values().max().copied().unwrap_or_default())
-                || over(limits.cpus, of_it().map(|job| job.cpus).sum())
+                || over(limits.cpus, of_it().map(|job| job.has.cpus).sum())
             {
                 found.push(format!("queue {name} runs more than it may"));
             }

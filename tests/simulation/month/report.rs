@@ -45,7 +45,7 @@ impl Report {
 
     /// The part of the machine's GPUs in use, until all had ended.
     pub fn gpus_used(&self) -> f64 {
-        self.gpu_seconds as f64 / (self.lasted as f64 * f64::from(MACHINE.gpus))
+        self.gpu_seconds as f64 / (self.lasted as f64 * f64::from(MACHINE.1))
     }
 
     /// Jain's index over users' mean slowdowns: 1 where all are slowed down alike.
@@ -64,7 +64,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cores = self.core_seconds as f64 / (self.lasted as f64 * f64::from(MACHINE.cpus));
+        let cores = self.core_seconds as f64 / (self.lasted as f64 * f64::from(MACHINE.0));
         writeln!(
             f,
             "{} jobs in {:.1} days; cores {:.1} %, GPUs {:.1} % in use; mean wait {:.0} s; fairness of slowdown {:.2}",

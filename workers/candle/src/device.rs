@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_cpu_job_gets_the_cpu_and_too_many_gpus_are_refused() {
-        let resources = |gpus| Resources { cpus: 1, gpus };
+        let resources = |gpus| Resources { cpus: 1, gpus, ..Resources::NONE };
         assert_eq!(name(&open(&resources(0)).unwrap()), "cpu");
         let fault = open(&resources(2)).unwrap_err();
         assert_eq!(fault.class, ExitClass::Spec);
@@ -73,7 +73,7 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_build_without_cuda_says_so() {
-        let fault = open(&Resources { cpus: 1, gpus: 1 }).unwrap_err();
+        let fault = open(&Resources { cpus: 1, gpus: 1, ..Resources::NONE }).unwrap_err();
         assert_eq!(fault.class, ExitClass::Spec);
         assert!(fault.message.contains("without GPU support"));
     }

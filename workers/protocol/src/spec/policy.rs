@@ -12,19 +12,35 @@ pub struct Resources {
     /// CPU cores, and threads of arithmetic. Resume is exact to the bit for the same number.
     #[schemars(range(min = 1, max = 1024))]
     pub cpus: u32,
-    /// GPUs.
+    /// GPUs. Each is the job's alone, unless `vram_mib` says how much of it it needs.
     #[schemars(range(max = 64))]
     pub gpus: u32,
+    /// Memory of the machine that is set aside for the job, in MiB. Jobs that say nothing are not counted.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(max = MAX_MIB))]
+    pub memory_mib: u32,
+    /// Memory that the job needs of each of its GPUs, in MiB; jobs that say so share a GPU while it has enough. 0 for all of it. Nothing keeps a job to what it says.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(max = MAX_MIB))]
+    pub vram_mib: u32,
+}
+
+/// More memory than one machine has: 1 PiB, in MiB.
+pub const MAX_MIB: u32 = 1 << 30;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 impl Resources {
     /// Nothing at all: what a sum begins with.
-    pub const NONE: Self = Self { cpus: 0, gpus: 0 };
+    pub const NONE: Self = Self { cpus: 0, gpus: 0, memory_mib: 0, vram_mib: 0 };
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpus: 1, gpus: 0 }
+        Self { cpus: 1, ..Self::NONE }
     }
 }
 
