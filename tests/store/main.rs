@@ -48,3 +48,5 @@ mod removal;
 mod reports;
 #[cfg(test)]
 mod schedules;
+#[cfg(test)]
+mod webs;
