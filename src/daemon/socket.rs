@@ -7,12 +7,17 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use tokio::net::UnixListener;
 
 /// The longest path of a socket, in bytes: the kernel's limit less the zero at its end.
 const MAX_PATH_BYTES: usize = 107;
+
+/// How long a socket may answer that a daemon which is gone has left: a worker that it was just starting has it until it has become its program, which is when the lock is free too.
+const LEFT_LIMIT: Duration = Duration::from_millis(100);
+const LEFT_STEP: Duration = Duration::from_millis(5);
 
 /// Why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +81,12 @@ pub fn listen(path: &Path, audience: Audience) -> Result<(UnixListener, Bound), 
         Err(error) => return Err(failed(error)),
         Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         Ok(_) => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(SocketError::InUse(path.to_owned()));
+            let patience = Instant::now() + LEFT_LIMIT;
+            while UnixStream::connect(path).is_ok() {
+                if Instant::now() >= patience {
+                    return Err(SocketError::InUse(path.to_owned()));
+                }
+                std::thread::sleep(LEFT_STEP);
             }
             std::fs::remove_file(path).map_err(failed)?;
         }

@@ -133,7 +133,8 @@ fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
     assert_eq!(daemon.mlctl(&["wait", &id]).code, 0, "to be stopped early is no failure");
     let shown = daemon.mlctl(&["show", &id, "-o", "json"]).json();
     assert_eq!(shown["state"], "succeeded");
-    assert!(stopped(&daemon) >= 4, "{shown:#}");
+    // What was running when the daemon was killed may have come to its end before it was told anything.
+    assert!(stopped(&daemon) >= 3, "{shown:#}");
     let members = members(&daemon, &id);
     let mut kept = Vec::new();
     for (factor, member) in factors.iter().zip(&members) {
@@ -141,7 +142,8 @@ fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
         let asked = daemon.count(job, "intended");
         if member["state"] == "succeeded" {
             kept.push(*factor);
-            assert_eq!((asked, member["progress"]["step"].as_u64()), (0, Some(90)));
+            assert_eq!(member["progress"]["step"], 90);
+            assert!(asked <= 1, "work that is done counts, whatever was asked: {member:#}");
             continue;
         }
         assert_eq!((member["state"].as_str(), asked), (Some("cancelled"), 1), "{member:#}");
@@ -155,7 +157,7 @@ fn halving_stops_the_bad_members_and_keeps_the_best_over_a_restart() {
         assert!((10..90).contains(&saved), "it ends with its work saved: {member:#}");
     }
     assert!(kept.contains(&1), "the best goes on to the end: {kept:?}");
-    assert!(kept.len() <= 4, "{kept:?}");
+    assert_eq!(kept.len() as u64 + stopped(&daemon), 9, "{kept:?}");
     let best = daemon.mlctl(&["show", &id]).ok();
     assert!(best.contains("halving") && best.contains("stopped"), "{best}");
     assert_eq!(shown["best"][0]["index"], 5, "{best}");

@@ -215,6 +215,19 @@ fn is_passed_on(name: &OsStr) -> bool {
     launch::is_passed_on(name) || name.to_str().is_some_and(is_own)
 }
 
+/// Whether there is no such process, or one that has ended and was not yet waited for.
+#[must_use]
+pub fn is_gone(pid: u32) -> bool {
+    match procfs::stat(pid) {
+        Ok(stat) => stat.ended,
+        // It may end while it is looked at.
+        Err(error) => {
+            let gone = [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH].map(rustix::io::Errno::raw_os_error);
+            error.raw_os_error().is_some_and(|error| gone.contains(&error))
+        }
+    }
+}
+
 fn open_pidfd(pid: u32) -> io::Result<rustix::fd::OwnedFd> {
     Ok(pidfd_open(rustix_pid(pid)?, PidfdFlags::empty())?)
 }
