@@ -23,6 +23,8 @@ mod devices;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod estate;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod gates;

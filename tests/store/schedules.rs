@@ -51,6 +51,14 @@ pub async fn furnish(rig: &Rig) -> JobId {
     rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap().id
 }
 
+/// A tick of the hourly schedule whose job could not be submitted.
+pub async fn miss(rig: &Rig) {
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let turn = timetable(&schedule.cron).turn(schedule.settled, schedule.settled + SignedDuration::from_hours(1));
+    let why = "queue night is draining: it takes no more jobs";
+    assert_eq!(rig.store.take_turn(&schedule, turn, Some(why.into())).await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn a_schedule_s_name_is_its_own() {
     let rig = Rig::new().await;
