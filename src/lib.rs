@@ -9,6 +9,7 @@
 //! - [`supervisor`]: attempts as processes.
 //! - [`api`]: HTTP/JSON over a Unix socket.
 //! - [`daemon`]: wires everything; the lifecycle.
+//! - [`vault`]: the database as a thing to check, copy and put back.
 //! - [`cli`]: parse, call, print.
 
 pub mod api;
@@ -19,3 +20,4 @@ pub mod domain;
 pub mod scheduler;
 pub mod store;
 pub mod supervisor;
+pub mod vault;

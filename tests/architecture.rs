@@ -16,10 +16,11 @@ mod tests {
         ("store", &["domain"]),
         ("scheduler", &["domain", "store", "supervisor"]),
         ("supervisor", &["domain", "store"]),
+        ("vault", &["domain", "store"]),
         ("registry", &["domain", "store"]),
         ("pipeline", &["domain", "store", "registry"]),
-        ("api", &["domain", "store", "supervisor", "scheduler", "registry"]),
-        ("daemon", &["domain", "config", "store", "scheduler", "supervisor", "registry", "pipeline", "api"]),
+        ("api", &["domain", "store", "supervisor", "scheduler", "registry", "vault"]),
+        ("daemon", &["domain", "config", "store", "scheduler", "supervisor", "registry", "pipeline", "api", "vault"]),
         ("cli", &["domain", "config", "api::types", "api::query"]),
         // The programs: main functions over the library.
         ("bin", &["config", "daemon", "cli"]),

@@ -52,6 +52,7 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
     let checks = vec![
         sqlite(),
         database(&api).await,
+        backup(&api).await,
         space(&api.config.state_dir).await,
         storage,
         storage_time,
@@ -102,6 +103,35 @@ async fn database(api: &Shared) -> CheckView {
             let hint = "stop the daemon, keep a copy of the file, and restore a backup";
             fail(NAME, format!("{}{rest}", shown.join("; ")), hint)
         }
+    }
+}
+
+/// Whether the newest backup is as young as the settings want it.
+async fn backup(api: &Shared) -> CheckView {
+    const NAME: &str = "backup";
+    let plan = api.vault.plan();
+    let newest = match timeout(STORAGE_LIMIT, api.vault.newest_of(&api.store.instance().id)).await {
+        Ok(Ok(newest)) => newest,
+        Ok(Err(error)) => return warn(NAME, causes(&error), error.hint()),
+        Err(_) => {
+            let detail =
+                format!("{} did not answer within {}", api.vault.backups_url(), reason::span(STORAGE_LIMIT.as_secs()));
+            return warn(NAME, detail, "check `url` in [backup] of mld.toml, and the store");
+        }
+    };
+    let now = api.clock.now();
+    // One that was just started has not had the time to make any.
+    let (made, since) = match &newest {
+        Some(backup) => (backup.manifest.made_at, format!("the newest was made {}", backup.manifest.made_at)),
+        None => (api.started_at, "there is none yet".to_owned()),
+    };
+    if plan.is_overdue(Some(made), now) {
+        let hint = "the daemon's log says why; `mlctl db backup` tries it now";
+        return warn(NAME, format!("{since}, and one is to be made every {} hours", plan.every_hours), hint);
+    }
+    match plan.every_hours {
+        0 => ok(NAME, format!("{since}; none are made by themselves")),
+        hours => ok(NAME, format!("{since}; one is made every {hours} hours")),
     }
 }
 

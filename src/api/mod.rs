@@ -7,6 +7,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod db;
 mod devices;
 mod doctor;
 mod download;
@@ -45,6 +46,7 @@ use crate::{
     scheduler::Observer,
     store::Store,
     supervisor::{Handle, executor::Programs},
+    vault::Vault,
 };
 
 /// What the API needs to know.
@@ -106,6 +108,8 @@ pub struct Parts {
     pub observer: Observer,
     /// Object storage.
     pub artifacts: Stores,
+    /// Backups.
+    pub vault: Vault,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Cancelled to ask the daemon to stop.
@@ -126,6 +130,7 @@ struct Shared {
     supervisor: Handle,
     observer: Observer,
     artifacts: Stores,
+    vault: Vault,
     clock: Arc<dyn Clock>,
     stop_daemon: CancellationToken,
     /// Ends the API itself.
@@ -145,7 +150,7 @@ impl Api {
     /// Makes an API that serves nobody yet. `stop` ends it.
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { store, supervisor, observer, artifacts, clock, stop_daemon } = parts;
+        let Parts { store, supervisor, observer, artifacts, vault, clock, stop_daemon } = parts;
         let shared = Shared {
             room: Room::new(config.max_queued),
             started_at: clock.now(),
@@ -154,6 +159,7 @@ impl Api {
             supervisor,
             observer,
             artifacts,
+            vault,
             clock,
             stop_daemon,
             stop,

@@ -62,6 +62,15 @@ pub(super) fn check(peer: Peer, owner: Uid, group_access: bool) -> Result<(), Fa
     Err(Failure::new(ErrorCode::NotPermitted, message, "run mlctl as that user, or start a daemon of your own"))
 }
 
+/// Refuses who may not do what its file would allow with the database: read all of it, and write it to wherever the daemon may.
+pub(super) fn check_keeper(peer: Peer, owner: Uid) -> Result<(), Failure> {
+    if peer.uid == owner || peer.uid == ROOT {
+        return Ok(());
+    }
+    let message = format!("user {} may not do this with the database, which is user {}'s", peer.uid.0, owner.0);
+    Err(Failure::new(ErrorCode::NotPermitted, message, "it is for that user and root"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +85,13 @@ mod tests {
                 check(Peer { uid: Uid(uid) }, Uid(owner), true).is_ok(),
                 "{uid} came through a socket of the group's"
             );
+        }
+    }
+
+    #[test]
+    fn the_database_is_for_the_owner_and_root_whoever_else_may_submit() {
+        for (uid, owner, may) in [(7, 7, true), (0, 7, true), (8, 7, false)] {
+            assert_eq!(check_keeper(Peer { uid: Uid(uid) }, Uid(owner)).is_ok(), may, "{uid} at {owner}'s");
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, array_submit, arrays, checkpoints, control, daemon, devices, doctor, download, error::Failure, follow,
+    Context, array_submit, arrays, checkpoints, control, daemon, db, devices, doctor, download, error::Failure, follow,
     jobs, logs, queues, removal, schedules, submit, types::ErrorCode,
 };
 
@@ -106,6 +106,9 @@ fn all() -> Vec<Route> {
         post("/v1/devices/{device}", devices::assign),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/stop", daemon::stop),
+        get("/v1/db/backups", db::backups).within(LONG_LIMIT),
+        post("/v1/db/backup", db::backup).within(VERIFY_LIMIT),
+        post("/v1/db/check", db::check).within(VERIFY_LIMIT),
         get("/v1/doctor", doctor::examine).within(LONG_LIMIT),
     ]
 }

@@ -6,6 +6,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod db;
 mod devices;
 mod error;
 mod queues;
@@ -34,6 +35,7 @@ pub use checkpoints::{
 };
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
+pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView, DbCheckView, RestoreView};
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
 pub use queues::{QueueList, QueueRequest, QueueView};
@@ -177,8 +179,6 @@ pub struct JobView {
     pub worker: Option<WorkerView>,
     /// Peak resident memory of the current or last attempt.
     pub peak_rss_bytes: Option<u64>,
-    /// Seconds of processors that the current or last attempt has used.
-    pub cpu_seconds: Option<f64>,
     /// The newest durable checkpoint: what the next attempt starts from.
     pub checkpoint: Option<CheckpointPlace>,
     /// The final model.
@@ -307,8 +307,6 @@ pub struct AttemptView {
     pub heartbeat_at: Option<Timestamp>,
     /// Peak resident memory.
     pub peak_rss_bytes: Option<u64>,
-    /// Seconds of processors that it has used.
-    pub cpu_seconds: Option<f64>,
 }
 
 /// `GET /v1/jobs/{ref}/events`, oldest first. With `follow`, a stream whose `event` messages carry one [`EventView`] each, with its id as the message's.

@@ -11,29 +11,32 @@ use std::{
     sync::Arc,
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mlctl::{
     config::{self, ConfigError, Environment, Overrides, Settings},
     daemon::{
         self, DaemonError, Surroundings,
         clock::SystemClock,
         logging,
+        offline::{self, Task},
         signals::{self, Stop},
     },
 };
+use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
 
 /// The daemon of mlctl: keeps a durable queue of training and inference jobs and runs them as worker processes.
 #[derive(Debug, Parser)]
 #[command(name = "mld", version)]
 struct Flags {
     /// Read settings from this file [default: $MLD_CONFIG, else the user's or the system's mld.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Keep everything under this folder, the sockets too [default: $MLD_STATE_DIR]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Set a key of the settings file, such as workers.cpus=4; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The worker's program [default: mlworker beside mld]
     #[arg(long, value_name = "FILE")]
@@ -41,9 +44,67 @@ struct Flags {
     /// Read and check the settings, show them as JSON, and start nothing
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// What mld does instead of being a daemon.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check, back up and restore the database while no daemon runs; `mlctl db` does the same, and asks a daemon that runs
+    Db {
+        /// The form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table", value_parser = ["table", "json"])]
+        output: String,
+        #[command(subcommand)]
+        task: DbTask,
+    },
+}
+
+/// What is done with the database.
+#[derive(Debug, Subcommand)]
+enum DbTask {
+    /// Look through the database, and change nothing
+    Check {
+        /// Look through this file instead, such as the database of a backup
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Make a backup
+    Backup {
+        /// The folder for it: a path, or a URI of object storage
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<String>,
+    },
+    /// List the backups
+    Ls {
+        /// Look in this folder: a path, or a URI of object storage
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<String>,
+    },
+    /// Put a backup in the database's place; the old one stays beside it
+    Restore {
+        /// Which: `latest`, the folder of a backup, or a database file
+        source: String,
+        /// Where `latest` is looked for: a path, or a URI of object storage
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<String>,
+    },
+}
+
+impl From<&DbTask> for Task {
+    fn from(task: &DbTask) -> Self {
+        match task {
+            DbTask::Check { file } => Self::Check(file.clone()),
+            DbTask::Backup { to } => Self::Backup(to.clone()),
+            DbTask::Ls { from } => Self::List(from.clone()),
+            DbTask::Restore { source, from } => Self::Restore { source: source.clone(), from: from.clone() },
+        }
+    }
 }
 
 /// What went wrong, why, and what to do: the three parts of every message.
+#[derive(Serialize)]
 struct Complaint {
     code: u8,
     what: String,
@@ -59,13 +120,55 @@ const ALLOCATOR: [(&str, &str); 3] =
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tell_allocator();
-    match start(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match &flags.verb {
+        Some(Verb::Db { output, task }) => db(&flags, output == "json", task),
+        None => start(&flags).map(|()| 0),
+    };
+    let is_json = matches!(&flags.verb, Some(Verb::Db { output, .. }) if output == "json");
+    match done {
+        Ok(code) => ExitCode::from(code),
         Err(complaint) => {
-            print(&complaint);
+            print(&complaint, is_json);
             ExitCode::from(complaint.code)
         }
     }
+}
+
+/// What is done with the database while no daemon runs. Returns the exit code.
+fn db(flags: &Flags, is_json: bool, task: &DbTask) -> Result<u8, Complaint> {
+    let environment = Environment::read();
+    let settings = settings(flags, &environment)?;
+    let s3 = config::s3::access(&settings, &environment).map_err(|error| unusable(&error))?;
+    let clock = clock(&environment)?;
+    let done = runtime()?.block_on(offline::run(task.into(), &settings, s3, Arc::new(clock)));
+    let answer = done.map_err(|error| Complaint {
+        code: error.exit_code(),
+        what: "cannot do this with the database".into(),
+        why: causes(&error),
+        hint: error.hint().into(),
+    })?;
+    say(if is_json { std::slice::from_ref(&answer.json) } else { &answer.text });
+    Ok(answer.code)
+}
+
+fn clock(environment: &Environment) -> Result<SystemClock, Complaint> {
+    let (offset, rate) = (&environment.mld_clock_offset_seconds, &environment.mld_clock_rate);
+    SystemClock::set(offset.as_deref(), rate.as_deref()).map_err(usage)
+}
+
+fn usage(why: String) -> Complaint {
+    let hint = "`mld --help` lists what can be set".into();
+    Complaint { code: 2, what: "cannot start".into(), why: vec![why], hint }
+}
+
+fn runtime() -> Result<Runtime, Complaint> {
+    let made = Builder::new_multi_thread().enable_all().build();
+    made.map_err(|error| Complaint {
+        code: 1,
+        what: "cannot start".into(),
+        why: vec![error.to_string()],
+        hint: "check the limits on threads and open files".into(),
+    })
 }
 
 /// Starts this very program again, as the same process, with what its allocator is to know. What a person set stays. Where that cannot be, it goes on as it is.
@@ -87,12 +190,6 @@ fn tell_allocator() {
 }
 
 fn start(flags: &Flags) -> Result<(), Complaint> {
-    let usage = |why: String| Complaint {
-        code: 2,
-        what: "cannot start".into(),
-        why: vec![why],
-        hint: "`mld --help` lists what can be set".into(),
-    };
     let environment = Environment::read();
     let settings = settings(flags, &environment)?;
     let s3 = config::s3::access(&settings, &environment).map_err(|error| unusable(&error))?;
@@ -101,18 +198,11 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
         return Ok(());
     }
     logging::start(&settings.log.level, settings.log.format).map_err(|error| usage(error.to_string()))?;
-    let (offset, rate) = (&environment.mld_clock_offset_seconds, &environment.mld_clock_rate);
-    let clock = SystemClock::set(offset.as_deref(), rate.as_deref()).map_err(usage)?;
+    let clock = clock(&environment)?;
     let stop = Stop::default();
     let surroundings =
         Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), s3, stop: stop.clone() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Complaint {
-        code: 1,
-        what: "cannot start".into(),
-        why: vec![error.to_string()],
-        hint: "check the limits on threads and open files".into(),
-    })?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(async {
         signals::install(stop).map_err(DaemonError::Signals)?;
         daemon::run(settings, surroundings).await
@@ -128,7 +218,7 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
 }
 
 fn settings(flags: &Flags, environment: &Environment) -> Result<Settings, Complaint> {
-    let Flags { config, state_dir, set, worker, check: _ } = flags;
+    let Flags { config, state_dir, set, worker, check: _, verb: _ } = flags;
     let overrides = Overrides { config: config.clone(), state_dir: state_dir.clone(), set: set.clone() };
     let mut settings = config::load(&overrides, environment).map_err(|error| unusable(&error))?;
     if let Some(worker) = worker {
@@ -161,12 +251,20 @@ fn causes(error: &dyn Error) -> Vec<String> {
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where mld speaks to whoever started it")]
-fn print(complaint: &Complaint) {
+fn print(complaint: &Complaint, is_json: bool) {
+    if is_json && let Ok(json) = serde_json::to_string(complaint) {
+        return eprintln!("{json}");
+    }
     eprintln!("mld: {}", complaint.what);
     for line in complaint.why.iter().flat_map(|why| why.lines()) {
         eprintln!("  {line}");
     }
     eprintln!("  hint: {}", complaint.hint);
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is data")]
+fn say(lines: &[String]) {
+    lines.iter().for_each(|line| println!("{line}"));
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to --check is data")]

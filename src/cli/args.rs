@@ -137,6 +137,8 @@ verbs! {
     Spec => spec,
     /// Ask for the daemon, or stop it
     Daemon => daemon,
+    /// Check, back up and restore the database
+    Db => db,
     /// Check that everything is as it should be
     Doctor => doctor,
     /// Show what this program goes by

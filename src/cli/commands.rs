@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod completion;
 pub mod config;
 pub mod daemon;
+pub mod db;
 pub mod device;
 pub mod doctor;
 pub mod edit;

@@ -32,6 +32,8 @@ pub struct SettingsFile {
     pub scheduler: SchedulerSection,
     /// How long finished jobs are kept.
     pub retention: RetentionSection,
+    /// Backups of the database.
+    pub backup: BackupSection,
     /// The daemon's own log.
     pub log: LogSection,
 }
@@ -144,7 +146,7 @@ impl Default for WorkersSection {
             grace_seconds: 20,
             hang_seconds: 600,
             min_run_seconds: 60,
-            ahead: 2,
+            ahead: 1,
             log_max_bytes: 16 * 1024 * 1024,
             log_files: 4,
         }
@@ -262,6 +264,27 @@ pub struct RetentionSection {
     /// Finished jobs that stay, an array counting as one; 0 for all.
     #[schemars(range(max = 100_000_000))]
     pub finished_jobs: u32,
+}
+
+/// Backups of the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupSection {
+    /// Hours between two backups; 0 for none by themselves.
+    #[schemars(range(max = 8760))]
+    pub every_hours: u32,
+    /// Backups that stay.
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep: u32,
+    /// The URI of the folder for them.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+}
+
+impl Default for BackupSection {
+    fn default() -> Self {
+        Self { every_hours: 24, keep: 7, url: None }
+    }
 }
 
 /// The daemon's own log.

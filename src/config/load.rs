@@ -10,8 +10,8 @@ use std::{
 use mlctl_artifacts::uri::is_bucket;
 
 use super::{
-    CommandSettings, DeviceSettings, Environment, GpuSettings, LimitSettings, LogSettings, RetentionSettings,
-    S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
+    BackupSettings, CommandSettings, DeviceSettings, Environment, GpuSettings, LimitSettings, LogSettings,
+    RetentionSettings, S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
     file::{ClientFile, DevicesSection, GpuSection, OutputForm, S3Section, SettingsFile},
 };
@@ -152,7 +152,7 @@ fn default_places(environment: &Environment) -> Option<Places> {
 
 /// The file's values, and what follows from places for those it leaves out. `programs` is the folder with the workers' programs; without it, PATH says where they are.
 pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Path>) -> Settings {
-    let SettingsFile { daemon, storage, workers, devices, commands, limits, scheduler, retention, log } = file;
+    let SettingsFile { daemon, storage, workers, devices, commands, limits, scheduler, retention, backup, log } = file;
     let program = |set: &Option<PathBuf>, name: &str| {
         set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
     };
@@ -201,6 +201,11 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             fair_share_gpu_cores: scheduler.fair_share_gpu_cores,
         },
         retention: RetentionSettings { finished_days: retention.finished_days, finished_jobs: retention.finished_jobs },
+        backup: BackupSettings {
+            every_hours: backup.every_hours,
+            keep: backup.keep,
+            url: backup.url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+        },
         log: LogSettings { level: log.level.clone(), format: log.format },
     }
 }
@@ -273,19 +278,14 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
 
 fn unsound_storage(document: &Document, settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let no_detour = |path: &str| !path.split('/').any(|name| matches!(name, "." | ".."));
-    let is_sound = match settings.storage.url.split_once("://") {
-        Some(("file", path)) => path.starts_with('/') && path.len() > 1 && no_detour(path),
-        Some(("s3", rest)) => {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            is_bucket(bucket) && no_detour(prefix) && !prefix.contains("//")
-        }
-        _ => false,
-    };
-    if !is_sound {
-        let message = "expected the URI of a folder: file:///absolute/path or s3://bucket/prefix";
+    let message = "expected the URI of a folder: file:///absolute/path or s3://bucket/prefix";
+    if !is_folder(&settings.storage.url) {
         let hint = "for example \"file:///srv/ml/objects\" or \"s3://my-bucket/ml\"";
         problems.push(document.problem("storage.url", message).hint(hint));
+    }
+    if settings.backup.url.as_ref().is_some_and(|url| !is_folder(url)) {
+        let hint = "for example \"file:///mnt/backup/mld\" or \"s3://my-bucket/mld-backups\"";
+        problems.push(document.problem("backup.url", message).hint(hint));
     }
     let is_endpoint = |url: &str| {
         let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
@@ -297,6 +297,19 @@ fn unsound_storage(document: &Document, settings: &Settings) -> Vec<Problem> {
         problems.push(document.problem("storage.s3.endpoint", message).hint(hint));
     }
     problems
+}
+
+/// Whether a URI names a folder, and no other one by a detour.
+fn is_folder(url: &str) -> bool {
+    let no_detour = |path: &str| !path.split('/').any(|name| matches!(name, "." | ".."));
+    match url.split_once("://") {
+        Some(("file", path)) => path.starts_with('/') && path.len() > 1 && no_detour(path),
+        Some(("s3", rest)) => {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            is_bucket(bucket) && no_detour(prefix) && !prefix.contains("//")
+        }
+        _ => false,
+    }
 }
 
 /// Where the CLI finds the daemon and how it prints, as far as files say.

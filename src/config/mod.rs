@@ -15,6 +15,6 @@ pub use env::Environment;
 pub use file::OutputForm;
 pub use load::{ConfigError, Overrides, SYSTEM_FILE, load, load_client, usual_sockets};
 pub use settings::{
-    CommandSettings, DeviceSettings, GpuSettings, LimitSettings, LogFormat, LogSettings, RetentionSettings, S3Settings,
-    SchedulerSettings, Settings, StorageSettings, WorkerSettings,
+    BackupSettings, CommandSettings, DeviceSettings, GpuSettings, LimitSettings, LogFormat, LogSettings,
+    RetentionSettings, S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
 };

@@ -37,6 +37,8 @@ pub struct Settings {
     pub scheduler: SchedulerSettings,
     /// How long finished jobs are kept.
     pub retention: RetentionSettings,
+    /// Backups of the database.
+    pub backup: BackupSettings,
     /// The daemon's own log.
     pub log: LogSettings,
 }
@@ -160,6 +162,17 @@ pub struct RetentionSettings {
     pub finished_days: u32,
     /// Finished jobs that stay; 0 for all.
     pub finished_jobs: u32,
+}
+
+/// Backups of the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupSettings {
+    /// Hours between two backups; 0 for none by themselves.
+    pub every_hours: u32,
+    /// Backups that stay.
+    pub keep: u32,
+    /// The URI of the folder for them; under `storage.url` when absent.
+    pub url: Option<String>,
 }
 
 /// The daemon's own log.

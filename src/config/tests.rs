@@ -119,7 +119,7 @@ fn every_mistake_is_shown_at_once() {
     let expected = r#"mld.toml:1:2: unknown key `worker`
  1 | [worker]
    |  ^^^^^^
-   = hint: did you mean `workers`? allowed: `commands`, `daemon`, `devices`, `limits`, `log`, `retention`, `scheduler`, `storage`, `workers`
+   = hint: did you mean `workers`? allowed: `backup`, `commands`, `daemon`, `devices`, `limits`, `log`, `retention`, `scheduler`, `storage`, `workers`
 
 mld.toml:5:8: expected an integer, found the string "2"
  5 | cpus = "2"

@@ -6,6 +6,7 @@ pub mod entropy;
 mod hardware;
 pub mod lock;
 pub mod logging;
+pub mod offline;
 pub mod run;
 mod service_manager;
 pub mod signals;

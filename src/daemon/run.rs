@@ -21,7 +21,7 @@ use super::{
     entropy,
     hardware::{self, Hardware},
     lock::{LockError, StateLock},
-    service_manager,
+    offline, service_manager,
     signals::Stop,
     socket::{self, Audience, SocketError},
 };
@@ -42,6 +42,7 @@ use crate::{
         executor::{Executor, Programs},
         process::LocalProcesses,
     },
+    vault::{self, VaultError},
 };
 
 /// How long the parts may take to end, each.
@@ -83,6 +84,9 @@ pub enum DaemonError {
         #[source]
         source: StoreError,
     },
+    /// A restore that was cut short cannot be brought to its end.
+    #[error("bring a restore to its end")]
+    Restore(#[source] VaultError),
     /// There is nothing to listen on.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -120,7 +124,10 @@ impl DaemonError {
             Self::Lock(LockError::Held { .. }) => {
                 "talk to it with `mlctl daemon status`, stop it with `mlctl daemon stop`, or choose another --state-dir"
             }
-            Self::Store { .. } => "nothing was changed in it; `mlctl doctor` says more",
+            Self::Store { .. } => {
+                "nothing was changed in it; `mlctl db check` says more, `mlctl db restore` puts a backup in its place"
+            }
+            Self::Restore(_) => "check the disk, and the owner and the permissions of the state directory",
             Self::Socket(SocketError::InUse(_)) => "another daemon listens there: stop it, or choose another socket",
             Self::Socket(SocketError::NotASocket(_)) => "move that file away, or choose another path for the socket",
             Self::Socket(SocketError::TooLong(_)) => "choose a shorter state directory, or set the path of the socket",
@@ -147,7 +154,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     make_folder(&settings.attempts_dir)?;
     let Surroundings { clock, environment, s3, stop } = surroundings;
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
-    let store = Store::open(&settings.database, clock.clone(), entropy::fill).await.map_err(of_store)?;
+    let store = open(&settings, &clock).await?;
     let Hardware { machine, programs, inventory } = hardware::look(&settings).map_err(DaemonError::Devices)?;
     let executor = LocalProcesses::new(programs.clone(), settings.attempts_dir.clone(), environment);
     let executor = executor.map_err(DaemonError::Supervise)?;
@@ -172,18 +179,15 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         store: store.clone(),
         supervisor: handle.clone(),
         observer: observer.clone(),
+        vault: offline::vault(&settings, artifacts.clone(), clock.clone()),
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
     };
     let keeper = keeper(&settings, &api_parts);
+    let vault = api_parts.vault.clone();
     let api = Api::new(service(&settings, programs), api_parts, part_stop.clone());
-    let cron = Cron {
-        store: store.clone(),
-        clock: clock.clone(),
-        zones: jiff::tz::db().clone(),
-        max_queued: settings.limits.max_queued,
-    };
+    let cron = timer(&settings, &store, &clock);
     let deadlines = Deadlines { store: store.clone(), clock: clock.clone() };
     let min_run = Duration::from_secs(settings.workers.min_run_seconds.into());
     let scheduler = Scheduler { store: store.clone(), supervisor: handle, observer, clock, min_run };
@@ -192,6 +196,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         Part::spawn("api", api.run(clients)),
         Part::spawn("cron", cron::run(cron, part_stop.clone())),
         Part::spawn("retention", retention::run(keeper, part_stop.clone())),
+        Part::spawn("backup", vault::keeper::run(vault, store.clone(), part_stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, part_stop.clone())),
         Part::spawn("supervisor", supervisor.run(workers)),
         Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
@@ -208,6 +213,21 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     }
     info!("mld has stopped; workers go on");
     outcome
+}
+
+/// Opens the database, once a restore that was cut short is brought to its end.
+async fn open(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store, DaemonError> {
+    if vault::finish(&settings.database).map_err(DaemonError::Restore)? {
+        warn!("a restore that was cut short is brought to its end");
+    }
+    let opened = Store::open(&settings.database, clock.clone(), entropy::fill).await;
+    opened.map_err(|source| DaemonError::Store { path: settings.database.clone(), source })
+}
+
+/// Who submits what schedules say.
+fn timer(settings: &Settings, store: &Store, clock: &Arc<dyn Clock>) -> Cron {
+    let (store, clock, zones) = (store.clone(), clock.clone(), jiff::tz::db().clone());
+    Cron { store, clock, zones, max_queued: settings.limits.max_queued }
 }
 
 /// How much use counts in the line.

@@ -29,32 +29,44 @@ pub(super) type Problems = Vec<String>;
 /// Everything that is wrong; empty when all is well.
 pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
     let mut snapshot = pool.begin().await?;
-    let mut problems = Problems::new();
-    // What cannot be read is a find, and keeps nobody from looking at the rest.
-    let done = integrity(&mut snapshot, &mut problems).await;
-    note(&mut problems, "the file", done);
-    let done = log(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table events", done);
-    let done = jobs(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table jobs", done);
-    let done = counts(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table queue_counters", done);
-    let done = arrays(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table array_counts", done);
-    let done = gates(&mut snapshot, &mut problems).await;
-    note(&mut problems, "the gates of table jobs", done);
-    let done = dependencies::check(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table dependencies", done);
-    let done = attempts(&mut snapshot, &mut problems).await;
-    note(&mut problems, "table attempts", done);
-    for sealed in &seals::TABLES {
-        let done = sealed.check(&mut snapshot, &mut problems).await;
-        note(&mut problems, sealed.table, done);
-    }
+    let problems = all(&mut snapshot).await;
     // A damaged file may not even let go of the snapshot; the connection ends it then.
     let _ = snapshot.rollback().await;
-    problems.truncate(MOST);
     Ok(problems)
+}
+
+/// The same, of what a connection sees.
+pub(super) async fn all(conn: &mut SqliteConnection) -> Problems {
+    let mut problems = pages(conn).await;
+    let done = log(conn, &mut problems).await;
+    note(&mut problems, "table events", done);
+    let done = jobs(conn, &mut problems).await;
+    note(&mut problems, "table jobs", done);
+    let done = counts(conn, &mut problems).await;
+    note(&mut problems, "table queue_counters", done);
+    let done = arrays(conn, &mut problems).await;
+    note(&mut problems, "table array_counts", done);
+    let done = gates(conn, &mut problems).await;
+    note(&mut problems, "the gates of table jobs", done);
+    let done = dependencies::check(conn, &mut problems).await;
+    note(&mut problems, "table dependencies", done);
+    let done = attempts(conn, &mut problems).await;
+    note(&mut problems, "table attempts", done);
+    for sealed in &seals::TABLES {
+        let done = sealed.check(conn, &mut problems).await;
+        note(&mut problems, sealed.table, done);
+    }
+    problems.truncate(MOST);
+    problems
+}
+
+/// What SQLite itself finds wrong.
+pub(super) async fn pages(conn: &mut SqliteConnection) -> Problems {
+    let mut problems = Problems::new();
+    // What cannot be read is a find, and keeps nobody from looking at the rest.
+    let done = integrity(conn, &mut problems).await;
+    note(&mut problems, "the file", done);
+    problems
 }
 
 fn note(problems: &mut Problems, what: &str, done: Result<(), Fault>) {

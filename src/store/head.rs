@@ -74,6 +74,10 @@ impl Told {
         (name == instance && told.line(instance) == text).then_some(told)
     }
 
+    pub(super) fn epoch(&self) -> u32 {
+        u32::try_from(self.epoch).unwrap_or(0)
+    }
+
     /// With its own hash, so that damage to this file is not taken for damage to the database.
     fn line(&self, instance: &str) -> String {
         let Self { epoch, commits, event, hash } = self;

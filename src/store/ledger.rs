@@ -9,7 +9,7 @@ use super::{
     chain::{self, Hash},
     error::Fault,
     rows::{Fields, Rows, integer},
-    types::Instance,
+    types::{Instance, TOKEN_BITS},
 };
 
 /// The row of table `instance`.
@@ -28,9 +28,6 @@ pub(super) struct Ledger {
     pub(super) pruned_job: i64,
     pub(super) removed_token: i64,
 }
-
-/// A token is the epoch and, in this many low bits, a count.
-const TOKEN_BITS: u32 = 40;
 
 impl Ledger {
     pub(super) async fn read(conn: &mut SqliteConnection) -> Result<(Instance, Self), Fault> {

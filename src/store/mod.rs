@@ -1,7 +1,7 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file, `arrays`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
+//! This file, `arrays`, `offline`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
 
 mod arrays;
 mod ask;
@@ -21,6 +21,7 @@ mod ledger;
 mod list;
 mod load;
 mod members;
+pub mod offline;
 mod open;
 mod queues;
 mod read;
@@ -38,7 +39,11 @@ mod usage;
 mod wal;
 mod writer;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use mlctl_protocol::{
@@ -62,7 +67,7 @@ pub use self::{
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
         MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,
-        StoredEvent, Submitted, TickRow, Used, Waiter,
+        StoredEvent, Submitted, TickRow, Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
@@ -83,6 +88,7 @@ pub struct Store {
 }
 
 struct Inner {
+    path: PathBuf,
     instance: Instance,
     asks: mpsc::Sender<Ask>,
     readers: SqlitePool,
@@ -141,6 +147,7 @@ impl Store {
         tasks.spawn(wal::run(opened.checkpointer, log, stop.clone()));
         tasks.close();
         let inner = Inner {
+            path: path.to_owned(),
             instance: opened.instance,
             asks,
             readers: opened.readers,
@@ -442,6 +449,15 @@ impl Store {
     /// [`StoreError::Failed`].
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
         check::check(&self.inner.readers).await
+    }
+
+    /// Writes a consistent copy of the database to a file that is not there yet, beside the work that goes on. All that is in it is durable when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Failed`]; what was written by then is there.
+    pub async fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
+        offline::copy(&self.inner.path, to).await?;
+        self.settled().await
     }
 
     /// Hands a command to the writer and waits until it is durable. Who stops waiting does not take the command back.

@@ -26,7 +26,7 @@ use super::{
 
 /// The schema this program reads and writes: the number of migrations.
 #[expect(clippy::cast_possible_wrap, reason = "there are a handful")]
-const SCHEMA: i64 = MIGRATIONS.len() as i64;
+pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// In order; only ever added to.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -51,7 +51,6 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0019_array_ends.sql"),
     include_str!("../../migrations/0020_missed_ticks.sql"),
     include_str!("../../migrations/0021_devices.sql"),
-    include_str!("../../migrations/0022_used.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.
@@ -119,7 +118,7 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
     Ok(Opened { writer, checkpointer, readers, instance, ledger, head, queues, log })
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_LIMIT)
@@ -142,7 +141,7 @@ fn marker(path: &Path) -> PathBuf {
     beside(path, ".instance")
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(ending);
     path.with_file_name(name)
@@ -254,7 +253,7 @@ async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 }
 
 /// Whose file it is. Returns the version of its schema, 0 for a new one.
-async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Result<i64, StoreError> {
+pub(super) async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bool) -> Result<i64, StoreError> {
     let header = async {
         let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
         let schema: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await?;
@@ -328,7 +327,7 @@ async fn start_syncing(writer: &mut SqliteConnection, path: &Path) -> Result<Fil
     Ok(log)
 }
 
-async fn migrate(
+pub(super) async fn migrate(
     conn: &mut SqliteConnection,
     path: &Path,
     from: i64,
@@ -363,7 +362,7 @@ async fn name_instance(conn: &mut SqliteConnection, now: Timestamp, entropy: fn(
     Ok(())
 }
 
-fn unusable(path: &Path, problem: &str, error: &(dyn std::error::Error + 'static)) -> StoreError {
+pub(super) fn unusable(path: &Path, problem: &str, error: &(dyn std::error::Error + 'static)) -> StoreError {
     let code = error.downcast_ref::<sqlx::Error>().and_then(primary_code);
     let remedy = match code {
         Some(libsqlite3_sys::SQLITE_FULL) => return StoreError::Full,

@@ -4,12 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{Timestamp, civil::DateTime};
 use mlctl_protocol::{
-    JobId, JobSpec,
+    FencingToken, JobId, JobSpec,
     progress::{Metrics, Progress},
     result::{CheckpointRef, WorkerResult},
     spec::Resources,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     Event, Exit, Fence, Filter, Hold, Job, Uid,
@@ -161,16 +160,6 @@ pub struct Attempt {
     pub last_seq: u64,
     /// The result the worker reported, not yet acted on.
     pub result: Option<WorkerResult>,
-    /// What it has used up.
-    pub used: Option<Used>,
-}
-
-/// What an attempt has used up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Used {
-    /// Milliseconds of processors, all of them together.
-    pub cpu_ms: u64,
 }
 
 /// A heartbeat to keep: not an event, overwritten by the next.
@@ -184,8 +173,6 @@ pub struct Beat {
     pub progress: Progress,
     /// Peak resident memory.
     pub peak_rss_bytes: u64,
-    /// What the attempt has used up.
-    pub used: Used,
     /// The device in use.
     pub device: String,
 }
@@ -319,6 +306,28 @@ pub struct Instance {
     pub id: String,
     /// Grows with every restore; the high part of every token.
     pub epoch: u32,
+}
+
+/// A token is the epoch and, in this many low bits, a count.
+pub(super) const TOKEN_BITS: u32 = 40;
+
+impl Instance {
+    /// The epoch in which a token was drawn.
+    #[must_use]
+    pub fn epoch_of(token: FencingToken) -> u32 {
+        u32::try_from(token.0 >> TOKEN_BITS).unwrap_or(u32::MAX)
+    }
+
+    /// What stands for an epoch of this database in the names of objects: the id alone in the first, so that what was written after a backup is never met again.
+    #[must_use]
+    pub fn name_in(&self, epoch: u32) -> String {
+        if epoch <= 1 { self.id.clone() } else { format!("{}-{epoch}", self.id) }
+    }
+
+    /// The names of this epoch and of those before it, the newest first.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        (1..=self.epoch.max(1)).rev().map(|epoch| self.name_in(epoch))
+    }
 }
 
 /// A schedule to keep.

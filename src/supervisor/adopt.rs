@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{Exit, Job, event::ProcessIdentity},
-    store::{Attempt, StoreError},
+    store::{Attempt, Instance, StoreError},
 };
 
 /// What became of the attempts under way.
@@ -68,6 +68,10 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         shared.tasks.spawn(never_launched(shared.clone(), live));
         return Ok(false);
     };
+    // Of an epoch before: a backup was put back. What it has said since nobody knows, so that it cannot go on; what it has saved is found in storage.
+    if Instance::epoch_of(fence.token) < shared.store.instance().epoch {
+        live.end(Reason::Restored);
+    }
     let dir = shared.attempt_dir(fence.job, fence.attempt);
     match shared.executor.find(&process, &dir).await {
         Found::Alive(worker) => {

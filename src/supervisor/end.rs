@@ -130,7 +130,7 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
     let gave_up =
         matches!(result.class, ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled | ExitClass::Timeout);
     match (result.class, reason) {
-        (_, Some(Reason::Stale | Reason::Lied(_) | Reason::Memory { .. })) => {
+        (_, Some(Reason::Restored | Reason::Stale | Reason::Lied(_))) => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         (class, Some(reason @ (Reason::TimeLimit { .. } | Reason::Deadline { .. }))) if gave_up => {
@@ -192,13 +192,12 @@ fn done_to_it(reason: &Reason) -> Option<Exit> {
                 Some("if a step may take that long, raise workers.hang_seconds in mld.toml"),
             )
         }
-        Reason::Memory { used_mib, asked_mib } => (
-            ExitClass::OomHost,
-            format!("it had {used_mib} MiB of memory, more than the {asked_mib} MiB that it had asked for; ended"),
-            Some("ask for more with --mem (resources.memory_mib), or have it use less"),
-        ),
         Reason::LeaseLost { seconds } => {
             (ExitClass::Lost, format!("no heartbeat for {seconds} seconds, as long as its lease; ended"), None)
+        }
+        Reason::Restored => {
+            let message = "the database was restored from a backup that was made while this attempt ran";
+            (ExitClass::Preempted, message.to_owned(), None)
         }
         Reason::Stale => (ExitClass::Lost, "the attempt no longer held the job; ended".to_owned(), None),
         Reason::Lied(lie) => return Some(liar(lie)),
@@ -303,7 +302,6 @@ mod tests {
             attempt_uri: "file:///o/jobs/7-x/2".into(),
             model_uri: "file:///o/jobs/7-x/model".into(),
             output_uri: "file:///o/jobs/7-x/output".into(),
-            durable_uri: None,
         }
     }
 

@@ -59,15 +59,18 @@ pub(super) async fn remove(
 
 /// Deletes what a job left: its attempts' folders here and in storage, with its checkpoints, and with all else where that is asked for.
 async fn clear(shared: &Shared, job: Job, with_objects: bool, is_gone: &mut bool) -> Removed {
-    let (prefix, instance) = (&shared.config.storage_url, &shared.store.instance().id);
+    let (prefix, instance) = (&shared.config.storage_url, shared.store.instance());
     let published =
         job.model.iter().map(|model| model.uri.clone()).chain(job.output.iter().map(|output| output.uri.clone()));
     let kept: Vec<_> = published.filter(|_| !with_objects).collect();
-    let folders: Vec<String> = if with_objects {
-        vec![keys::job_uri(prefix, instance, job.id)]
-    } else {
-        (1..=job.attempt).map(|attempt| keys::attempt_uri(prefix, instance, job.id, AttemptNumber(attempt))).collect()
+    let attempts = |name: &str| {
+        (1..=job.attempt).map(|attempt| keys::attempt_uri(prefix, name, job.id, AttemptNumber(attempt))).collect()
     };
+    // An attempt of an epoch before has its folder there.
+    let of_epoch = |name: String| -> Vec<String> {
+        if with_objects { vec![keys::job_uri(prefix, &name, job.id)] } else { attempts(&name) }
+    };
+    let folders: Vec<String> = instance.names().flat_map(of_epoch).collect();
     let mut left = Vec::new();
     for folder in folders {
         if *is_gone {

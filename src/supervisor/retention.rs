@@ -38,10 +38,12 @@ pub(super) async fn tidy(shared: &Shared, job: JobId, keep: u32) {
             return warn!(job_id = %job, error = causes(&error), "the newest checkpoint cannot be verified: the older ones stay");
         }
     }
-    let home = keys::job_uri(&shared.config.storage_url, &shared.store.instance().id, job);
+    let instance = shared.store.instance();
+    let homes: Vec<_> =
+        instance.names().map(|name| format!("{}/", keys::job_uri(&shared.config.storage_url, &name, job))).collect();
     let mut deleted = Vec::new();
     for checkpoint in expired {
-        if !checkpoint.uri.starts_with(&format!("{home}/")) {
+        if !homes.iter().any(|home| checkpoint.uri.starts_with(home)) {
             continue;
         }
         match checkpoint::delete(&shared.artifacts, &checkpoint.uri).await {

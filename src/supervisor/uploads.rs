@@ -9,7 +9,10 @@ use tokio::{fs, time::timeout};
 use tracing::{info, warn};
 
 use super::{Shared, attempt::STORAGE_LIMIT};
-use crate::domain::{Fence, causes};
+use crate::{
+    domain::{Fence, causes},
+    store::Instance,
+};
 
 /// The most attempts of a job that are looked at.
 const MAX_ATTEMPTS: usize = 1000;
@@ -17,7 +20,8 @@ const MAX_ATTEMPTS: usize = 1000;
 /// Clears away what an attempt left that lives no more, and what those before it did. A later one of the job may be under way already, and is not touched.
 pub(super) async fn clear(shared: &Shared, fence: Fence) {
     let job = fence.job;
-    let home = keys::job_uri(&shared.config.storage_url, &shared.store.instance().id, job);
+    let instance = shared.store.instance().name_in(Instance::epoch_of(fence.token));
+    let home = keys::job_uri(&shared.config.storage_url, &instance, job);
     if home.starts_with("file://") {
         return;
     }

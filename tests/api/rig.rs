@@ -29,6 +29,7 @@ use mlctl::{
         executor::Programs,
         process::LocalProcesses,
     },
+    vault,
 };
 use mlctl_artifacts::Stores;
 use mlctl_protocol::{AttemptNumber, ExitClass, JobId};
@@ -64,6 +65,18 @@ fn entropy(bytes: &mut [u8]) {
     static DRAWN: AtomicU64 = AtomicU64::new(0);
     let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
     bytes.iter_mut().zip(drawn.to_be_bytes().iter().cycle()).for_each(|(byte, drawn)| *byte = *drawn);
+}
+
+/// A vault that makes no backup by itself.
+fn vault_of(dir: &std::path::Path, storage_url: &str, clock: Arc<Hand>) -> vault::Vault {
+    let config = vault::Config {
+        database: dir.join("mld.db"),
+        storage_url: storage_url.to_owned(),
+        backups_url: format!("{storage_url}/backups"),
+        plan: vault::Plan { every_hours: 0, keep: 1, settle: Duration::ZERO },
+        entropy,
+    };
+    vault::Vault::new(config, Stores::new(), clock)
 }
 
 /// A server, and a client of it.
@@ -126,6 +139,7 @@ impl Rig {
             supervisor: supervisor.clone(),
             observer: Observer::new(store.clone(), supervisor.clone(), SHARE),
             artifacts: Stores::new(),
+            vault: vault_of(dir.path(), &storage_url, clock.clone()),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
         };

@@ -6,6 +6,8 @@ mod ahead;
 #[cfg(test)]
 mod arrays;
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use mlctl::store::Store;
+use mlctl::store::{Store, offline};
 use mlctl_protocol::JobId;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -156,6 +156,43 @@ fn storm(whole: &Whole, name: &'static str, count: u64) -> u64 {
 
 fn place(bytes: &[u8], chance: &mut Chance) -> (usize, u32) {
     (usize::try_from(chance.below(bytes.len() as u64)).unwrap(), u32::try_from(chance.below(8)).unwrap())
+}
+
+/// Everything in a folder.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn the_check_without_a_daemon_finds_flipped_bits_and_changes_nothing() {
+    let whole = block_on(Whole::closed());
+    let (mut found, mut harmless) = (0, 0);
+    let examine = |path: &Path| match block_on(offline::examine(path)) {
+        Ok(examined) => examined.problems,
+        Err(error) => vec![error.to_string()],
+    };
+    cases(200, |mut chance| {
+        let (byte, bit) = place(whole.file("mld.db"), &mut chance);
+        let (dir, path) = whole.flipped("mld.db", byte, bit);
+        let before = contents(dir.path());
+        let problems = examine(&path);
+        assert!(contents(dir.path()) == before, "bit {bit} of byte {byte}: the check changed files");
+        if !problems.is_empty() {
+            found += 1;
+            return;
+        }
+        let verdict = block_on(whole.judge(&path));
+        assert!(matches!(verdict, Verdict::Harmless), "bit {bit} of byte {byte} is missed: {verdict:?}");
+        harmless += 1;
+    });
+    println!("{found} flips found, {harmless} harmless");
+    assert!(found > 20, "the rest is free space in pages");
+    // The control: nothing is found where nothing is flipped.
+    let (_dir, path) = whole.flipped("mld.db", 0, 0);
+    fs::write(&path, whole.file("mld.db")).unwrap();
+    assert_eq!(examine(&path), Vec::<String>::new());
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod rig;
 #[cfg(test)]
 mod arrays;
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod basics;
 #[cfg(test)]
 mod control;

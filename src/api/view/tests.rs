@@ -124,7 +124,6 @@ fn running(intent: Option<Intent>, attempt: u32) -> JobDetail {
         peak_rss_bytes: None,
         last_seq: 0,
         result: None,
-        used: None,
     });
     detail
 }

@@ -5,11 +5,13 @@
 //! <prefix>/jobs/<job>-<instance>/model/<attempt>/{model.safetensors, config.json}         config.json written last
 //! <prefix>/jobs/<job>-<instance>/output/<attempt>/…
 //! <prefix>/doctor/…                                                                       probes, deleted at once
+//! <prefix>/backups/<instance>/<time>/{mld.db, manifest.json}                              manifest.json written last
+//! <prefix>/epochs/<instance>/<epoch>                                                      claimed by a restore
 //! ```
 //! Every folder an attempt writes to is its own: one that is no longer valid can overwrite nothing. Which attempt's model or
 //! output is the job's is said by the job's row, which takes the result of the valid attempt alone.
 //!
-//! The instance is made with a database, so that a new or restored database never meets old keys.
+//! The instance is made with a database and bears the database's epoch from the second on, so that a new or restored database never meets old keys.
 
 use mlctl_protocol::{AttemptNumber, JobId, message::Storage};
 
@@ -24,6 +26,9 @@ pub const CHECKPOINT_STATE: &str = "state.json";
 /// Which object is which file, in a checkpoint that is files of a command.
 pub const CHECKPOINT_FILES: &str = "files.json";
 
+/// The database in a backup; a backup without [`MANIFEST`] does not exist.
+pub const BACKUP_DATABASE: &str = "mld.db";
+
 /// What a published model is; a model without it does not exist.
 pub const MODEL_CONFIG: &str = "config.json";
 /// The weights of a published model.
@@ -31,16 +36,10 @@ pub const MODEL: &str = "model.safetensors";
 /// The folder of an attempt that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// The folder of all jobs.
-#[must_use]
-pub fn jobs_uri(prefix: &str) -> String {
-    format!("{}/jobs", prefix.trim_end_matches('/'))
-}
-
 /// The folder of a job. `prefix` is a URI without a slash at its end; one that is there is dropped.
 #[must_use]
 pub fn job_uri(prefix: &str, instance: &str, job: JobId) -> String {
-    format!("{}/{job}-{instance}", jobs_uri(prefix))
+    format!("{}/jobs/{job}-{instance}", prefix.trim_end_matches('/'))
 }
 
 /// The folder of an attempt, to which nobody else writes.
@@ -67,6 +66,18 @@ pub fn probes_uri(prefix: &str) -> String {
     format!("{}/doctor", prefix.trim_end_matches('/'))
 }
 
+/// The folder under which each database has its backups, unless the settings name another.
+#[must_use]
+pub fn backups_uri(prefix: &str) -> String {
+    format!("{}/backups", prefix.trim_end_matches('/'))
+}
+
+/// What says that an epoch of a database has begun: created by one restore alone.
+#[must_use]
+pub fn epoch_uri(prefix: &str, instance: &str, epoch: u32) -> String {
+    format!("{}/epochs/{instance}/{epoch}", prefix.trim_end_matches('/'))
+}
+
 /// All folders an attempt may write to.
 #[must_use]
 pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> Storage {
@@ -74,7 +85,6 @@ pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber)
         attempt_uri: attempt_uri(prefix, instance, job, attempt),
         model_uri: model_uri(prefix, instance, job, attempt),
         output_uri: output_uri(prefix, instance, job, attempt),
-        durable_uri: None,
     }
 }
 

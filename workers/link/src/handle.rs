@@ -10,10 +10,9 @@ use mlctl_protocol::{
 use tokio::sync::Notify;
 
 use crate::{
-    LinkError,
+    LinkError, memory,
     orders::{Order, Orders},
     outbox::{Outbox, Room},
-    usage::Usage,
 };
 
 /// The worker's side of a running attempt. Cheap to clone, usable from any thread.
@@ -36,9 +35,9 @@ impl Handle {
         }
     }
 
-    /// Has heartbeats tell this in place of the process's own: of all processes that a worker is made of.
-    pub fn usage(&self, usage: Usage) {
-        self.shared.lock().usage = Some(usage);
+    /// Has heartbeats tell this memory in place of the process's own: of all processes that a worker is made of, in bytes.
+    pub fn memory(&self, rss_bytes: u64, peak_rss_bytes: u64) {
+        self.shared.lock().memory = Some((rss_bytes, peak_rss_bytes));
     }
 
     /// Hands over a report, which is kept until the daemon has it. Waits while a thousand are kept already, so it is not to be called from
@@ -113,7 +112,7 @@ struct State {
     orders: Orders,
     progress: Progress,
     device: String,
-    usage: Option<Usage>,
+    memory: Option<(u64, u64)>,
     closed: bool,
 }
 
@@ -169,11 +168,11 @@ impl Shared {
     }
 
     pub(crate) fn heartbeat(&self) -> Heartbeat {
-        let known = self.lock().usage;
-        let Usage { rss_bytes, peak_rss_bytes, cpu_ms } = known.unwrap_or_else(|| Usage::of("self"));
+        let known = self.lock().memory;
+        let (rss_bytes, peak_rss_bytes) = known.unwrap_or_else(|| memory::resident_bytes("self"));
         let state = self.lock();
         let device = if state.device.is_empty() { "cpu" } else { &state.device };
-        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, cpu_ms, device: device.to_owned() }
+        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, device: device.to_owned() }
     }
 
     pub(crate) fn close(&self) {

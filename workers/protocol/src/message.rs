@@ -162,9 +162,6 @@ pub struct Storage {
     pub model_uri: String,
     /// `<prefix>/jobs/<job>/output/<attempt>`.
     pub output_uri: String,
-    /// A folder above these that survives a power cut, with all that is above it: the daemon has made it so when it started. Absent where that is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub durable_uri: Option<String>,
 }
 
 /// A sign of life.
@@ -176,9 +173,6 @@ pub struct Heartbeat {
     pub rss_bytes: u64,
     /// Peak resident memory of the worker.
     pub peak_rss_bytes: u64,
-    /// Time of processors that the worker and all that it started have used, in milliseconds. 0 from workers of before.
-    #[serde(default)]
-    pub cpu_ms: u64,
     /// `cpu`, or the accelerator in use.
     pub device: String,
 }
