@@ -1,22 +1,22 @@
 //! A group of commands as one unit of work: read the rows they are about, decide in memory through `domain::state`, write what changed with one statement a table.
 //! Called by the writer inside its transaction. The number of statements does not depend on the number of commands.
 
+mod attempts;
 pub(super) mod needs;
 pub(super) mod replace;
 pub(super) mod settle;
+mod submits;
 
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use mlctl_protocol::{
-    AttemptNumber, ExitClass, FencingToken, JobId, message::ReportBody, progress::MetricPoint, result::CheckpointRef,
-};
+use mlctl_protocol::{FencingToken, JobId};
 use sqlx::SqliteConnection;
 
-use self::{needs::Needs, replace::Arrivals, settle::Settling};
+use self::{attempts::attempt_effect, needs::Needs, replace::Arrivals, settle::Settling};
 use super::{
     StoreError,
-    ask::{Ask, Claim, Kept, Prepared, PreparedTurn},
+    ask::{Ask, PreparedTurn},
     deadlines, dependencies,
     error::Fault,
     flush::{Others, Writes},
@@ -24,17 +24,11 @@ use super::{
     held::{self, HeldAttempt, Metrics},
     ledger::Ledger,
     load::{self, Loaded},
-    members::{PreparedArray, joined},
     queues::HeldQueues,
     timers::{Standing, Timers},
-    types::{Beat, NewAttempt, Submitted},
+    types::Submitted,
 };
-use crate::domain::{
-    Command, Event, Exit, Fence, Job, JobState, Refusal, Uid, array::Membership, machine::Assigned, state,
-};
-
-/// A job runs, and the attempt that its row names is not there: the group must not go on.
-const MISSING: Fault = Fault::Guard { statement: "read the attempt under way", expected: 1, changed: 0 };
+use crate::domain::{Command, Fence, Job, JobState, Refusal, Uid, machine::Assigned, state};
 
 /// The rows a group of commands is about, and what it makes of them.
 pub(super) struct Unit {
@@ -191,90 +185,6 @@ impl Unit {
         Ok(Done { ledger: self.ledger, moves_deadlines, replaces })
     }
 
-    fn submit(&mut self, new: &Prepared) -> Result<Result<Kept, StoreError>, Fault> {
-        match self.known(new.user, &new.key, &new.asked) {
-            Ok(Some(id)) => return Ok(Ok((Submitted { id, existed: true }, None))),
-            Ok(None) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-        if let Err(missing) = self.settling.admits(&new.event) {
-            return Ok(Err(missing));
-        }
-        let id = self.ledger.next_job();
-        let job = state::apply(id, None, &new.event, self.now)?;
-        self.writes.event(&mut self.ledger, self.now, id, &new.body);
-        self.writes.new_job(&job, &new.spec, new.limit_seconds)?;
-        self.writes.new_key(new.user, &new.key, id, &new.asked);
-        self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
-        let submitted = Submitted { id, existed: false };
-        let hold = new.hold.clone().map(|hold| Command::Hold { hold });
-        // Others are not yet as they will be.
-        if job.gate.is_none() && job.waits.is_none() && hold.is_none() {
-            return Ok(Ok((submitted, Some(Box::new(job)))));
-        }
-        let refused = self.enter(job, &new.event, hold.as_ref())?;
-        Ok(refused.map_or(Ok((submitted, None)), Err))
-    }
-
-    /// A new job that waits for others, that a person holds, or that has a concurrency key is not yet as it will be. Returns why it cannot be held.
-    fn enter(&mut self, job: Job, event: &Event, hold: Option<&Command>) -> Result<Option<StoreError>, Fault> {
-        let id = job.id;
-        let waits = job.waits.is_some();
-        if waits {
-            self.settling.submitted(id, event);
-        }
-        let is_keyed = job.gate.as_ref().is_some_and(|gate| gate.chosen_key().is_some());
-        if waits || hold.is_some() || is_keyed {
-            let held = Held { gated: job.gate.is_some(), stored: job.clone(), job };
-            self.arrivals.note(false, &held, self.now);
-            self.jobs.insert(id, held);
-        }
-        let Some(hold) = hold else { return Ok(None) };
-        Ok(self.decide(id, None, hold)?.err())
-    }
-
-    /// The job that a key stands for, where it was asked for the same.
-    fn known(&self, user: Uid, key: &str, asked: &str) -> Result<Option<JobId>, StoreError> {
-        match self.keys.get(&(user, key.to_owned())) {
-            None => Ok(None),
-            Some((job, known)) if known == asked => Ok(Some(*job)),
-            Some((job, _)) => Err(StoreError::KeyConflict { key: key.to_owned(), job: *job }),
-        }
-    }
-
-    /// An array and all its members, whose ids follow its own. The key is kept with the first of them.
-    fn submit_array(&mut self, new: &PreparedArray) -> Result<Result<Submitted, StoreError>, Fault> {
-        match self.known(new.user, &new.key, &new.asked) {
-            Ok(Some(first)) => return Ok(Ok(Submitted { id: JobId(first.0.saturating_sub(1)), existed: true })),
-            Ok(None) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-        for (member, _) in &new.members {
-            if let Err(missing) = self.settling.admits(&member.event) {
-                return Ok(Err(missing));
-            }
-        }
-        let array = self.ledger.next_job();
-        self.writes.arrays.add(array, new, self.now);
-        let hold = new.held();
-        for (index, (member, params)) in (1..).zip(&new.members) {
-            let id = self.ledger.next_job();
-            let membership = Membership { id: array, index, params: params.clone() };
-            let event = joined(&member.event, membership, new.parallel);
-            let job = state::apply(id, None, &event, self.now)?;
-            self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(&event)?);
-            self.writes.new_job(&job, &member.spec, member.limit_seconds)?;
-            if index == 1 {
-                self.writes.new_key(new.user, &new.key, id, &new.asked);
-                self.keys.insert((new.user, new.key.clone()), (id, new.asked.clone()));
-            }
-            if let Some(error) = self.enter(job, &event, hold.as_ref())? {
-                return Ok(Err(error));
-            }
-        }
-        Ok(Ok(Submitted { id: array, existed: false }))
-    }
-
     /// A command on several jobs: those that take it, and whether it changes anything of them.
     fn many(&mut self, jobs: &[JobId], command: &Command, array: JobId) -> Result<Vec<(Job, bool)>, Fault> {
         let mut taken = Vec::with_capacity(jobs.len());
@@ -330,37 +240,6 @@ impl Unit {
         Ok(Ok(submitted))
     }
 
-    fn claim(&mut self, id: JobId, attempt: &NewAttempt) -> Result<Result<Box<Claim>, StoreError>, Fault> {
-        // It was let through its gate when it was read, and has been held or has ended since.
-        if let Some(held) = self.jobs.get(&id).filter(|held| held.is_gated()) {
-            let state = held.job.state.name();
-            return Ok(Err(Refusal::WrongState { job: id, state, verb: "started: others have its place" }.into()));
-        }
-        let token = self.ledger.next_token();
-        let NewAttempt { gpus, secret_hash, lease_until, process } = attempt;
-        let mut job = match self.decide(id, None, &Command::Claim { token, gpus: gpus.clone() })? {
-            Ok(job) => job,
-            Err(error) => {
-                self.ledger.put_back_token();
-                return Ok(Err(error));
-            }
-        };
-        let fence = Fence { job: id, attempt: AttemptNumber(job.attempt), token };
-        // As the commands before this one left them, or as they were read.
-        let held = self.attempts.values().find_map(|held| held.metrics_of(id, job.attempt.saturating_sub(1)));
-        let metrics = held.or_else(|| self.earlier.get(&id)).cloned().unwrap_or_default();
-        self.attempts.insert(token, HeldAttempt::new(fence, self.now, secret_hash, *lease_until, metrics));
-        if let Some(process) = process.clone() {
-            job = match self.decide(id, Some(fence), &Command::Launched { process })? {
-                Ok(job) => job,
-                Err(error) => return Ok(Err(error)),
-            };
-        }
-        let spec = self.specs.get(&id).cloned().unwrap_or_default();
-        let checkpoints = self.checkpoints.get(&id).cloned().unwrap_or_default();
-        Ok(Ok(Box::new(Claim { job, token, spec, checkpoints })))
-    }
-
     fn command(
         &mut self,
         id: JobId,
@@ -400,118 +279,4 @@ impl Unit {
         self.arrivals.note(was_in_line, held, self.now);
         Ok(Ok(held.job.clone()))
     }
-
-    fn report(&mut self, fence: Fence, seq: u64, body: &ReportBody) -> Result<Result<u64, StoreError>, Fault> {
-        if let Err(error) = self.hold(fence) {
-            return Ok(Err(error));
-        }
-        let taken = self.attempt(fence)?.last_seq;
-        if seq <= taken {
-            return Ok(Ok(taken));
-        }
-        let command = match body {
-            ReportBody::Metrics { .. } | ReportBody::Finished { .. } | ReportBody::Unknown => None,
-            ReportBody::Resumed { from, skipped } => {
-                Some(Command::Resumed { step: from.step, skipped: skipped.clone() })
-            }
-            ReportBody::Checkpoint { checkpoint } => Some(Command::Checkpointed { checkpoint: checkpoint.clone() }),
-            ReportBody::Warning { message } => Some(Command::Warned { message: message.clone() }),
-        };
-        if let Some(command) = command
-            && let Err(error) = self.decide(fence.job, Some(fence), &command)?
-        {
-            return Ok(Err(error));
-        }
-        if let ReportBody::Checkpoint { checkpoint } = body {
-            self.halve(fence.job, checkpoint)?;
-        }
-        let (result, points, metrics) = match body {
-            ReportBody::Finished { result } => {
-                (Some(serde_json::to_string(result)?), [].as_slice(), result.metrics.clone())
-            }
-            ReportBody::Metrics { points } => (None, points.as_slice(), last_values(points)),
-            _ => (None, [].as_slice(), BTreeMap::new()),
-        };
-        self.attempt(fence)?.report(seq, result, &metrics)?;
-        self.writes.points(fence, points)?;
-        Ok(Ok(seq))
-    }
-
-    /// A member of an array whose checkpoint shows that others do better is asked to end, in the transaction that keeps the checkpoint.
-    fn halve(&mut self, id: JobId, checkpoint: &CheckpointRef) -> Result<(), Fault> {
-        let Some(held) = self.jobs.get(&id) else { return Ok(()) };
-        if let Some(command) = self.rungs.judge(&held.job, checkpoint)? {
-            // It runs and nothing else was asked of it: it takes that.
-            drop(self.decide(id, None, &command)?);
-        }
-        Ok(())
-    }
-
-    fn beat(&mut self, beat: &Beat) -> Result<Result<(), StoreError>, Fault> {
-        if let Err(error) = self.hold(beat.fence) {
-            return Ok(Err(error));
-        }
-        let now = self.now;
-        self.attempt(beat.fence)?.beat(beat, now)?;
-        Ok(Ok(()))
-    }
-
-    fn forget(&mut self, id: JobId, uris: &[String]) -> Result<Result<(), StoreError>, Fault> {
-        let Some(held) = self.jobs.get(&id) else { return Ok(Err(StoreError::NotFound(id.to_string()))) };
-        // The newest is what the next attempt starts from: the row would point at nothing.
-        let newest = held.job.checkpoint.as_ref().map(|checkpoint| &checkpoint.uri);
-        for uri in uris.iter().filter(|uri| Some(*uri) != newest) {
-            self.writes.forgotten.push(&[id.into(), uri.into()]);
-        }
-        Ok(Ok(()))
-    }
-
-    /// The attempt that holds its job.
-    fn attempt(&mut self, fence: Fence) -> Result<&mut HeldAttempt, Fault> {
-        self.attempts.get_mut(&fence.token).ok_or(MISSING)
-    }
-
-    /// Whether an attempt still holds its job.
-    fn hold(&self, fence: Fence) -> Result<(), StoreError> {
-        let held = self.jobs.get(&fence.job).is_some_and(|held| state::holds(&held.job, fence));
-        if held { Ok(()) } else { Err(Refusal::Stale { job: fence.job, attempt: fence.attempt }.into()) }
-    }
-}
-
-/// The last value of each metric.
-fn last_values(points: &[MetricPoint]) -> BTreeMap<String, f64> {
-    points.iter().flat_map(|point| point.values.clone()).collect()
-}
-
-/// What an event changes of the attempt under way. It was read, or the command had no fence: then nothing of it changes.
-fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now: Timestamp) -> Result<(), Fault> {
-    let exit = match event {
-        Event::Launched { process, .. } => return Ok(held.ok_or(MISSING)?.launch(process)?),
-        Event::Succeeded { .. } => &Exit { class: ExitClass::Ok, message: None, hint: None },
-        Event::Expired { .. } => return Ok(()),
-        Event::Failed { exit, .. }
-        | Event::Requeued { exit, .. }
-        | Event::Quarantined { exit, .. }
-        | Event::Paused { exit, .. }
-        | Event::Cancelled { exit: Some(exit), .. } => exit,
-        Event::Submitted { .. }
-        | Event::Claimed { .. }
-        | Event::Resumed { .. }
-        | Event::Checkpointed { .. }
-        | Event::Warned { .. }
-        | Event::Intended { .. }
-        | Event::Replaced { .. }
-        | Event::Pausing { .. }
-        | Event::Yielding { .. }
-        | Event::Cancelled { exit: None, .. }
-        | Event::Retried { .. }
-        | Event::Held { .. }
-        | Event::Released { .. }
-        | Event::Removed { .. }
-        | Event::Unblocked
-        | Event::Unmet(_)
-        | Event::Waived { .. }
-        | Event::Edited { .. } => return Ok(()),
-    };
-    Ok(held.ok_or(MISSING)?.end(exit, now)?)
 }
