@@ -13,7 +13,7 @@ use super::{
     gates,
     ledger::Ledger,
     rows::{self, Fields, RowError, job_columns},
-    seals,
+    seals::{self, out_of_order},
     types::StoredEvent,
 };
 use crate::domain::{Event, Job, state};
@@ -130,6 +130,10 @@ async fn jobs(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<()
         let page = sqlx::query(sql).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
         // Behind the last job there are events of removed ones at most.
         let newest: i64 = page.last().map_or(Ok(i64::MAX), |newest| newest.try_get("id"))?;
+        if newest <= last {
+            problems.push(out_of_order("jobs", newest));
+            return Ok(());
+        }
         let mut told = dependencies::Told::default();
         let mut replayed = replay(conn, last, newest, &mut told, problems).await?;
         told.compare(conn, last, newest, problems).await?;

@@ -242,7 +242,11 @@ pub(super) async fn check(conn: &mut SqliteConnection, problems: &mut Problems) 
     loop {
         let page: Vec<i64> = sqlx::query_scalar(BLOCKED).bind(last).bind(PAGE).fetch_all(&mut *conn).await?;
         let Some(newest) = page.last() else { return Ok(()) };
-        last = *newest;
+        let before = std::mem::replace(&mut last, *newest);
+        if last <= before {
+            problems.push(super::seals::out_of_order("jobs", last));
+            return Ok(());
+        }
         let jobs: BTreeSet<JobId> = page.into_iter().map(job_id).collect();
         let dependencies = of(conn, &jobs).await?;
         let on: BTreeSet<JobId> = dependencies.values().flatten().map(|dependency| dependency.on).collect();
