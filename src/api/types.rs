@@ -179,6 +179,8 @@ pub struct JobView {
     pub worker: Option<WorkerView>,
     /// Peak resident memory of the current or last attempt.
     pub peak_rss_bytes: Option<u64>,
+    /// Seconds of processors that the current or last attempt has used.
+    pub cpu_seconds: Option<f64>,
     /// The newest durable checkpoint: what the next attempt starts from.
     pub checkpoint: Option<CheckpointPlace>,
     /// The final model.
@@ -307,6 +309,8 @@ pub struct AttemptView {
     pub heartbeat_at: Option<Timestamp>,
     /// Peak resident memory.
     pub peak_rss_bytes: Option<u64>,
+    /// Seconds of processors that it has used.
+    pub cpu_seconds: Option<f64>,
 }
 
 /// `GET /v1/jobs/{ref}/events`, oldest first. With `follow`, a stream whose `event` messages carry one [`EventView`] each, with its id as the message's.

@@ -12,7 +12,7 @@ use super::{
     batch::Batch,
     error::Fault,
     load::list,
-    rows::{Fields, RowError, Rows, integer},
+    rows::{Cell, Fields, RowError, Rows, integer},
     types::Beat,
 };
 use crate::domain::{Exit, Fence, event::ProcessIdentity};
@@ -38,6 +38,7 @@ pub(super) struct HeldAttempt {
     peak_rss_bytes: Option<i64>,
     pub(super) last_seq: u64,
     result: Option<String>,
+    used: Option<String>,
     fate: Fate,
 }
 
@@ -73,6 +74,7 @@ impl HeldAttempt {
             peak_rss_bytes: None,
             last_seq: 0,
             result: None,
+            used: None,
             fate: Fate::New,
         }
     }
@@ -97,6 +99,7 @@ impl HeldAttempt {
             peak_rss_bytes: fields.get("peak_rss_bytes")?,
             last_seq: fields.number("last_seq")?,
             result: fields.get("result")?,
+            used: fields.get("used")?,
             fate: Fate::AsRead,
         })
     }
@@ -122,6 +125,7 @@ impl HeldAttempt {
         self.progress = serde_json::to_string(&beat.progress)?;
         self.device = Some(beat.device.clone());
         self.peak_rss_bytes = Some(integer(beat.peak_rss_bytes));
+        self.used = Some(serde_json::to_string(&beat.used)?);
         self.lease_until = beat.lease_until;
         self.heartbeat = Some(now);
         self.touch();
@@ -176,6 +180,7 @@ impl HeldAttempt {
                 self.peak_rss_bytes.into(),
                 integer(self.last_seq).into(),
                 self.result.as_ref().into(),
+                self.used.as_deref().map_or(Cell::Absent, Cell::Text),
             ],
         );
         Ok(())
@@ -186,7 +191,7 @@ impl HeldAttempt {
 macro_rules! columns {
     () => {
         "token, job_id, attempt, started_us, ended_us, exit, process, lower(hex(secret_hash)) AS secret_hash, device, progress, metrics, \
-         heartbeat_us, lease_until_us, peak_rss_bytes, last_seq, result"
+         heartbeat_us, lease_until_us, peak_rss_bytes, last_seq, result, used"
     };
 }
 
@@ -239,13 +244,13 @@ pub(super) const CHANGED: &str = "
 UPDATE attempts SET
     ended_us = new.value ->> 4, exit = new.value ->> 5, process = new.value ->> 6, device = new.value ->> 8, progress = new.value ->> 9,
     metrics = new.value ->> 10, heartbeat_us = new.value ->> 11, lease_until_us = new.value ->> 12, peak_rss_bytes = new.value ->> 13,
-    last_seq = new.value ->> 14, result = new.value ->> 15, seal = new.value ->> 16
+    last_seq = new.value ->> 14, result = new.value ->> 15, used = new.value ->> 16, seal = new.value ->> 17
 FROM jsonb_each(?) AS new
 WHERE token = new.value ->> 0 AND job_id = new.value ->> 1 AND attempt = new.value ->> 2 AND ended_us IS NULL AND last_seq <= new.value ->> 14";
 
 const NEW: &str = "
 INSERT INTO attempts (token, job_id, attempt, started_us, ended_us, exit, process, secret_hash, device, progress, metrics, heartbeat_us,
-                      lease_until_us, peak_rss_bytes, last_seq, result, seal)
+                      lease_until_us, peak_rss_bytes, last_seq, result, used, seal)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, unhex(value ->> 7), value ->> 8, value ->> 9,
-       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16
+       value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17
 FROM jsonb_each(?)";

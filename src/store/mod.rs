@@ -67,7 +67,7 @@ pub use self::{
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
         MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,
-        StoredEvent, Submitted, TickRow, Waiter,
+        StoredEvent, Submitted, TickRow, Used, Waiter,
     },
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};

@@ -51,6 +51,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0019_array_ends.sql"),
     include_str!("../../migrations/0020_missed_ticks.sql"),
     include_str!("../../migrations/0021_devices.sql"),
+    include_str!("../../migrations/0022_used.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

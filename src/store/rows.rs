@@ -47,7 +47,7 @@ macro_rules! attempt_columns {
          attempts.ended_us AS a_ended_us, attempts.exit AS a_exit, attempts.process AS a_process, attempts.secret_hash AS a_secret_hash, \
          attempts.device AS a_device, attempts.progress AS a_progress, attempts.metrics AS a_metrics, attempts.heartbeat_us AS a_heartbeat_us, \
          attempts.lease_until_us AS a_lease_until_us, attempts.peak_rss_bytes AS a_peak_rss_bytes, attempts.last_seq AS a_last_seq, \
-         attempts.result AS a_result"
+         attempts.result AS a_result, attempts.used AS a_used"
     };
 }
 
@@ -238,6 +238,7 @@ pub(super) fn attempt(row: &SqliteRow) -> Result<Attempt, RowError> {
         peak_rss_bytes: fields.maybe_number("a_peak_rss_bytes")?,
         last_seq: fields.number("a_last_seq")?,
         result: fields.maybe_json("a_result")?,
+        used: fields.maybe_json("a_used")?,
     })
 }
 
@@ -292,6 +293,7 @@ pub(super) fn seal(table: &str, cells: &[Cell<'_>]) -> i64 {
     for cell in cells {
         match cell {
             Cell::Null => field(1, &[]),
+            Cell::Absent => {}
             Cell::Int(value) => field(2, &value.to_le_bytes()),
             Cell::Text(text) => field(3, text.as_bytes()),
         }
@@ -304,6 +306,8 @@ pub(super) fn seal(table: &str, cells: &[Cell<'_>]) -> i64 {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cell<'a> {
     Null,
+    /// Null in a column that rows of earlier versions do not have: their seals are without it.
+    Absent,
     Int(i64),
     Text(&'a str),
 }
@@ -373,7 +377,7 @@ impl Rows {
         self.bytes.extend([0; jsonb::HEAD]);
         for cell in cells {
             match cell {
-                Cell::Null => self.bytes.push(jsonb::NULL),
+                Cell::Null | Cell::Absent => self.bytes.push(jsonb::NULL),
                 Cell::Int(value) => self.value(jsonb::INT, value.to_string().as_bytes()),
                 Cell::Text(text) => self.value(jsonb::TEXT, text.as_bytes()),
             }

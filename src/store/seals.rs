@@ -14,12 +14,15 @@ pub(super) struct Sealed {
     pub(super) table: &'static str,
     /// Rows after ?1 in the order of the first column, at most ?2: a key, the seal, and what it is over.
     rows: &'static str,
+    /// The last columns, so many, that rows of earlier versions do not have: null counts for nothing there.
+    later: usize,
 }
 
 pub(super) const TABLES: [Sealed; 11] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "attempts",
@@ -28,46 +31,56 @@ pub(super) const TABLES: [Sealed; 11] = [
             sealed_attempt_columns!(),
             " FROM attempts WHERE token > ?1 ORDER BY token LIMIT ?2 + 0"
         ),
+        later: 1,
     },
     Sealed {
         table: "checkpoints",
         rows: "SELECT id, seal, job_id, attempt, uri, checkpoint FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "metrics",
         rows: "SELECT id, seal, job_id, attempt, step, point FROM metrics WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "schedules",
         rows: "SELECT id, seal, name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us FROM schedules \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "ticks",
         rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
                WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "missed_ticks",
         rows: "SELECT id, seal, schedule_id, tick_us, nominal, pass, reason, missed_us FROM missed_ticks WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "arrays",
         rows: "SELECT id, seal, id, name, kind, user_id, queue, priority, labels, size, design, submitted_us FROM arrays \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "queues",
         rows: "SELECT id, seal, name, max_running, max_cpus, max_gpus, max_per_user, ordering, flow, changed_by, changed_us FROM queues \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
     Sealed {
         table: "devices",
         rows: "SELECT id, seal, uuid, standing, reason, changed_by, changed_us FROM devices WHERE id > ?1 ORDER BY id LIMIT ?2",
+        later: 0,
     },
     Sealed {
         table: "rungs",
         rows: "SELECT id, seal, array_id, rung, job_id, steps, value FROM rungs WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
     },
 ];
 
@@ -83,7 +96,12 @@ impl Sealed {
                 return Ok(());
             }
             for row in &page {
-                let cells = (2..row.len()).map(|index| cell(row, index)).collect::<Result<Vec<_>, _>>()?;
+                let is_later = |index: usize| index + self.later >= row.len();
+                let cells = (2..row.len()).map(|index| match cell(row, index)? {
+                    Cell::Null if is_later(index) => Ok(Cell::Absent),
+                    cell => Ok::<_, sqlx::Error>(cell),
+                });
+                let cells = cells.collect::<Result<Vec<_>, _>>()?;
                 if seal(self.table, &cells) != row.try_get::<i64, _>(1)? {
                     let (name, key) = (row.column(0).name(), row.try_get::<i64, _>(0)?);
                     problems.push(format!("table {}, {name} {key}: the row does not fit its seal", self.table));

@@ -9,6 +9,7 @@ use mlctl_protocol::{
     result::{CheckpointRef, WorkerResult},
     spec::Resources,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     Event, Exit, Fence, Filter, Hold, Job, Uid,
@@ -160,6 +161,16 @@ pub struct Attempt {
     pub last_seq: u64,
     /// The result the worker reported, not yet acted on.
     pub result: Option<WorkerResult>,
+    /// What it has used up.
+    pub used: Option<Used>,
+}
+
+/// What an attempt has used up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Used {
+    /// Milliseconds of processors, all of them together.
+    pub cpu_ms: u64,
 }
 
 /// A heartbeat to keep: not an event, overwritten by the next.
@@ -173,6 +184,8 @@ pub struct Beat {
     pub progress: Progress,
     /// Peak resident memory.
     pub peak_rss_bytes: u64,
+    /// What the attempt has used up.
+    pub used: Used,
     /// The device in use.
     pub device: String,
 }

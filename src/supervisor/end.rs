@@ -130,7 +130,7 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
     let gave_up =
         matches!(result.class, ExitClass::Preempted | ExitClass::Lost | ExitClass::Cancelled | ExitClass::Timeout);
     match (result.class, reason) {
-        (_, Some(Reason::Restored | Reason::Stale | Reason::Lied(_))) => {
+        (_, Some(Reason::Restored | Reason::Stale | Reason::Lied(_) | Reason::Memory { .. })) => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         (class, Some(reason @ (Reason::TimeLimit { .. } | Reason::Deadline { .. }))) if gave_up => {
@@ -192,6 +192,11 @@ fn done_to_it(reason: &Reason) -> Option<Exit> {
                 Some("if a step may take that long, raise workers.hang_seconds in mld.toml"),
             )
         }
+        Reason::Memory { used_mib, asked_mib } => (
+            ExitClass::OomHost,
+            format!("it had {used_mib} MiB of memory, more than the {asked_mib} MiB that it had asked for; ended"),
+            Some("ask for more with --mem (resources.memory_mib), or have it use less"),
+        ),
         Reason::LeaseLost { seconds } => {
             (ExitClass::Lost, format!("no heartbeat for {seconds} seconds, as long as its lease; ended"), None)
         }

@@ -45,6 +45,13 @@ pub enum Reason {
         /// The last step it reported.
         step: Option<u64>,
     },
+    /// It occupies more memory than it asked for: what others have is in danger.
+    Memory {
+        /// How much, in MiB.
+        used_mib: u64,
+        /// How much it asked for, in MiB.
+        asked_mib: u32,
+    },
     /// No heartbeat came for as long as its lease.
     LeaseLost {
         /// How long that is, in seconds.
@@ -73,7 +80,7 @@ impl Reason {
     /// Whether it is given the time to save its work.
     #[must_use]
     const fn is_polite(&self) -> bool {
-        !matches!(self, Self::LeaseLost { .. } | Self::Restored | Self::Stale | Self::Lied(_))
+        !matches!(self, Self::Memory { .. } | Self::LeaseLost { .. } | Self::Restored | Self::Stale | Self::Lied(_))
     }
 
     /// Whether that is as long as saving takes, beyond the grace time.
@@ -93,10 +100,11 @@ impl Reason {
             Self::TimeLimit { .. } | Self::Deadline { .. } => 4,
             Self::Cancelled => 5,
             Self::Hang { .. } => 6,
-            Self::LeaseLost { .. } => 7,
-            Self::Lied(_) => 8,
-            Self::Restored => 9,
-            Self::Stale => 10,
+            Self::Memory { .. } => 7,
+            Self::LeaseLost { .. } => 8,
+            Self::Lied(_) => 9,
+            Self::Restored => 10,
+            Self::Stale => 11,
         }
     }
 }

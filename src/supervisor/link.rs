@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{Refusal, causes},
-    store::{Beat, StoreError},
+    store::{Beat, StoreError, Used},
 };
 
 /// Connections held at once. Only processes of the daemon's own user can connect.
@@ -242,6 +242,9 @@ async fn listen(
         match message {
             FromWorker::Heartbeat(heartbeat) => {
                 live.beat(&heartbeat.progress, Instant::now());
+                if let Some(reason) = super::watchdog::memory(heartbeat.rss_bytes, &live.resources) {
+                    live.end(reason);
+                }
                 beats.send_replace(Some(heartbeat));
             }
             FromWorker::Report(report) => {
@@ -367,6 +370,7 @@ fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
         lease_until: shared.lease_until(),
         progress: heartbeat.progress,
         peak_rss_bytes: heartbeat.peak_rss_bytes,
+        used: Used { cpu_ms: heartbeat.cpu_ms },
         device: heartbeat.device.chars().take(100).collect(),
     }
 }

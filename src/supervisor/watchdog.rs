@@ -6,6 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use mlctl_protocol::spec::Resources;
+
 use super::kill::Reason;
 
 /// How often an attempt that may hang, but was not heard of, is looked at again.
@@ -69,6 +71,14 @@ impl TimeLimit {
             Limit::Deadline(at) => Reason::Deadline { at },
         }
     }
+}
+
+/// Why a worker is ended that occupies so much memory, if it is: where it said how much it needs, others have the rest.
+#[must_use]
+pub fn memory(rss_bytes: u64, asked: &Resources) -> Option<Reason> {
+    let used_mib = rss_bytes / (1024 * 1024);
+    let is_over = asked.memory_mib > 0 && used_mib > asked.memory_mib.into();
+    is_over.then_some(Reason::Memory { used_mib, asked_mib: asked.memory_mib })
 }
 
 /// What was seen of a worker.

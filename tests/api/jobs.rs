@@ -2,7 +2,7 @@
 
 use mlctl::{
     api::types::{AttemptList, ErrorCode, EventList, JobList, JobView, MetricList, SpecView, WhyView},
-    store::Beat,
+    store::{Beat, Used},
 };
 use mlctl_protocol::{
     ExitClass,
@@ -43,7 +43,8 @@ async fn a_job_is_shown_as_it_is() {
     let fence = rig.claim(id).await;
     let progress = Progress { step: Some(4), steps: Some(8), rows_per_second: Some(16.0), ..Progress::default() };
     let lease_until = jiff::Timestamp::from_second(1_790_000_600).unwrap();
-    let beat = Beat { fence, lease_until, progress, peak_rss_bytes: 9, device: "cpu".into() };
+    let beat =
+        Beat { fence, lease_until, progress, peak_rss_bytes: 9, used: Used { cpu_ms: 1_234 }, device: "cpu".into() };
     rig.store.heartbeat(beat).await.unwrap();
     let point = |step| MetricPoint { step, epoch: 0, values: [("train_loss".to_owned(), 0.5)].into() };
     let body = ReportBody::Metrics { points: vec![point(1), point(2), point(3)] };

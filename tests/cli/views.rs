@@ -21,7 +21,7 @@ pub fn job(id: u64, changes: Json) -> Json {
         "infrastructure_retries_used": 0, "infrastructure_retry_limit": 5, "quarantined": false, "exit_class": null, "exit_message": null, "exit_hint": null,
         "array": null, "submitted_at": SUBMITTED.to_string(), "started_at": null, "finished_at": null, "not_before": null,
         "deadline": null, "time_limit_seconds": null, "preemptible": false, "intent": null,
-        "progress": null, "eta_seconds": null, "metrics": {}, "worker": null, "peak_rss_bytes": null, "checkpoint": null,
+        "progress": null, "eta_seconds": null, "metrics": {}, "worker": null, "peak_rss_bytes": null, "cpu_seconds": null, "checkpoint": null,
         "model": null, "output": null, "spec_digest": "00ff"
     });
     let Json::Object(changes) = changes else { panic!("an object") };

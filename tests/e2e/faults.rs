@@ -236,3 +236,25 @@ fn a_full_disk_refuses_new_work_and_keeps_the_old() {
         assert_eq!(daemon.job(id)["state"], "queued", "and after a crash as well");
     }
 }
+
+#[test]
+fn a_job_that_takes_more_memory_than_it_asked_for_is_ended_as_out_of_memory() {
+    let daemon = Setup::of(Worker::Fake).set("workers.heartbeat_seconds=1").start();
+    let submit = |mem: &str, script: &str| {
+        let args = ["submit", "-o", "name", "--mem", mem, "--retries", "0", "--", "/usr/bin/python3", "-c", script];
+        daemon.mlctl(&args).ok().trim().to_owned()
+    };
+    // Both touch 200 MiB and would sleep for a minute; one has asked for it.
+    let script = "x = bytearray(200 << 20)\nimport time\ntime.sleep(60)";
+    let greedy = submit("100MiB", script);
+    let honest =
+        submit("1GiB", "x = bytearray(200 << 20)\nimport time\ntime.sleep(3)\nwhile time.process_time() < 0.5: pass");
+    let ended = daemon.wait_for(&greedy, "failed");
+    assert_eq!(ended["exit_class"], "oom_host", "{ended}");
+    let message = ended["exit_message"].as_str().unwrap();
+    assert!(message.contains("more than the 100 MiB that it had asked for"), "{message}");
+    let ended = daemon.wait_for(&honest, "succeeded");
+    assert!(ended["peak_rss_bytes"].as_u64().unwrap() > 200 << 20, "{ended}");
+    let seconds = ended["cpu_seconds"].as_f64().unwrap();
+    assert!((0.5..30.0).contains(&seconds), "what its child has used counts: {ended}");
+}

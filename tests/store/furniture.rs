@@ -2,7 +2,7 @@
 
 use mlctl::{
     domain::{Command, event::ProcessIdentity},
-    store::{Beat, NewJob},
+    store::{Beat, NewJob, Used},
 };
 use mlctl_protocol::{
     ExitClass, JobId,
@@ -60,7 +60,14 @@ async fn attempt(rig: &Rig, id: JobId, class: Option<ExitClass>) {
     let checkpoint = rig::checkpoint(&format!("file:///objects/{id}/{}", fence.attempt), 8);
     rig.store.report(fence, 2, ReportBody::Checkpoint { checkpoint }).await.unwrap();
     let progress = Progress { step: Some(8), steps: Some(80), loss: Some(0.125), ..Progress::default() };
-    let beat = Beat { fence, lease_until: rig.now(), progress, peak_rss_bytes: 123_456_789, device: "cpu".into() };
+    let beat = Beat {
+        fence,
+        lease_until: rig.now(),
+        progress,
+        peak_rss_bytes: 123_456_789,
+        used: Used { cpu_ms: 1_234 },
+        device: "cpu".into(),
+    };
     rig.store.heartbeat(beat).await.unwrap();
     let Some(class) = class else { return };
     let metrics = [("test_accuracy".to_owned(), 0.97)].into();

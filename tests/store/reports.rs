@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use mlctl::{
     domain::{Fence, Refusal},
-    store::{Beat, StoreError},
+    store::{Beat, StoreError, Used},
 };
 use mlctl_protocol::{
     AttemptNumber, ExitClass, FencingToken, JobId,
@@ -22,7 +22,7 @@ fn points(steps: impl IntoIterator<Item = u64>, loss: f64) -> ReportBody {
 fn beat(fence: Fence, step: u64) -> Beat {
     let progress = Progress { step: Some(step), loss: Some(0.1 + 0.2), ..Progress::default() };
     let lease_until = "2026-11-25T08:00:00Z".parse().unwrap();
-    Beat { fence, lease_until, progress, peak_rss_bytes: 1 << 40, device: "cpu".into() }
+    Beat { fence, lease_until, progress, peak_rss_bytes: 1 << 40, used: Used { cpu_ms: 1_234 }, device: "cpu".into() }
 }
 
 fn result(fence: Fence) -> WorkerResult {

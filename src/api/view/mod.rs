@@ -126,6 +126,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         metrics: metrics.clone(),
         worker: attempt.as_ref().map(worker),
         peak_rss_bytes: attempt.as_ref().and_then(|attempt| attempt.peak_rss_bytes),
+        cpu_seconds: attempt.as_ref().and_then(cpu_seconds),
         checkpoint: job.checkpoint.as_ref().map(|found| CheckpointPlace { step: found.step, uri: found.uri.clone() }),
         model: job.model.clone(),
         output: job.output.clone(),
@@ -154,6 +155,11 @@ pub(super) fn eta(progress: &Progress, rows_per_step: Option<u32>) -> Option<u64
     (seconds <= LONGEST).then_some(seconds as u64)
 }
 
+fn cpu_seconds(attempt: &Attempt) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    attempt.used.map(|used| used.cpu_ms as f64 / 1000.0)
+}
+
 fn worker(attempt: &Attempt) -> WorkerView {
     let process = attempt.process.as_ref();
     WorkerView {
@@ -177,6 +183,7 @@ pub(super) fn attempt(attempt: &Attempt) -> AttemptView {
         progress: attempt.progress.clone(),
         heartbeat_at: attempt.heartbeat_at,
         peak_rss_bytes: attempt.peak_rss_bytes,
+        cpu_seconds: cpu_seconds(attempt),
     }
 }
 

@@ -124,6 +124,7 @@ fn running(intent: Option<Intent>, attempt: u32) -> JobDetail {
         peak_rss_bytes: None,
         last_seq: 0,
         result: None,
+        used: None,
     });
     detail
 }

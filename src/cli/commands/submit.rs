@@ -87,7 +87,7 @@ pub struct Arguments {
     /// GPUs
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
-    /// Memory of the machine that is set aside for it, for example 8GiB; without it, none is counted for it
+    /// Memory of the machine that is set aside for it, for example 8GiB: with more it is ended. Without it, none is counted for it
     #[arg(long, value_name = "SIZE", value_parser = sizes::mib)]
     mem: Option<u32>,
     /// Memory that it needs of each GPU, for example 6GiB: it shares the GPU with others while there is enough. Of one GPU, where nothing says how many

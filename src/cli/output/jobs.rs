@@ -251,6 +251,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     });
     fact("worker", worker);
     fact("memory", job.peak_rss_bytes.map(|peak| format!("{} at most", text::bytes(peak))));
+    fact("CPU time", job.cpu_seconds.map(|seconds| format!("{seconds:.2} s")));
     fact(
         "checkpoint",
         job.checkpoint.as_ref().map(|place| format!("step {} at {}", text::count(place.step), place.uri)),
@@ -308,6 +309,7 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
         ("END", Left),
         ("PROGRESS", Right),
         ("PEAK", Right),
+        ("CPU", Right),
         ("MESSAGE", Flexible),
     ]);
     for attempt in &list.attempts {
@@ -318,6 +320,7 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
             attempt.exit_class.as_deref().unwrap_or("runs").into(),
             text::progress(&attempt.progress).into(),
             attempt.peak_rss_bytes.map(text::bytes).unwrap_or_default().into(),
+            attempt.cpu_seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default().into(),
             Cell::from(attempt.exit_message.as_deref().unwrap_or_default()),
         ]);
     }

@@ -149,7 +149,7 @@ impl Line {
 
     pub(super) async fn beat(&mut self, step: u64) {
         let progress = Progress { step: Some(step), ..Progress::default() };
-        let heartbeat = Heartbeat { progress, rss_bytes: 1, peak_rss_bytes: 2, device: "cpu".into() };
+        let heartbeat = Heartbeat { progress, rss_bytes: 1, peak_rss_bytes: 2, cpu_ms: 3, device: "cpu".into() };
         self.say(FromWorker::Heartbeat(heartbeat)).await;
     }
 

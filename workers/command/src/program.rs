@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mlctl_link::{Handle, Order};
+use mlctl_link::{Handle, Order, Usage};
 use mlctl_protocol::{
     ExitClass,
     launch::Launch,
@@ -70,6 +70,8 @@ async fn work(launch: &Launch, start: &Start, handle: &Handle, command: &Command
     let mut program = begin(launch, start, command, prepared.as_ref()).await?;
     let keeper = prepared.map(Prepared::watch);
     let account = program.attend(handle, start.heartbeat_seconds).await;
+    // Those that have ended have used the most.
+    program.measure(handle, &[]);
     if let Some(keeper) = keeper {
         // One that fell to a signal may have been in the middle of writing, and so may one that failed.
         let code = program.status.and_then(WaitStatus::exit_status);
@@ -192,12 +194,17 @@ impl Program {
                     self.end_all().await;
                 }
                 _ = measure.tick() => {
-                    let bytes = tree::memory(&descendants());
-                    self.peak_bytes = self.peak_bytes.max(bytes);
-                    handle.memory(bytes, self.peak_bytes);
+                    self.measure(handle, &descendants());
                 }
             }
         }
+    }
+
+    /// Tells what all of it occupies and has used up.
+    fn measure(&mut self, handle: &Handle, processes: &[tree::Process]) {
+        let rss_bytes = tree::memory(processes);
+        self.peak_bytes = self.peak_bytes.max(rss_bytes);
+        handle.usage(Usage { rss_bytes, peak_rss_bytes: self.peak_bytes, cpu_ms: tree::cpu_ms(processes) });
     }
 
     /// Reaps whoever has ended. Returns whether a child is left.

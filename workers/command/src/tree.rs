@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use mlctl_link::resident_bytes;
+use mlctl_link::{cpu_ms as cpu_ms_of, resident_bytes};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -75,6 +75,12 @@ fn complain(pid: u32, error: io::Error) {
 /// Resident memory of all of them, in bytes.
 pub fn memory(processes: &[Process]) -> u64 {
     processes.iter().map(|process| resident_bytes(&process.pid.to_string()).0).fold(0, u64::saturating_add)
+}
+
+/// Time of processors that all of them and this process have used, and what of those had ended, in milliseconds.
+pub fn cpu_ms(processes: &[Process]) -> u64 {
+    let of = |process: &Process| cpu_ms_of(&process.pid.to_string());
+    processes.iter().map(of).fold(cpu_ms_of("self"), u64::saturating_add)
 }
 
 fn look(pid: u32) -> Option<Process> {

@@ -10,9 +10,10 @@ use mlctl_protocol::{
 use tokio::sync::Notify;
 
 use crate::{
-    LinkError, memory,
+    LinkError,
     orders::{Order, Orders},
     outbox::{Outbox, Room},
+    usage::Usage,
 };
 
 /// The worker's side of a running attempt. Cheap to clone, usable from any thread.
@@ -35,9 +36,9 @@ impl Handle {
         }
     }
 
-    /// Has heartbeats tell this memory in place of the process's own: of all processes that a worker is made of, in bytes.
-    pub fn memory(&self, rss_bytes: u64, peak_rss_bytes: u64) {
-        self.shared.lock().memory = Some((rss_bytes, peak_rss_bytes));
+    /// Has heartbeats tell this in place of the process's own: of all processes that a worker is made of.
+    pub fn usage(&self, usage: Usage) {
+        self.shared.lock().usage = Some(usage);
     }
 
     /// Hands over a report, which is kept until the daemon has it. Waits while a thousand are kept already, so it is not to be called from
@@ -112,7 +113,7 @@ struct State {
     orders: Orders,
     progress: Progress,
     device: String,
-    memory: Option<(u64, u64)>,
+    usage: Option<Usage>,
     closed: bool,
 }
 
@@ -168,11 +169,11 @@ impl Shared {
     }
 
     pub(crate) fn heartbeat(&self) -> Heartbeat {
-        let known = self.lock().memory;
-        let (rss_bytes, peak_rss_bytes) = known.unwrap_or_else(|| memory::resident_bytes("self"));
+        let known = self.lock().usage;
+        let Usage { rss_bytes, peak_rss_bytes, cpu_ms } = known.unwrap_or_else(|| Usage::of("self"));
         let state = self.lock();
         let device = if state.device.is_empty() { "cpu" } else { &state.device };
-        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, device: device.to_owned() }
+        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, cpu_ms, device: device.to_owned() }
     }
 
     pub(crate) fn close(&self) {

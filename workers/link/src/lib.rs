@@ -8,15 +8,15 @@ pub mod frame;
 mod handle;
 mod launch;
 mod link;
-mod memory;
 mod orders;
 mod outbox;
 mod result_file;
 mod session;
+mod usage;
 
 pub use error::LinkError;
 pub use handle::Handle;
 pub use launch::read_launch;
 pub use link::{Link, Timing};
-pub use memory::resident_bytes;
 pub use orders::Order;
+pub use usage::{Usage, cpu_ms, resident_bytes};

@@ -173,6 +173,9 @@ pub struct Heartbeat {
     pub rss_bytes: u64,
     /// Peak resident memory of the worker.
     pub peak_rss_bytes: u64,
+    /// Time of processors that the worker and all that it started have used, in milliseconds. 0 from workers of before.
+    #[serde(default)]
+    pub cpu_ms: u64,
     /// `cpu`, or the accelerator in use.
     pub device: String,
 }

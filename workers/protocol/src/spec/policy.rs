@@ -15,7 +15,7 @@ pub struct Resources {
     /// GPUs. Each is the job's alone, unless `vram_mib` says how much of it it needs.
     #[schemars(range(max = 64))]
     pub gpus: u32,
-    /// Memory of the machine that is set aside for the job, in MiB. Jobs that say nothing are not counted.
+    /// Memory of the machine that is set aside for the job, in MiB: one that takes more is ended as `oom_host`. Jobs that say nothing are not counted.
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(range(max = MAX_MIB))]
     pub memory_mib: u32,
