@@ -146,7 +146,7 @@ impl Default for WorkersSection {
             grace_seconds: 20,
             hang_seconds: 600,
             min_run_seconds: 60,
-            ahead: 1,
+            ahead: 2,
             log_max_bytes: 16 * 1024 * 1024,
             log_files: 4,
         }

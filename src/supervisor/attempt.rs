@@ -203,9 +203,15 @@ async fn attend(shared: &Shared, live: &Live, worker: &dyn Worker) -> Option<Opt
     let mut ending: Option<Ending> = None;
     let grace = shared.config.grace;
     let mut times = live.times();
-    let begun = Begun { age: worker.age(), at: Instant::now() };
+    // Looked for where there is a limit.
+    let mut begun = None;
     loop {
-        let time = bound(shared, *times.borrow_and_update(), begun);
+        let limits_now = *times.borrow_and_update();
+        let time = (limits_now != Times::default()).then(|| {
+            let begun = begun.get_or_insert_with(|| Begun { age: worker.age(), at: Instant::now() });
+            bound(shared, limits_now, *begun)
+        });
+        let time = time.flatten();
         let alarm = match &ending {
             Some(ending) => {
                 let limit = if ending.is_patient() { watchdog::limit(time, Instant::now()) } else { Ok(None) };

@@ -307,6 +307,7 @@ mod tests {
             attempt_uri: "file:///o/jobs/7-x/2".into(),
             model_uri: "file:///o/jobs/7-x/model".into(),
             output_uri: "file:///o/jobs/7-x/output".into(),
+            durable_uri: None,
         }
     }
 

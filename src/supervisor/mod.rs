@@ -26,7 +26,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -61,7 +61,7 @@ use self::{
     logs::LogKeeper,
 };
 use crate::{
-    domain::{Clock, Command, Edit, Fence, Hold, Job, Machine, Uid, machine::Free},
+    domain::{Clock, Command, Edit, Fence, Hold, Job, Machine, Uid, causes, machine::Free},
     store::{Claimed, Instance, NewAttempt, Ready, Store, StoreError},
 };
 
@@ -135,6 +135,8 @@ pub(crate) struct Shared {
     inventory: Option<Arc<dyn Inventory>>,
     logs: LogKeeper,
     ahead: ahead::Pool,
+    /// The folder of all jobs' objects, once it is on disk with all above it: no worker need see to that again.
+    durable_uri: OnceLock<String>,
     attempts: Mutex<BTreeMap<JobId, Arc<Live>>>,
     /// Counts attempts whose resources came back.
     freed: watch::Sender<u64>,
@@ -152,6 +154,7 @@ impl Supervisor {
         let logs = LogKeeper::new(config.logs)?;
         let shared = Shared {
             ahead: ahead::Pool::new(config.ahead, &config.attempts_dir),
+            durable_uri: OnceLock::new(),
             config,
             store,
             artifacts,
@@ -185,6 +188,7 @@ impl Supervisor {
     pub async fn run(self, listener: UnixListener) {
         let Self { shared } = self;
         shared.tasks.spawn(shared.logs.clone().run(shared.stop.clone()));
+        shared.make_durable().await;
         shared.tasks.spawn(replaced::run(shared.clone(), shared.stop.clone()));
         link::serve(shared.clone(), listener, shared.stop.clone()).await;
         shared.tasks.close();
@@ -522,6 +526,17 @@ impl Shared {
         keys::storage(&self.config.storage_url, &instance, fence.job, fence.attempt)
     }
 
+    /// Has the folder of all jobs' objects survive a power cut, where there are folders.
+    async fn make_durable(&self) {
+        let uri = keys::jobs_uri(&self.config.storage_url);
+        let made = async { self.artifacts.open(&uri)?.make_durable().await };
+        match made.await {
+            Ok(()) => drop(self.durable_uri.set(uri)),
+            // Workers see to it themselves, or say what is wrong.
+            Err(error) => warn!(uri, error = causes(&error), "the folder of all jobs' objects cannot be made"),
+        }
+    }
+
     fn start_message(&self, live: &Live, spec: JobSpec, spec_digest: String, resume: Vec<CheckpointRef>) -> Start {
         Start {
             token: live.fence.token,
@@ -529,7 +544,7 @@ impl Shared {
             spec,
             spec_digest,
             resume,
-            storage: live.storage.clone(),
+            storage: Storage { durable_uri: self.durable_uri.get().cloned(), ..live.storage.clone() },
             heartbeat_seconds: self.config.heartbeat_seconds,
             lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
             ends_at: self.ends_at(live).map(|at| at.to_string()),

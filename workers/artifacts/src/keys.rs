@@ -36,10 +36,16 @@ pub const MODEL: &str = "model.safetensors";
 /// The folder of an attempt that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 
+/// The folder of all jobs.
+#[must_use]
+pub fn jobs_uri(prefix: &str) -> String {
+    format!("{}/jobs", prefix.trim_end_matches('/'))
+}
+
 /// The folder of a job. `prefix` is a URI without a slash at its end; one that is there is dropped.
 #[must_use]
 pub fn job_uri(prefix: &str, instance: &str, job: JobId) -> String {
-    format!("{}/jobs/{job}-{instance}", prefix.trim_end_matches('/'))
+    format!("{}/{job}-{instance}", jobs_uri(prefix))
 }
 
 /// The folder of an attempt, to which nobody else writes.
@@ -85,6 +91,7 @@ pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber)
         attempt_uri: attempt_uri(prefix, instance, job, attempt),
         model_uri: model_uri(prefix, instance, job, attempt),
         output_uri: output_uri(prefix, instance, job, attempt),
+        durable_uri: None,
     }
 }
 

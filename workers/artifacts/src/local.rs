@@ -23,16 +23,31 @@ type Identity = (u64, u64, Option<SystemTime>);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LocalFiles {
     durable: Arc<Mutex<HashMap<PathBuf, Identity>>>,
+    /// A folder that somebody else has made durable, with all above it, as long as it is there.
+    given: Option<Arc<PathBuf>>,
 }
 
 impl LocalFiles {
+    /// The same files, with the knowledge that a folder and all above it are durable. What is made in it is not.
+    pub(crate) fn given(self, folder: PathBuf) -> Self {
+        Self { given: Some(Arc::new(folder)), ..self }
+    }
+
+    /// Makes a folder, and makes it and every folder above it survive a power cut.
+    pub(crate) async fn make_folder(&self, folder: PathBuf) -> io::Result<()> {
+        self.make_folder_of(folder.join("any")).await
+    }
+
     /// Makes the folder of a file, and makes every folder above it survive a power cut.
     pub(crate) async fn make_folder_of(&self, file: PathBuf) -> io::Result<()> {
         let files = self.clone();
         blocking(move || {
             let Some(folder) = file.parent() else { return Ok(()) };
+            // Looked at before: one that is made here is nobody's gift.
+            let given = files.given.as_deref().filter(|given| folder.starts_with(given) && given.is_dir());
             fs::create_dir_all(folder)?;
-            folder.ancestors().try_for_each(|folder| files.make_durable(folder))
+            let above = |folder: &Path| given.is_some_and(|given| given != folder && given.starts_with(folder));
+            folder.ancestors().filter(|folder| !above(folder)).try_for_each(|folder| files.make_durable(folder))
         })
         .await
     }
@@ -147,6 +162,28 @@ mod tests {
         fs::create_dir(temp.path().join("a/other")).unwrap();
         files.make_folder_of(folder.join("file")).await.unwrap();
         assert_ne!(files.known()[&folder], first);
+    }
+
+    #[tokio::test]
+    async fn what_is_above_a_folder_that_was_given_is_left_alone_while_the_folder_is_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let given = temp.path().join("objects/jobs");
+        fs::create_dir_all(&given).unwrap();
+        let synced = |files: &LocalFiles| {
+            let mut folders: Vec<PathBuf> = files.known().keys().cloned().collect();
+            folders.sort();
+            folders
+        };
+        let files = LocalFiles::default().given(given.clone());
+        files.make_folder_of(given.join("7/model/file")).await.unwrap();
+        assert_eq!(synced(&files), [given.clone(), given.join("7"), given.join("7/model")]);
+        // Elsewhere, and where it is not there, nothing is known.
+        files.make_folder_of(temp.path().join("objects/other/file")).await.unwrap();
+        assert!(files.known().contains_key(temp.path()));
+        let files = LocalFiles::default().given(given.clone());
+        fs::remove_dir_all(temp.path().join("objects")).unwrap();
+        files.make_folder_of(given.join("8/file")).await.unwrap();
+        assert!(files.known().contains_key(&temp.path().join("objects")) && files.known().contains_key(temp.path()));
     }
 
     #[tokio::test]

@@ -251,6 +251,17 @@ impl Location {
         self.store.put_multipart(&self.path).await.map_err(|error| self.sort(error))
     }
 
+    /// Makes a folder, and has it and all above it survive a power cut. A store that has no folders has nothing to do.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
+    pub async fn make_durable(&self) -> Result<(), ArtifactError> {
+        match self.local() {
+            Some((files, folder)) => files.make_folder(folder).await.map_err(|error| self.sort_io(error)),
+            None => Ok(()),
+        }
+    }
+
     async fn prepare_write(&self) -> Result<(), ArtifactError> {
         self.refuse_staging_name()?;
         match self.local() {

@@ -50,6 +50,18 @@ impl Stores {
         Self { record: Some(Record::new(file)), ..self }
     }
 
+    /// The same stores, with the knowledge that a folder and all above it survive a power cut, as a daemon has seen to. Nothing else is taken for granted of it.
+    #[must_use]
+    pub fn given_durable(self, uri: Option<&str>) -> Self {
+        match uri.map(Parsed::parse) {
+            Some(Ok(Parsed::File(path))) => {
+                let folder = PathBuf::from(format!("/{path}"));
+                Self { files: self.files.given(folder), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// The same stores for a look that must not take long: a request that fails is not tried again.
     #[must_use]
     pub fn impatient(&self) -> Self {

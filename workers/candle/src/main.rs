@@ -111,7 +111,9 @@ fn work(runtime: &Runtime) -> Result<u8, LinkError> {
 }
 
 fn run(launch: &Launch, start: &Start, host: &Outside, runtime: &Runtime) -> Result<Done, Fault> {
-    let stores = Stores::with_s3(launch.s3.clone()).on_record(launch.attempt_dir.join(UPLOADS_FILE));
+    let stores = Stores::with_s3(launch.s3.clone())
+        .given_durable(start.storage.durable_uri.as_deref())
+        .on_record(launch.attempt_dir.join(UPLOADS_FILE));
     let job = Job { id: launch.job, attempt: launch.attempt, start, host, stores: &stores, runtime: runtime.handle() };
     storage::check(job)?;
     match &start.spec.work {

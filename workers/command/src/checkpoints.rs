@@ -69,7 +69,9 @@ impl Prepared {
     pub async fn new(launch: &Launch, start: &Start, handle: &Handle, dir: &str) -> Result<Self, Account> {
         let dir = launch.attempt_dir.join(dir);
         fs::create_dir_all(&dir).map_err(|error| end::no_checkpoints(&dir, &error))?;
-        let stores = Stores::with_s3(launch.s3.clone()).on_record(launch.attempt_dir.join(UPLOADS_FILE));
+        let stores = Stores::with_s3(launch.s3.clone())
+            .given_durable(start.storage.durable_uri.as_deref())
+            .on_record(launch.attempt_dir.join(UPLOADS_FILE));
         let attempt = stores.open(&start.storage.attempt_uri).map_err(|error| end::storage(&error))?;
         let (parent, resume_from) = resume(launch, start, handle, &stores).await?;
         let header = Header {

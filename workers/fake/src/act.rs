@@ -73,7 +73,7 @@ pub struct Actor<'a> {
 impl<'a> Actor<'a> {
     /// A fake that has been given its work.
     pub fn new(launch: &'a Launch, start: &'a Start, handle: Handle, runtime: &'a Runtime) -> Self {
-        let (stores, token) = (Stores::with_s3(launch.s3.clone()), start.token);
+        let (stores, token) = (stores(launch, start), start.token);
         Self { launch, start, handle, runtime, stores, token, step: 0, steps: 0, saved: None, deaf: false, loss: 1.0 }
     }
 
@@ -345,6 +345,10 @@ impl<'a> Actor<'a> {
             output: None,
         }
     }
+}
+
+fn stores(launch: &Launch, start: &Start) -> Stores {
+    Stores::with_s3(launch.s3.clone()).given_durable(start.storage.durable_uri.as_deref())
 }
 
 /// Dies of a signal. Some are caught once by the language's runtime, so it is sent until it works.

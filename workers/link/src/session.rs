@@ -10,7 +10,7 @@ use mlctl_protocol::{
 use tokio::{
     io::{ReadHalf, WriteHalf},
     net::UnixStream,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     frame::{FrameError, FrameReader, FrameWriter, WorkerStream},
     handle::Shared,
 };
+
+/// How long after it connected a worker is first heard of at the latest.
+const FIRST_HEARTBEAT: Duration = Duration::from_millis(100);
 
 type Stream = WorkerStream<UnixStream>;
 
@@ -214,7 +217,8 @@ impl Session {
         mut writer: FrameWriter<WriteHalf<UnixStream>, FromWorker>,
         contact: &mut Instant,
     ) -> FrameError {
-        let mut heartbeat = interval(self.heartbeat);
+        // A job that is over by then is spared it: the last one comes with the result.
+        let mut heartbeat = interval_at(Instant::now() + self.heartbeat.min(FIRST_HEARTBEAT), self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {

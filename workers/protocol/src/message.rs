@@ -162,6 +162,9 @@ pub struct Storage {
     pub model_uri: String,
     /// `<prefix>/jobs/<job>/output/<attempt>`.
     pub output_uri: String,
+    /// A folder above these that survives a power cut, with all that is above it: the daemon has made it so when it started. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable_uri: Option<String>,
 }
 
 /// A sign of life.

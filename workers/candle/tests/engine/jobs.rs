@@ -74,6 +74,7 @@ impl Bench {
                 attempt_uri: format!("{home}/{attempt}"),
                 model_uri: format!("{home}/model/{attempt}"),
                 output_uri: format!("{home}/output/{attempt}"),
+                durable_uri: None,
             },
             heartbeat_seconds: 5,
             lease_seconds: 600,

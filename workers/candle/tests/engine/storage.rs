@@ -54,6 +54,7 @@ impl Store {
                 attempt_uri: uri(&number.to_string()),
                 model_uri: uri("model"),
                 output_uri: uri("output"),
+                durable_uri: None,
             },
             heartbeat_seconds: 5,
             lease_seconds: 600,

@@ -91,6 +91,7 @@ impl Daemon {
                 attempt_uri: format!("{home}/{number}"),
                 model_uri: format!("{home}/model/{number}"),
                 output_uri: format!("{home}/output/{number}"),
+                durable_uri: None,
             },
             heartbeat_seconds: 1,
             lease_seconds: 600,
