@@ -1,17 +1,19 @@
 //! The full check: every event against the hash chain, every row against its replayed events, counters and references, and SQLite's own integrity check. Reads only,
 //! in one snapshot, with bounded memory; says what is wrong, and repairs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt as _;
 use mlctl_protocol::JobId;
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions as _, Row, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions};
+use tokio::sync::OnceCell;
 
 use super::{
     StoreError, chain, dependencies,
     error::Fault,
     gates,
     ledger::Ledger,
+    open::MIGRATIONS,
     rows::{self, Fields, RowError, job_columns},
     seals::{self, out_of_order},
     types::StoredEvent,
@@ -38,6 +40,8 @@ pub(super) async fn check(pool: &SqlitePool) -> Result<Vec<String>, StoreError> 
 /// The same, of what a connection sees.
 pub(super) async fn all(conn: &mut SqliteConnection) -> Problems {
     let mut problems = pages(conn).await;
+    let done = schema(conn, &mut problems).await;
+    note(&mut problems, "the schema", done);
     let done = log(conn, &mut problems).await;
     note(&mut problems, "table events", done);
     let done = jobs(conn, &mut problems).await;
@@ -58,6 +62,33 @@ pub(super) async fn all(conn: &mut SqliteConnection) -> Problems {
     }
     problems.truncate(MOST);
     problems
+}
+
+/// Tables and indexes by name, with the statement that makes each.
+type Schema = BTreeMap<String, String>;
+
+/// The schema, letter by letter, against the one that this program makes: a damaged word of it may still be SQL.
+async fn schema(conn: &mut SqliteConnection, problems: &mut Problems) -> Result<(), Fault> {
+    static MADE: OnceCell<Schema> = OnceCell::const_new();
+    let made = async {
+        let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await?;
+        for migration in MIGRATIONS {
+            sqlx::raw_sql(*migration).execute(&mut conn).await?;
+        }
+        parts(&mut conn).await
+    };
+    let made = MADE.get_or_try_init(|| made).await?;
+    let found = parts(conn).await?;
+    let names: BTreeSet<&String> = made.keys().chain(found.keys()).collect();
+    let differ = names.into_iter().filter(|name| made.get(*name) != found.get(*name));
+    problems.extend(differ.map(|name| format!("the schema's {name} is not as this program makes it")));
+    Ok(())
+}
+
+async fn parts(conn: &mut SqliteConnection) -> Result<Schema, sqlx::Error> {
+    let sql = "SELECT type || ' ' || name || ' on ' || tbl_name, coalesce(sql, '') FROM sqlite_schema \
+               WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'";
+    Ok(sqlx::query_as::<_, (String, String)>(sql).fetch_all(conn).await?.into_iter().collect())
 }
 
 /// What SQLite itself finds wrong.
