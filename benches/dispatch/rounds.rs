@@ -81,7 +81,7 @@ pub fn starts(table: &mut Table, daemon: Daemon, scale: &Scale) {
         })
         .collect();
     assert_eq!(times.len(), scale.runs, "every worker said something");
-    table.times("submit to the worker's first message, cold start", &times);
+    table.times("submit to the worker's first message", &times);
     let (begun, before) = (Instant::now(), daemon.cpu());
     for _ in 0..scale.jobs {
         connection.submit(&spec, &key());
