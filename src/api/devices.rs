@@ -89,7 +89,7 @@ fn standing(api: &Shared, request: &DeviceRequest) -> Result<Standing, Failure> 
 }
 
 async fn views(api: &Shared) -> Result<Vec<DeviceView>, Failure> {
-    let (machine, assigned) = (api.observer.devices().await?, api.store.devices().await?);
+    let (machine, assigned) = (api.supervisor.look_at_machine().await, api.store.devices().await?);
     let (free, scene) = (api.supervisor.free(), api.scene());
     let view = |(place, gpu): (usize, &crate::domain::machine::Gpu)| {
         let free_mib = free.vram_mib.get(place).copied().unwrap_or_default() - i64::from(gpu.foreign.memory_mib);

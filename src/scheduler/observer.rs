@@ -116,14 +116,6 @@ impl Observer {
         Ok(std::mem::replace(&mut snapshot.machine, machine.clone()) != machine)
     }
 
-    /// The machine with what others do with its GPUs, and who may have them.
-    ///
-    /// # Errors
-    /// [`StoreError::Failed`].
-    pub async fn devices(&self) -> Result<Machine, StoreError> {
-        self.assigned(self.supervisor.look_at_machine().await).await
-    }
-
     /// The machine with who may have its GPUs.
     async fn assigned(&self, mut machine: Machine) -> Result<Machine, StoreError> {
         let mut assigned = self.store.devices().await?;

@@ -17,7 +17,8 @@ pub(in crate::api) fn view(
     (free_mib, jobs, worker): (u32, Vec<JobId>, &Path),
     scene: &Scene,
 ) -> DeviceView {
-    let (state, queue, user) = match &gpu.standing {
+    let standing = assigned.map_or(&Standing::Open, |assigned| &assigned.standing);
+    let (state, queue, user) = match standing {
         Standing::Open => (DeviceState::Open, None, None),
         Standing::Drained => (DeviceState::Drained, None, None),
         Standing::Queue(queue) => (DeviceState::Reserved, Some(queue.clone()), None),

@@ -7,7 +7,12 @@ use crate::{
         query::segment,
         types::{DeviceList, DeviceRequest, DeviceState, DeviceView},
     },
-    cli::{Context, Done, Failure, client::ANSWER_LIMIT, exit::Exit, output::devices},
+    cli::{
+        Context, Done, Failure,
+        client::{ANSWER_LIMIT, Client},
+        exit::Exit,
+        output,
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -82,7 +87,7 @@ impl Arguments {
         match self.verb {
             Verb::Ls => {
                 let list: DeviceList = context.client.get("/v1/devices").await?;
-                devices::list(&mut context.out, &list)?;
+                output::devices::list(&mut context.out, &list)?;
                 Ok(Exit::Ok)
             }
             Verb::Drain(named) => assign(context, named, (DeviceState::Drained, None, None)).await,
@@ -100,15 +105,9 @@ async fn assign(
     Named { devices, reason }: Named,
     (state, queue, user): (DeviceState, Option<String>, Option<String>),
 ) -> Done {
-    let mut failures: Vec<(String, Failure)> = Vec::new();
     let request = DeviceRequest { state, queue, user, reason };
-    for device in devices {
-        let path = format!("/v1/devices/{}", segment(&device));
-        match context.client.post_body::<DeviceView>(&path, &request, ANSWER_LIMIT).await {
-            Ok(view) => devices::changed(&mut context.out, &view)?,
-            Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
-            Err(failure) => failures.push((device, failure)),
-        }
-    }
-    super::first_failure(failures)
+    let ask = async |client: &Client, device: &str| -> Result<DeviceView, Failure> {
+        client.post_body(&format!("/v1/devices/{}", segment(device)), &request, ANSWER_LIMIT).await
+    };
+    super::each(context, devices, ask, output::devices::changed).await
 }
