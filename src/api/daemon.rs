@@ -1,13 +1,19 @@
-//! Handlers about the daemon itself: what it is, and its stop. Called by the router.
+//! Handlers about the daemon itself: what it is, its drain and its stop. Called by the router.
 
-use axum::{Json, extract::State};
+use std::time::Duration;
+
+use axum::{Extension, Json, extract::State};
 use tracing::info;
 
 use super::{
-    Context,
+    Context, Shared,
     error::Failure,
-    types::{DaemonView, SCHEMA, StopView},
+    extract::Sent,
+    permit::Peer,
+    types::{DaemonView, DispatchView, DrainRequest, ErrorCode, ResumeView, SCHEMA, StopView},
+    view,
 };
+use crate::scheduler::dispatch::DAMAGED_HINT;
 
 /// `GET /v1/daemon`.
 pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>, Failure> {
@@ -29,7 +35,24 @@ pub(super) async fn show(State(api): State<Context>) -> Result<Json<DaemonView>,
         machine: api.supervisor.machine().totals(),
         used: api.supervisor.machine().used(&api.supervisor.free()),
         jobs: api.store.counts().await?.into_iter().collect(),
+        dispatch: api.dispatch_view(),
     }))
+}
+
+/// `POST /v1/daemon/drain`. Returns when no job is being started any more. Another drain takes the place of an earlier one.
+pub(super) async fn drain(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    Sent(request): Sent<DrainRequest>,
+) -> Json<DispatchView> {
+    let DrainRequest { patience_seconds, stop } = request;
+    api.dispatch.drain(peer.uid, patience_seconds.map(Duration::from_secs), stop).await;
+    Json(api.dispatch_view())
+}
+
+/// `POST /v1/daemon/resume`.
+pub(super) async fn resume(State(api): State<Context>, Extension(peer): Extension<Peer>) -> Json<ResumeView> {
+    Json(ResumeView { schema: SCHEMA, resumed: api.dispatch.resume(peer.uid) })
 }
 
 /// `POST /v1/daemon/stop`. The answer is on its way before anything is closed.
@@ -39,4 +62,19 @@ pub(super) async fn stop(State(api): State<Context>) -> Result<Json<StopView>, F
     info!("stopping: a client asked for it; workers go on");
     api.stop_daemon.cancel();
     Ok(Json(StopView { schema: SCHEMA, stopping: true, pid: std::process::id(), running }))
+}
+
+impl Shared {
+    fn dispatch_view(&self) -> DispatchView {
+        view::dispatch::view(self.dispatch.standing(), self.supervisor.attempts(), &self.scene())
+    }
+
+    /// Refuses what is new while the database is known to be damaged: it would be lost with it.
+    pub(super) fn check_sound(&self) -> Result<(), Failure> {
+        if self.dispatch.standing().frozen.is_none() {
+            return Ok(());
+        }
+        let message = "the database is damaged, and nothing new is taken: it could be lost with it";
+        Err(Failure::new(ErrorCode::Damaged, message, DAMAGED_HINT))
+    }
 }

@@ -22,7 +22,9 @@ pub(super) async fn check(
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<DbCheckView>, Failure> {
     permit::check_keeper(peer, api.owner)?;
-    let problems = api.store.check().await?;
+    let found = api.store.check().await;
+    api.dispatch.examined(&found).await;
+    let problems = found?;
     let summary = api.vault.summary().await.ok();
     Ok(Json(DbCheckView::of(api.vault.database().display().to_string(), Examined { summary, problems })))
 }

@@ -18,7 +18,7 @@ use tokio::{fs, process::Command, task::spawn_blocking, time::timeout};
 use super::{
     Context, Shared,
     types::{CheckStatus, CheckView, DoctorView, SCHEMA},
-    view::reason,
+    view::{dispatch::closed, reason},
 };
 use crate::{domain::causes, store};
 
@@ -52,6 +52,7 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
     let checks = vec![
         sqlite(),
         database(&api).await,
+        dispatch(&api),
         backup(&api).await,
         space(&api.config.state_dir).await,
         storage,
@@ -87,7 +88,11 @@ fn sqlite() -> CheckView {
 
 async fn database(api: &Shared) -> CheckView {
     const NAME: &str = "database";
-    match timeout(DATABASE_LIMIT, api.store.check()).await {
+    let looked = timeout(DATABASE_LIMIT, api.store.check()).await;
+    if let Ok(found) = &looked {
+        api.dispatch.examined(found).await;
+    }
+    match looked {
         Err(_) => {
             let detail = format!("it was not read through within {}", reason::span(DATABASE_LIMIT.as_secs()));
             warn(NAME, detail, "look again when the machine has less to do")
@@ -103,6 +108,20 @@ async fn database(api: &Shared) -> CheckView {
             let hint = "stop the daemon, keep a copy of the file, and restore a backup";
             fail(NAME, format!("{}{rest}", shown.join("; ")), hint)
         }
+    }
+}
+
+/// Whether jobs are started. After the database was looked at.
+fn dispatch(api: &Shared) -> CheckView {
+    const NAME: &str = "dispatch";
+    let standing = api.dispatch.standing();
+    match closed(&standing) {
+        Some((detail, hint)) if standing.frozen.is_some() => fail(NAME, detail, hint),
+        Some((detail, hint)) => warn(NAME, detail, hint),
+        None => match standing.checked_at {
+            Some(at) => ok(NAME, format!("jobs are started; the whole database was last looked through {at}")),
+            None => ok(NAME, "jobs are started; the whole database is being looked through"),
+        },
     }
 }
 

@@ -248,6 +248,7 @@ impl Shared {
             occupants: self.supervisor.occupants(),
             through: Vec::new(),
             awaited: BTreeMap::new(),
+            standing: self.dispatch.standing(),
             outlook: None,
             grace_seconds: self.config.grace_seconds,
         }

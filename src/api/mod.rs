@@ -43,7 +43,7 @@ pub use routes::table as routes;
 use self::{stream::Streams, submit::Room, users::Users};
 use crate::{
     domain::{Clock, Uid},
-    scheduler::Observer,
+    scheduler::{Dispatch, Observer},
     store::Store,
     supervisor::{Handle, executor::Programs},
     vault::Vault,
@@ -106,6 +106,8 @@ pub struct Parts {
     pub supervisor: Handle,
     /// Who looks at the queue.
     pub observer: Observer,
+    /// Whether jobs are started.
+    pub dispatch: Dispatch,
     /// Object storage.
     pub artifacts: Stores,
     /// Backups.
@@ -129,6 +131,7 @@ struct Shared {
     store: Store,
     supervisor: Handle,
     observer: Observer,
+    dispatch: Dispatch,
     artifacts: Stores,
     vault: Vault,
     clock: Arc<dyn Clock>,
@@ -150,7 +153,7 @@ impl Api {
     /// Makes an API that serves nobody yet. `stop` ends it.
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { store, supervisor, observer, artifacts, vault, clock, stop_daemon } = parts;
+        let Parts { store, supervisor, observer, dispatch, artifacts, vault, clock, stop_daemon } = parts;
         let shared = Shared {
             room: Room::new(config.max_queued),
             started_at: clock.now(),
@@ -158,6 +161,7 @@ impl Api {
             store,
             supervisor,
             observer,
+            dispatch,
             artifacts,
             vault,
             clock,

@@ -105,6 +105,8 @@ fn all() -> Vec<Route> {
         get("/v1/devices", devices::list),
         post("/v1/devices/{device}", devices::assign),
         get("/v1/daemon", daemon::show),
+        post("/v1/daemon/drain", daemon::drain),
+        post("/v1/daemon/resume", daemon::resume),
         post("/v1/daemon/stop", daemon::stop),
         get("/v1/db/backups", db::backups).within(LONG_LIMIT),
         post("/v1/db/backup", db::backup).within(VERIFY_LIMIT),

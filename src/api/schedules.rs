@@ -40,6 +40,7 @@ pub(super) async fn add(
     Extension(peer): Extension<Peer>,
     Sent(request): Sent<AddScheduleRequest>,
 ) -> Result<Response, Failure> {
+    api.check_sound()?;
     let AddScheduleRequest { name, cron, zone, spec } = request;
     let mut spec = submit::read(&spec, api.config.max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;

@@ -206,6 +206,7 @@ impl Room {
 
     /// Takes the places of so many jobs, or none.
     pub(super) async fn take(&self, api: &Shared, jobs: u32) -> Result<(), Failure> {
+        api.check_sound()?;
         let jobs = i64::from(jobs);
         if self.left.fetch_sub(jobs, Ordering::Relaxed) >= jobs {
             return Ok(());

@@ -34,7 +34,10 @@ pub use checkpoints::{
     VerifyView,
 };
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
-pub use daemon::{CheckStatus, CheckView, DaemonView, DoctorView, StopView};
+pub use daemon::{
+    CheckStatus, CheckView, DaemonView, DispatchState, DispatchView, DoctorView, DrainRequest, DrainView, FrozenView,
+    ResumeView, StopView,
+};
 pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView, DbCheckView, RestoreView};
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};

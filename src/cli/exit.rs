@@ -88,6 +88,7 @@ impl Exit {
             ErrorCode::Timeout
             | ErrorCode::Busy
             | ErrorCode::DiskFull
+            | ErrorCode::Damaged
             | ErrorCode::Storage
             | ErrorCode::Internal
             | ErrorCode::Unknown => Self::Failed,

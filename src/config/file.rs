@@ -39,7 +39,7 @@ pub struct SettingsFile {
 }
 
 /// The daemon itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DaemonSection {
     /// The folder of the database and of all that must survive. One daemon a folder.
@@ -48,6 +48,15 @@ pub struct DaemonSection {
     pub socket: Option<PathBuf>,
     /// Whether the members of the group that mld runs as may use it, all of them alike.
     pub group_access: bool,
+    /// Hours between two looks through the whole database; 0 for one at the start alone.
+    #[schemars(range(max = 8760))]
+    pub check_hours: u32,
+}
+
+impl Default for DaemonSection {
+    fn default() -> Self {
+        Self { state_dir: None, socket: None, group_access: false, check_hours: 24 }
+    }
 }
 
 /// Object storage and data.

@@ -163,6 +163,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
         state_dir: state_dir.clone(),
         socket: daemon.socket.clone().unwrap_or_else(|| socket.clone()),
         group_access: daemon.group_access,
+        check_hours: daemon.check_hours,
         workers_socket: state_dir.join("workers.sock"),
         database: state_dir.join("mld.db"),
         attempts_dir: state_dir.join("attempts"),

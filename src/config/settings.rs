@@ -17,6 +17,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Whether the daemon's group may use that socket.
     pub group_access: bool,
+    /// Hours between two looks through the whole database; 0 for one at the start alone.
+    pub check_hours: u32,
     /// The socket workers dial.
     pub workers_socket: PathBuf,
     /// The database.

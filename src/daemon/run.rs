@@ -30,10 +30,12 @@ use crate::{
     config::{SchedulerSettings, Settings},
     domain::{Clock, Machine, retention::Retention, share::FairShare},
     scheduler::{
-        self, Observer, Scheduler,
+        self, Dispatch, Observer, Scheduler,
         cron::{self, Cron},
         deadlines::{self, Deadlines},
+        drain,
         retention::{self, Keeper},
+        scan,
     },
     store::{Store, StoreError},
     supervisor::{
@@ -174,34 +176,30 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let audience = if settings.group_access { Audience::Group } else { Audience::Owner };
     let (workers, _workers_bound) = socket::listen(&settings.workers_socket, Audience::Owner)?;
     let (clients, _clients_bound) = socket::listen(&settings.socket, audience)?;
+    let dispatch = Dispatch::new(store.clone(), clock.clone());
     let observer = Observer::new(store.clone(), handle.clone(), share(&settings.scheduler));
     let api_parts = api::Parts {
         store: store.clone(),
         supervisor: handle.clone(),
         observer: observer.clone(),
+        dispatch: dispatch.clone(),
         vault: offline::vault(&settings, artifacts.clone(), clock.clone()),
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
     };
-    let keeper = keeper(&settings, &api_parts);
-    let vault = api_parts.vault.clone();
+    let loops = loops(&settings, &api_parts, &part_stop);
     let api = Api::new(service(&settings, programs), api_parts, part_stop.clone());
-    let cron = timer(&settings, &store, &clock);
-    let deadlines = Deadlines { store: store.clone(), clock: clock.clone() };
     let min_run = Duration::from_secs(settings.workers.min_run_seconds.into());
-    let scheduler = Scheduler { store: store.clone(), supervisor: handle, observer, clock, min_run };
+    let scheduler =
+        Scheduler { store: store.clone(), supervisor: handle, observer, dispatch: dispatch.clone(), clock, min_run };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
-    let running = vec![
-        Part::spawn("api", api.run(clients)),
-        Part::spawn("cron", cron::run(cron, part_stop.clone())),
-        Part::spawn("retention", retention::run(keeper, part_stop.clone())),
-        Part::spawn("backup", vault::keeper::run(vault, store.clone(), part_stop.clone())),
-        Part::spawn("deadlines", deadlines::run(deadlines, part_stop.clone())),
-        Part::spawn("supervisor", supervisor.run(workers)),
-        Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())),
-        Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())),
-    ];
+    let mut running = vec![Part::spawn("api", api.run(clients))];
+    running.extend(loops);
+    running.push(Part::spawn("supervisor", supervisor.run(workers)));
+    running.push(Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())));
+    running.push(Part::spawn("status", service_manager::tell_status(dispatch.changes(), part_stop.clone())));
+    running.push(Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())));
     info!(
         socket = %settings.socket.display(), pid = std::process::id(), adopted = adoption.adopted, ended = adoption.ended,
         "mld {} is ready", env!("CARGO_PKG_VERSION")
@@ -213,6 +211,23 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     }
     info!("mld has stopped; workers go on");
     outcome
+}
+
+/// What is done by the clock, or when something has changed, besides starting jobs.
+fn loops(settings: &Settings, parts: &api::Parts, stop: &CancellationToken) -> Vec<Part> {
+    let api::Parts { store, supervisor, dispatch, vault, clock, stop_daemon, .. } = parts.clone();
+    let cron = timer(settings, &store, &clock);
+    let keeper = keeper(settings, parts);
+    let deadlines = Deadlines { store: store.clone(), clock };
+    let check_every = Duration::from_secs(u64::from(settings.check_hours) * 3600);
+    vec![
+        Part::spawn("cron", cron::run(cron, dispatch.clone(), stop.clone())),
+        Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
+        Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
+        Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),
+        Part::spawn("drain", drain::run(dispatch.clone(), supervisor, stop_daemon, stop.clone())),
+        Part::spawn("scan", scan::run(store, dispatch, check_every, stop.clone())),
+    ]
 }
 
 /// Opens the database, once a restore that was cut short is brought to its end.

@@ -4,17 +4,38 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::scheduler::Standing;
+
 /// Clients and workers are served from now on.
 pub(super) fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    tell(&[NotifyState::Ready]);
 }
 
 /// The stop has begun; workers go on.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping; workers go on")]);
+}
+
+/// Says whether jobs are started, when that changes, until the stop.
+pub(super) async fn tell_status(mut standing: watch::Receiver<Standing>, stop: CancellationToken) {
+    loop {
+        let status = match &*standing.borrow_and_update() {
+            Standing { frozen: Some(_), .. } => {
+                "the database is damaged: no job is started; mlctl doctor says what to do"
+            }
+            Standing { drain: Some(_), .. } => "draining: no job is started",
+            _ => "serving",
+        };
+        tell(&[NotifyState::Status(status)]);
+        // The sender lives as long as the scheduler.
+        if !matches!(stop.run_until_cancelled(standing.changed()).await, Some(Ok(()))) {
+            return stop.cancelled().await;
+        }
+    }
 }
 
 /// Says twice in every watchdog period that the runtime still turns, until the stop.

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::run::{LONGEST_SLEEP, PAUSE_AFTER_ERROR};
+use super::{
+    Dispatch,
+    run::{LONGEST_SLEEP, PAUSE_AFTER_ERROR},
+};
 use crate::{
     domain::{
         Clock, causes,
@@ -34,8 +37,8 @@ pub struct Cron {
     pub max_queued: u32,
 }
 
-/// Submits jobs by schedule until `stop`.
-pub async fn run(cron: Cron, stop: CancellationToken) {
+/// Submits jobs by schedule until `stop`; none while the database is known to be damaged, as it would be lost with it.
+pub async fn run(cron: Cron, dispatch: Dispatch, stop: CancellationToken) {
     let mut changes = cron.store.schedule_changes();
     let mut rounds = Rounds { cron, seen: None };
     while !stop.is_cancelled() {
@@ -43,6 +46,9 @@ pub async fn run(cron: Cron, stop: CancellationToken) {
         changes.mark_unchanged();
         let mut events = rounds.cron.store.changes();
         events.mark_unchanged();
+        if stop.run_until_cancelled(dispatch.sound()).await.is_none() {
+            return;
+        }
         let wait = rounds.round().await.unwrap_or_else(|error| {
             warn!(error = causes(&error), "schedules cannot submit anything for the moment");
             Wait { until: Some(PAUSE_AFTER_ERROR), is_full: false }

@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Dispatch,
     cron::{Cron, Rounds, Wait, run},
     run::LONGEST_SLEEP,
 };
@@ -367,7 +368,8 @@ async fn a_zone_that_is_gone_holds_nobody_else_back() {
 async fn the_loop_wakes_at_ticks_and_when_a_schedule_is_added() {
     let room = Room::at("2026-06-01T12:00:00Z").await;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(room.rounds.cron.clone(), stop.clone()));
+    let dispatch = Dispatch::new(room.rounds.cron.store.clone(), room.rounds.cron.clock.clone());
+    let running = tokio::spawn(run(room.rounds.cron.clone(), dispatch, stop.clone()));
     let wait_for = async |count: usize| {
         let arrived = async {
             while room.fired().await.len() < count {

@@ -1,4 +1,4 @@
-//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`deadlines`] fails what waits too long, [`retention`] removes what ended long ago. Called by the daemon's lifecycle. It knows no
+//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`deadlines`] fails what waits too long, [`retention`] removes what ended long ago, [`scan`] looks through the database, [`drain`] sees to the end. Whether anything is started at all is [`dispatch`]'s to say. Called by the daemon's lifecycle. It knows no
 //! process, no file and no SQL.
 
 pub mod cron;
@@ -7,6 +7,8 @@ mod cron_tests;
 pub mod deadlines;
 #[cfg(test)]
 mod device_tests;
+pub mod dispatch;
+pub mod drain;
 mod observer;
 mod outlook;
 mod plan;
@@ -14,10 +16,12 @@ mod pool;
 mod preempt;
 pub mod retention;
 mod run;
+pub mod scan;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use dispatch::{Dispatch, Standing};
 pub use observer::Observer;
 pub use outlook::{Outlook, Turn};
 pub use plan::{Obstacle, Plan, Shared, Start, open_to_jobs, plan};

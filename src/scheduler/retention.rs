@@ -8,7 +8,7 @@ use mlctl_protocol::JobId;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::run::PAUSE_AFTER_ERROR;
+use super::{Dispatch, run::PAUSE_AFTER_ERROR};
 use crate::{
     domain::{Clock, Uid, causes, retention::Retention},
     store::{Finished, Store, StoreError},
@@ -37,8 +37,8 @@ pub struct Keeper {
     pub retention: Retention,
 }
 
-/// Removes jobs until `stop`; where all are kept, only waits for it.
-pub async fn run(keeper: Keeper, stop: CancellationToken) {
+/// Removes jobs until `stop`, and none while the database is known to be damaged; where all are kept, only waits for it.
+pub async fn run(keeper: Keeper, dispatch: Dispatch, stop: CancellationToken) {
     if keeper.retention.keeps_all() {
         return stop.cancelled().await;
     }
@@ -46,6 +46,9 @@ pub async fn run(keeper: Keeper, stop: CancellationToken) {
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
+        if stop.run_until_cancelled(dispatch.sound()).await.is_none() {
+            return;
+        }
         let (next, heeds_changes) = match keeper.round().await {
             Ok(next) => (next, keeper.retention.jobs > 0 || next.is_none()),
             Err(error) => {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    Observer, Plan, Snapshot,
+    Dispatch, Observer, Plan, Snapshot,
     plan::{Obstacle, plan as choose},
 };
 use crate::{
@@ -37,6 +37,8 @@ pub struct Scheduler {
     pub supervisor: Handle,
     /// Who looks at the queue.
     pub observer: Observer,
+    /// Whether jobs are started at all.
+    pub dispatch: Dispatch,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// So long a job runs before it is asked to make way: that a device changes hands all the time helps nobody.
@@ -48,18 +50,18 @@ pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
     let mut changes = scheduler.store.changes();
     let mut freed = scheduler.supervisor.freed();
     let mut queues = scheduler.store.queue_changes();
+    let mut standing = scheduler.dispatch.changes();
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
         freed.mark_unchanged();
         queues.mark_unchanged();
-        let wait = scheduler.round().await.unwrap_or_else(|error| {
-            warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
-            Wait::Pause
-        });
+        standing.mark_unchanged();
+        let wait = scheduler.turn().await;
         let waited = async {
             match wait {
                 // The senders live in the store and the supervisor, which this loop holds.
+                Wait::Opening => drop(standing.changed().await),
                 Wait::Resources => drop(freed.changed().await),
                 Wait::Anything(until) => {
                     let sleep = until.map(|until| scheduler.until(until));
@@ -87,6 +89,8 @@ fn others_done_at(snapshot: &Snapshot, plan: &Plan) -> Option<Timestamp> {
 
 /// What the next round is worth waiting for.
 enum Wait {
+    /// No job is started at all.
+    Opening,
     /// Nothing is free: whatever comes into the queue cannot start.
     Resources,
     /// A change, resources, or the moment at which a job becomes ready.
@@ -96,6 +100,15 @@ enum Wait {
 }
 
 impl Scheduler {
+    /// A round, if there may be one.
+    async fn turn(&self) -> Wait {
+        let Some(_round) = self.dispatch.enter().await else { return Wait::Opening };
+        self.round().await.unwrap_or_else(|error| {
+            warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
+            Wait::Pause
+        })
+    }
+
     /// Starts what fits.
     async fn round(&self) -> Result<Wait, StoreError> {
         // Every job takes a core.

@@ -16,7 +16,7 @@ use mlctl_protocol::{JobId, JobSpec, launch::Launch};
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Observer, Scheduler, run};
+use super::{Dispatch, Observer, Scheduler, run};
 use crate::{
     domain::{Clock, Machine, Uid, event::ProcessIdentity, share::FairShare},
     store::{NewJob, Store},
@@ -136,6 +136,7 @@ impl Room {
             store: store.clone(),
             supervisor: supervisor.handle(),
             observer: Observer::new(store.clone(), supervisor.handle(), SHARE),
+            dispatch: Dispatch::new(store.clone(), Arc::new(TestClock)),
             clock: Arc::new(TestClock),
             min_run: Duration::ZERO,
         };

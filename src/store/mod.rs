@@ -1,7 +1,7 @@
 //! The only SQL. One writer task with group commit, a pool of read-only connections. Called by every room that keeps or reads jobs; knows no
 //! process and no policy: which transition is legal is asked of `domain::state` inside the transaction.
 //!
-//! This file, `arrays`, `offline`, `removal` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
+//! This file, `arrays`, `offline`, `removal`, `scan` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
 
 mod arrays;
 mod ask;
@@ -27,6 +27,7 @@ mod queues;
 mod read;
 mod removal;
 mod rows;
+mod scan;
 mod schedules;
 mod seals;
 mod sync;

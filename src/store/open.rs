@@ -223,7 +223,7 @@ async fn compare_told(
     Ok(head)
 }
 
-fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     writeln!(file, "{text}")?;

@@ -121,7 +121,8 @@ pub fn judge(facts: Facts<'_>) -> Verdict {
 fn silent(ended: Ended, reason: Option<&Reason>) -> Exit {
     let fell =
         matches!(ended, Ended::Signal { number, out_of_memory } if out_of_memory || !matches!(number, KILL | TERM));
-    let reason = reason.filter(|reason| !fell || !matches!(reason, Reason::Paused | Reason::Preempted { .. }));
+    let reason =
+        reason.filter(|reason| !fell || !matches!(reason, Reason::Paused | Reason::Preempted { .. } | Reason::Drained));
     reason.and_then(done_to_it).unwrap_or_else(|| died(ended))
 }
 
@@ -150,7 +151,7 @@ fn said(result: &WorkerResult, reason: Option<&Reason>, progressed: bool) -> Exi
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         // Being preempted uses up no retry: a worker that stops on its own, again and again, at its first step would never be done.
-        (_, Some(Reason::Paused | Reason::Preempted { .. })) if gave_up => {
+        (_, Some(Reason::Paused | Reason::Preempted { .. } | Reason::Drained)) if gave_up => {
             reason.and_then(done_to_it).unwrap_or_else(|| died(Ended::Unknown))
         }
         (ExitClass::Preempted, _) if !progressed => Exit {
@@ -183,6 +184,7 @@ fn done_to_it(reason: &Reason) -> Option<Exit> {
         }
         Reason::Cancelled | Reason::Stopped => (ExitClass::Cancelled, "ended on request".to_owned(), None),
         Reason::Paused => (ExitClass::Preempted, "paused on request".to_owned(), None),
+        Reason::Drained => (ExitClass::Preempted, "made way for the daemon's stop".to_owned(), None),
         Reason::Preempted { to } => (ExitClass::Preempted, format!("made way for job {to}"), None),
         Reason::Hang { seconds, step } => {
             let at = step.map_or_else(|| "before its first step".to_owned(), |step| format!("after step {step}"));
@@ -426,6 +428,9 @@ mod tests {
             (killed, none(), Some(&yields), C::Preempted, "made way for job 9"),
             (oom, none(), Some(&yields), C::OomHost, "run out of memory"),
             (segv_oom, none(), Some(&yields), C::Crash, "killed by signal 11"),
+            (Ended::Code(0), said(C::Preempted), Some(&Reason::Drained), C::Preempted, "the daemon's stop"),
+            (killed, none(), Some(&Reason::Drained), C::Preempted, "the daemon's stop"),
+            (segv_oom, none(), Some(&Reason::Drained), C::Crash, "killed by signal 11"),
             (Ended::Code(0), said(C::Ok), Some(&yields), C::Ok, ""),
             (
                 Ended::Code(1),

@@ -22,6 +22,8 @@ pub enum Reason {
         /// That job.
         to: JobId,
     },
+    /// The daemon is being drained: the same, so that it can stop.
+    Drained,
     /// A person paused the job: the same.
     Paused,
     /// A person stopped the job: the same.
@@ -72,7 +74,7 @@ impl Reason {
         match self {
             Self::Stopped | Self::Cancelled => Some(StopClass::Cancelled),
             Self::TimeLimit { .. } | Self::Deadline { .. } => Some(StopClass::Timeout),
-            Self::Hang { .. } | Self::Paused | Self::Preempted { .. } => Some(StopClass::Preempted),
+            Self::Hang { .. } | Self::Paused | Self::Preempted { .. } | Self::Drained => Some(StopClass::Preempted),
             _ => None,
         }
     }
@@ -86,7 +88,7 @@ impl Reason {
     /// Whether that is as long as saving takes, beyond the grace time.
     #[must_use]
     pub const fn is_patient(&self) -> bool {
-        matches!(self, Self::Preempted { .. } | Self::Paused | Self::Stopped)
+        matches!(self, Self::Preempted { .. } | Self::Drained | Self::Paused | Self::Stopped)
     }
 
     /// A graver reason replaces a lighter one, never the other way round.
@@ -94,7 +96,7 @@ impl Reason {
     pub const fn weight(&self) -> u8 {
         match self {
             Self::Finished => 0,
-            Self::Preempted { .. } => 1,
+            Self::Preempted { .. } | Self::Drained => 1,
             Self::Paused => 2,
             Self::Stopped => 3,
             Self::TimeLimit { .. } | Self::Deadline { .. } => 4,
@@ -203,6 +205,7 @@ mod tests {
             (&Reason::Stopped, false, vec![(0, Signal::Term), (600, Signal::Kill)]),
             (&Reason::Paused, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
             (&Reason::Preempted { to: JobId(9) }, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
+            (&Reason::Drained, true, vec![(300, Signal::Term), (600, Signal::Kill)]),
             (&hang, true, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&Reason::Finished, false, vec![(10, Signal::Term), (20, Signal::Kill)]),
             (&lease, true, vec![(0, Signal::Kill)]),

@@ -57,6 +57,7 @@ use self::{
     ahead::Engaged,
     devices::Inventory,
     executor::{Executor, Kit, Program, Spare},
+    kill::Reason,
     live::{Live, Times},
     logs::LogKeeper,
 };
@@ -442,6 +443,19 @@ impl Handle {
     pub fn occupants(&self) -> Vec<JobId> {
         let attempts = self.shared.lock();
         attempts.iter().filter(|(_, live)| !live.vitals().vacated).map(|(job, _)| *job).collect()
+    }
+
+    /// The jobs with an attempt under way, the oldest first, those included whose end is being put on record.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<JobId> {
+        self.shared.lock().keys().copied().collect()
+    }
+
+    /// Has all that run save their work and make way for the daemon's stop, with the time that takes; they wait for their turn again, and use up no retry.
+    pub fn save_all(&self) {
+        for live in self.shared.lock().values() {
+            live.end(Reason::Drained);
+        }
     }
 
     /// Whether an attempt is under way that may be asked to make way for another and was not yet asked to end.

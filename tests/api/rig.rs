@@ -21,7 +21,7 @@ use mlctl::{
         types::{ErrorBody, ErrorCode, JobView},
     },
     domain::{Clock, Command, Exit, Fence, Machine, share::FairShare},
-    scheduler::Observer,
+    scheduler::{Dispatch, Observer},
     store::Store,
     supervisor::{
         self, Handle, LogBounds, Supervisor,
@@ -138,6 +138,7 @@ impl Rig {
             store: store.clone(),
             supervisor: supervisor.clone(),
             observer: Observer::new(store.clone(), supervisor.clone(), SHARE),
+            dispatch: Dispatch::new(store.clone(), clock.clone()),
             artifacts: Stores::new(),
             vault: vault_of(dir.path(), &storage_url, clock.clone()),
             clock: clock.clone(),

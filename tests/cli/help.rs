@@ -44,6 +44,7 @@ const VERBS: &[&str] = &[
     "spec validate",
     "spec schema",
     "daemon",
+    "daemon drain",
     "daemon status",
     "daemon stop",
     "db",

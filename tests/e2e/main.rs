@@ -24,7 +24,11 @@ mod dependencies;
 #[cfg(test)]
 mod devices;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod freeze;
 #[cfg(test)]
 mod pause;
 #[cfg(test)]

@@ -155,6 +155,23 @@ fn a_job_is_trained_through_the_service_and_a_worker_outlives_its_restarts() {
 }
 
 #[test]
+fn a_drained_service_ends_cleanly_and_is_not_started_again() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.start();
+    machine.sh(&format!("mlctl submit {}", endless(&machine).display())).ok();
+    machine.past("endless", 0);
+    let said = machine.sh("mlctl daemon drain --checkpoint").ok();
+    assert!(said.contains("is drained and has stopped"), "{said}");
+    let show = |property: &str| machine.sh(&format!("systemctl show -P {property} mld")).ok().trim().to_owned();
+    until("the unit has ended", || (show("ActiveState") == "inactive").then_some(()));
+    assert_eq!((show("Result"), show("NRestarts")), ("success".into(), "0".into()));
+    machine.start();
+    let job = until("it goes on", || Some(machine.job("endless")).filter(|job| job["attempt"] == 2));
+    assert_eq!(job["retries_used"], 0, "{job:#}");
+    machine.sh("mlctl cancel endless && mlctl wait endless --timeout 60s; true").ok();
+}
+
+#[test]
 fn the_group_may_use_the_service_when_the_settings_say_so() {
     let Some(machine) = Machine::boot() else { return };
     machine.sh("useradd -M -G mld alice && useradd -M mallory").ok();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::spec::Resources;
+use mlctl_protocol::{JobId, spec::Resources};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/daemon`.
@@ -39,6 +39,88 @@ pub struct DaemonView {
     pub used: Resources,
     /// Jobs by state.
     pub jobs: BTreeMap<String, u64>,
+    /// Whether jobs are started.
+    #[serde(default)]
+    pub dispatch: DispatchView,
+}
+
+/// Whether jobs are started, and if not, why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatchView {
+    /// `open`, `draining` or `frozen`; the latter where both are true.
+    pub state: DispatchState,
+    /// The drain; null when there is none.
+    pub drain: Option<DrainView>,
+    /// What the last full check of the database found; null when that was nothing.
+    pub frozen: Option<FrozenView>,
+    /// When the last full check in this daemon's time ended; null before the first.
+    pub checked_at: Option<Timestamp>,
+}
+
+/// Whether jobs are started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DispatchState {
+    /// They are.
+    #[default]
+    Open,
+    /// None is until the drain is taken back, or another daemon runs.
+    Draining,
+    /// None is, since the database is damaged.
+    Frozen,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A drain: no job is started; those that run finish, or save their work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Since when.
+    pub at: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Seconds from then on after which jobs are asked to save their work; null for never.
+    pub patience_seconds: Option<u64>,
+    /// Whether they are by now.
+    pub saving: bool,
+    /// Whether the daemon stops when none runs any more.
+    pub stop: bool,
+    /// How many run.
+    pub running: u64,
+    /// Which: the oldest hundred.
+    pub jobs: Vec<JobId>,
+}
+
+/// A damaged database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenView {
+    /// When that was found.
+    pub at: Timestamp,
+    /// What was found, each in a line; the first hundred.
+    pub problems: Vec<String>,
+    /// What to do.
+    pub hint: String,
+}
+
+/// The body of `POST /v1/daemon/drain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Seconds after which jobs that still run are asked to save their work and wait for their turn again; 0 for at once, never when absent.
+    #[serde(default)]
+    pub patience_seconds: Option<u64>,
+    /// Whether the daemon stops when none runs any more.
+    pub stop: bool,
+}
+
+/// `POST /v1/daemon/resume`: jobs are started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Whether there was a drain to take back.
+    pub resumed: bool,
 }
 
 /// `POST /v1/daemon/stop`: the daemon is stopping. Workers go on; the next daemon adopts them.

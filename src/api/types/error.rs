@@ -54,6 +54,8 @@ pub enum ErrorCode {
     Busy,
     /// A disk is full; nothing new is taken.
     DiskFull,
+    /// The database is damaged; nothing new is taken.
+    Damaged,
     /// Object storage failed.
     Storage,
     /// The daemon is stopping.

@@ -3,6 +3,7 @@
 pub(super) mod array;
 mod db;
 pub(super) mod device;
+pub(super) mod dispatch;
 pub(super) mod event;
 pub(super) mod queue;
 pub(super) mod reason;
@@ -20,7 +21,7 @@ use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointV
 use super::users::Names;
 use crate::{
     domain::{Hold, Job, JobState, Machine, Uid, machine::Free},
-    scheduler::Outlook,
+    scheduler::{Outlook, Standing},
     store::{Attempt, Awaited, JobDetail},
 };
 
@@ -41,6 +42,8 @@ pub(super) struct Scene {
     pub(super) through: Vec<JobId>,
     /// What has not ended of what jobs wait for, by job, where that was looked for.
     pub(super) awaited: BTreeMap<JobId, Vec<Awaited>>,
+    /// Whether jobs are started at all.
+    pub(super) standing: Standing,
     /// What the scheduler sees and means to do, where that was looked for.
     pub(super) outlook: Option<Box<Outlook>>,
     /// Seconds from the order to stop to SIGKILL.

@@ -48,7 +48,9 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             let limit = job.time_limit_seconds(planned.time_limit_seconds);
             let limit = limit.and_then(|seconds| limit_of(job, seconds, scene.now)).unwrap_or_default();
             let runs = running(job, detail.attempt.as_ref(), scene.now);
-            format!("{runs}{limit}{}", deadline(job, scene.now))
+            let saves = scene.standing.drain.as_ref().filter(|drain| drain.is_saving());
+            let saves = saves.map(|_| "; is asked to save its work, as mld is being drained").unwrap_or_default();
+            format!("{runs}{saves}{limit}{}", deadline(job, scene.now))
         }
         JobState::Succeeded => return None,
         JobState::Failed => failed(job),

@@ -37,6 +37,7 @@ fn scene() -> Scene {
         occupants: vec![JobId(3), JobId(4)],
         through: Vec::new(),
         awaited: BTreeMap::new(),
+        standing: Standing::default(),
         outlook: None,
         grace_seconds: 20,
     }

@@ -6,6 +6,7 @@ use mlctl_protocol::{JobId, JobSpec, spec::Resources};
 use super::{
     Scene,
     device::{self, size},
+    dispatch,
     reason::{counted, in_a_row, jobs, of_all, seconds_between, span},
 };
 use crate::{
@@ -45,6 +46,9 @@ pub(in crate::api) fn turn(job: &Ready, scene: &Scene) -> String {
     if !scene.machine.could_hold(&job.needs) {
         return too_large(&job.needs, &scene.machine);
     }
+    if let Some((closed, _)) = dispatch::closed(&scene.standing) {
+        return closed;
+    }
     let Some(outlook) = &scene.outlook else { return alone(job, scene) };
     match outlook.turn(job) {
         Turn::Starts(first) if first == job.id => "is about to start".into(),
@@ -63,6 +67,9 @@ pub(in crate::api) fn turn(job: &Ready, scene: &Scene) -> String {
 
 /// What to do about it, where there is something.
 pub(super) fn hint(job: &Ready, scene: &Scene) -> Option<String> {
+    if let Some((_, hint)) = dispatch::closed(&scene.standing) {
+        return Some(hint.to_owned());
+    }
     let Turn::Waits(obstacle) = scene.outlook.as_ref()?.turn(job) else { return None };
     let (id, queue) = (job.id, &job.queue);
     match obstacle {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Output, text};
 use crate::{
-    api::types::{CheckStatus, DaemonView, DoctorView},
+    api::types::{CheckStatus, DaemonView, DispatchState, DispatchView, DoctorView, ResumeView},
     cli::Failure,
     config::OutputForm,
 };
@@ -26,6 +26,49 @@ pub fn status(out: &mut Output, daemon: &DaemonView) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints what came of a drain; the daemon's process, and whether the end was not waited for.
+pub fn drained(out: &mut Output, begun: &DispatchView, (pid, is_going_on): (u32, bool)) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(begun);
+    }
+    let stops = begun.drain.as_ref().is_some_and(|drain| drain.stop);
+    out.line(match (stops, is_going_on) {
+        (true, true) => format!("mld (process {pid}) is being drained, and stops when no job runs any more"),
+        (true, false) => {
+            format!("mld (process {pid}) is drained and has stopped; queued jobs wait until it is started again")
+        }
+        (false, true) => format!("mld (process {pid}) is being drained; `mlctl daemon drain --resume` takes it back"),
+        (false, false) => {
+            format!("mld (process {pid}) is drained; `mlctl daemon drain --resume` has jobs started again")
+        }
+    })
+}
+
+/// Prints that a drain was taken back.
+pub fn resumed(out: &mut Output, view: &ResumeView) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(view);
+    }
+    out.line(if view.resumed { "jobs are started again" } else { "there was no drain to take back" })
+}
+
+/// Whether jobs are started, in a line.
+fn dispatch(view: &DispatchView, now: Timestamp) -> String {
+    let looked = view.checked_at.map(|at| format!("; the database was looked through {}", text::moment(at, now)));
+    let looked = looked.unwrap_or_default();
+    match (view.state, &view.frozen, &view.drain) {
+        (DispatchState::Frozen, Some(frozen), _) => {
+            let first = frozen.problems.first().map(String::as_str).unwrap_or_default();
+            format!("FROZEN, the database is damaged: {first}; {}", frozen.hint)
+        }
+        (DispatchState::Draining, _, Some(drain)) => {
+            let then = if drain.stop { ", then mld stops" } else { "" };
+            format!("draining, asked for by {}: {} jobs run{then}", drain.by, drain.running)
+        }
+        _ => format!("jobs are started{looked}"),
+    }
+}
+
 fn facts(daemon: &DaemonView, now: Timestamp) -> Vec<(&'static str, String)> {
     let jobs: Vec<_> = daemon.jobs.iter().map(|(state, count)| format!("{} {state}", text::count(*count))).collect();
     let (used, machine) = (&daemon.used, &daemon.machine);
@@ -43,6 +86,7 @@ fn facts(daemon: &DaemonView, now: Timestamp) -> Vec<(&'static str, String)> {
                 text::mib(machine.memory_mib)
             ),
         ),
+        ("dispatch", dispatch(&daemon.dispatch, now)),
         ("started", text::moment(daemon.started_at, now)),
         ("user", format!("uid {}", daemon.uid)),
         ("socket", daemon.socket.clone()),

@@ -164,6 +164,12 @@ impl Daemon {
         until("the daemon stops", || child.try_wait().unwrap())
     }
 
+    /// Waits for an end that somebody else brings about; returns how it ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        until("the daemon ends", || child.try_wait().unwrap())
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
