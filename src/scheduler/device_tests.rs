@@ -1,6 +1,6 @@
 //! The plan on machines with GPUs that are shared, drained, reserved or used by others: in tables, and by property.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use mlctl_protocol::{JobId, spec::Resources};
@@ -39,7 +39,7 @@ fn running(id: u64, vram_mib: u32, gpus: &[&str], ends_in: Option<i64>) -> Runni
 fn snapshot(machine: Machine, running: Vec<Running>, ready: Vec<Ready>) -> Snapshot {
     let free = left(&machine, &running);
     let (queues, setbacks) = (BTreeMap::new(), BTreeMap::new());
-    Snapshot { now: at(0), machine, free, running, ready, queues, setbacks }
+    Snapshot { now: at(0), machine, free, running, vacated: BTreeSet::new(), ready, queues, setbacks }
 }
 
 /// Who starts where: `1: GPU-0, GPU-1`.
@@ -146,7 +146,7 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             });
             let ready = ready.collect();
             let (queues, setbacks) = (BTreeMap::new(), BTreeMap::new());
-            Snapshot { now: at(0), machine, free, running: runs, ready, queues, setbacks }
+            Snapshot { now: at(0), machine, free, running: runs, vacated: BTreeSet::new(), ready, queues, setbacks }
         },
     )
 }

@@ -65,6 +65,7 @@ impl Observer {
         wants_gpu: bool,
     ) -> Result<(Snapshot, Option<Timestamp>), StoreError> {
         // Before what occupies it is read: what ends meanwhile is missed here, and never taken for free twice.
+        let vacated = self.supervisor.vacated();
         let free = self.supervisor.free();
         let InLine { running, mut ready, next_ready_at } = self.store.look(now, heads).await?;
         let queues = self.store.queues().iter().map(|(name, row)| (name.clone(), row.queue.clone())).collect();
@@ -78,7 +79,7 @@ impl Observer {
             job.rank = job.rank.saturating_add(setbacks.get(&job.user).copied().unwrap_or_default());
         }
         ready.sort_by_key(|job| (job.rank, job.id));
-        Ok((Snapshot { now, machine, free, running, ready, queues, setbacks }, next_ready_at))
+        Ok((Snapshot { now, machine, free, running, vacated, ready, queues, setbacks }, next_ready_at))
     }
 
     /// The machine, and, where somebody wants a GPU, what others do with those and who may have them.

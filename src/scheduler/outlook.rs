@@ -70,6 +70,8 @@ impl Outlook {
     pub fn latest_starts(&self) -> BTreeMap<JobId, Timestamp> {
         let mut starts = BTreeMap::new();
         let mut world = self.snapshot.clone();
+        // They free nothing that is not free already.
+        world.running.retain(|job| !world.vacated.contains(&job.id));
         for _ in 0..MOST_ROUNDS {
             let plan = plan(&world);
             starts.extend(plan.start.iter().map(|start| (start.job, world.now)));
@@ -101,6 +103,8 @@ fn runs(job: Ready, gpus: Vec<String>, now: Timestamp) -> Running {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use mlctl_protocol::spec::Resources;
 
     use super::*;
@@ -127,6 +131,7 @@ mod tests {
             machine,
             free,
             running,
+            vacated: BTreeSet::new(),
             ready,
             queues: BTreeMap::new(),
             setbacks: BTreeMap::new(),

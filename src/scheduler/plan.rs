@@ -145,7 +145,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { now, machine, free, running, queues, .. } = snapshot;
+        let Snapshot { now, machine, free, running, vacated, queues, .. } = snapshot;
         let all = |free: &Free| Space::Machine(machine, open_to_jobs(machine, free.clone()));
         let mut line = Line {
             now: *now,
@@ -156,11 +156,12 @@ impl<'a> Line<'a> {
             of_users: BTreeMap::new(),
             closed: BTreeMap::new(),
         };
-        for Running { queue, user, has, gpus, ends_by, .. } in running {
+        for Running { id, queue, user, has, gpus, ends_by, .. } in running {
             line.open(queue, *user);
             let ends_by = ends_by.map(|end| end.max(*now));
             let taken = Taken { needs: has.clone(), share: machine.share(has, gpus) };
-            line.pools(queue, *user).for_each(|(_, pool)| pool.take(taken.clone(), ends_by));
+            let occupied = line.pools(queue, *user).filter(|(of, _)| *of != Shared::Machine || !vacated.contains(id));
+            occupied.for_each(|(_, pool)| pool.take(taken.clone(), ends_by));
         }
         // What is still occupied by one that has ended, or by one that is being started.
         line.machine.cap(&all(free));

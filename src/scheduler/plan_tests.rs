@@ -1,6 +1,6 @@
 //! The plan in tables, and by property against rules that are computed in another way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlctl_protocol::spec::Resources;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn snapshot(running: Vec<Running>, ready: Vec<Ready>, queues: Vec<Queue>) -> Sna
     let machine = machine(4, 1);
     let free = left(&machine, &running);
     let queues = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
-    Snapshot { now: at(0), machine, free, running, ready, queues, setbacks: BTreeMap::new() }
+    Snapshot { now: at(0), machine, free, running, vacated: BTreeSet::new(), ready, queues, setbacks: BTreeMap::new() }
 }
 
 fn started(snapshot: &Snapshot) -> Vec<u64> {
@@ -83,6 +83,18 @@ fn jobs_start_in_order_until_one_does_not_fit() {
         let ready = (1..).zip(jobs).map(|(id, needs)| job(id, *needs, None)).collect();
         assert_eq!(started(&snapshot(Vec::new(), ready, Vec::new())), start, "{jobs:?}");
     }
+}
+
+#[test]
+fn one_that_has_ended_has_nothing_of_the_machine_and_counts_in_its_queue_until_that_is_on_record() {
+    let ended = |queues| {
+        let snapshot = snapshot(vec![running(90, (4, 0), None)], vec![job(1, (4, 0), None)], queues);
+        Snapshot { free: snapshot.machine.whole(), vacated: BTreeSet::from([JobId(90)]), ..snapshot }
+    };
+    assert_eq!(started(&ended(Vec::new())), [1]);
+    assert_eq!(started(&Snapshot { vacated: BTreeSet::new(), ..ended(Vec::new()) }), [0; 0]);
+    let limits = QueueLimits { running: Some(1), ..QueueLimits::default() };
+    assert_eq!(started(&ended(vec![Queue { limits, ..Queue::open("default") }])), [0; 0]);
 }
 
 #[test]
@@ -213,7 +225,16 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
                     (name.to_owned(), Queue { name: name.into(), limits, order, flow })
                 });
             let queues = queues.collect();
-            Snapshot { now: at(0), machine, free, running, ready: ready.collect(), queues, setbacks: BTreeMap::new() }
+            Snapshot {
+                now: at(0),
+                machine,
+                free,
+                running,
+                vacated: BTreeSet::new(),
+                ready: ready.collect(),
+                queues,
+                setbacks: BTreeMap::new(),
+            }
         },
     )
 }

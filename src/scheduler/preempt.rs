@@ -97,7 +97,10 @@ impl Scheduler {
     pub(super) async fn make_way(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Option<Timestamp>, StoreError> {
         let head = snapshot.ready.iter().find(|job| plan.head == Some(job.id));
         let Some(head) = head.filter(|_| self.supervisor.has_preemptible()) else { return Ok(None) };
-        let running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
+        let vacated = self.supervisor.vacated();
+        let mut running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
+        // What they had is free already.
+        running.retain(|job| !vacated.contains(&job.id));
         let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
         let Way { victims, later } = way(
             head,

@@ -114,7 +114,8 @@ pub(super) async fn open(path: &Path, now: Timestamp, entropy: fn(&mut [u8])) ->
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_with(options.read_only(true).pragma("query_only", "ON"))
+        // Each has a cache of its own, and what is not in it is in the kernel's.
+        .connect_with(options.read_only(true).pragma("query_only", "ON").pragma("cache_size", "-2048"))
         .await?;
     Ok(Opened { writer, checkpointer, readers, instance, ledger, head, queues, log })
 }

@@ -23,7 +23,7 @@ mod uploads;
 mod watchdog;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -456,6 +456,13 @@ impl Handle {
         for live in self.shared.lock().values() {
             live.end(Reason::Drained);
         }
+    }
+
+    /// The jobs of which nothing lives any more, though their end is not yet on record.
+    #[must_use]
+    pub fn vacated(&self) -> BTreeSet<JobId> {
+        let attempts = self.shared.lock();
+        attempts.iter().filter(|(_, live)| live.vitals().vacated).map(|(job, _)| *job).collect()
     }
 
     /// Whether an attempt is under way that may be asked to make way for another and was not yet asked to end.

@@ -444,6 +444,7 @@ impl World {
             machine: self.machine.clone(),
             free: self.free.clone(),
             running: running.collect(),
+            vacated: BTreeSet::new(),
             ready: self.ready(),
             queues: BTreeMap::new(),
             setbacks: BTreeMap::new(),

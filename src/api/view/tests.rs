@@ -168,8 +168,16 @@ fn with_queues(scene: Scene, jobs: &[(u64, u32)], running: Vec<Running>, queues:
     });
     let (machine, free) = (scene.machine.clone(), scene.free.clone());
     let queues = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
-    let snapshot =
-        Snapshot { now: at(0), machine, free, running, ready: ready.collect(), queues, setbacks: Default::default() };
+    let snapshot = Snapshot {
+        now: at(0),
+        machine,
+        free,
+        running,
+        vacated: Default::default(),
+        ready: ready.collect(),
+        queues,
+        setbacks: Default::default(),
+    };
     Scene { outlook: Some(Box::new(Outlook::new(snapshot))), ..scene }
 }
 

@@ -6,7 +6,7 @@ mod report;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
 use jiff::Timestamp;
@@ -27,8 +27,8 @@ pub use report::Report;
 
 use super::{chance::Chance, machine};
 
-/// The choice of the jobs to start.
-pub type Choose = fn(&Snapshot) -> Plan;
+/// The choice of the jobs to start, from what is seen and what the real plan makes of it.
+pub type Choose = fn(&Snapshot, &Plan) -> Plan;
 
 const SHARE: FairShare = FairShare { points: 10, half_life_hours: 168, gpu_cores: 8 };
 
@@ -75,9 +75,14 @@ pub fn play(seed: u64, jobs: usize, choose: Choose) -> Month {
     month
 }
 
+/// The real plan itself.
+pub fn as_planned(_: &Snapshot, plan: &Plan) -> Plan {
+    plan.clone()
+}
+
 /// As a scheduler would that fills no gaps: nobody starts behind the first that waits for the machine.
-pub fn without_backfill(snapshot: &Snapshot) -> Plan {
-    let mut plan = plan(snapshot);
+pub fn without_backfill(snapshot: &Snapshot, plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
     let place = snapshot.ready.iter().position(|job| plan.head == Some(job.id));
     let behind = place.map_or(&[][..], |place| &snapshot.ready[place..]);
     plan.start.retain(|start| behind.iter().all(|job| job.id != start.job));
@@ -128,7 +133,9 @@ impl Month {
             self.waiting.entry(job.class()).or_default().insert((rank, id(self.come)), self.come);
             self.come += 1;
         }
-        while self.free.cpus > 0 && self.round() {}
+        if self.free.cpus > 0 {
+            self.round();
+        }
         if self.steps.is_multiple_of(COUNT_EVERY) {
             self.count();
         }
@@ -180,9 +187,9 @@ impl Month {
     /// What the scheduler sees: of each class, as many as could start and one more.
     fn snapshot(&mut self) -> Snapshot {
         self.weigh();
-        let heads = usize::try_from(self.free.cpus + 1).expect("some cores");
         let mut ready: Vec<Ready> = Vec::new();
-        for class in self.waiting.values() {
+        for ((_, _, cpus, _, _), class) in &self.waiting {
+            let heads = usize::try_from(self.free.cpus / cpus + 1).expect("some jobs");
             for ((rank, _), job) in class.iter().take(heads) {
                 let user = self.jobs[*job].user;
                 let rank = rank + self.setbacks.1.get(&user).copied().unwrap_or_default();
@@ -195,26 +202,26 @@ impl Month {
             machine: self.machine.clone(),
             free: self.free.clone(),
             running: self.running.values().cloned().collect(),
+            vacated: BTreeSet::new(),
             ready,
             queues: self.queues.clone(),
             setbacks: BTreeMap::new(),
         }
     }
 
-    fn round(&mut self) -> bool {
+    fn round(&mut self) {
         let snapshot = self.snapshot();
-        let chosen = (self.choose)(&snapshot);
-        self.keep_promise(&snapshot, &chosen);
+        let real = plan(&snapshot);
+        let chosen = (self.choose)(&snapshot, &real);
+        self.keep_promise(&snapshot, &real, &chosen);
         for start in &chosen.start {
             self.start(start);
         }
-        !chosen.start.is_empty()
     }
 
     /// Who was promised a start is not put off by those behind it.
-    fn keep_promise(&mut self, snapshot: &Snapshot, chosen: &Plan) {
+    fn keep_promise(&mut self, snapshot: &Snapshot, real: &Plan, chosen: &Plan) {
         // By the real plan, whatever is chosen.
-        let real = plan(snapshot);
         let first = real.wait.iter().find_map(|(id, obstacle)| match obstacle {
             Obstacle::Full { of: Shared::Machine, first, at } if Some(*id) == real.head && first == id => {
                 Some((*id, *at))
