@@ -1,5 +1,5 @@
 //! How an attempt ended, from all that is known of it: what its process did, what the worker said, what the daemon did to it. Facts in, verdict out: no I/O
-//! here. Called by the attempt's task once nothing of the worker is left alive.
+//! here. Called by `core` once nothing of the worker is left alive.
 
 use jiff::Timestamp;
 use mlctl_protocol::{

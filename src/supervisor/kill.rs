@@ -1,11 +1,10 @@
 //! How an attempt is ended: asked over its link, then SIGTERM, then SIGKILL to the whole group, all within the grace time. Decisions only: the present
-//! moment comes in, the next signal and its time go out. Called by the attempt's task.
+//! moment comes in, the next signal and its time go out. Called by `core`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mlctl_protocol::{JobId, message::StopClass};
-use tokio::time::Instant;
 
 use super::executor::Signal;
 
@@ -151,6 +150,11 @@ impl Ending {
     #[must_use]
     pub const fn is_patient(&self) -> bool {
         self.patient
+    }
+
+    /// The worker could not be asked after all.
+    pub const fn unheard(&mut self) {
+        self.asked = false;
     }
 
     /// The next signal and when it is due; `None` once SIGKILL was sent, which nothing follows but death.

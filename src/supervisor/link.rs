@@ -1,26 +1,24 @@
 //! The workers' socket: who dials is checked, told what to do, listened to. What a worker says is input: it is bounded, checked, and taken only while its
-//! attempt holds the job. Called by the daemon's lifecycle; talks to the attempts through [`Live`](super::live::Live). It ends nobody itself.
+//! attempt holds the job. Called by the daemon's lifecycle; feeds the attempts' machines through [`Live`](super::live::Live) and does what they say. It decides nothing itself.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use mlctl_link::frame::{DaemonStream, FrameError, FrameReader, FrameWriter};
-use mlctl_protocol::{
-    ExitClass,
-    message::{FromWorker, Heartbeat, Hello, Report, ReportBody, ToWorker},
-};
+use mlctl_protocol::message::{FromWorker, Heartbeat, Hello, ReportBody, ToWorker};
 use tokio::{
     io::{ReadHalf, WriteHalf},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, watch},
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared, attempt, end,
-    kill::Reason,
+    Shared,
+    core::{Answer, Effect, Event, Why, Word},
     live::{Connected, Live},
+    remains,
 };
 use crate::{
     domain::{Refusal, causes},
@@ -36,9 +34,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a heartbeat waits for a newer one before it is stored.
 const BEAT_PAUSE: Duration = Duration::from_millis(200);
-
-/// Warnings of an attempt that are kept: each is an event, and events are for ever.
-const MAX_WARNINGS: u32 = 1000;
 
 /// A pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -57,8 +52,8 @@ enum LinkError {
     Frame(#[from] FrameError),
     #[error("the attempt no longer holds the job")]
     Stale,
-    #[error("the report could not be stored")]
-    Store(#[source] StoreError),
+    #[error("the report could not be stored: {0}")]
+    NotStored(String),
 }
 
 /// Serves the workers' socket until `stop`.
@@ -96,8 +91,7 @@ async fn connection(shared: &Shared, stream: UnixStream) {
     let greeted = timeout(HELLO_LIMIT, greet(shared, &mut reader)).await.unwrap_or(Err(LinkError::Slow));
     match greeted {
         Ok(Greeting::Known(live, hello)) => {
-            let connected = live.connect();
-            let result = converse(shared, &live, &hello, connected, (reader, writer)).await;
+            let result = converse(shared, &live, &hello, (reader, writer)).await;
             let (job_id, attempt) = (live.fence.job, live.fence.attempt);
             match result {
                 Ok(()) => debug!(%job_id, %attempt, "a worker hung up"),
@@ -140,41 +134,44 @@ async fn greet(shared: &Shared, reader: &mut Reader) -> Result<Greeting, LinkErr
     }
 }
 
+/// A connection at work.
+struct Conversation<'a> {
+    shared: &'a Shared,
+    live: &'a Live,
+    line: u64,
+    /// Acknowledgements on their way; a worker that does not read them is not read either.
+    answers: mpsc::Sender<ToWorker>,
+}
+
 /// From the answer to the hello to the end of the connection.
 async fn converse(
     shared: &Shared,
     live: &Arc<Live>,
     hello: &Hello,
-    mut connected: Connected,
     (mut reader, mut writer): (Reader, Writer),
 ) -> Result<(), LinkError> {
     let (job_id, attempt) = (live.fence.job, live.fence.attempt);
     debug!(%job_id, %attempt, worker = hello.worker, started = hello.started, "a worker dialled");
+    let (mut connected, said) = live.connect(hello.started);
     let close = connected.close.clone();
     let (answers, answering) = mpsc::channel(1);
     let (beats, mut beating) = watch::channel(None);
+    let talk = Conversation { shared, live, line: connected.number, answers };
     let conversation = async {
-        if !answer(live, hello, &mut writer).await? {
+        if !answer(live, said, &mut connected, &mut writer).await? {
             return Ok(());
         }
         tokio::select! {
-            heard = listen(shared, live, &mut reader, (&answers, &beats)) => heard,
+            heard = talk.listen(&mut reader, &beats) => heard,
             told = tell(&mut writer, &mut connected.orders, answering) => told,
-            kept = keep_beats(shared, live, &mut beating) => kept,
+            kept = talk.keep_beats(&mut beating) => kept,
         }
     };
     let mut result = close.run_until_cancelled(conversation).await.unwrap_or(Ok(()));
     // How far it came at last, which its final heartbeat said.
-    if let Some(heartbeat) = unkept(&mut beating) {
-        let beat = beat(shared, live, heartbeat);
-        if live.vitals().result.is_some() {
-            live.vitals().left.beat = Some(beat);
-        } else {
-            result = result.and(keep_beat(shared, live, beat).await);
-        }
-    }
+    let unkept = unkept(&mut beating);
+    result = result.and(talk.follow(Event::HungUp { line: talk.line, unkept }).await);
     if matches!(result, Err(LinkError::Stale)) {
-        live.end(Reason::Stale);
         let reason = "the attempt no longer holds the job".to_owned();
         let _ = writer.send(ToWorker::Refused { reason }).await;
     }
@@ -183,33 +180,35 @@ async fn converse(
 }
 
 /// Tells the worker what to do, or where it stands. Whether there is more to say to it.
-async fn answer(live: &Live, hello: &Hello, writer: &mut Writer) -> Result<bool, LinkError> {
-    if hello.started {
-        let ending = live.ending().borrow().clone();
-        let acked = live.vitals().acked;
-        writer.send(ToWorker::Welcome { acked }).await?;
-        // Asked for while nobody was there to hear it.
-        if let Some(class) = ending.as_ref().and_then(Reason::order) {
-            writer.send(ToWorker::Stop { class }).await?;
+async fn answer(
+    live: &Live,
+    said: Vec<Effect>,
+    connected: &mut Connected,
+    writer: &mut Writer,
+) -> Result<bool, LinkError> {
+    let mut goes_on = false;
+    for effect in said {
+        if let Effect::Say { word, .. } = effect {
+            goes_on = !matches!(word, Word::Refused(_));
+            writer.send(live.message(word)).await?;
+            if !goes_on {
+                return Ok(false);
+            }
         }
+    }
+    if goes_on {
         return Ok(true);
     }
-    let mut ending = live.ending();
-    let first = timeout(START_LIMIT, async {
-        tokio::select! {
-            biased;
-            _ = ending.wait_for(Option::is_some) => ToWorker::Refused { reason: "the attempt is being ended".into() },
-            start = live.start() => ToWorker::Start(Box::new(start.as_ref().clone())),
-        }
-    });
-    let first = first.await.map_err(|_| LinkError::Slow)?;
+    // Its process is not on record yet.
+    let first = timeout(START_LIMIT, connected.orders.recv()).await.map_err(|_| LinkError::Slow)?;
+    let Some(first) = first else { return Ok(false) };
     let goes_on = matches!(first, ToWorker::Start(_));
     writer.send(first).await?;
     Ok(goes_on)
 }
 
 /// Sends orders and acknowledgements. A worker that has hung up may have said things that are still to be heard: what cannot be sent any more is dropped, and the
-/// end of the connection is for [`listen`] to find.
+/// end of the connection is for [`Conversation::listen`] to find.
 async fn tell(
     writer: &mut Writer,
     orders: &mut mpsc::Receiver<ToWorker>,
@@ -231,130 +230,98 @@ async fn tell(
     }
 }
 
-/// Takes what the worker says until it hangs up.
-async fn listen(
-    shared: &Shared,
-    live: &Live,
-    reader: &mut Reader,
-    (answers, beats): (&mpsc::Sender<ToWorker>, &watch::Sender<Option<Heartbeat>>),
-) -> Result<(), LinkError> {
-    while let Some(message) = reader.recv().await? {
-        match message {
-            FromWorker::Heartbeat(heartbeat) => {
-                live.beat(&heartbeat.progress, Instant::now());
-                if let Some(reason) = super::watchdog::memory(heartbeat.rss_bytes, &live.resources) {
-                    live.end(reason);
+impl Conversation<'_> {
+    /// Takes what the worker says until it hangs up.
+    async fn listen(&self, reader: &mut Reader, beats: &watch::Sender<Option<Heartbeat>>) -> Result<(), LinkError> {
+        let line = self.line;
+        while let Some(message) = reader.recv().await? {
+            match message {
+                FromWorker::Heartbeat(heartbeat) => {
+                    let (progress, rss_bytes) = (heartbeat.progress.clone(), heartbeat.rss_bytes);
+                    self.follow(Event::Beat { line, progress, rss_bytes }).await?;
+                    beats.send_replace(Some(heartbeat));
                 }
-                beats.send_replace(Some(heartbeat));
+                FromWorker::Report(report) => {
+                    let is_result = matches!(report.body, ReportBody::Finished { .. });
+                    let in_file = is_result && remains::has_result(self.shared, self.live.fence);
+                    self.follow(Event::Report { line, seq: report.seq, body: report.body, in_file }).await?;
+                }
+                FromWorker::Hello(_) => return Err(LinkError::Forbidden("a second hello".into())),
+                FromWorker::Unknown => {}
             }
-            FromWorker::Report(report) => {
-                let seq = take(shared, live, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes an event to the attempt and does what follows from it.
+    async fn follow(&self, event: Event) -> Result<(), LinkError> {
+        let mut todo = VecDeque::from(self.live.step_by(self.line, event));
+        while let Some(effect) = todo.pop_front() {
+            let event = match effect {
                 // The receiver lives as long as this connection.
-                let _ = answers.send(ToWorker::Ack { seq }).await;
-            }
-            FromWorker::Hello(_) => return Err(LinkError::Forbidden("a second hello".into())),
-            FromWorker::Unknown => {}
-        }
-    }
-    Ok(())
-}
-
-/// Takes a report and answers up to which number reports are durable.
-async fn take(shared: &Shared, live: &Live, Report { seq, body }: Report) -> Result<u64, LinkError> {
-    let acked = live.vitals().acked;
-    if seq <= acked {
-        return Ok(acked);
-    }
-    if let Some(lie) = end::violation(&body, live.fence, &live.kind, &live.storage) {
-        live.end(Reason::Lied(lie.clone()));
-        return Err(LinkError::Forbidden(lie));
-    }
-    let body = match bounded(live, body) {
-        // What survives this daemon is kept with the end, in one transaction.
-        ReportBody::Finished { result } if attempt::has_result(shared, live.fence) => {
-            live.finished(seq, *result);
-            return Ok(seq);
-        }
-        body => body,
-    };
-    let noted = note(&body);
-    let acked = shared.store.report(live.fence, seq, body).await.map_err(|error| match error {
-        StoreError::Refused(Refusal::Stale { .. } | Refusal::WrongState { .. }) => LinkError::Stale,
-        error => LinkError::Store(error),
-    })?;
-    live.vitals().acked = acked;
-    match noted {
-        ReportBody::Checkpoint { checkpoint } => {
-            live.saved(checkpoint);
-            // By the checkpoint it may have turned out that a member of an array is not worth going on with.
-            match shared.store.job(live.fence.job).await {
-                Ok(found) => attempt::obey(live, &found.job),
-                Err(error) => {
-                    warn!(job_id = %live.fence.job, error = causes(&error), "whether the job goes on cannot be read; its next checkpoint tells");
+                Effect::Say { word: word @ Word::Ack { .. }, .. } => {
+                    let _ = self.answers.send(self.live.message(word)).await;
+                    continue;
                 }
+                Effect::Say { .. } => return Err(LinkError::Stale),
+                Effect::HangUp { why: Why::Lied(lie), .. } => return Err(LinkError::Forbidden(lie)),
+                Effect::HangUp { why: Why::NotStored(error), .. } => return Err(LinkError::NotStored(error)),
+                Effect::KeepReport { line, seq, body } => {
+                    let answer = self.shared.store.report(self.live.fence, seq, body).await;
+                    Event::Kept { line, seq, answer: answered(answer) }
+                }
+                Effect::KeepBeat { line, heartbeat } => Event::BeatKept { line, answer: self.keep(heartbeat).await },
+                Effect::ReadJob => {
+                    match self.shared.store.job(self.live.fence.job).await {
+                        Ok(found) => self.live.obey(&found.job),
+                        Err(error) => {
+                            warn!(job_id = %self.live.fence.job, error = causes(&error), "whether the job goes on cannot be read; its next checkpoint tells");
+                        }
+                    }
+                    continue;
+                }
+                // Nothing else follows from what a connection brings.
+                _ => continue,
+            };
+            todo.extend(self.live.step_by(self.line, event));
+        }
+        Ok(())
+    }
+
+    /// Stores the newest heartbeat once in a while; the others are replaced by the last of them, and an attempt that ends soon is spared the first.
+    async fn keep_beats(&self, beats: &mut watch::Receiver<Option<Heartbeat>>) -> Result<(), LinkError> {
+        loop {
+            if beats.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            beats.mark_changed();
+            tokio::time::sleep(BEAT_PAUSE).await;
+            if let Some(heartbeat) = unkept(beats) {
+                let answer = self.keep(heartbeat).await;
+                self.follow(Event::BeatKept { line: self.line, answer }).await?;
             }
         }
-        ReportBody::Resumed { .. } => live.vitals().moved_at = Instant::now(),
-        ReportBody::Finished { result } => {
-            live.vitals().result = Some(*result);
-            live.end(Reason::Finished);
-        }
-        _ => {}
     }
-    Ok(acked)
-}
 
-/// What of a report is needed after it was stored. Points are not: they may be many.
-fn note(body: &ReportBody) -> ReportBody {
-    match body {
-        ReportBody::Metrics { .. } | ReportBody::Warning { .. } => ReportBody::Unknown,
-        body => body.clone(),
+    async fn keep(&self, heartbeat: Heartbeat) -> Answer<()> {
+        let answer = answered(self.shared.store.heartbeat(beat(self.shared, self.live, heartbeat)).await);
+        if let Answer::Failed(error) = &answer {
+            // The lease that counts is the one in memory; the stored one is for readers and the next daemon.
+            warn!(job_id = %self.live.fence.job, error, "a heartbeat cannot be stored");
+        }
+        answer
     }
 }
 
-/// A report with its texts cut to size. Warnings beyond the limit are acknowledged and not kept.
-fn bounded(live: &Live, body: ReportBody) -> ReportBody {
-    match body {
-        ReportBody::Warning { message } => {
-            let mut vitals = live.vitals();
-            vitals.warnings = vitals.warnings.saturating_add(1);
-            match vitals.warnings {
-                warnings if warnings < MAX_WARNINGS => ReportBody::Warning { message: end::shorten(&message) },
-                MAX_WARNINGS => ReportBody::Warning { message: "further warnings of this attempt are not kept".into() },
-                _ => ReportBody::Metrics { points: Vec::new() },
-            }
+/// What the store says, as far as it decides.
+pub(super) fn answered<T>(answer: Result<T, StoreError>) -> Answer<T> {
+    match answer {
+        Ok(done) => Answer::Done(done),
+        Err(StoreError::Refused(Refusal::Stale { .. } | Refusal::WrongState { .. }) | StoreError::NotFound(_)) => {
+            Answer::Stale
         }
-        ReportBody::Resumed { from, skipped } => {
-            ReportBody::Resumed { from, skipped: skipped.iter().take(100).map(|why| end::shorten(why)).collect() }
-        }
-        ReportBody::Finished { mut result } => {
-            result.message = result.message.as_deref().map(end::shorten);
-            result.hint = result.hint.as_deref().map(end::shorten);
-            if result.class != ExitClass::Ok {
-                result.model = None;
-                result.output = None;
-            }
-            ReportBody::Finished { result }
-        }
-        body => body,
-    }
-}
-
-/// Stores the newest heartbeat once in a while; the others are replaced by the last of them, and an attempt that ends soon is spared the first.
-async fn keep_beats(
-    shared: &Shared,
-    live: &Live,
-    beats: &mut watch::Receiver<Option<Heartbeat>>,
-) -> Result<(), LinkError> {
-    loop {
-        if beats.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        beats.mark_changed();
-        tokio::time::sleep(BEAT_PAUSE).await;
-        if let Some(heartbeat) = unkept(beats) {
-            keep_beat(shared, live, beat(shared, live, heartbeat)).await?;
-        }
+        Err(StoreError::Stopping) => Answer::Stopping,
+        Err(error) => Answer::Failed(causes(&error)),
     }
 }
 
@@ -364,7 +331,7 @@ fn unkept(beats: &mut watch::Receiver<Option<Heartbeat>>) -> Option<Heartbeat> {
     if beats.has_changed().unwrap_or(true) { beats.borrow_and_update().clone() } else { None }
 }
 
-fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
+pub(super) fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
     Beat {
         fence: live.fence,
         lease_until: shared.lease_until(),
@@ -373,14 +340,4 @@ fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
         used: Used { cpu_ms: heartbeat.cpu_ms },
         device: heartbeat.device.chars().take(100).collect(),
     }
-}
-
-async fn keep_beat(shared: &Shared, live: &Live, beat: Beat) -> Result<(), LinkError> {
-    match shared.store.heartbeat(beat).await {
-        Ok(()) => {}
-        Err(StoreError::Refused(_)) => return Err(LinkError::Stale),
-        // The lease that counts is the one in memory; the stored one is for readers and the next daemon.
-        Err(error) => warn!(job_id = %live.fence.job, error = causes(&error), "a heartbeat cannot be stored"),
-    }
-    Ok(())
 }

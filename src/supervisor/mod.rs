@@ -4,6 +4,7 @@
 mod adopt;
 mod ahead;
 mod attempt;
+pub mod core;
 pub mod devices;
 mod end;
 pub mod executor;
@@ -13,6 +14,7 @@ mod live;
 mod logs;
 pub mod process;
 mod readiness;
+mod remains;
 mod removal;
 mod replaced;
 mod retention;
@@ -34,7 +36,7 @@ use jiff::Timestamp;
 use mlctl_artifacts::{Stores, keys};
 use mlctl_protocol::{
     AttemptNumber, JobId, JobSpec,
-    message::{Start, Storage, ToWorker},
+    message::{Start, Storage},
     progress::Progress,
     result::CheckpointRef,
     s3::S3Access,
@@ -55,10 +57,10 @@ pub use watchdog::Limits;
 
 use self::{
     ahead::Engaged,
+    core::{Origin, Reason, Times},
     devices::Inventory,
     executor::{Executor, Kit, Program, Spare},
-    kill::Reason,
-    live::{Live, Times},
+    live::Live,
     logs::LogKeeper,
 };
 use crate::{
@@ -253,21 +255,16 @@ impl Handle {
     }
 
     fn begin(&self, claimed: Claimed, secret: Secret, spare: Option<Box<dyn Spare>>) {
+        let origin = self.shared.origin(claimed.fence, &claimed.job);
         let birth = live::Birth {
-            fence: claimed.fence,
-            kind: claimed.job.kind.clone(),
+            origin,
             array_index: claimed.job.array.as_ref().map(|member| member.index),
-            resources: claimed.job.resources.clone(),
             gpus: claimed.job.gpus.clone(),
-            storage: self.shared.storage(claimed.fence),
             keep: claimed.spec.checkpoint.keep,
             preemptible: claimed.job.preemptible,
             planned_limit_seconds: claimed.spec.time.limit_seconds,
             times: Times::of(&claimed.job, claimed.spec.time.limit_seconds),
             secret: secret.hash(),
-            acked: 0,
-            result: None,
-            progress: Progress::default(),
         };
         let live = Arc::new(Live::new(birth, Instant::now()));
         self.shared.insert(live.clone());
@@ -319,7 +316,7 @@ impl Handle {
         let (taken, changed) = self.shared.store.command_members(array, states, command).await?;
         for job in &taken {
             if let Some(live) = self.shared.live(job.id) {
-                attempt::obey(&live, job);
+                live.obey(job);
             }
         }
         Ok((taken.len(), changed))
@@ -369,7 +366,7 @@ impl Handle {
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {
         let after = self.shared.store.command(job, None, command).await?;
         if let Some(live) = self.shared.live(job) {
-            attempt::obey(&live, &after);
+            live.obey(&after);
         }
         Ok(after)
     }
@@ -382,7 +379,7 @@ impl Handle {
         let live = self.shared.live(job).ok_or(CheckpointError::NotRunning(job))?;
         let mut durable = live.durable();
         let mut freed = self.shared.freed.subscribe();
-        if !live.order(ToWorker::Checkpoint) {
+        if !live.order_checkpoint() {
             return Err(CheckpointError::NotConnected(job));
         }
         let wait = async {
@@ -434,7 +431,7 @@ impl Handle {
     #[must_use]
     pub fn holders(&self, uuid: &str) -> Vec<JobId> {
         let attempts = self.shared.lock();
-        let holds = |live: &Live| !live.vitals().vacated && live.gpus.iter().any(|gpu| gpu == uuid);
+        let holds = |live: &Live| !live.is_vacated() && live.gpus.iter().any(|gpu| gpu == uuid);
         attempts.iter().filter(|(_, live)| holds(live)).map(|(job, _)| *job).collect()
     }
 
@@ -442,7 +439,7 @@ impl Handle {
     #[must_use]
     pub fn occupants(&self) -> Vec<JobId> {
         let attempts = self.shared.lock();
-        attempts.iter().filter(|(_, live)| !live.vitals().vacated).map(|(job, _)| *job).collect()
+        attempts.iter().filter(|(_, live)| !live.is_vacated()).map(|(job, _)| *job).collect()
     }
 
     /// The jobs with an attempt under way, the oldest first, those included whose end is being put on record.
@@ -462,13 +459,13 @@ impl Handle {
     #[must_use]
     pub fn vacated(&self) -> BTreeSet<JobId> {
         let attempts = self.shared.lock();
-        attempts.iter().filter(|(_, live)| live.vitals().vacated).map(|(job, _)| *job).collect()
+        attempts.iter().filter(|(_, live)| live.is_vacated()).map(|(job, _)| *job).collect()
     }
 
     /// Whether an attempt is under way that may be asked to make way for another and was not yet asked to end.
     #[must_use]
     pub fn has_preemptible(&self) -> bool {
-        self.shared.lock().values().any(|live| live.preemptible && live.ending().borrow().is_none())
+        self.shared.lock().values().any(|live| live.preemptible && live.with(|core| core.reason().is_none()))
     }
 
     /// What is left for further attempts. What others do with the GPUs is not off it.
@@ -476,8 +473,8 @@ impl Handle {
     pub fn free(&self) -> Free {
         let machine = &self.shared.config.machine;
         let attempts = self.shared.lock();
-        attempts.values().filter(|live| !live.vitals().vacated).fold(machine.whole(), |mut free, live| {
-            free.take(&machine.share(&live.resources, &live.gpus));
+        attempts.values().filter(|live| !live.is_vacated()).fold(machine.whole(), |mut free, live| {
+            free.take(&machine.share(&live.origin.resources, &live.gpus));
             free
         })
     }
@@ -512,14 +509,44 @@ impl Shared {
         Kit { program: Program::of(kind), threads, gpus }
     }
 
+    fn kit_of(&self, live: &Live) -> Kit {
+        self.kit(&live.origin.kind, live.origin.resources.cpus, &live.gpus)
+    }
+
+    /// Has another process wait for the next job of its kind.
+    fn replace(self: &Arc<Self>, live: &Live) {
+        if self.config.ahead == 0 {
+            return;
+        }
+        let (shared, kit) = (self.clone(), self.kit_of(live));
+        self.tasks.spawn(async move { shared.ahead.fill(shared.executor.as_ref(), &kit).await });
+    }
+
+    /// What an attempt that begins now is known to be.
+    fn origin(&self, fence: Fence, job: &Job) -> Origin {
+        let limits = self.config.limits;
+        // What a command does is not seen: it may be busy without a sign of it.
+        let hang = limits.hang.filter(|_| Program::of(&job.kind) == Program::Worker);
+        Origin {
+            fence,
+            kind: job.kind.clone(),
+            resources: job.resources.clone(),
+            storage: self.storage(fence),
+            grace: self.config.grace,
+            limits: Limits { hang, ..limits },
+            acked: 0,
+            result: None,
+            progress: Progress::default(),
+        }
+    }
+
     fn insert(&self, live: Arc<Live>) {
         self.lock().insert(live.fence.job, live);
     }
 
     /// Gives an attempt's resources back: nothing of it lives any more. The next job is claimed while the end of this one is put on record, in the same commit
     /// if it happens so.
-    fn vacate(&self, live: &Live) {
-        live.vitals().vacated = true;
+    fn vacate(&self) {
         self.freed.send_modify(|count| *count += 1);
     }
 
@@ -565,7 +592,7 @@ impl Shared {
             spec,
             spec_digest,
             resume,
-            storage: Storage { durable_uri: self.durable_uri.get().cloned(), ..live.storage.clone() },
+            storage: Storage { durable_uri: self.durable_uri.get().cloned(), ..live.origin.storage.clone() },
             heartbeat_seconds: self.config.heartbeat_seconds,
             lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
             ends_at: self.ends_at(live).map(|at| at.to_string()),
@@ -575,7 +602,7 @@ impl Shared {
 
     /// When an attempt that is being started must have ended.
     fn ends_at(&self, live: &Live) -> Option<Timestamp> {
-        let Times { limit_seconds, deadline } = *live.times().borrow();
+        let Times { limit_seconds, deadline } = live.with(core::Attempt::times);
         let limit = limit_seconds.map(|seconds| {
             let now = self.clock.now();
             now.checked_add(Duration::from_secs(seconds.into())).unwrap_or(now)

@@ -8,7 +8,7 @@ use mlctl_protocol::{AttemptNumber, JobId};
 use tokio::{fs, time::timeout};
 use tracing::{info, warn};
 
-use super::{Shared, attempt::STORAGE_LIMIT};
+use super::{Shared, remains::STORAGE_LIMIT};
 use crate::{
     domain::{Job, Uid, causes},
     store::StoreError,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Shared, attempt};
+use super::Shared;
 use crate::{domain::causes, store::StoreError};
 
 /// How long the store is left alone after it failed.
@@ -34,7 +34,7 @@ async fn tell(shared: &Shared) -> Result<(), StoreError> {
     shared.store.settled().await?;
     for (job, _) in running {
         if let Some(live) = shared.live(job.id) {
-            attempt::obey(&live, &job);
+            live.obey(&job);
         }
     }
     Ok(())

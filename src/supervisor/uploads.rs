@@ -8,7 +8,7 @@ use mlctl_artifacts::{
 use tokio::{fs, time::timeout};
 use tracing::{info, warn};
 
-use super::{Shared, attempt::STORAGE_LIMIT};
+use super::{Shared, remains::STORAGE_LIMIT};
 use crate::{
     domain::{Fence, causes},
     store::Instance,

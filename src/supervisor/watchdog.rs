@@ -1,10 +1,9 @@
-//! When a worker has been silent or idle for too long. Decisions only: the present moment comes in. Called by the attempt's task, which sleeps until the moment
+//! When a worker has been silent or idle for too long. Decisions only: the present moment comes in. Called by `core`, whose attempt's task sleeps until the moment
 //! given here. All times are monotonic: a jump of the wall clock ends nobody's lease.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use mlctl_protocol::spec::Resources;
 

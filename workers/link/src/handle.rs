@@ -4,17 +4,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mlctl_protocol::{
-    message::{Heartbeat, Report, ReportBody},
+    message::{Heartbeat, Report, ReportBody, ToWorker},
     progress::Progress,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    LinkError,
-    orders::{Order, Orders},
-    outbox::{Outbox, Room},
-    usage::Usage,
-};
+use crate::{LinkError, core::Core, orders::Order, outbox::Room, usage::Usage};
 
 /// The worker's side of a running attempt. Cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
@@ -49,11 +44,11 @@ impl Handle {
     /// reporting and nobody takes it; [`LinkError::ReportTooLarge`]; [`LinkError::Closed`].
     pub fn report(&self, body: ReportBody) -> Result<(), LinkError> {
         let mut state = self.shared.lock();
-        while !state.outbox.has_room(Room::Usual) {
+        while !state.core.has_room(Room::Usual) {
             if state.closed {
                 return Err(LinkError::Closed);
             }
-            if state.orders.ending().is_some() {
+            if state.core.ending().is_some() {
                 break;
             }
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -61,13 +56,13 @@ impl Handle {
         if state.closed {
             return Err(LinkError::Closed);
         }
-        if let Some(Order::Refused(reason)) = state.orders.ending() {
+        if let Some(Order::Refused(reason)) = state.core.ending() {
             return Err(LinkError::Refused(reason.clone()));
         }
-        if !state.outbox.has_room(Room::Ending) {
+        if !state.core.has_room(Room::Ending) {
             return Err(LinkError::OutboxFull);
         }
-        state.outbox.push(body)?;
+        state.core.push(body)?;
         drop(state);
         self.shared.wake.notify_one();
         Ok(())
@@ -76,7 +71,7 @@ impl Handle {
     /// The next order, without waiting. Asked at the end of every step.
     #[must_use]
     pub fn order(&self) -> Option<Order> {
-        self.shared.lock().orders.next()
+        self.shared.lock().core.order()
     }
 
     /// Waits for an order other than the one that stands already, `known`. For one task at a time; it may be dropped and called again.
@@ -94,7 +89,7 @@ impl Handle {
 }
 
 /// What the computing thread and the connection's task share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// Something changed that a thread in [`Handle::report`] or the link's end may wait for.
@@ -107,10 +102,9 @@ pub(crate) struct Shared {
     ordered: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    outbox: Outbox,
-    orders: Orders,
+    core: Core,
     progress: Progress,
     device: String,
     usage: Option<Usage>,
@@ -118,41 +112,68 @@ struct State {
 }
 
 impl Shared {
+    pub(crate) fn new(core: Core) -> Self {
+        let (progress, device) = (Progress::default(), String::new());
+        Self {
+            state: Mutex::new(State { core, progress, device, usage: None, closed: false }),
+            changed: Condvar::new(),
+            wake: Notify::new(),
+            settled: Notify::new(),
+            ordered: Notify::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn give(&self, order: Order) {
-        self.lock().orders.give(order);
-        self.changed.notify_all();
-        self.settled.notify_one();
+        self.lock().core.give(order);
+        self.tell_all();
         self.ordered.notify_one();
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
-        matches!(self.lock().orders.ending(), Some(Order::Refused(_)))
+    /// Takes what the daemon says.
+    ///
+    /// # Errors
+    /// Why it refuses this attempt.
+    pub(crate) fn heard(&self, message: ToWorker) -> Result<(), String> {
+        let is_order = matches!(message, ToWorker::Checkpoint | ToWorker::Stop { .. });
+        self.lock().core.heard(message)?;
+        self.tell_all();
+        if is_order {
+            self.ordered.notify_one();
+        }
+        Ok(())
     }
 
-    pub(crate) fn acked(&self, seq: u64) {
-        self.lock().outbox.acked(seq);
+    /// Asks or tells the machine something that nobody waits for.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Core) -> T) -> T {
+        act(&mut self.lock().core)
+    }
+
+    fn tell_all(&self) {
         self.changed.notify_all();
         self.settled.notify_one();
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.lock().core.ending(), Some(Order::Refused(_)))
     }
 
     pub(crate) fn is_acked(&self, seq: u64) -> bool {
-        self.lock().outbox.is_acked(seq)
+        self.lock().core.is_acked(seq)
     }
 
-    pub(crate) fn reconnected(&self, acked: u64) {
-        self.lock().outbox.reconnected(acked);
-        self.changed.notify_all();
-        self.settled.notify_one();
+    pub(crate) fn welcomed(&self, acked: u64) {
+        self.lock().core.welcomed(acked, Instant::now().into_std());
+        self.tell_all();
     }
 
     /// Takes in the last report, whatever the outbox holds.
     pub(crate) fn push_last(&self, body: ReportBody) -> Result<u64, LinkError> {
-        let seq = self.lock().outbox.push(body)?;
+        let seq = self.lock().core.push(body)?;
         self.wake.notify_one();
         Ok(seq)
     }
@@ -161,7 +182,7 @@ impl Shared {
     pub(crate) async fn next_report(&self) -> Report {
         loop {
             let notified = self.wake.notified();
-            if let Some(report) = self.lock().outbox.next() {
+            if let Some(report) = self.lock().core.next_report() {
                 return report;
             }
             notified.await;

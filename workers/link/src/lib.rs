@@ -1,8 +1,9 @@
 //! A worker's end of the worker socket: the launch hand-over, dialling and redialling, numbered reports that are kept until the daemon has
 //! them, heartbeats, orders, and the result file. Used by every worker; it knows nothing of what a job computes.
 //!
-//! The daemon uses [`frame`] alone, for the accepting side of the same wire, so that both ends have one codec.
+//! What is decided here is in [`core`], which is public for the simulation alone. The daemon uses [`frame`] alone, for the accepting side of the same wire, so that both ends have one codec.
 
+pub mod core;
 mod error;
 pub mod frame;
 mod handle;

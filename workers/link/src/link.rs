@@ -11,11 +11,12 @@ use mlctl_protocol::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
     Handle, LinkError, Order,
+    core::{Core, Pace},
     handle::Shared,
     result_file::{fit, sync_result, write_result},
     session::{Dialler, Session},
@@ -79,8 +80,11 @@ impl Link {
             started = dialler.first_dial() => started?,
             _ = terminate.recv() => return Err(LinkError::Terminated),
         };
-        let shared = Arc::new(Shared::default());
-        let session = Session::new(dialler, &start, Arc::clone(&shared));
+        let seconds = |count: u32| Duration::from_secs(count.max(1).into());
+        let Timing { first_pause, longest_pause, .. } = timing;
+        let pace = Pace { first_pause, longest_pause, lease: seconds(start.lease_seconds) };
+        let shared = Arc::new(Shared::new(Core::new(pace, Instant::now().into_std())));
+        let session = Session::new(dialler, seconds(start.heartbeat_seconds), Arc::clone(&shared));
         let tasks = [tokio::spawn(session.run(stream)), tokio::spawn(stop_on_signal(terminate, Arc::clone(&shared)))];
         Ok((Self { shared, attempt_dir, last_ack: timing.last_ack, tasks }, start))
     }

@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     LinkError, Order, Timing,
+    core::Core,
     frame::{FrameError, FrameReader, FrameWriter, WorkerStream},
     handle::Shared,
 };
@@ -81,10 +82,10 @@ impl Dialler {
     }
 
     /// Dials until the daemon welcomes this attempt back, with the number it has acknowledged, or refuses it.
-    async fn redial(&self, pause: &mut Duration) -> Result<(Stream, u64), String> {
+    async fn redial(&self, shared: &Shared) -> Result<(Stream, u64), String> {
         loop {
-            sleep(*pause).await;
-            *pause = self.timing.longest_pause.min(*pause * 2);
+            let pause = shared.with(Core::next_pause);
+            sleep(pause).await;
             let error = match self.hello(true).await {
                 Ok((stream, ToWorker::Welcome { acked })) => return Ok((stream, acked)),
                 Ok(_) => unexpected(),
@@ -152,34 +153,26 @@ impl From<FrameError> for Ended {
 pub(crate) struct Session {
     dialler: Dialler,
     heartbeat: Duration,
-    lease: Duration,
     shared: Arc<Shared>,
 }
 
 impl Session {
-    pub(crate) fn new(dialler: Dialler, start: &Start, shared: Arc<Shared>) -> Self {
-        let seconds = |count: u32| Duration::from_secs(count.max(1).into());
-        Self { dialler, heartbeat: seconds(start.heartbeat_seconds), lease: seconds(start.lease_seconds), shared }
+    pub(crate) fn new(dialler: Dialler, heartbeat: Duration, shared: Arc<Shared>) -> Self {
+        Self { dialler, heartbeat, shared }
     }
 
     /// Runs until the daemon refuses the attempt or the link is dropped.
     pub(crate) async fn run(self, mut stream: Stream) {
-        let mut pause = self.dialler.timing.first_pause;
         let reason = loop {
-            let began = Instant::now();
-            let mut contact = began;
-            match self.converse(stream, &mut contact).await {
+            match self.converse(stream).await {
                 Ended::Refused(reason) => break reason,
                 Ended::Lost(error) => tracing::warn!(error = %error, "lost the daemon; dialling again"),
             }
-            // A daemon that hangs up at once is not dialled faster than one that is not there.
-            if began.elapsed() >= self.dialler.timing.longest_pause {
-                pause = self.dialler.timing.first_pause;
-            }
-            match self.reconnect(contact, &mut pause).await {
+            self.shared.with(|core| core.lost(Instant::now().into_std()));
+            match self.reconnect().await {
                 Ok((again, acked)) => {
                     tracing::info!(acked, "the daemon is back");
-                    self.shared.reconnected(acked);
+                    self.shared.welcomed(acked);
                     stream = again;
                 }
                 Err(reason) => break reason,
@@ -190,33 +183,30 @@ impl Session {
     }
 
     /// Redials; gives up the lease, once, when its time since the last contact is over, and goes on.
-    async fn reconnect(&self, contact: Instant, pause: &mut Duration) -> Result<(Stream, u64), String> {
-        let redial = self.dialler.redial(pause);
+    async fn reconnect(&self) -> Result<(Stream, u64), String> {
+        let lease_until = Instant::from_std(self.shared.with(|core| core.lease_until()));
+        let redial = self.dialler.redial(&self.shared);
         tokio::pin!(redial);
         tokio::select! {
             biased;
             answered = &mut redial => return answered,
-            () = sleep_until(contact + self.lease) => {}
+            () = sleep_until(lease_until) => {}
         }
-        tracing::warn!(lease_seconds = self.lease.as_secs(), "no daemon for the time of the lease");
+        tracing::warn!("no daemon for the time of the lease");
         self.shared.give(Order::LeaseLost);
         redial.await
     }
 
     /// Speaks and listens at once: if one waited for the other, two full socket buffers would stop both ends.
-    async fn converse(&self, stream: Stream, contact: &mut Instant) -> Ended {
+    async fn converse(&self, stream: Stream) -> Ended {
         let (reader, writer) = stream.split();
         tokio::select! {
             ended = self.listen(reader) => ended,
-            error = self.speak(writer, contact) => error.into(),
+            error = self.speak(writer) => error.into(),
         }
     }
 
-    async fn speak(
-        &self,
-        mut writer: FrameWriter<WriteHalf<UnixStream>, FromWorker>,
-        contact: &mut Instant,
-    ) -> FrameError {
+    async fn speak(&self, mut writer: FrameWriter<WriteHalf<UnixStream>, FromWorker>) -> FrameError {
         // A job that is over by then is spared it: the last one comes with the result.
         let mut heartbeat = interval_at(Instant::now() + self.heartbeat.min(FIRST_HEARTBEAT), self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -235,19 +225,18 @@ impl Session {
             if let Err(error) = writer.send(message).await {
                 return error;
             }
-            *contact = Instant::now();
+            self.shared.with(|core| core.sent(Instant::now().into_std()));
         }
     }
 
     async fn listen(&self, mut reader: FrameReader<ReadHalf<UnixStream>, ToWorker>) -> Ended {
         loop {
             match reader.recv().await {
-                Ok(Some(ToWorker::Ack { seq })) => self.shared.acked(seq),
-                Ok(Some(ToWorker::Checkpoint)) => self.shared.give(Order::Checkpoint),
-                Ok(Some(ToWorker::Stop { class })) => self.shared.give(Order::Stop(class)),
-                Ok(Some(ToWorker::Refused { reason })) => return Ended::Refused(reason),
-                // Answers to a hello out of place, and types of a later version.
-                Ok(Some(ToWorker::Start(_) | ToWorker::Welcome { .. } | ToWorker::Unknown)) => {}
+                Ok(Some(message)) => {
+                    if let Err(reason) = self.shared.heard(message) {
+                        return Ended::Refused(reason);
+                    }
+                }
                 Ok(None) => return closed().into(),
                 Err(error) => return error.into(),
             }
