@@ -23,6 +23,8 @@ pub(super) struct Pool {
     /// How many wait of a kit; 0 for none.
     size: usize,
     dir: PathBuf,
+    /// What sets its folders apart from those of other daemons' on this state directory: a folder is the mark of what began in it, and an attempt of before may be at work yet.
+    series: String,
     state: Mutex<State>,
 }
 
@@ -45,14 +47,17 @@ pub(super) struct Engaged {
 
 impl Pool {
     /// A pool of so many of a kit, whose folders are under that of the attempts. What an earlier daemon's left there goes.
-    pub(super) fn new(size: u32, attempts_dir: &std::path::Path) -> Self {
+    pub(super) fn new(size: u32, attempts_dir: &std::path::Path, entropy: fn(&mut [u8])) -> Self {
+        let mut series = [0; 8];
+        entropy(&mut series);
         let dir = attempts_dir.join(FOLDER);
         if let Err(error) = std::fs::remove_dir_all(&dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             warn!(path = %dir.display(), %error, "what waiting workers left cannot be cleared away");
         }
-        Self { size: usize::try_from(size).unwrap_or(usize::MAX), dir, state: Mutex::default() }
+        let series = format!("{:016x}", u64::from_le_bytes(series));
+        Self { size: usize::try_from(size).unwrap_or(usize::MAX), dir, series, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,7 +87,7 @@ impl Pool {
         loop {
             let number = self.lock().begin(kit, self.size);
             let Some(number) = number else { return };
-            let started = executor.start_ahead(kit, &self.dir.join(number.to_string())).await;
+            let started = executor.start_ahead(kit, &self.dir.join(format!("{}-{number}", self.series))).await;
             let mut late = None;
             let goes_on = {
                 let mut state = self.lock();

@@ -156,7 +156,7 @@ impl Supervisor {
         let Parts { store, artifacts, clock, executor, inventory } = parts;
         let logs = LogKeeper::new(config.logs)?;
         let shared = Shared {
-            ahead: ahead::Pool::new(config.ahead, &config.attempts_dir),
+            ahead: ahead::Pool::new(config.ahead, &config.attempts_dir, config.entropy),
             durable_uri: OnceLock::new(),
             config,
             store,

@@ -120,3 +120,29 @@ fn one_that_is_gone_is_nobodys_misfortune_and_time_counts_from_the_job() {
     let late = shell(&daemon, &["-t", "1s"], "sleep 1000");
     assert_eq!(daemon.wait_for(&late, "failed")["exit_class"], json!("timeout"));
 }
+
+/// Seen in a storm of kills: folders were numbered from 1 by each daemon, and what an attempt had left behind was looked for by the folder in which its worker had once waited.
+#[test]
+fn the_end_of_an_adopted_worker_harms_none_that_was_started_ahead_since() {
+    let mut daemon = with(Worker::Fake, 1);
+    let start = |daemon: &mut Daemon, name: &str| {
+        let short = daemon.submit(&specs::fake("short", "obey"));
+        daemon.wait_for(&short, "succeeded");
+        waiting(daemon, 1);
+        let id = daemon.submit(&specs::fake(name, "steps:10000000:5"));
+        let job = daemon.wait_until(&id, "runs", |job| worker_pid(job).is_some());
+        (id, worker_pid(&job).unwrap())
+    };
+    let (before, first) = start(&mut daemon, "before");
+    daemon.kill();
+    daemon.start();
+    let (since, second) = start(&mut daemon, "since");
+    processes::kill(first);
+    daemon.wait_until(&before, "is tried again", |job| job["attempt"] == 2 && worker_pid(job).is_some());
+    assert!(processes::is_alive(second), "another job's worker was killed");
+    assert_eq!(daemon.job(&since)["attempt"], 1);
+    for id in [before, since] {
+        daemon.client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).ok();
+        daemon.wait_for(&id, "cancelled");
+    }
+}
