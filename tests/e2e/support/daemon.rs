@@ -31,6 +31,8 @@ pub struct Setup {
     pub variables: BTreeMap<String, String>,
     /// The state directory; one in a folder of the daemon's own when absent.
     pub state_dir: Option<PathBuf>,
+    /// The program that runs it, with its arguments; it must become the daemon, or be a debugger in its back.
+    pub under: Vec<String>,
 }
 
 impl Setup {
@@ -48,6 +50,7 @@ impl Setup {
             settings: settings.map(str::to_owned).to_vec(),
             variables: BTreeMap::new(),
             state_dir: None,
+            under: Vec::new(),
         }
     }
 
@@ -98,15 +101,35 @@ impl Daemon {
 
     /// Starts it again, on the same state directory, and waits until it answers.
     pub fn start(&mut self) {
+        self.begin();
+        assert!(self.answers(), "the daemon ended\n{}", self.log());
+    }
+
+    /// Starts it again, and does not wait.
+    pub fn begin(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut child = self.spawn();
-        until("the daemon answers", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the daemon ended: {status}\n{}", self.log());
+        self.child = Some(self.spawn());
+    }
+
+    /// Waits until it answers, or has ended: then it runs no more.
+    pub fn answers(&mut self) -> bool {
+        let answers = until("the daemon answers", || {
+            if self.has_ended() {
+                return Some(false);
             }
-            self.client.send("GET", "/v1/daemon", "").ok().filter(|answer| answer.status == 200)
+            let answer = self.client.send("GET", "/v1/daemon", "").ok()?;
+            (answer.status == 200).then_some(true)
         });
-        self.child = Some(child);
+        answers && !self.has_ended()
+    }
+
+    /// Whether it has ended by itself, or by somebody else.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
     }
 
     /// Starts it, and returns how it ended and all that it has said: for daemons that must not come up.
@@ -122,7 +145,9 @@ impl Daemon {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(programs::mld());
+        let mut words = self.setup.under.iter().map(AsRef::as_ref).chain([programs::mld().as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the daemon"));
+        command.args(words);
         command.arg("--state-dir").arg(&self.state_dir).arg("--worker").arg(&self.setup.worker);
         for assignment in &self.setup.settings {
             command.arg("--set").arg(assignment);
