@@ -6,6 +6,8 @@
 #[path = "../support/chance.rs"]
 mod chance;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod history;
@@ -16,8 +18,14 @@ mod points;
 #[cfg(test)]
 mod power;
 #[cfg(test)]
+mod reuse;
+#[cfg(test)]
+mod stale;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../e2e/support/mod.rs"]
 mod support;
+#[cfg(test)]
+mod training;
