@@ -52,7 +52,7 @@ pub(super) async fn submit(
 ) -> Result<Response, Failure> {
     let SubmitArrayRequest { spec, key, sweep, metric, halving, parallel, dry_run, hold } = request;
     submit::check_key(&key)?;
-    let spec = submit::read(&spec, api.config.max_spec_bytes)?;
+    let spec = submit::read(&spec, api.policy().max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;
     let design = Design { sweep, metric, halving, parallel };
     let asked = digest(&spec, &design, hold)?;
@@ -108,14 +108,14 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
     if !problems.is_empty() {
         return Err(Failure::mistakes("array", problems));
     }
-    let size = bounded(&design.sweep, api.config.max_array)?;
+    let size = bounded(&design.sweep, api.policy().max_array)?;
     let awaited = u64::from(size).saturating_mul(spec.after.len() as u64);
     if awaited > MAX_AWAITED {
         let message = format!("{size} jobs that wait for {} others each are too many", spec.after.len());
         let hint = "have one job wait for those, and the array wait for that one";
         return Err(Failure::new(ErrorCode::TooLarge, message, hint));
     }
-    let (design, machine) = (design.clone(), api.supervisor.machine().clone());
+    let (design, machine) = (design.clone(), api.supervisor.machine());
     // Ten thousand specs take longer than other requests should wait for.
     let made = tokio::task::spawn_blocking(move || members(&spec, &design, size, &machine)).await;
     let (mut members, mut mistakes) =

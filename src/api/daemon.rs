@@ -1,4 +1,4 @@
-//! Handlers about the daemon itself: what it is, its drain and its stop. Called by the router.
+//! Handlers about the daemon itself: what it is, its settings read again, its drain and its stop. Called by the router.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use axum::{Extension, Json, extract::State};
 use tracing::info;
 
 use super::{
-    Context, Shared,
+    Context, Reloaded, Shared,
     error::Failure,
     extract::Sent,
     permit::Peer,
-    types::{DaemonView, DispatchView, DrainRequest, ErrorCode, ResumeView, SCHEMA, StopView},
+    types::{DaemonView, DispatchView, DrainRequest, ErrorCode, ReloadView, ResumeView, SCHEMA, StopView},
     view,
 };
 use crate::scheduler::dispatch::DAMAGED_HINT;
@@ -48,6 +48,18 @@ pub(super) async fn drain(
     let DrainRequest { patience_seconds, stop } = request;
     api.dispatch.drain(peer.uid, patience_seconds.map(Duration::from_secs), stop).await;
     Json(api.dispatch_view())
+}
+
+/// `POST /v1/daemon/reload`. A mistake changes nothing.
+pub(super) async fn reload(State(api): State<Context>) -> Result<Json<ReloadView>, Failure> {
+    let reload = api.reload.clone();
+    let read = tokio::task::spawn_blocking(move || reload()).await;
+    let read = read.map_err(|error| Failure::internal("the settings cannot be read", &error))?;
+    let Reloaded { applied, pending } = read.map_err(|why| {
+        let hint = "correct them and reload again; until then the settings that were in force stay so";
+        Failure::new(ErrorCode::SettingsInvalid, why, hint)
+    })?;
+    Ok(Json(ReloadView { schema: SCHEMA, applied, pending }))
 }
 
 /// `POST /v1/daemon/resume`.

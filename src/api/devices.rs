@@ -43,7 +43,8 @@ pub(super) async fn assign(
 
 /// The UUID of the GPU that is meant: by its index, its UUID, or the beginning of that where no other's begins so.
 fn find(api: &Shared, reference: &str) -> Result<String, Failure> {
-    let gpus = &api.supervisor.machine().gpus;
+    let machine = api.supervisor.machine();
+    let gpus = &machine.gpus;
     let exact = gpus.iter().find(|gpu| gpu.uuid == reference || gpu.index.to_string() == reference);
     if let Some(gpu) = exact {
         return Ok(gpu.uuid.clone());

@@ -57,7 +57,7 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
         space(&api.config.state_dir).await,
         storage,
         storage_time,
-        roots(&api.config.data_roots).await,
+        roots(&api.policy().data_roots).await,
         worker(&api.config.programs.worker).await,
         commands(&api).await,
         gpus(&api).await,
@@ -237,7 +237,7 @@ async fn worker(path: &Path) -> CheckView {
 /// A machine without command jobs works as well.
 async fn commands(api: &Shared) -> CheckView {
     const NAME: &str = "command worker";
-    if !api.config.commands.enabled {
+    if !api.policy().commands.enabled {
         return ok(NAME, "command jobs are switched off");
     }
     let hint = "name the program in commands.executable of mld, or set commands.enabled = false";

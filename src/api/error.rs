@@ -72,7 +72,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::Ambiguous | ErrorCode::IsArray | ErrorCode::WrongState | ErrorCode::KeyConflict => {
             StatusCode::CONFLICT
         }
-        ErrorCode::SpecInvalid => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::SpecInvalid | ErrorCode::SettingsInvalid => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,

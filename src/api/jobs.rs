@@ -243,14 +243,14 @@ impl Shared {
         Scene {
             now: self.clock.now(),
             names: self.users.names(),
-            machine: self.supervisor.machine().clone(),
+            machine: (*self.supervisor.machine()).clone(),
             free: self.supervisor.free(),
             occupants: self.supervisor.occupants(),
             through: Vec::new(),
             awaited: BTreeMap::new(),
             standing: self.dispatch.standing(),
             outlook: None,
-            grace_seconds: self.config.grace_seconds,
+            grace_seconds: self.policy().grace_seconds,
         }
     }
 

@@ -34,7 +34,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mlctl_artifacts::Stores;
-use tokio::{net::UnixListener, sync::Semaphore};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use permit::Commands;
@@ -62,10 +65,19 @@ pub struct Config {
     pub workers_socket: PathBuf,
     /// The prefix of all objects, without a slash at its end.
     pub storage_url: String,
-    /// Folders that `file://` URIs of a spec may name. Empty: any.
-    pub data_roots: Vec<PathBuf>,
     /// The workers' programs.
     pub programs: Programs,
+    /// What may change while the daemon runs.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// How long clients are waited for.
+    pub patience: Patience,
+}
+
+/// What of it may change while the daemon runs.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Folders that `file://` URIs of a spec may name. Empty: any.
+    pub data_roots: Vec<PathBuf>,
     /// Who may submit command jobs.
     pub commands: Commands,
     /// Jobs that may wait.
@@ -76,8 +88,18 @@ pub struct Config {
     pub max_array: u32,
     /// Seconds from the order to stop to SIGKILL, for messages.
     pub grace_seconds: u32,
-    /// How long clients are waited for.
-    pub patience: Patience,
+}
+
+/// Has the daemon read its settings again: what came of it, or what is wrong with them. Blocks for as long as it takes to read a small file.
+pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
+
+/// Settings that were read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys that have changed and hold from now on.
+    pub applied: Vec<String>,
+    /// Keys that have changed and hold from the daemon's next start on.
+    pub pending: Vec<String>,
 }
 
 /// How long clients are waited for.
@@ -116,6 +138,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Cancelled to ask the daemon to stop.
     pub stop_daemon: CancellationToken,
+    /// Has the settings read again.
+    pub reload: Reload,
 }
 
 /// The API.
@@ -136,6 +160,7 @@ struct Shared {
     vault: Vault,
     clock: Arc<dyn Clock>,
     stop_daemon: CancellationToken,
+    reload: Reload,
     /// Ends the API itself.
     stop: CancellationToken,
     started_at: Timestamp,
@@ -149,13 +174,20 @@ struct Shared {
     tasks: TaskTracker,
 }
 
+impl Shared {
+    /// What holds at this moment.
+    fn policy(&self) -> Arc<Policy> {
+        self.config.policy.borrow().clone()
+    }
+}
+
 impl Api {
     /// Makes an API that serves nobody yet. `stop` ends it.
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { store, supervisor, observer, dispatch, artifacts, vault, clock, stop_daemon } = parts;
+        let Parts { store, supervisor, observer, dispatch, artifacts, vault, clock, stop_daemon, reload } = parts;
         let shared = Shared {
-            room: Room::new(config.max_queued),
+            room: Room::default(),
             started_at: clock.now(),
             config,
             store,
@@ -166,6 +198,7 @@ impl Api {
             vault,
             clock,
             stop_daemon,
+            reload,
             stop,
             owner: Uid(rustix::process::geteuid().as_raw()),
             users: Users::new(),

@@ -19,7 +19,7 @@ const ROOT: Uid = Uid(0);
 const EVERYBODY: &str = "*";
 
 /// Who may submit command jobs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Commands {
     /// Whether anybody may.
     pub enabled: bool,
@@ -47,7 +47,7 @@ impl Commands {
 /// Refuses a spec that this user may not submit.
 pub(super) fn check_spec(api: &Shared, peer: Peer, spec: &JobSpec) -> Result<(), Failure> {
     match &spec.work {
-        Work::Command(_) => api.config.commands.check(peer, api.owner, |name| api.users.find(name)),
+        Work::Command(_) => api.policy().commands.check(peer, api.owner, |name| api.users.find(name)),
         Work::Train(_) | Work::Infer(_) => Ok(()),
     }
 }

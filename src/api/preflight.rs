@@ -23,7 +23,7 @@ use crate::{
 /// Checks what the spec names, adds what is wrong to `problems`, and puts into the spec what is to be kept: URIs for paths, a model for a job.
 pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
     after::resolve(api, spec, problems).await?;
-    let roots = canonical(&api.config.data_roots).await;
+    let roots = canonical(&api.policy().data_roots).await;
     match &mut spec.work {
         Work::Train(train) => {
             if let Some(init) = &mut train.init {

@@ -106,6 +106,7 @@ fn all() -> Vec<Route> {
         post("/v1/devices/{device}", devices::assign),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/drain", daemon::drain),
+        post("/v1/daemon/reload", daemon::reload),
         post("/v1/daemon/resume", daemon::resume),
         post("/v1/daemon/stop", daemon::stop),
         get("/v1/db/backups", db::backups).within(LONG_LIMIT),

@@ -42,7 +42,7 @@ pub(super) async fn add(
 ) -> Result<Response, Failure> {
     api.check_sound()?;
     let AddScheduleRequest { name, cron, zone, spec } = request;
-    let mut spec = submit::read(&spec, api.config.max_spec_bytes)?;
+    let mut spec = submit::read(&spec, api.policy().max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;
     let name = name.unwrap_or_else(|| spec.name.clone());
     let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();

@@ -1,6 +1,6 @@
 //! `POST /v1/jobs`: a spec is read, checked and kept. Called by the router. The rules are `domain::rules`', the files are `preflight`'s; here is the order of it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use axum::{
     Extension, Json,
@@ -43,7 +43,7 @@ pub(super) async fn submit(
 ) -> Result<Response, Failure> {
     let SubmitRequest { spec, key, dry_run, hold } = request;
     check_key(&key)?;
-    let mut spec = read(&spec, api.config.max_spec_bytes)?;
+    let mut spec = read(&spec, api.policy().max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;
     let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
     let hold = hold.then_some(Hold { by: peer.uid, reason: None, not_before: None });
@@ -97,7 +97,7 @@ async fn admit(api: &Shared, spec: &mut JobSpec, dry_run: bool) -> Result<(), Fa
 /// Everything that is wrong with a spec here and now. What it names outside itself is put in its place.
 pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Problem>, Failure> {
     let mut problems = rules::problems(spec);
-    problems.extend(too_large(&spec.resources, api.supervisor.machine()));
+    problems.extend(too_large(&spec.resources, &api.supervisor.machine()));
     problems.extend(queues::problem(api, &spec.queue, &spec.resources));
     problems.extend(too_late(spec, api.clock.now()));
     let mut outside = Vec::new();
@@ -193,34 +193,34 @@ pub(super) fn too_large(needs: &Resources, machine: &Machine) -> Option<Problem>
 
 /// How many more jobs may wait. Counted down with every submit and read again from the store's counters when used up, so that a submit costs no read. Jobs that
 /// start in the meantime only make more room.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Room {
-    max: u32,
+    /// Of how many at most.
+    max: AtomicU32,
     left: AtomicI64,
 }
 
 impl Room {
-    pub(super) const fn new(max: u32) -> Self {
-        Self { max, left: AtomicI64::new(0) }
-    }
-
     /// Takes the places of so many jobs, or none.
     pub(super) async fn take(&self, api: &Shared, jobs: u32) -> Result<(), Failure> {
         api.check_sound()?;
-        let jobs = i64::from(jobs);
+        let (jobs, max) = (i64::from(jobs), api.policy().max_queued);
+        if self.max.swap(max, Ordering::Relaxed) != max {
+            self.left.store(0, Ordering::Relaxed);
+        }
         if self.left.fetch_sub(jobs, Ordering::Relaxed) >= jobs {
             return Ok(());
         }
         let queued = api.store.waiting().await?;
-        let left = i64::from(self.max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
+        let left = i64::from(max).saturating_sub(i64::try_from(queued).unwrap_or(i64::MAX));
         let fits = left >= jobs;
         self.left.store(if fits { left.saturating_sub(jobs) } else { 0 }, Ordering::Relaxed);
         if fits {
             return Ok(());
         }
         let message = match jobs {
-            1 => format!("{queued} jobs wait, and no more than {} may", self.max),
-            _ => format!("{queued} jobs wait, and {jobs} more would be more than the {} that may", self.max),
+            1 => format!("{queued} jobs wait, and no more than {max} may"),
+            _ => format!("{queued} jobs wait, and {jobs} more would be more than the {max} that may"),
         };
         Err(Failure::new(ErrorCode::Busy, message, "try again when some have run, or raise limits.max_queued of mld"))
     }

@@ -36,7 +36,7 @@ pub use checkpoints::{
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{
     CheckStatus, CheckView, DaemonView, DispatchState, DispatchView, DoctorView, DrainRequest, DrainView, FrozenView,
-    ResumeView, StopView,
+    ReloadView, ResumeView, StopView,
 };
 pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView, DbCheckView, RestoreView};
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};

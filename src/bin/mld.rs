@@ -19,6 +19,7 @@ use mlctl::{
         clock::SystemClock,
         logging,
         offline::{self, Task},
+        reload::Source,
         signals::{self, Stop},
     },
 };
@@ -197,11 +198,17 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
         show(&settings);
         return Ok(());
     }
-    logging::start(&settings.log.level, settings.log.format).map_err(|error| usage(error.to_string()))?;
+    let level = logging::start(&settings.log.level, settings.log.format).map_err(|error| usage(error.to_string()))?;
     let clock = clock(&environment)?;
     let stop = Stop::default();
-    let surroundings =
-        Surroundings { clock: Arc::new(clock), environment: std::env::vars_os().collect(), s3, stop: stop.clone() };
+    let surroundings = Surroundings {
+        clock: Arc::new(clock),
+        environment: std::env::vars_os().collect(),
+        s3,
+        stop: stop.clone(),
+        source: source(flags, environment),
+        level,
+    };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         signals::install(stop).map_err(DaemonError::Signals)?;
@@ -217,10 +224,24 @@ fn start(flags: &Flags) -> Result<(), Complaint> {
     })
 }
 
+/// Reads the settings as they were read at the start.
+fn source(flags: &Flags, environment: Environment) -> Source {
+    let (overrides, worker) = overrides(flags);
+    Arc::new(move || Ok(load(&overrides, worker.as_ref(), &environment)?))
+}
+
 fn settings(flags: &Flags, environment: &Environment) -> Result<Settings, Complaint> {
+    let (overrides, worker) = overrides(flags);
+    load(&overrides, worker.as_ref(), environment).map_err(|error| unusable(&error))
+}
+
+fn overrides(flags: &Flags) -> (Overrides, Option<PathBuf>) {
     let Flags { config, state_dir, set, worker, check: _, verb: _ } = flags;
-    let overrides = Overrides { config: config.clone(), state_dir: state_dir.clone(), set: set.clone() };
-    let mut settings = config::load(&overrides, environment).map_err(|error| unusable(&error))?;
+    (Overrides { config: config.clone(), state_dir: state_dir.clone(), set: set.clone() }, worker.clone())
+}
+
+fn load(overrides: &Overrides, worker: Option<&PathBuf>, environment: &Environment) -> Result<Settings, ConfigError> {
+    let mut settings = config::load(overrides, environment)?;
     if let Some(worker) = worker {
         settings.workers.command = environment.absolute(worker);
     }

@@ -82,7 +82,7 @@ impl Exit {
             ErrorCode::Ambiguous | ErrorCode::IsArray | ErrorCode::WrongState | ErrorCode::KeyConflict => {
                 Self::Conflict
             }
-            ErrorCode::SpecInvalid | ErrorCode::TooLarge => Self::Invalid,
+            ErrorCode::SpecInvalid | ErrorCode::SettingsInvalid | ErrorCode::TooLarge => Self::Invalid,
             ErrorCode::NotPermitted => Self::NotPermitted,
             ErrorCode::Stopping => Self::Unreachable,
             ErrorCode::Timeout

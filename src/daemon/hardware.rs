@@ -75,7 +75,7 @@ fn is(special: &GpuSettings, gpu: &Gpu) -> bool {
 }
 
 /// What the kernel counts, in MiB.
-fn all_memory_mib() -> u32 {
+pub(super) fn all_memory_mib() -> u32 {
     let info = rustix::system::sysinfo();
     let bytes = info.totalram.saturating_mul(u64::from(info.mem_unit));
     u32::try_from(bytes / MIB).unwrap_or(u32::MAX)

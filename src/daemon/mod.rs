@@ -7,6 +7,7 @@ mod hardware;
 pub mod lock;
 pub mod logging;
 pub mod offline;
+pub mod reload;
 pub mod run;
 mod service_manager;
 pub mod signals;

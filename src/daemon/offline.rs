@@ -11,6 +11,7 @@ use mlctl_artifacts::{Stores, uri};
 use mlctl_protocol::s3::S3Access;
 use rustix::fs::Mode;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::{
     entropy,
@@ -20,7 +21,7 @@ use crate::{
     api::types::{BackupList, BackupView, DbCheckView, RestoreView},
     config::Settings,
     domain::Clock,
-    vault::{self, Source, Vault, VaultError},
+    vault::{self, Plan, Source, Vault, VaultError},
 };
 
 /// How long after a daemon's start no backup is made by itself.
@@ -105,16 +106,22 @@ impl OfflineError {
     }
 }
 
-/// Where a daemon with these settings has its backups.
+/// When a daemon with these settings makes backups by itself.
 #[must_use]
-pub fn vault(settings: &Settings, stores: Stores, clock: Arc<dyn Clock>) -> Vault {
+pub const fn plan(settings: &Settings) -> Plan {
+    Plan { every_hours: settings.backup.every_hours, keep: settings.backup.keep, settle: SETTLE }
+}
+
+/// Where a daemon with these settings has its backups; when it makes them.
+#[must_use]
+pub fn vault(settings: &Settings, plan: watch::Receiver<Plan>, stores: Stores, clock: Arc<dyn Clock>) -> Vault {
     let storage_url = settings.storage.url.trim_end_matches('/').to_owned();
     let usual = mlctl_artifacts::keys::backups_uri(&storage_url);
     let config = vault::Config {
         database: settings.database.clone(),
         backups_url: settings.backup.url.clone().unwrap_or(usual),
         storage_url,
-        plan: vault::Plan { every_hours: settings.backup.every_hours, keep: settings.backup.keep, settle: SETTLE },
+        plan,
         entropy: entropy::fill,
     };
     Vault::new(config, stores, clock)
@@ -131,7 +138,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
 ) -> Result<Answer, OfflineError> {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let vault = vault(settings, Stores::with_s3(s3), clock);
+    let vault = vault(settings, watch::Sender::new(plan(settings)).subscribe(), Stores::with_s3(s3), clock);
     let lock = || StateLock::take(&settings.state_dir);
     match task {
         Task::Check(None) => {

@@ -13,7 +13,11 @@ use std::{
 use mlctl_artifacts::Stores;
 use mlctl_protocol::s3::S3Access;
 use rustix::fs::Mode;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,14 +25,17 @@ use super::{
     entropy,
     hardware::{self, Hardware},
     lock::{LockError, StateLock},
-    offline, service_manager,
+    logging::Level,
+    offline,
+    reload::{self, Knobs, Reloader, Source},
+    service_manager,
     signals::Stop,
     socket::{self, Audience, SocketError},
 };
 use crate::{
-    api::{self, Api},
-    config::{SchedulerSettings, Settings},
-    domain::{Clock, Machine, retention::Retention, share::FairShare},
+    api::{self, Api, Policy},
+    config::Settings,
+    domain::Clock,
     scheduler::{
         self, Dispatch, Observer, Scheduler,
         cron::{self, Cron},
@@ -58,8 +65,12 @@ pub struct Surroundings {
     pub environment: Vec<(OsString, OsString)>,
     /// The way into the S3 store, where there is one.
     pub s3: Option<S3Access>,
-    /// When to stop.
+    /// When to stop, and when to read the settings again.
     pub stop: Stop,
+    /// Where the settings are read from again.
+    pub source: Source,
+    /// How much is logged.
+    pub level: Level,
 }
 
 /// Why the daemon did not start, or ended otherwise than by being asked to.
@@ -154,7 +165,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     make_folder(&settings.state_dir)?;
     let _lock = StateLock::take(&settings.state_dir)?;
     make_folder(&settings.attempts_dir)?;
-    let Surroundings { clock, environment, s3, stop } = surroundings;
+    let Surroundings { clock, environment, s3, stop, source, level } = surroundings;
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
     let store = open(&settings, &clock).await?;
     let Hardware { machine, programs, inventory } = hardware::look(&settings).map_err(DaemonError::Devices)?;
@@ -168,8 +179,9 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         executor: Arc::new(executor) as Arc<dyn Executor>,
         inventory,
     };
+    let knobs = Knobs::new(&settings, &machine);
     let part_stop = CancellationToken::new();
-    let supervisor = Supervisor::new(supervision(&settings, machine, s3), parts, part_stop.clone())
+    let supervisor = Supervisor::new(supervision(&settings, knobs.tuning.subscribe(), s3), parts, part_stop.clone())
         .map_err(DaemonError::Supervise)?;
     let handle = supervisor.handle();
     let adoption = supervisor.adopt().await.map_err(of_store)?;
@@ -177,28 +189,30 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let (workers, _workers_bound) = socket::listen(&settings.workers_socket, Audience::Owner)?;
     let (clients, _clients_bound) = socket::listen(&settings.socket, audience)?;
     let dispatch = Dispatch::new(store.clone(), clock.clone());
-    let observer = Observer::new(store.clone(), handle.clone(), share(&settings.scheduler));
+    let observer = Observer::new(store.clone(), handle.clone(), knobs.share.subscribe());
+    let min_run = knobs.min_run.subscribe();
+    let vault = offline::vault(&settings, knobs.plan.subscribe(), artifacts.clone(), clock.clone());
+    let service = service(&settings, programs, knobs.policy.subscribe());
+    let reloader = Reloader::new((source, level), knobs, handle.clone(), settings.clone());
     let api_parts = api::Parts {
         store: store.clone(),
         supervisor: handle.clone(),
         observer: observer.clone(),
         dispatch: dispatch.clone(),
-        vault: offline::vault(&settings, artifacts.clone(), clock.clone()),
+        vault,
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
+        reload: reloader.handle(),
     };
-    let loops = loops(&settings, &api_parts, &part_stop);
-    let api = Api::new(service(&settings, programs), api_parts, part_stop.clone());
-    let min_run = Duration::from_secs(settings.workers.min_run_seconds.into());
-    let scheduler =
-        Scheduler { store: store.clone(), supervisor: handle, observer, dispatch: dispatch.clone(), clock, min_run };
+    let loops = loops(&reloader.knobs, &api_parts, (&stop.reload, &part_stop));
+    let api = Api::new(service, api_parts, part_stop.clone());
+    let scheduler = Scheduler { store: store.clone(), supervisor: handle, observer, dispatch, clock, min_run };
     // In the order in which they end: nobody may ask for anything any more before those who would do it are gone.
     let mut running = vec![Part::spawn("api", api.run(clients))];
     running.extend(loops);
     running.push(Part::spawn("supervisor", supervisor.run(workers)));
     running.push(Part::spawn("scheduler", scheduler::run(scheduler, part_stop.clone())));
-    running.push(Part::spawn("status", service_manager::tell_status(dispatch.changes(), part_stop.clone())));
     running.push(Part::spawn("watchdog", service_manager::watchdog(part_stop.clone())));
     info!(
         socket = %settings.socket.display(), pid = std::process::id(), adopted = adoption.adopted, ended = adoption.ended,
@@ -206,27 +220,35 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     );
     service_manager::ready();
     let outcome = serve(running, &stop, &part_stop).await;
+    close(&store, &stop).await;
+    outcome
+}
+
+async fn close(store: &Store, stop: &Stop) {
     if timeout(STOP_LIMIT, stop.hard.run_until_cancelled(store.close())).await.is_err() {
         warn!("the database did not close in time");
     }
     info!("mld has stopped; workers go on");
-    outcome
 }
 
 /// What is done by the clock, or when something has changed, besides starting jobs.
-fn loops(settings: &Settings, parts: &api::Parts, stop: &CancellationToken) -> Vec<Part> {
-    let api::Parts { store, supervisor, dispatch, vault, clock, stop_daemon, .. } = parts.clone();
-    let cron = timer(settings, &store, &clock);
-    let keeper = keeper(settings, parts);
+fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &CancellationToken)) -> Vec<Part> {
+    let api::Parts { store, supervisor, dispatch, vault, clock, stop_daemon, reload, .. } = parts.clone();
+    let (zones, max_queued) = (jiff::tz::db().clone(), knobs.max_queued.subscribe());
+    let cron = Cron { store: store.clone(), clock: clock.clone(), zones, max_queued };
+    let retention = knobs.retention.subscribe();
+    let keeper = Keeper { store: store.clone(), supervisor: supervisor.clone(), clock: clock.clone(), retention };
     let deadlines = Deadlines { store: store.clone(), clock };
-    let check_every = Duration::from_secs(u64::from(settings.check_hours) * 3600);
+    let check_every = knobs.check_every.subscribe();
     vec![
         Part::spawn("cron", cron::run(cron, dispatch.clone(), stop.clone())),
         Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
         Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),
         Part::spawn("drain", drain::run(dispatch.clone(), supervisor, stop_daemon, stop.clone())),
+        Part::spawn("status", service_manager::tell_status(dispatch.changes(), stop.clone())),
         Part::spawn("scan", scan::run(store, dispatch, check_every, stop.clone())),
+        Part::spawn("reload", reload::run(reload, asked.clone(), stop.clone())),
     ]
 }
 
@@ -237,21 +259,6 @@ async fn open(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store, Daem
     }
     let opened = Store::open(&settings.database, clock.clone(), entropy::fill).await;
     opened.map_err(|source| DaemonError::Store { path: settings.database.clone(), source })
-}
-
-/// Who submits what schedules say.
-fn timer(settings: &Settings, store: &Store, clock: &Arc<dyn Clock>) -> Cron {
-    let (store, clock, zones) = (store.clone(), clock.clone(), jiff::tz::db().clone());
-    Cron { store, clock, zones, max_queued: settings.limits.max_queued }
-}
-
-/// How much use counts in the line.
-const fn share(settings: &SchedulerSettings) -> FairShare {
-    FairShare {
-        points: settings.fair_share_points,
-        half_life_hours: settings.fair_share_half_life_hours,
-        gpu_cores: settings.fair_share_gpu_cores,
-    }
 }
 
 /// A task that lives as long as the daemon.
@@ -293,53 +300,34 @@ fn make_folder(path: &Path) -> Result<(), DaemonError> {
     made.map_err(|source| DaemonError::Folder { path: path.to_owned(), source })
 }
 
-fn supervision(settings: &Settings, machine: Machine, s3: Option<S3Access>) -> supervisor::Config {
+fn supervision(
+    settings: &Settings,
+    tuning: watch::Receiver<supervisor::Tuning>,
+    s3: Option<S3Access>,
+) -> supervisor::Config {
     let workers = &settings.workers;
-    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     supervisor::Config {
         attempts_dir: settings.attempts_dir.clone(),
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
         s3,
-        has_commands: settings.commands.enabled,
-        machine,
+        tuning,
         heartbeat_seconds: workers.heartbeat_seconds,
-        grace: seconds(workers.grace_seconds),
-        limits: supervisor::Limits {
-            lease: seconds(workers.lease_seconds),
-            hang: (workers.hang_seconds > 0).then(|| seconds(workers.hang_seconds)),
-        },
         logs: LogBounds { max_bytes: workers.log_max_bytes, files: workers.log_files },
         ahead: workers.ahead,
         entropy: entropy::fill,
     }
 }
 
-/// Who removes finished jobs by the settings.
-fn keeper(settings: &Settings, parts: &api::Parts) -> Keeper {
-    let kept = &settings.retention;
-    Keeper {
-        store: parts.store.clone(),
-        supervisor: parts.supervisor.clone(),
-        clock: parts.clock.clone(),
-        retention: Retention { days: kept.finished_days, jobs: kept.finished_jobs },
-    }
-}
-
-fn service(settings: &Settings, programs: Programs) -> api::Config {
+fn service(settings: &Settings, programs: Programs, policy: watch::Receiver<Arc<Policy>>) -> api::Config {
     api::Config {
         state_dir: settings.state_dir.clone(),
         socket: settings.socket.clone(),
         group_access: settings.group_access,
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
-        data_roots: settings.storage.data_roots.clone(),
         programs,
-        commands: api::Commands { enabled: settings.commands.enabled, users: settings.commands.users.clone() },
-        max_queued: settings.limits.max_queued,
-        max_spec_bytes: settings.limits.max_spec_bytes,
-        max_array: settings.limits.max_array,
-        grace_seconds: settings.workers.grace_seconds,
+        policy,
         patience: api::Patience::default(),
     }
 }

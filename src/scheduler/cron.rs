@@ -34,7 +34,7 @@ pub struct Cron {
     /// The zones that schedules are read in.
     pub zones: TimeZoneDatabase,
     /// Jobs that may wait: a tick that would add one to so many waits for room itself.
-    pub max_queued: u32,
+    pub max_queued: watch::Receiver<u32>,
 }
 
 /// Submits jobs by schedule until `stop`; none while the database is known to be damaged, as it would be lost with it.
@@ -124,7 +124,7 @@ impl Rounds {
 
 impl Cron {
     async fn has_room(&self) -> Result<bool, StoreError> {
-        Ok(self.store.waiting().await? < u64::from(self.max_queued))
+        Ok(self.store.waiting().await? < u64::from(*self.max_queued.borrow()))
     }
 
     async fn turn(&self, schedule: &Schedule, now: Timestamp, has_room: bool) -> Result<Kept, StoreError> {
@@ -142,7 +142,7 @@ impl Cron {
         }
         let missed = turn.fire.and_then(|_| self.refusal(schedule));
         if turn.fire.is_some() && missed.is_none() && !has_room {
-            let most = self.max_queued;
+            let most = *self.max_queued.borrow();
             warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
             return Ok(Kept::Full);
         }

@@ -13,6 +13,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use mlctl_protocol::JobSpec;
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -135,7 +136,12 @@ impl Room {
 
 async fn cron(path: &std::path::Path, clock: &Arc<Hand>) -> Cron {
     let store = Store::open(path, clock.clone(), |bytes| bytes.fill(3)).await.unwrap();
-    Cron { store, clock: clock.clone(), zones: jiff::tz::db().clone(), max_queued: 1000 }
+    Cron {
+        store,
+        clock: clock.clone(),
+        zones: jiff::tz::db().clone(),
+        max_queued: watch::Sender::new(1000).subscribe(),
+    }
 }
 
 #[tokio::test]
@@ -269,14 +275,14 @@ async fn without_its_row_a_tick_would_fire_twice_and_be_found() {
 #[tokio::test]
 async fn a_tick_waits_for_room_in_the_queue_and_one_run_makes_up_for_all() {
     let mut room = Room::at("2026-06-01T12:00:00Z").await;
-    room.rounds.cron.max_queued = 1;
+    room.rounds.cron.max_queued = watch::Sender::new(1).subscribe();
     room.add("minutely", "* * * * *", "UTC").await;
     room.wake("2026-06-01T12:01:00Z").await;
     for moment in ["2026-06-01T12:02:00Z", "2026-06-01T12:03:00Z"] {
         assert!(room.wake(moment).await.is_full);
     }
     assert_eq!(room.ticks().await.len(), 1);
-    room.rounds.cron.max_queued = 2;
+    room.rounds.cron.max_queued = watch::Sender::new(2).subscribe();
     assert!(!room.wake("2026-06-01T12:03:30Z").await.is_full);
     assert_eq!(room.ticks().await, ["2026-06-01T12:01:00Z", "2026-06-01T12:03:00Z"]);
 }
@@ -295,12 +301,12 @@ async fn a_tick_whose_queue_takes_no_job_is_missed_with_the_reason_and_the_next_
     let set = async |room: &Room, edit| drop(room.store().edit_queue("night", edit, Uid(7)).await.unwrap());
     set(&room, flow(Flow::Draining)).await;
     // However full it is: nobody waits for room in a queue that takes nothing.
-    room.rounds.cron.max_queued = 0;
+    room.rounds.cron.max_queued = watch::Sender::new(0).subscribe();
     for moment in ["2026-06-01T12:01:00Z", "2026-06-01T12:02:00.5Z"] {
         let wait = room.wake(moment).await;
         assert!(!wait.is_full && wait.until.is_some(), "{wait:?}");
     }
-    room.rounds.cron.max_queued = 1000;
+    room.rounds.cron.max_queued = watch::Sender::new(1000).subscribe();
     set(&room, flow(Flow::Open)).await;
     room.wake("2026-06-01T12:03:00Z").await;
     set(&room, QueueEdit { cpus: Some(Change::Set(0)), ..QueueEdit::default() }).await;

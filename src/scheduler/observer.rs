@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::spec::Resources;
+use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
 use crate::{
@@ -27,7 +28,7 @@ const LOOKED_AT: SignedDuration = SignedDuration::from_millis(100);
 pub struct Observer {
     store: Store,
     supervisor: Handle,
-    share: FairShare,
+    share: watch::Receiver<FairShare>,
     past: Arc<Mutex<Past>>,
     seen: Arc<Mutex<Option<(Timestamp, Machine)>>>,
 }
@@ -42,7 +43,7 @@ struct Past {
 impl Observer {
     /// One that looks into this database and at this machine.
     #[must_use]
-    pub fn new(store: Store, supervisor: Handle, share: FairShare) -> Self {
+    pub fn new(store: Store, supervisor: Handle, share: watch::Receiver<FairShare>) -> Self {
         Self { store, supervisor, share, past: Arc::default(), seen: Arc::default() }
     }
 
@@ -74,7 +75,8 @@ impl Observer {
             let Resources { cpus, gpus, .. } = job.has;
             UseNow { user: job.user, cpus, gpus, since: job.started_at }
         });
-        let setbacks = self.share.setbacks(&self.past(now).await?, &uses.collect::<Vec<_>>(), now);
+        let share = *self.share.borrow();
+        let setbacks = share.setbacks(&self.past(now).await?, &uses.collect::<Vec<_>>(), now);
         for job in &mut ready {
             job.rank = job.rank.saturating_add(setbacks.get(&job.user).copied().unwrap_or_default());
         }
@@ -85,7 +87,7 @@ impl Observer {
     /// The machine, and, where somebody wants a GPU, what others do with those and who may have them.
     async fn machine(&self, now: Timestamp, are_gpus_wanted: bool) -> Result<Machine, StoreError> {
         if !are_gpus_wanted || self.supervisor.machine().gpus.is_empty() {
-            return Ok(self.supervisor.machine().clone());
+            return Ok(Machine::clone(&self.supervisor.machine()));
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, machine)) = seen
@@ -130,10 +132,11 @@ impl Observer {
     async fn past(&self, now: Timestamp) -> Result<Arc<[DayOfUse]>, StoreError> {
         let known = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_fresh = |read: Timestamp| now >= read && now.duration_since(read) < FRESH;
-        if self.share.points == 0 || known.read_at.is_some_and(is_fresh) {
+        let share = *self.share.borrow();
+        if share.points == 0 || known.read_at.is_some_and(is_fresh) {
             return Ok(known.days);
         }
-        let days: Arc<[DayOfUse]> = self.store.usage_since(self.share.oldest_day(now)).await?.into();
+        let days: Arc<[DayOfUse]> = self.store.usage_since(share.oldest_day(now)).await?.into();
         *self.past.lock().unwrap_or_else(PoisonError::into_inner) = Past { read_at: Some(now), days: days.clone() };
         Ok(days)
     }

@@ -101,7 +101,7 @@ impl Scheduler {
         let mut running: Vec<Job> = self.store.running().await?.into_iter().map(|(job, _)| job).collect();
         // What they had is free already.
         running.retain(|job| !vacated.contains(&job.id));
-        let least = SignedDuration::try_from(self.min_run).unwrap_or(SignedDuration::MAX);
+        let least = SignedDuration::try_from(*self.min_run.borrow()).unwrap_or(SignedDuration::MAX);
         let Way { victims, later } = way(
             head,
             (&snapshot.machine, &self.supervisor.free()),

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mlctl_protocol::JobId;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -34,23 +35,27 @@ pub struct Keeper {
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// What the settings say.
-    pub retention: Retention,
+    pub retention: watch::Receiver<Retention>,
 }
 
 /// Removes jobs until `stop`, and none while the database is known to be damaged; where all are kept, only waits for it.
-pub async fn run(keeper: Keeper, dispatch: Dispatch, stop: CancellationToken) {
-    if keeper.retention.keeps_all() {
-        return stop.cancelled().await;
-    }
+pub async fn run(mut keeper: Keeper, dispatch: Dispatch, stop: CancellationToken) {
     let mut changes = keeper.store.changes();
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
+        let retention = *keeper.retention.borrow_and_update();
+        if retention.keeps_all() {
+            if !matches!(stop.run_until_cancelled(keeper.retention.changed()).await, Some(Ok(()))) {
+                return stop.cancelled().await;
+            }
+            continue;
+        }
         if stop.run_until_cancelled(dispatch.sound()).await.is_none() {
             return;
         }
-        let (next, heeds_changes) = match keeper.round().await {
-            Ok(next) => (next, keeper.retention.jobs > 0 || next.is_none()),
+        let (next, heeds_changes) = match keeper.round(retention).await {
+            Ok(next) => (next, retention.jobs > 0 || next.is_none()),
             Err(error) => {
                 warn!(error = causes(&error), "finished jobs cannot be removed for the moment");
                 stop.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
@@ -61,6 +66,7 @@ pub async fn run(keeper: Keeper, dispatch: Dispatch, stop: CancellationToken) {
         let waited = async {
             tokio::select! {
                 // The sender lives in the store, which this loop holds.
+                Ok(()) = keeper.retention.changed() => {}
                 _ = changes.changed(), if heeds_changes => tokio::time::sleep(PAUSE).await,
                 () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
                 else => std::future::pending().await,
@@ -72,13 +78,13 @@ pub async fn run(keeper: Keeper, dispatch: Dispatch, stop: CancellationToken) {
 
 impl Keeper {
     /// Removes what is too old or too many. Returns when the oldest that is left will be too old.
-    async fn round(&self) -> Result<Option<Timestamp>, StoreError> {
+    async fn round(&self, retention: Retention) -> Result<Option<Timestamp>, StoreError> {
         loop {
             let (oldest, all) = self.store.oldest_finished(PIECE).await?;
             let moments: Vec<Timestamp> = oldest.iter().map(|(_, at)| *at).collect();
-            let expired = self.retention.expired(&moments, all, self.clock.now());
+            let expired = retention.expired(&moments, all, self.clock.now());
             if expired == 0 {
-                return Ok(moments.first().and_then(|first| self.retention.ends(*first)));
+                return Ok(moments.first().and_then(|first| retention.ends(*first)));
             }
             let (mut jobs, mut arrays) = (Vec::new(), Vec::new());
             for (finished, _) in oldest.iter().take(expired) {

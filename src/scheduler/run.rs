@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::JobId;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -42,7 +43,7 @@ pub struct Scheduler {
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// So long a job runs before it is asked to make way: that a device changes hands all the time helps nobody.
-    pub min_run: Duration,
+    pub min_run: watch::Receiver<Duration>,
 }
 
 /// Starts jobs until `stop`; a job that is being claimed then is still handed over.

@@ -3,15 +3,28 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::dispatch::Dispatch;
 use crate::store::Store;
 
+/// Waits for the next look.
+async fn pause(every: &mut watch::Receiver<Duration>) {
+    let since = Instant::now();
+    loop {
+        let due = *every.borrow_and_update();
+        tokio::select! {
+            Ok(()) = every.changed() => {}
+            () = tokio::time::sleep_until(since + due), if !due.is_zero() => return,
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// Looks until `stop`: once, and then again so long after the last look, where that is not zero.
-pub async fn run(store: Store, dispatch: Dispatch, every: Duration, stop: CancellationToken) {
+pub async fn run(store: Store, dispatch: Dispatch, mut every: watch::Receiver<Duration>, stop: CancellationToken) {
     loop {
         let begun = Instant::now();
         let Some(found) = stop.run_until_cancelled(store.scan()).await else { return };
@@ -20,11 +33,7 @@ pub async fn run(store: Store, dispatch: Dispatch, every: Duration, stop: Cancel
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(ms, "the whole database was looked through: nothing is wrong");
         }
-        if every.is_zero() {
-            debug!("the database is not looked through again");
-            return stop.cancelled().await;
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+        if stop.run_until_cancelled(pause(&mut every)).await.is_none() {
             return;
         }
     }

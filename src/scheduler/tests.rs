@@ -21,7 +21,7 @@ use crate::{
     domain::{Clock, Machine, Uid, event::ProcessIdentity, share::FairShare},
     store::{NewJob, Store},
     supervisor::{
-        Config, Limits, LogBounds, Parts, Supervisor,
+        Config, Limits, LogBounds, Parts, Supervisor, Tuning,
         executor::{Ended, Executor, Found, Kit, Signal, StartError, Worker},
     },
 };
@@ -108,16 +108,19 @@ impl Room {
             may_end: watch::Sender::new(may_end),
             pids: AtomicU64::new(1),
         });
+        let tuning = Tuning {
+            has_commands: true,
+            machine: Arc::new(Machine { cpus, ..Machine::default() }),
+            grace: Duration::from_secs(1),
+            limits: Limits { lease: Duration::from_secs(600), hang: None },
+        };
         let config = Config {
             attempts_dir: dir.path().join("attempts"),
             workers_socket: dir.path().join("workers.sock"),
             storage_url: format!("file://{}", dir.path().join("objects").display()),
             s3: None,
-            has_commands: true,
-            machine: Machine { cpus, ..Machine::default() },
+            tuning: watch::Sender::new(tuning).subscribe(),
             heartbeat_seconds: 1,
-            grace: Duration::from_secs(1),
-            limits: Limits { lease: Duration::from_secs(600), hang: None },
             logs: LogBounds { max_bytes: 1024, files: 2 },
             ahead: 0,
             entropy: |bytes| bytes.fill(9),
@@ -135,10 +138,10 @@ impl Room {
         let scheduler = Scheduler {
             store: store.clone(),
             supervisor: supervisor.handle(),
-            observer: Observer::new(store.clone(), supervisor.handle(), SHARE),
+            observer: Observer::new(store.clone(), supervisor.handle(), watch::Sender::new(SHARE).subscribe()),
             dispatch: Dispatch::new(store.clone(), Arc::new(TestClock)),
             clock: Arc::new(TestClock),
-            min_run: Duration::ZERO,
+            min_run: watch::Sender::new(Duration::ZERO).subscribe(),
         };
         let listener = UnixListener::bind(dir.path().join("workers.sock")).unwrap();
         let running = vec![tokio::spawn(supervisor.run(listener)), tokio::spawn(run(scheduler, stop.clone()))];

@@ -93,7 +93,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
             let host = process.host;
             warn!(job_id = %fence.job, host, "a worker was started on another host: its lease is waited for");
             let left = found.lease_until.duration_since(shared.clock.now());
-            let left = Duration::try_from(left).unwrap_or_default().min(shared.config.limits.lease);
+            let left = Duration::try_from(left).unwrap_or_default().min(shared.tuning().limits.lease);
             shared.tasks.spawn(Task::new(shared.clone(), live).run(Event::Elsewhere { host, left }));
             Ok(true)
         }

@@ -176,7 +176,7 @@ impl Task {
             attempt_dir: shared.attempt_dir(fence.job, fence.attempt),
             s3: shared.config.s3.clone(),
         };
-        if Program::of(&live.origin.kind) == Program::Command && !shared.config.has_commands {
+        if Program::of(&live.origin.kind) == Program::Command && !shared.tuning().has_commands {
             return Event::NotStarted(switched_off());
         }
         self.is_new = true;

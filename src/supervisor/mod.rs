@@ -85,22 +85,29 @@ pub struct Config {
     pub storage_url: String,
     /// The way into the S3 store, which every attempt is handed.
     pub s3: Option<S3Access>,
-    /// Whether command jobs may be started.
-    pub has_commands: bool,
-    /// What there is to give to jobs, with the GPUs as they were when the daemon started.
-    pub machine: Machine,
+    /// What may change while the daemon runs.
+    pub tuning: watch::Receiver<Tuning>,
     /// Seconds between heartbeats.
     pub heartbeat_seconds: u32,
-    /// From the first word to a worker to SIGKILL.
-    pub grace: Duration,
-    /// How long a worker may be silent or idle.
-    pub limits: Limits,
     /// How much of what workers print is kept.
     pub logs: LogBounds,
     /// How many workers of a kind wait for a job; 0 for none.
     pub ahead: u32,
     /// Fills bytes at random.
     pub entropy: fn(&mut [u8]),
+}
+
+/// What of it may change while the daemon runs. Attempts under way keep the times that they began with.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// Whether command jobs may be started.
+    pub has_commands: bool,
+    /// What there is to give to jobs, with the GPUs as they were when the daemon started.
+    pub machine: Arc<Machine>,
+    /// From the first word to a worker to SIGKILL.
+    pub grace: Duration,
+    /// How long a worker may be silent or idle.
+    pub limits: Limits,
 }
 
 /// What the supervisor works with.
@@ -411,13 +418,18 @@ impl Handle {
 
     /// What there is to give to jobs, but for what others do with it.
     #[must_use]
-    pub fn machine(&self) -> &Machine {
-        &self.shared.config.machine
+    pub fn machine(&self) -> Arc<Machine> {
+        self.shared.machine()
+    }
+
+    /// Wakes who waits for resources: the settings may give jobs more by now.
+    pub fn retuned(&self) {
+        self.shared.freed.send_modify(|count| *count += 1);
     }
 
     /// The same with what others do with its GPUs at this moment.
     pub async fn look_at_machine(&self) -> Machine {
-        let machine = self.shared.config.machine.clone();
+        let machine = Machine::clone(&self.shared.machine());
         let Some(inventory) = self.shared.inventory.clone().filter(|_| !machine.gpus.is_empty()) else {
             return machine;
         };
@@ -471,7 +483,7 @@ impl Handle {
     /// What is left for further attempts. What others do with the GPUs is not off it.
     #[must_use]
     pub fn free(&self) -> Free {
-        let machine = &self.shared.config.machine;
+        let machine = self.shared.machine();
         let attempts = self.shared.lock();
         attempts.values().filter(|live| !live.is_vacated()).fold(machine.whole(), |mut free, live| {
             free.take(&machine.share(&live.origin.resources, &live.gpus));
@@ -503,9 +515,18 @@ impl Shared {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What holds at this moment.
+    fn tuning(&self) -> Tuning {
+        self.config.tuning.borrow().clone()
+    }
+
+    fn machine(&self) -> Arc<Machine> {
+        self.tuning().machine.clone()
+    }
+
     /// What a job of a kind needs of its process.
     fn kit(&self, kind: &str, threads: u32, gpus: &[String]) -> Kit {
-        let gpus = (!self.config.machine.gpus.is_empty()).then(|| gpus.to_vec());
+        let gpus = (!self.machine().gpus.is_empty()).then(|| gpus.to_vec());
         Kit { program: Program::of(kind), threads, gpus }
     }
 
@@ -524,7 +545,7 @@ impl Shared {
 
     /// What an attempt that begins now is known to be.
     fn origin(&self, fence: Fence, job: &Job) -> Origin {
-        let limits = self.config.limits;
+        let Tuning { grace, limits, .. } = self.tuning();
         // What a command does is not seen: it may be busy without a sign of it.
         let hang = limits.hang.filter(|_| Program::of(&job.kind) == Program::Worker);
         Origin {
@@ -532,7 +553,7 @@ impl Shared {
             kind: job.kind.clone(),
             resources: job.resources.clone(),
             storage: self.storage(fence),
-            grace: self.config.grace,
+            grace,
             limits: Limits { hang, ..limits },
             acked: 0,
             result: None,
@@ -594,7 +615,7 @@ impl Shared {
             resume,
             storage: Storage { durable_uri: self.durable_uri.get().cloned(), ..live.origin.storage.clone() },
             heartbeat_seconds: self.config.heartbeat_seconds,
-            lease_seconds: u32::try_from(self.config.limits.lease.as_secs()).unwrap_or(u32::MAX),
+            lease_seconds: u32::try_from(self.tuning().limits.lease.as_secs()).unwrap_or(u32::MAX),
             ends_at: self.ends_at(live).map(|at| at.to_string()),
             array_index: live.array_index,
         }
@@ -612,7 +633,7 @@ impl Shared {
 
     fn lease_until(&self) -> Timestamp {
         let now = self.clock.now();
-        now.checked_add(self.config.limits.lease).unwrap_or(now)
+        now.checked_add(self.tuning().limits.lease).unwrap_or(now)
     }
 
     /// A number in 0..1.

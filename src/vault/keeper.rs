@@ -51,13 +51,12 @@ impl Plan {
     }
 }
 
-/// Makes backups until `stop`; where none are wanted, only waits for it.
+/// Makes backups until `stop`, if any are wanted.
 pub async fn run(vault: Vault, store: Store, stop: CancellationToken) {
-    if vault.plan().every_hours == 0 {
-        return stop.cancelled().await;
-    }
+    let mut plan = vault.config.plan.clone();
     stop.run_until_cancelled(tokio::time::sleep(vault.plan().settle)).await;
     while !stop.is_cancelled() {
+        let wanted = plan.borrow_and_update().every_hours > 0;
         let sleep = match stop.run_until_cancelled(round(&vault, &store)).await {
             None => return,
             Some(Ok(due)) => vault.clock.until(due).min(LONGEST),
@@ -66,13 +65,23 @@ pub async fn run(vault: Vault, store: Store, stop: CancellationToken) {
                 PAUSE_AFTER_ERROR
             }
         };
-        stop.run_until_cancelled(tokio::time::sleep(sleep)).await;
+        let waited = async {
+            tokio::select! {
+                Ok(()) = plan.changed() => {}
+                () = tokio::time::sleep(sleep), if wanted => {}
+                else => std::future::pending().await,
+            }
+        };
+        stop.run_until_cancelled(waited).await;
     }
 }
 
 /// Makes a backup if one is due. Returns when the next one is.
 async fn round(vault: &Vault, store: &Store) -> Result<Timestamp, VaultError> {
     let (plan, instance) = (vault.plan(), store.instance().id.clone());
+    if plan.every_hours == 0 {
+        return Ok(Timestamp::MAX);
+    }
     let newest = vault.newest_of(&instance).await?.map(|backup| backup.manifest.made_at);
     let now = vault.clock.now();
     let due = plan.due(newest, now).unwrap_or(Timestamp::MAX);

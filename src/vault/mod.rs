@@ -16,7 +16,7 @@ use std::{
 };
 
 use mlctl_artifacts::Stores;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub use self::{
     error::VaultError, keeper::Plan, make::Source, manifest::Manifest, places::Listing, restore::Restored,
@@ -55,7 +55,7 @@ pub struct Config {
     /// The folder of the backups.
     pub backups_url: String,
     /// When backups are made by themselves.
-    pub plan: Plan,
+    pub plan: watch::Receiver<Plan>,
     /// Fills bytes at random.
     pub entropy: fn(&mut [u8]),
 }
@@ -81,8 +81,8 @@ impl Vault {
 
     /// When backups are made by themselves.
     #[must_use]
-    pub const fn plan(&self) -> Plan {
-        self.config.plan
+    pub fn plan(&self) -> Plan {
+        *self.config.plan.borrow()
     }
 
     /// What the database is, without looking through it.

@@ -118,7 +118,7 @@ async fn all_mistakes_of_all_members_come_at_once() {
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_before_it_is_made() {
-    let rig = Rig::with(|config| config.max_queued = 10).await;
+    let rig = Rig::with(|_, config| config.max_queued = 10).await;
     let ten: Vec<u32> = (1..=10).collect();
     let axes: Vec<_> = (0..7).map(|axis| json!({"key": format!("labels.k{axis}"), "values": ten})).collect();
     let (code, text) = refusal(&rig, &request(json!({"axes": axes}))).await;

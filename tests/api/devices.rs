@@ -24,7 +24,7 @@ process = [{ pid = 1, memory_mib = 5000 }]
 "#;
 
 async fn rig() -> Rig {
-    Rig::on(GPUS, |_| {}).await
+    Rig::on(GPUS, |_, _| {}).await
 }
 
 async fn assign(rig: &Rig, device: &str, request: Value) -> DeviceView {

@@ -99,7 +99,7 @@ async fn events_are_followed_to_the_end_of_the_job() {
 #[tokio::test]
 async fn a_stop_ends_open_streams_at_once() {
     // Nobody is cut off: a stream that did not end by itself would be waited for.
-    let rig = Rig::with(|config| config.patience.drain = CEILING * 100).await;
+    let rig = Rig::with(|config, _| config.patience.drain = CEILING * 100).await;
     let id = rig.submit("one").await;
     rig.claim(id).await;
     let mut streams = Vec::new();
@@ -119,7 +119,7 @@ async fn a_stop_ends_open_streams_at_once() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_holds_no_stop_up() {
-    let rig = Rig::with(|config| config.patience.drain = Duration::from_millis(100)).await;
+    let rig = Rig::with(|config, _| config.patience.drain = Duration::from_millis(100)).await;
     let id = rig.submit("one").await;
     let fence = rig.claim(id).await;
     // More than the kernel holds for it.

@@ -195,7 +195,7 @@ async fn a_held_job_says_who_holds_it_and_why_until_it_is_released() {
 
 #[tokio::test]
 async fn a_job_submitted_held_takes_its_key_and_its_room() {
-    let rig = Rig::with(|config| config.max_queued = 1).await;
+    let rig = Rig::with(|_, config| config.max_queued = 1).await;
     let held = |key: &str, hold: bool| json!({"spec": spec("one"), "key": key, "hold": hold}).to_string();
     let view: JobView = rig.post("/v1/jobs", held("k", true)).await;
     assert_eq!(view.state, "held");

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{Rig, in_time};
 
-fn hasty(config: &mut mlctl::api::Config) {
+fn hasty(config: &mut mlctl::api::Config, _: &mut mlctl::api::Policy) {
     let short = Duration::from_millis(150);
     config.patience = Patience { head: short, body: short, drain: short };
 }

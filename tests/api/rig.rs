@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
     api::{
-        self, Api, Commands, Patience,
+        self, Api, Commands, Patience, Policy,
         types::{ErrorBody, ErrorCode, JobView},
     },
     domain::{Clock, Command, Exit, Fence, Machine, share::FairShare},
@@ -37,6 +37,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -73,10 +74,31 @@ fn vault_of(dir: &std::path::Path, storage_url: &str, clock: Arc<Hand>) -> vault
         database: dir.join("mld.db"),
         storage_url: storage_url.to_owned(),
         backups_url: format!("{storage_url}/backups"),
-        plan: vault::Plan { every_hours: 0, keep: 1, settle: Duration::ZERO },
+        plan: watch::Sender::new(vault::Plan { every_hours: 0, keep: 1, settle: Duration::ZERO }).subscribe(),
         entropy,
     };
     vault::Vault::new(config, Stores::new(), clock)
+}
+
+/// Attempts that nobody starts ahead.
+fn supervision(dir: &std::path::Path, storage_url: &str, machine: Machine) -> supervisor::Config {
+    let tuning = supervisor::Tuning {
+        has_commands: true,
+        machine: Arc::new(machine),
+        grace: Duration::from_secs(1),
+        limits: supervisor::Limits { lease: Duration::from_secs(600), hang: None },
+    };
+    supervisor::Config {
+        attempts_dir: dir.join("attempts"),
+        workers_socket: dir.join("workers.sock"),
+        storage_url: storage_url.to_owned(),
+        s3: None,
+        tuning: watch::Sender::new(tuning).subscribe(),
+        heartbeat_seconds: 1,
+        logs: LogBounds { max_bytes: 1 << 20, files: 4 },
+        ahead: 0,
+        entropy,
+    }
 }
 
 /// A server, and a client of it.
@@ -92,16 +114,16 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new() -> Self {
-        Self::with(|_| {}).await
+        Self::with(|_, _| {}).await
     }
 
     /// With settings of its own.
-    pub async fn with(change: impl FnOnce(&mut api::Config)) -> Self {
+    pub async fn with(change: impl FnOnce(&mut api::Config, &mut Policy)) -> Self {
         Self::on("", change).await
     }
 
     /// On a machine with these GPUs, which the file `gpus.toml` in its folder goes on to play.
-    pub async fn on(gpus: &str, change: impl FnOnce(&mut api::Config)) -> Self {
+    pub async fn on(gpus: &str, change: impl FnOnce(&mut api::Config, &mut Policy)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicI64::new(1_790_000_000_000_000)));
         let store = Store::open(&dir.path().join("mld.db"), clock.clone(), entropy).await.unwrap();
@@ -119,30 +141,18 @@ impl Rig {
             executor: Arc::new(LocalProcesses::new(programs.clone(), dir.path().join("attempts"), Vec::new()).unwrap()),
             inventory: Some(Arc::new(inventory)),
         };
-        let config = supervisor::Config {
-            attempts_dir: dir.path().join("attempts"),
-            workers_socket: dir.path().join("workers.sock"),
-            storage_url: storage_url.clone(),
-            s3: None,
-            has_commands: true,
-            machine,
-            heartbeat_seconds: 1,
-            grace: Duration::from_secs(1),
-            limits: supervisor::Limits { lease: Duration::from_secs(600), hang: None },
-            logs: LogBounds { max_bytes: 1 << 20, files: 4 },
-            ahead: 0,
-            entropy,
-        };
+        let config = supervision(dir.path(), &storage_url, machine);
         let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap().handle();
         let parts = api::Parts {
             store: store.clone(),
             supervisor: supervisor.clone(),
-            observer: Observer::new(store.clone(), supervisor.clone(), SHARE),
+            observer: Observer::new(store.clone(), supervisor.clone(), watch::Sender::new(SHARE).subscribe()),
             dispatch: Dispatch::new(store.clone(), clock.clone()),
             artifacts: Stores::new(),
             vault: vault_of(dir.path(), &storage_url, clock.clone()),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
+            reload: Arc::new(|| Err("there is nothing to read".to_owned())),
         };
         let mut config = api::Config {
             state_dir: dir.path().to_owned(),
@@ -150,16 +160,20 @@ impl Rig {
             group_access: false,
             workers_socket: dir.path().join("workers.sock"),
             storage_url,
-            data_roots: Vec::new(),
             programs,
+            policy: watch::Sender::default().subscribe(),
+            patience: Patience::default(),
+        };
+        let mut policy = Policy {
+            data_roots: Vec::new(),
             commands: Commands { enabled: true, users: Vec::new() },
             max_queued: 1000,
             max_spec_bytes: 262_144,
             max_array: 10_000,
             grace_seconds: 20,
-            patience: Patience::default(),
         };
-        change(&mut config);
+        change(&mut config, &mut policy);
+        config.policy = watch::Sender::new(Arc::new(policy)).subscribe();
         let listener = UnixListener::bind(&config.socket).unwrap();
         let serving = tokio::spawn(Api::new(config, parts, stop.clone()).run(listener));
         Self { store, supervisor, stop, stop_daemon, serving, clock, dir }

@@ -142,7 +142,7 @@ async fn a_job_larger_than_the_machine_is_refused_with_numbers() {
 
 #[tokio::test]
 async fn what_is_too_much_is_refused() {
-    let rig = Rig::with(|config| {
+    let rig = Rig::with(|_, config| {
         config.max_queued = 3;
         config.max_spec_bytes = 1000;
     })
@@ -209,7 +209,7 @@ async fn data_must_be_where_jobs_may_read() {
     }
     symlink(&outside, root.join("way-out")).unwrap();
     symlink(root.join("sub"), outside.join("way-in")).unwrap();
-    let rig = Rig::with(|config| config.data_roots = vec![root.clone(), "/no/such/root".into()]).await;
+    let rig = Rig::with(|_, config| config.data_roots = vec![root.clone(), "/no/such/root".into()]).await;
     let shown = |path: std::path::PathBuf| path.display().to_string();
     for path in [outside.join("x.csv"), root.join("way-out/x.csv"), root.with_file_name("data-of-others.csv")] {
         let found = problem(&rig, csv(&shown(path))).await;
@@ -258,7 +258,7 @@ async fn the_model_of_a_job_is_put_in_its_place() {
 
 #[tokio::test]
 async fn a_model_must_be_there_too() {
-    let rig = Rig::with(|config| config.data_roots = vec!["/no/such/root".into()]).await;
+    let rig = Rig::with(|_, config| config.data_roots = vec!["/no/such/root".into()]).await;
     let own = rig.dir.path().canonicalize().unwrap().join("objects/jobs/1-x/model");
     fs::create_dir_all(&own).unwrap();
     let uri = format!("file://{}", own.display());
@@ -308,7 +308,7 @@ async fn what_keeps_a_command_from_running_is_said_before_it_is_taken() {
 
 #[tokio::test]
 async fn commands_that_are_switched_off_are_refused_and_other_jobs_are_not() {
-    let rig = Rig::with(|config| config.commands.enabled = false).await;
+    let rig = Rig::with(|_, config| config.commands.enabled = false).await;
     let command = json!({"version": 1, "name": "c", "command": {"argv": ["true"], "cwd": "/"}});
     let (status, code, _) = rig.post_error("/v1/jobs", submission(command, "k")).await;
     assert_eq!((status, code), (403, ErrorCode::NotPermitted));

@@ -45,6 +45,7 @@ const VERBS: &[&str] = &[
     "spec schema",
     "daemon",
     "daemon drain",
+    "daemon reload",
     "daemon status",
     "daemon stop",
     "db",

@@ -42,6 +42,8 @@ mod puppet;
 #[cfg(test)]
 mod queues;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod retries;

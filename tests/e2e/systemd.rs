@@ -155,9 +155,21 @@ fn a_job_is_trained_through_the_service_and_a_worker_outlives_its_restarts() {
 }
 
 #[test]
-fn a_drained_service_ends_cleanly_and_is_not_started_again() {
+fn a_service_is_reloaded_and_a_drained_one_ends_cleanly_and_is_not_started_again() {
     let Some(machine) = Machine::boot() else { return };
     machine.start();
+    let write =
+        |text: &str| machine.sh(&format!("printf '{text}' > /etc/mld/mld.toml && chmod 644 /etc/mld/mld.toml")).ok();
+    let daemon = || machine.sh("mlctl daemon status -o json").json();
+    let pid = machine.main_pid();
+    write("[workers]\\ncpus = 3\\n");
+    machine.sh("systemctl reload mld").ok();
+    assert_eq!(daemon()["machine"]["cpus"], 3);
+    write("[workers]\\ncpus = 0\\n");
+    assert_ne!(machine.sh("systemctl reload mld").code, 0, "a mistake is told to whoever reloads");
+    assert_eq!((&daemon()["machine"]["cpus"], machine.main_pid()), (&3.into(), pid));
+    assert_eq!(machine.sh("systemctl is-active mld").ok().trim(), "active");
+    machine.sh("rm /etc/mld/mld.toml").ok();
     machine.sh(&format!("mlctl submit {}", endless(&machine).display())).ok();
     machine.past("endless", 0);
     let said = machine.sh("mlctl daemon drain --checkpoint").ok();
@@ -199,9 +211,9 @@ fn the_unit_is_sound_and_gives_away_little() {
         cli::run(Path::new("/"), analyze)
     };
     let verified = analyze(&["verify", "--man=no"]);
-    // That /usr/bin/mld is not installed here is not the unit's mistake.
+    // That the programs are not in /usr/bin here is not the unit's mistake.
     let complaints: Vec<_> =
-        verified.stderr.lines().filter(|line| line.contains("mld.service") && !line.contains("/usr/bin/mld")).collect();
+        verified.stderr.lines().filter(|line| line.contains("mld.service") && !line.contains("/usr/bin/ml")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     // Exposure in tenths: 10.0 is none of systemd's protection, and the shipped units of PostgreSQL and nginx have 9.6.
     let exposed = analyze(&["security", "--offline=true", "--threshold=30"]);

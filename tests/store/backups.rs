@@ -14,6 +14,7 @@ use mlctl::{
 };
 use mlctl_artifacts::Stores;
 use mlctl_protocol::ExitClass;
+use tokio::sync::watch;
 
 use crate::{
     chance::cases,
@@ -24,7 +25,7 @@ use crate::{
 /// The vault of a database, with its backups in `objects` beside it.
 fn vault(database: &Path, objects: &Path, clock: Arc<Hand>) -> Vault {
     let storage_url = format!("file://{}", objects.display());
-    let plan = Plan { every_hours: 1, keep: 2, settle: Duration::ZERO };
+    let plan = watch::Sender::new(Plan { every_hours: 1, keep: 2, settle: Duration::ZERO }).subscribe();
     let backups_url = format!("{storage_url}/backups");
     let config = vault::Config { database: database.to_owned(), storage_url, backups_url, plan, entropy };
     Vault::new(config, Stores::new(), clock)

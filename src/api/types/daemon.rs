@@ -114,6 +114,17 @@ pub struct DrainRequest {
     pub stop: bool,
 }
 
+/// `POST /v1/daemon/reload`: the settings were read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Keys that have changed and hold from now on.
+    pub applied: Vec<String>,
+    /// Keys that have changed and hold from the daemon's next start on.
+    pub pending: Vec<String>,
+}
+
 /// `POST /v1/daemon/resume`: jobs are started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeView {

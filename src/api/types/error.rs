@@ -44,6 +44,8 @@ pub enum ErrorCode {
     KeyConflict,
     /// The spec is wrong; `problems` says where.
     SpecInvalid,
+    /// The daemon's settings file is wrong.
+    SettingsInvalid,
     /// The caller may not do this.
     NotPermitted,
     /// The request is larger than the daemon reads.

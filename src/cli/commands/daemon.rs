@@ -1,4 +1,4 @@
-//! `mlctl daemon`: how the daemon is, its drain and its stop.
+//! `mlctl daemon`: how the daemon is, its settings read again, its drain and its stop.
 
 use std::{pin::pin, time::Duration};
 
@@ -10,7 +10,7 @@ use rustix::{
 };
 
 use crate::{
-    api::types::{DaemonView, DispatchView, DrainRequest, DrainView, ResumeView, StopView},
+    api::types::{DaemonView, DispatchView, DrainRequest, DrainView, ReloadView, ResumeView, StopView},
     cli::{Context, Done, Failure, client::READ_LIMIT, exit::Exit, output::daemon, times},
 };
 
@@ -38,6 +38,15 @@ Examples:
   mlctl daemon drain --checkpoint --no-stop keep the daemon, and start nothing until --resume
   mlctl daemon drain --resume               take it back: jobs are started again";
 
+const RELOAD: &str = "\
+SIGHUP and `systemctl reload mld` do the same. At once hold: daemon.check_hours, storage.data_roots, workers.cpus, memory_mib, grace_seconds, hang_seconds and min_run_seconds, commands.enabled and users,
+limits, scheduler, retention, backup.every_hours and keep, log.level; attempts under way keep the grace and hang times that they began with. Whatever else has changed is named, and holds from the next start on: `mlctl daemon stop`, or `systemctl restart mld`, stops no job.
+Exit code 6 when the file has a mistake, which is shown with line and column; the old settings stay in force.
+
+Examples:
+  mlctl daemon reload
+  mlctl daemon reload -o json | jq .pending";
+
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -53,6 +62,9 @@ enum Verb {
     /// Start no more jobs, wait for the end of those that run, and stop the daemon
     #[command(after_help = DRAIN)]
     Drain(Drain),
+    /// Have the daemon read its settings file again; a mistake changes nothing
+    #[command(after_help = RELOAD)]
+    Reload,
     /// Stop the daemon and wait for its end; jobs that run go on without it
     #[command(after_help = EXAMPLES)]
     Stop {
@@ -87,6 +99,7 @@ impl Arguments {
             Verb::Status => "ask how the daemon is".into(),
             Verb::Drain(Drain { resume: true, .. }) => "take the drain back".into(),
             Verb::Drain(_) => "drain the daemon".into(),
+            Verb::Reload => "reload the daemon's settings".into(),
             Verb::Stop { .. } => "stop the daemon".into(),
         }
     }
@@ -102,6 +115,10 @@ impl Arguments {
                 daemon::resumed(&mut context.out, &view)?;
             }
             Verb::Drain(asked) => return drain(context, &asked).await,
+            Verb::Reload => {
+                let view: ReloadView = context.client.post("/v1/daemon/reload").await?;
+                daemon::reloaded(&mut context.out, &view)?;
+            }
             Verb::Stop { no_wait } => stop(context, no_wait).await?,
         }
         Ok(Exit::Ok)

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Output, text};
 use crate::{
-    api::types::{CheckStatus, DaemonView, DispatchState, DispatchView, DoctorView, ResumeView},
+    api::types::{CheckStatus, DaemonView, DispatchState, DispatchView, DoctorView, ReloadView, ResumeView},
     cli::Failure,
     config::OutputForm,
 };
@@ -42,6 +42,28 @@ pub fn drained(out: &mut Output, begun: &DispatchView, (pid, is_going_on): (u32,
             format!("mld (process {pid}) is drained; `mlctl daemon drain --resume` has jobs started again")
         }
     })
+}
+
+/// Prints what came of settings that were read again.
+pub fn reloaded(out: &mut Output, view: &ReloadView) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(view);
+    }
+    if view.applied.is_empty() && view.pending.is_empty() {
+        return out.line("the settings are as they were");
+    }
+    for key in &view.applied {
+        out.line(format!("{key} holds from now on"))?;
+    }
+    for key in &view.pending {
+        out.line(format!("{key} has changed, and holds from the next start on"))?;
+    }
+    if !view.pending.is_empty() {
+        out.say(
+            "`mlctl daemon stop` and a start, or `systemctl restart mld`, put that in force; jobs run on meanwhile",
+        );
+    }
+    Ok(())
 }
 
 /// Prints that a drain was taken back.

@@ -35,7 +35,7 @@ use crate::{
     domain::{Clock, Job, Machine, Uid, event::ProcessIdentity},
     store::{Attempt, NewJob, Store},
     supervisor::{
-        Config, Handle, Limits, LogBounds, Parts, Supervisor,
+        Config, Handle, Limits, LogBounds, Parts, Supervisor, Tuning,
         executor::{Ended, Executor, Found, Kit, Signal, StartError, Worker},
     },
 };
@@ -298,16 +298,19 @@ impl Stage {
     }
 
     fn supervisor(&self, stop: CancellationToken) -> Supervisor {
+        let tuning = Tuning {
+            has_commands: true,
+            machine: Arc::new(Machine { cpus: 4, ..Machine::default() }),
+            grace: self.grace,
+            limits: self.limits,
+        };
         let config = Config {
             attempts_dir: self.dir.path().join("attempts"),
             workers_socket: self.dir.path().join("workers.sock"),
             storage_url: self.storage_url(),
             s3: None,
-            has_commands: true,
-            machine: Machine { cpus: 4, ..Machine::default() },
+            tuning: watch::Sender::new(tuning).subscribe(),
             heartbeat_seconds: 1,
-            grace: self.grace,
-            limits: self.limits,
             logs: LogBounds { max_bytes: 1024, files: 2 },
             ahead: 0,
             entropy: |bytes| bytes.fill(9),

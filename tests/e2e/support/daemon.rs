@@ -29,6 +29,8 @@ pub struct Setup {
     pub settings: Vec<String>,
     /// Variables of its environment.
     pub variables: BTreeMap<String, String>,
+    /// The settings file; none is read when absent.
+    pub config: Option<PathBuf>,
     /// The state directory; one in a folder of the daemon's own when absent.
     pub state_dir: Option<PathBuf>,
     /// The program that runs it, with its arguments; it must become the daemon, or be a debugger in its back.
@@ -49,6 +51,7 @@ impl Setup {
             worker: worker.program(),
             settings: settings.map(str::to_owned).to_vec(),
             variables: BTreeMap::new(),
+            config: None,
             state_dir: None,
             under: Vec::new(),
         }
@@ -149,6 +152,9 @@ impl Daemon {
         let mut command = Command::new(words.next().expect("at least the daemon"));
         command.args(words);
         command.arg("--state-dir").arg(&self.state_dir).arg("--worker").arg(&self.setup.worker);
+        if let Some(config) = &self.setup.config {
+            command.arg("--config").arg(config);
+        }
         for assignment in &self.setup.settings {
             command.arg("--set").arg(assignment);
         }
