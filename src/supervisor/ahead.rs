@@ -9,7 +9,7 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::executor::{Executor, Kit, Spare};
+use super::executor::{Executor, Gone, Kit, Spare};
 use crate::domain::{causes, event::ProcessIdentity};
 
 /// The folder of those that wait, among the jobs'.
@@ -78,15 +78,16 @@ impl Pool {
         None
     }
 
-    /// Starts as many of a kit as are missing.
-    pub(super) async fn fill(&self, executor: &dyn Executor, kit: &Kit) {
+    /// Starts as many of a kit as are missing. Returns the ends of those that were started: whoever dies while it waits is to be buried.
+    pub(super) async fn fill(&self, executor: &dyn Executor, kit: &Kit) -> Vec<Gone> {
+        let mut ends = Vec::new();
         let retired = self.lock().retire(kit);
         for old in retired {
             old.end().await;
         }
         loop {
             let number = self.lock().begin(kit, self.size);
-            let Some(number) = number else { return };
+            let Some(number) = number else { return ends };
             let started = executor.start_ahead(kit, &self.dir.join(format!("{}-{number}", self.series))).await;
             let mut late = None;
             let goes_on = {
@@ -100,6 +101,7 @@ impl Pool {
                         false
                     }
                     Ok(Some(spare)) => {
+                        ends.extend(spare.gone());
                         state.waiting.push_back((kit.clone(), spare));
                         true
                     }
@@ -115,8 +117,23 @@ impl Pool {
                 spare.end().await;
             }
             if !goes_on {
-                return;
+                return ends;
             }
+        }
+    }
+
+    /// Reaps those that died while they waited. Nobody takes their place before a job of their kit is started: what killed them may be about still.
+    pub(super) async fn bury(&self) {
+        let dead = {
+            let mut state = self.lock();
+            let (kept, dead): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut state.waiting).into_iter().partition(|(_, spare)| spare.lives());
+            state.waiting = kept;
+            dead
+        };
+        for (kit, spare) in dead {
+            debug!(?kit, "a worker that was started ahead died while it waited");
+            spare.end().await;
         }
     }
 

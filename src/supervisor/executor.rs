@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    pin::Pin,
     time::Duration,
 };
 
@@ -61,9 +62,18 @@ pub trait Spare: Send + Sync {
     /// [`StartError`]: no process is left behind.
     async fn hand_over(self: Box<Self>, launch: &Launch) -> Result<Box<dyn Worker>, StartError>;
 
+    /// Whether it has not ended.
+    fn lives(&self) -> bool;
+
+    /// Returns once it has ended, whoever has it by then. `None` where that cannot be told.
+    fn gone(&self) -> Option<Gone>;
+
     /// Ends it. Afterwards nothing of it is left.
     async fn end(self: Box<Self>);
 }
+
+/// The end of a process.
+pub type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Which program plays the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -540,7 +540,16 @@ impl Shared {
             return;
         }
         let (shared, kit) = (self.clone(), self.kit_of(live));
-        self.tasks.spawn(async move { shared.ahead.fill(shared.executor.as_ref(), &kit).await });
+        self.tasks.spawn(async move {
+            for end in shared.ahead.fill(shared.executor.as_ref(), &kit).await {
+                let shared = shared.clone();
+                shared.tasks.clone().spawn(async move {
+                    if shared.stop.run_until_cancelled(end).await.is_some() {
+                        shared.ahead.bury().await;
+                    }
+                });
+            }
+        });
     }
 
     /// What an attempt that begins now is known to be.

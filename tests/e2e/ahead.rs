@@ -109,6 +109,8 @@ fn one_that_is_gone_is_nobodys_misfortune_and_time_counts_from_the_job() {
     let first = shell(&daemon, &[], "exit 0");
     daemon.wait_for(&first, "succeeded");
     processes::kill(waiting(&daemon, 1)[0]);
+    until("it is reaped", || processes::zombies_of(daemon.pid()).is_empty().then_some(()));
+    assert!(waiting(&daemon, 0).is_empty(), "nobody takes its place unasked");
     let second = shell(&daemon, &[], "exit 0");
     let job = daemon.wait_for(&second, "succeeded");
     assert_eq!(job["attempt"], 1, "{job:#}");

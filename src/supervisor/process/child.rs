@@ -14,7 +14,10 @@ use tracing::warn;
 use super::{adopted, procfs, rustix_pid};
 use crate::{
     domain::event::{ProcessIdentity, StartedAhead},
-    supervisor::executor::{Ended, Signal, Worker},
+    supervisor::{
+        executor::{Ended, Signal, Worker},
+        readiness,
+    },
 };
 
 /// How long to wait for killed members of a group to vanish. They cannot refuse; only a device or file system that hangs delays them.
@@ -62,6 +65,11 @@ impl Child {
     /// Whether it has not ended.
     pub(super) fn lives(&self) -> bool {
         !adopted::has_ended(self.pidfd.get_ref())
+    }
+
+    /// Becomes readable when it has ended, also after another has taken it over.
+    pub(super) fn watched(&self) -> Option<AsyncFd<OwnedFd>> {
+        readiness::readable(self.pidfd.get_ref().try_clone().ok()?).ok()
     }
 
     /// Kills and reaps it.

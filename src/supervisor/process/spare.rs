@@ -14,7 +14,7 @@ use tokio::process::ChildStdin;
 use super::{child::Child, procfs, tell};
 use crate::{
     domain::event::ProcessIdentity,
-    supervisor::executor::{Spare, StartError, Worker},
+    supervisor::executor::{Gone, Spare, StartError, Worker},
 };
 
 /// What tells a program from the one that is put in its place: device, inode, size, time of the last change.
@@ -61,6 +61,18 @@ impl Spare for Waiting {
         }
         child.settle(to.clone(), procfs::memory_kills());
         tell(child, stdin, launch).await
+    }
+
+    fn lives(&self) -> bool {
+        self.child.lives()
+    }
+
+    fn gone(&self) -> Option<Gone> {
+        let pidfd = self.child.watched()?;
+        Some(Box::pin(async move {
+            // An error means that the runtime is shutting down.
+            let _ = pidfd.readable().await;
+        }))
     }
 
     async fn end(self: Box<Self>) {
