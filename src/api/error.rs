@@ -142,6 +142,11 @@ impl From<StoreError> for Failure {
             StoreError::Stopping => {
                 Self::new(ErrorCode::Stopping, message, "try again when it is back; the same key names the same job")
             }
+            StoreError::Broken { .. } => Self::new(
+                ErrorCode::Internal,
+                message,
+                "check the disk, then restart the daemon: what was acknowledged is there, this was not",
+            ),
             StoreError::Unusable { .. } | StoreError::Failed(_) => Self::internal("the database failed", &error),
         }
     }

@@ -251,6 +251,7 @@ impl Shared {
             standing: self.dispatch.standing(),
             outlook: None,
             grace_seconds: self.policy().grace_seconds,
+            is_full: self.store.is_full(),
         }
     }
 

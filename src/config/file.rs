@@ -51,16 +51,20 @@ pub struct DaemonSection {
     /// Hours between two looks through the whole database; 0 for one at the start alone.
     #[schemars(range(max = 8760))]
     pub check_hours: u32,
+    /// Bytes of the disk kept for what must be put on record when it is full; 0 for none.
+    #[schemars(range(max = 1_099_511_627_776_u64))]
+    pub disk_reserve_bytes: u64,
 }
 
 impl Default for DaemonSection {
     fn default() -> Self {
-        Self { state_dir: None, socket: None, group_access: false, check_hours: 24 }
+        let disk_reserve_bytes = 16 * 1024 * 1024;
+        Self { state_dir: None, socket: None, group_access: false, check_hours: 24, disk_reserve_bytes }
     }
 }
 
 /// Object storage and data.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
     /// The prefix of checkpoints, models and predictions.
@@ -68,8 +72,26 @@ pub struct StorageSection {
     pub url: Option<String>,
     /// Folders that job specs may read from. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
+    /// Bytes of an attempt's checkpoints that wait on this machine while an S3 store does not answer; 0 for none.
+    #[schemars(range(max = 1_125_899_906_842_624_u64))]
+    pub spool_max_bytes: u64,
+    /// Seconds that a training job which is done waits for a store that does not answer.
+    #[schemars(range(max = 604_800))]
+    pub outage_seconds: u32,
     /// The S3 store that `s3://` URIs mean.
     pub s3: S3Section,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            data_roots: Vec::new(),
+            spool_max_bytes: 10 * 1024 * 1024 * 1024,
+            outage_seconds: 7200,
+            s3: S3Section::default(),
+        }
+    }
 }
 
 /// The S3 store that `s3://` URIs mean.

@@ -164,12 +164,15 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
         socket: daemon.socket.clone().unwrap_or_else(|| socket.clone()),
         group_access: daemon.group_access,
         check_hours: daemon.check_hours,
+        disk_reserve_bytes: daemon.disk_reserve_bytes,
         workers_socket: state_dir.join("workers.sock"),
         database: state_dir.join("mld.db"),
         attempts_dir: state_dir.join("attempts"),
         storage: StorageSettings {
             url: storage.url.as_ref().map_or_else(objects, |url| url.trim_end_matches('/').to_owned()),
             data_roots: storage.data_roots.clone(),
+            spool_max_bytes: storage.spool_max_bytes,
+            outage_seconds: storage.outage_seconds,
             s3: s3_settings(&storage.s3),
         },
         workers: WorkerSettings {

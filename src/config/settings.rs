@@ -19,6 +19,8 @@ pub struct Settings {
     pub group_access: bool,
     /// Hours between two looks through the whole database; 0 for one at the start alone.
     pub check_hours: u32,
+    /// Bytes of the disk kept for what must be put on record when it is full; 0 for none.
+    pub disk_reserve_bytes: u64,
     /// The socket workers dial.
     pub workers_socket: PathBuf,
     /// The database.
@@ -52,6 +54,10 @@ pub struct StorageSettings {
     pub url: String,
     /// Folders that `file://` URIs of a spec may name. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
+    /// Bytes of an attempt's checkpoints that wait on this machine while an S3 store does not answer; 0 for none.
+    pub spool_max_bytes: u64,
+    /// Seconds that a training job which is done waits for a store that does not answer.
+    pub outage_seconds: u32,
     /// The S3 store that `s3://` URIs mean. Who we are to it is no setting.
     pub s3: S3Settings,
 }

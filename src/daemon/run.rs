@@ -257,7 +257,8 @@ async fn open(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Store, Daem
     if vault::finish(&settings.database).map_err(DaemonError::Restore)? {
         warn!("a restore that was cut short is brought to its end");
     }
-    let opened = Store::open(&settings.database, clock.clone(), entropy::fill).await;
+    let reserve = settings.disk_reserve_bytes;
+    let opened = Store::open_with(&settings.database, clock.clone(), entropy::fill, reserve).await;
     opened.map_err(|source| DaemonError::Store { path: settings.database.clone(), source })
 }
 
@@ -310,6 +311,8 @@ fn supervision(
         attempts_dir: settings.attempts_dir.clone(),
         workers_socket: settings.workers_socket.clone(),
         storage_url: settings.storage.url.trim_end_matches('/').to_owned(),
+        spool_max_bytes: settings.storage.spool_max_bytes,
+        outage_seconds: settings.storage.outage_seconds,
         s3,
         tuning,
         heartbeat_seconds: workers.heartbeat_seconds,

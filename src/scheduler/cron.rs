@@ -50,7 +50,10 @@ pub async fn run(cron: Cron, dispatch: Dispatch, stop: CancellationToken) {
             return;
         }
         let wait = rounds.round().await.unwrap_or_else(|error| {
-            warn!(error = causes(&error), "schedules cannot submit anything for the moment");
+            // Of a full disk the store tells once.
+            if !matches!(error, StoreError::Full) {
+                warn!(error = causes(&error), "schedules cannot submit anything for the moment");
+            }
             Wait { until: Some(PAUSE_AFTER_ERROR), is_full: false }
         });
         stop.run_until_cancelled(waited(wait, &mut changes, &mut events)).await;

@@ -105,7 +105,10 @@ impl Scheduler {
     async fn turn(&self) -> Wait {
         let Some(_round) = self.dispatch.enter().await else { return Wait::Opening };
         self.round().await.unwrap_or_else(|error| {
-            warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
+            // Of a full disk the store tells once.
+            if !matches!(error, StoreError::Full) {
+                warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
+            }
             Wait::Pause
         })
     }

@@ -118,6 +118,8 @@ impl Room {
             attempts_dir: dir.path().join("attempts"),
             workers_socket: dir.path().join("workers.sock"),
             storage_url: format!("file://{}", dir.path().join("objects").display()),
+            spool_max_bytes: 1 << 30,
+            outage_seconds: 60,
             s3: None,
             tuning: watch::Sender::new(tuning).subscribe(),
             heartbeat_seconds: 1,

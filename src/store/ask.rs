@@ -295,6 +295,19 @@ impl Ask {
         matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. })
     }
 
+    /// Whether it can wait until a full disk has room again: what must not is how running jobs end, and what people do about those.
+    pub(super) const fn is_new_work(&self) -> bool {
+        matches!(
+            self,
+            Self::Submit { .. }
+                | Self::SubmitArray { .. }
+                | Self::Claim { .. }
+                | Self::Beat { .. }
+                | Self::AddSchedule { .. }
+                | Self::Turn { .. }
+        )
+    }
+
     /// Whether a queue may be another afterwards.
     pub(super) const fn changes_queues(&self) -> bool {
         matches!(self, Self::EditQueue { .. } | Self::RemoveQueue { .. } | Self::AssignDevice { .. })

@@ -79,7 +79,13 @@ pub enum StoreError {
         /// What is wrong and what to do.
         what: String,
     },
-    /// The database failed; after a failed fsync nothing is acknowledged any more.
+    /// A sync or a write failed: nothing is acknowledged any more until a restart, which reads what is there.
+    #[error("the database cannot be written any more: {why}")]
+    Broken {
+        /// What failed first.
+        why: String,
+    },
+    /// The database failed.
     #[error("the database failed")]
     Failed(#[source] Arc<dyn Error + Send + Sync>),
     /// The daemon is stopping.

@@ -26,6 +26,7 @@ mod open;
 mod queues;
 mod read;
 mod removal;
+mod reserve;
 mod rows;
 mod scan;
 mod schedules;
@@ -43,7 +44,10 @@ mod writer;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -59,6 +63,7 @@ use tokio_util::{
 
 use self::{
     ask::{Ask, Prepared, Reply},
+    reserve::Reserve,
     sync::{Broken, Syncer},
     writer::Writer,
 };
@@ -98,6 +103,7 @@ struct Inner {
     deadline_changes: watch::Receiver<u64>,
     replacements: watch::Receiver<u64>,
     queues: watch::Receiver<Arc<Queues>>,
+    is_full: Arc<AtomicBool>,
     stop: CancellationToken,
     _stop: DropGuard,
     tasks: TaskTracker,
@@ -110,6 +116,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] or [`StoreError::Failed`].
     pub async fn open(path: &Path, clock: Arc<dyn Clock>, entropy: fn(&mut [u8])) -> Result<Self, StoreError> {
+        Self::open_with(path, clock, entropy, 0).await
+    }
+
+    /// The same, with so many bytes of the disk kept for what must be put on record when it is full: how running jobs end. New work is refused where they cannot be kept.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        entropy: fn(&mut [u8]),
+        reserve_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let opened = open::open(path, writer::microseconds(clock.now()), entropy).await?;
         let (asks, waiting) = mpsc::channel(QUEUE);
         let (changed, changes) = watch::channel(opened.ledger.last_event);
@@ -119,7 +138,8 @@ impl Store {
         let (queues_changed, queues) = watch::channel(opened.queues);
         let (stop, tasks, log) = (CancellationToken::new(), TaskTracker::new(), Arc::new(wal::Log::default()));
         let (committed, waiting_for_sync) = mpsc::channel(sync::WAITING);
-        let broken = Broken::default();
+        let (broken, is_full) = (Broken::default(), Arc::new(AtomicBool::new(false)));
+        let reserve = Reserve::open(path, reserve_bytes, is_full.clone())?;
         let syncer = Syncer {
             log: opened.log,
             head: opened.head,
@@ -142,6 +162,7 @@ impl Store {
             replaced: false,
             backlog: writer::Backlog::Some,
             log: log.clone(),
+            reserve,
             broken,
         };
         tasks.spawn(writer.run(stop.clone()));
@@ -157,6 +178,7 @@ impl Store {
             deadline_changes,
             replacements,
             queues,
+            is_full,
             stop: stop.clone(),
             _stop: stop.drop_guard(),
             tasks,
@@ -168,6 +190,12 @@ impl Store {
     #[must_use]
     pub fn instance(&self) -> &Instance {
         &self.inner.instance
+    }
+
+    /// Whether the disk was full when something was last written: then new work is refused and nothing is started.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inner.is_full.load(Ordering::Relaxed)
     }
 
     /// Stops taking writes, commits what is queued, closes.

@@ -9,7 +9,6 @@
 
 use std::{
     fs::File,
-    io,
     sync::{Arc, OnceLock},
 };
 
@@ -42,10 +41,9 @@ impl Broken {
     pub(super) fn set(&self, why: &(dyn std::error::Error + 'static)) -> StoreError {
         error!(
             error = why,
-            "the database cannot be written any more: nothing is acknowledged until the daemon is restarted"
+            "the database cannot be written any more: nothing is acknowledged until the daemon is restarted; check the disk first"
         );
-        let what = format!("{why}; check the disk, then restart the daemon");
-        self.0.get_or_init(|| StoreError::Failed(Arc::new(io::Error::other(what)))).clone()
+        self.0.get_or_init(|| StoreError::Broken { why: why.to_string() }).clone()
     }
 }
 

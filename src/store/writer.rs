@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    StoreError,
     ask::Ask,
     error::{Fault, Meaning, primary_code},
     ledger::Ledger,
     queues::{self, Queues},
+    reserve::Reserve,
     sync::{Broken, Committed},
     unit::{Done, Unit},
     wal::Log,
@@ -46,6 +48,7 @@ pub(super) struct Writer {
     /// Jobs that wait for what has ended and are not settled yet.
     pub(super) backlog: Backlog,
     pub(super) log: Arc<Log>,
+    pub(super) reserve: Reserve,
     pub(super) broken: Broken,
 }
 
@@ -78,7 +81,8 @@ impl Writer {
                 break;
             }
             let schedules = group.iter().any(Ask::changes_schedules);
-            self.serve(std::mem::take(&mut group)).await;
+            let group = self.admit(std::mem::take(&mut group));
+            self.serve(group).await;
             if schedules {
                 self.schedule_changes.send_modify(|changes| *changes = changes.wrapping_add(1));
             }
@@ -91,6 +95,14 @@ impl Writer {
             self.log.written(&mut self.conn).await;
         }
         self.finish().await;
+    }
+
+    /// While the disk is full, the room that is kept is for how running jobs end.
+    fn admit(&mut self, mut group: Vec<Ask>) -> Vec<Ask> {
+        if !self.reserve.keep() {
+            group.extract_if(.., |ask| ask.is_new_work()).for_each(|ask| ask.fail(StoreError::Full));
+        }
+        group
     }
 
     /// Takes what waits into the group. Whether there is anything to do, now or later.

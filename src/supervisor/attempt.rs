@@ -322,5 +322,10 @@ fn not_started(shared: &Shared, live: &Live, error: &StartError) -> Exit {
 
 /// The folder of an attempt.
 pub(super) fn dir(attempts_dir: &Path, job: JobId, attempt: AttemptNumber) -> PathBuf {
-    attempts_dir.join(job.to_string()).join(attempt.to_string())
+    dir_of_job(attempts_dir, job).join(attempt.to_string())
+}
+
+/// The folder of a job's attempts.
+pub(super) fn dir_of_job(attempts_dir: &Path, job: JobId) -> PathBuf {
+    attempts_dir.join(job.to_string())
 }

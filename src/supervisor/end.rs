@@ -310,6 +310,7 @@ mod tests {
             model_uri: "file:///o/jobs/7-x/model".into(),
             output_uri: "file:///o/jobs/7-x/output".into(),
             durable_uri: None,
+            spool: None,
         }
     }
 

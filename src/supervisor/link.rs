@@ -304,8 +304,13 @@ impl Conversation<'_> {
     }
 
     async fn keep(&self, heartbeat: Heartbeat) -> Answer<()> {
-        let answer = answered(self.shared.store.heartbeat(beat(self.shared, self.live, heartbeat)).await);
-        if let Answer::Failed(error) = &answer {
+        let kept = self.shared.store.heartbeat(beat(self.shared, self.live, heartbeat)).await;
+        // What room there is on a full disk is for how jobs end: of that the store tells once.
+        let is_full = matches!(kept, Err(StoreError::Full));
+        let answer = answered(kept);
+        if let Answer::Failed(error) = &answer
+            && !is_full
+        {
             // The lease that counts is the one in memory; the stored one is for readers and the next daemon.
             warn!(job_id = %self.live.fence.job, error, "a heartbeat cannot be stored");
         }

@@ -36,7 +36,7 @@ use jiff::Timestamp;
 use mlctl_artifacts::{Stores, keys};
 use mlctl_protocol::{
     AttemptNumber, JobId, JobSpec,
-    message::{Start, Storage},
+    message::{SpoolPlace, Start, Storage},
     progress::Progress,
     result::CheckpointRef,
     s3::S3Access,
@@ -83,6 +83,10 @@ pub struct Config {
     pub workers_socket: PathBuf,
     /// The prefix of all objects, without a slash at its end.
     pub storage_url: String,
+    /// Bytes of an attempt's checkpoints that wait on this machine while the store does not answer.
+    pub spool_max_bytes: u64,
+    /// Seconds that a training job which is done waits for the store.
+    pub outage_seconds: u32,
     /// The way into the S3 store, which every attempt is handed.
     pub s3: Option<S3Access>,
     /// What may change while the daemon runs.
@@ -622,7 +626,18 @@ impl Shared {
             spec,
             spec_digest,
             resume,
-            storage: Storage { durable_uri: self.durable_uri.get().cloned(), ..live.origin.storage.clone() },
+            storage: Storage {
+                durable_uri: self.durable_uri.get().cloned(),
+                spool: Some(SpoolPlace {
+                    attempts_uri: format!(
+                        "file://{}",
+                        attempt::dir_of_job(&self.config.attempts_dir, live.fence.job).display()
+                    ),
+                    max_bytes: self.config.spool_max_bytes,
+                    wait_seconds: self.config.outage_seconds,
+                }),
+                ..live.origin.storage.clone()
+            },
             heartbeat_seconds: self.config.heartbeat_seconds,
             lease_seconds: u32::try_from(self.tuning().limits.lease.as_secs()).unwrap_or(u32::MAX),
             ends_at: self.ends_at(live).map(|at| at.to_string()),

@@ -92,6 +92,8 @@ fn supervision(dir: &std::path::Path, storage_url: &str, machine: Machine) -> su
         attempts_dir: dir.join("attempts"),
         workers_socket: dir.join("workers.sock"),
         storage_url: storage_url.to_owned(),
+        spool_max_bytes: 1 << 30,
+        outage_seconds: 60,
         s3: None,
         tuning: watch::Sender::new(tuning).subscribe(),
         heartbeat_seconds: 1,

@@ -11,7 +11,7 @@ use mlctl_protocol::{
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use crate::support::{Daemon, Setup, Worker, daemon::worker_pid, mount::Tmpfs, processes, specs::fake, until};
+use crate::support::{Daemon, Setup, Worker, daemon::worker_pid, mount::Disk, processes, specs::fake, until};
 
 /// A job of this script that is not tried again.
 fn once(script: &str) -> Value {
@@ -201,14 +201,14 @@ fn a_worker_that_cannot_be_started_fails_its_job_and_not_the_daemon() {
 
 #[test]
 fn a_full_disk_refuses_new_work_and_keeps_the_old() {
-    let Some(disk) = Tmpfs::of(8 << 20) else { return };
+    let Some(disk) = Disk::tmpfs(8 << 20) else { return };
     let setup = Setup { state_dir: Some(disk.path.join("s")), ..Setup::of(Worker::Fake) };
     // Nothing else is dispatched meanwhile: the queue alone fills the disk.
-    let mut daemon = setup.set("workers.cpus=1").start();
+    let mut daemon = setup.set("workers.cpus=1").set("daemon.disk_reserve_bytes=0").start();
     let holder = daemon.submit(&fake("holder", "sleep:600000"));
     daemon.wait_until(&holder, "runs", |job| job["state"] == "running");
     let filler = disk.path.join("filler");
-    let free = rustix::fs::statvfs(&disk.path).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
+    let free = disk.free();
     std::fs::write(&filler, vec![0; usize::try_from(free).unwrap().saturating_sub(256 << 10)]).unwrap();
     let mut spec = fake("waiting", "obey");
     for label in ["a", "b", "c", "d"] {

@@ -10,9 +10,13 @@ mod backup;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod broken_disk;
+#[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../support/chance.rs"]
 mod chance;
+#[cfg(test)]
+mod clock;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
@@ -29,6 +33,10 @@ mod drain;
 mod faults;
 #[cfg(test)]
 mod freeze;
+#[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod pause;
 #[cfg(test)]

@@ -139,6 +139,7 @@ fn a_server_killed_in_the_middle_costs_no_step_and_changes_no_bit() {
             let said = daemon.count(&id, "warned") + daemon.count(&id, "requeued");
             assert!(said > 0, "a longer one is said out loud: {:#?}", daemon.events(&id));
         }
+        daemon.wait_for_kept(&id, 2);
         assert_eq!(daemon.mlctl(&["checkpoint", "verify", &id, "-o", "json"]).json()["ok"], true);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{
     Daemon, Setup, Worker,
-    mount::Tmpfs,
+    mount::Disk,
     specs::{Length, fake, training},
 };
 
@@ -38,7 +38,7 @@ fn a_socket_in_use_is_left_alone() {
 
 #[test]
 fn a_read_only_state_directory_is_named() {
-    let Some(disk) = Tmpfs::of(16 << 20) else { return };
+    let Some(disk) = Disk::tmpfs(64 << 20) else { return };
     let setup = Setup { state_dir: Some(disk.path.join("s")), ..Setup::of(Worker::Fake) };
     let mut daemon = setup.start();
     let id = daemon.submit(&training(Worker::Fake, "short", Length::Short));

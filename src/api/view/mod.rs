@@ -48,6 +48,8 @@ pub(super) struct Scene {
     pub(super) outlook: Option<Box<Outlook>>,
     /// Seconds from the order to stop to SIGKILL.
     pub(super) grace_seconds: u32,
+    /// Whether the disk that holds the database is full, so that nothing is started.
+    pub(super) is_full: bool,
 }
 
 impl Scene {
@@ -83,7 +85,11 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
     let JobDetail { job, attempt, metrics, .. } = detail;
     let exit = job.exit.as_ref();
     let running = matches!(job.state, JobState::Running { .. });
-    let progress = attempt.as_ref().map(|attempt| attempt.progress.clone());
+    let mut progress = attempt.as_ref().map(|attempt| attempt.progress.clone());
+    // What an attempt that is over last said of the store is over, too.
+    if let Some(progress) = progress.as_mut().filter(|_| !running) {
+        progress.storage_away = None;
+    }
     let eta_seconds = progress.as_ref().filter(|_| running).and_then(|progress| eta(progress, planned.rows_per_step));
     JobView {
         schema: SCHEMA,

@@ -1,7 +1,7 @@
 //! Why a job is where it is, in a line, and what to do about it. Data in, words out.
 
 use jiff::Timestamp;
-use mlctl_protocol::{ExitClass, JobId, spec::Resources};
+use mlctl_protocol::{ExitClass, JobId, progress::StorageAway, spec::Resources};
 
 use super::{
     Planned, Scene,
@@ -23,6 +23,12 @@ const MAX_NAMED: usize = 5;
 pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) -> Option<String> {
     let job = &detail.job;
     Some(match &job.state {
+        JobState::Queued { .. } if scene.is_full => {
+            format!(
+                "waits until there is room again: the disk that holds the database is full{}",
+                deadline(job, scene.now)
+            )
+        }
         JobState::Queued { .. } if detail.is_gated => format!("{}{}", behind(job, scene), deadline(job, scene.now)),
         JobState::Queued { not_before } => format!("{}{}", queued(job, *not_before, scene), deadline(job, scene.now)),
         JobState::Blocked { not_before } => {
@@ -48,9 +54,11 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             let limit = job.time_limit_seconds(planned.time_limit_seconds);
             let limit = limit.and_then(|seconds| limit_of(job, seconds, scene.now)).unwrap_or_default();
             let runs = running(job, detail.attempt.as_ref(), scene.now);
+            let away = detail.attempt.as_ref().and_then(|attempt| attempt.progress.storage_away.as_ref());
+            let away = away.map(|away| storage(away, scene.now)).unwrap_or_default();
             let saves = scene.standing.drain.as_ref().filter(|drain| drain.is_saving());
             let saves = saves.map(|_| "; is asked to save its work, as mld is being drained").unwrap_or_default();
-            format!("{runs}{saves}{limit}{}", deadline(job, scene.now))
+            format!("{runs}{away}{saves}{limit}{}", deadline(job, scene.now))
         }
         JobState::Succeeded => return None,
         JobState::Failed => failed(job),
@@ -91,6 +99,7 @@ pub(in crate::api) fn why(detail: &JobDetail, planned: Planned, scene: &Scene) -
         return ("succeeded: there is nothing to wait for".into(), None);
     };
     let hint = match &job.state {
+        JobState::Queued { .. } if scene.is_full => "free space on it: no restart is needed".into(),
         JobState::Queued { .. } if !scene.machine.could_hold(&job.resources) => {
             format!("`mlctl cancel {id}`, and submit it again with smaller resources, or give jobs more in mld.toml")
         }
@@ -245,6 +254,21 @@ fn running(job: &Job, attempt: Option<&Attempt>, now: Timestamp) -> String {
         (Some(_), None) => format!("runs{nth}"),
         (None, None) => format!("its worker is being started{nth}"),
     }
+}
+
+/// That its worker finds no object storage.
+fn storage(away: &StorageAway, now: Timestamp) -> String {
+    let since = away
+        .since
+        .parse()
+        .map_or_else(|_| String::new(), |since| format!(" for {}", span(seconds_between(since, now))));
+    let does = if away.waiting { "its results wait for it" } else { "training goes on" };
+    let kept = match away.checkpoints {
+        0 => String::new(),
+        1 => ", and a checkpoint waits on this machine".into(),
+        many => format!(", and {many} checkpoints wait on this machine"),
+    };
+    format!("; the object storage does not answer{since}: {does}{kept}")
 }
 
 /// How far away its deadline is.

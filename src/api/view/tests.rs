@@ -40,6 +40,7 @@ fn scene() -> Scene {
         standing: Standing::default(),
         outlook: None,
         grace_seconds: 20,
+        is_full: false,
     }
 }
 

@@ -113,6 +113,10 @@ impl Attempt {
             self.moved_at = now;
             self.progressed = true;
         }
+        // It waits for the store, for as long as it was told to and no longer.
+        if progress.storage_away.as_ref().is_some_and(|away| away.waiting) {
+            self.moved_at = now;
+        }
         self.progress = progress;
         let over = watchdog::memory(rss_bytes, &self.origin.resources);
         over.map(|reason| self.asked(reason, now)).unwrap_or_default()

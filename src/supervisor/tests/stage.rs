@@ -308,6 +308,8 @@ impl Stage {
             attempts_dir: self.dir.path().join("attempts"),
             workers_socket: self.dir.path().join("workers.sock"),
             storage_url: self.storage_url(),
+            spool_max_bytes: 1 << 30,
+            outage_seconds: 60,
             s3: None,
             tuning: watch::Sender::new(tuning).subscribe(),
             heartbeat_seconds: 1,

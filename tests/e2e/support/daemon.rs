@@ -313,6 +313,14 @@ impl Daemon {
         worker_pid(&job).expect("a running job has a process")
     }
 
+    /// Waits until so many checkpoints of a job are left: older ones are deleted beside what goes on.
+    pub fn wait_for_kept(&self, id: &str, count: usize) {
+        until(&format!("{count} checkpoints are left of job {id}"), || {
+            let list = self.client.get(&format!("/v1/jobs/{id}/checkpoints")).ok();
+            (list["checkpoints"].as_array().unwrap().len() == count).then_some(())
+        });
+    }
+
     fn has_saved(&self, id: &str, attempt: u64) -> bool {
         let list = self.client.get(&format!("/v1/jobs/{id}/checkpoints")).ok();
         list["checkpoints"].as_array().unwrap().iter().any(|checkpoint| checkpoint["attempt"] == attempt)

@@ -131,6 +131,16 @@ pub(crate) async fn commit(
     manifest: &Manifest,
 ) -> Result<CheckpointRef, ArtifactError> {
     let json: Bytes = manifest.to_json().map_err(|what| ArtifactError::corrupt(at.uri(), what))?.into();
+    commit_bytes(at, folder, manifest, json).await
+}
+
+/// The same with the manifest's very bytes.
+pub(crate) async fn commit_bytes(
+    at: &Location,
+    folder: &Location,
+    manifest: &Manifest,
+    json: Bytes,
+) -> Result<CheckpointRef, ArtifactError> {
     for left in (0..CREATE_TRIES).rev() {
         let error = match at.create(json.clone()).await {
             Ok(()) => return Ok(reference(folder, manifest, &json)),
@@ -317,12 +327,17 @@ pub(crate) async fn open(
     let folder = stores.open(which.uri)?;
     let at = folder.join(keys::MANIFEST)?;
     let json = at.get(MAX_MANIFEST_BYTES).await?;
-    if which.manifest_digest.is_some_and(|known| known != blake3_hex(&json)) {
-        return Err(ArtifactError::corrupt(at.uri(), "it is not the manifest that was recorded when it was written"));
-    }
-    let manifest = Manifest::from_json(&json).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    let manifest = parse(&at, &json, which.manifest_digest)?;
     let reference = reference(&folder, &manifest, &json);
     Ok((folder, manifest, reference))
+}
+
+/// The manifest read at a place, which must have this digest where one is known.
+pub(crate) fn parse(at: &Location, json: &[u8], digest: Option<&str>) -> Result<Manifest, ArtifactError> {
+    if digest.is_some_and(|known| known != blake3_hex(json)) {
+        return Err(ArtifactError::corrupt(at.uri(), "it is not the manifest that was recorded when it was written"));
+    }
+    Manifest::from_json(json).map_err(|what| ArtifactError::corrupt(at.uri(), what))
 }
 
 /// The checkpoints under an attempt's folder. Folders without a manifest are not checkpoints and are left out.

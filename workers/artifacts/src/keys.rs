@@ -92,7 +92,14 @@ pub fn storage(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber)
         model_uri: model_uri(prefix, instance, job, attempt),
         output_uri: output_uri(prefix, instance, job, attempt),
         durable_uri: None,
+        spool: None,
     }
+}
+
+/// The folder of an attempt, inside that of a job's attempts on the daemon's machine, in which checkpoints wait for the store.
+#[must_use]
+pub fn spool(attempt: AttemptNumber) -> String {
+    format!("{attempt}/spool")
 }
 
 /// The folder of a checkpoint inside its attempt's.

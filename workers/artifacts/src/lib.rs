@@ -15,6 +15,7 @@ mod pieces;
 pub mod probe;
 pub mod publish;
 mod s3;
+pub mod spool;
 mod stores;
 mod transfer;
 mod upload;

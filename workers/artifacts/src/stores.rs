@@ -68,6 +68,12 @@ impl Stores {
         Self { s3: self.s3.as_ref().map(|s3| Arc::new(s3.impatient())), ..self.clone() }
     }
 
+    /// The same stores for one who has something better to do than to wait: a request that fails is tried again for so many seconds at most.
+    #[must_use]
+    pub fn patient_for(&self, seconds: u32) -> Self {
+        Self { s3: self.s3.as_ref().map(|s3| Arc::new(s3.patient_for(seconds))), ..self.clone() }
+    }
+
     /// Whether there is access to S3.
     #[must_use]
     pub const fn has_s3(&self) -> bool {

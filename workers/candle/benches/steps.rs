@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
+use mlctl_artifacts::spool::Kept;
 use mlctl_protocol::{
     message::ReportBody,
-    progress::{Metrics, Progress},
+    progress::{Metrics, Progress, StorageAway},
     result::CheckpointRef,
     spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
 };
@@ -29,6 +30,7 @@ struct Deaf(Instant);
 
 impl Host for Deaf {
     fn progress(&self, _: Progress) {}
+    fn storage_away(&self, _: Option<StorageAway>) {}
     fn report(&self, _: ReportBody) -> Result<(), Fault> {
         Ok(())
     }
@@ -46,9 +48,10 @@ impl Host for Deaf {
 struct Nowhere;
 
 impl Vault for Nowhere {
-    fn write(&mut self, run: &RunState, _: Content) -> Result<CheckpointRef, Fault> {
+    fn write(&mut self, run: &RunState, _: Content) -> Result<Kept, Fault> {
         let (step, epoch, uri, manifest_digest) = (run.step, run.epoch, String::new(), String::new());
-        Ok(CheckpointRef { step, epoch, uri, size_bytes: 0, manifest_digest, metrics: Metrics::new() })
+        let metrics = Metrics::new();
+        Ok(Kept::Stored(CheckpointRef { step, epoch, uri, size_bytes: 0, manifest_digest, metrics }))
     }
 }
 
@@ -99,6 +102,7 @@ fn measure(
             threads: 1,
             device: &device,
             host: &host,
+            patience: Duration::ZERO,
         };
         let learner = Learner::fresh(&spec, &device)?;
         let start = Instant::now();

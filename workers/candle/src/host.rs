@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use mlctl_link::Order;
 use mlctl_protocol::{
     message::ReportBody,
-    progress::{Metrics, Progress},
+    progress::{Metrics, Progress, StorageAway},
     result::{ModelRef, OutputRef},
 };
 
@@ -27,6 +27,9 @@ pub struct Done {
 pub trait Host: Sync {
     /// Replaces what the next heartbeat says. Cheap: called after every step.
     fn progress(&self, progress: Progress);
+
+    /// Has the next heartbeat tell that the object storage does not answer, or that it does again.
+    fn storage_away(&self, away: Option<StorageAway>);
 
     /// Hands over a report that must not be missed; waits while the outbox is full.
     ///

@@ -19,7 +19,7 @@ use mlctl_protocol::{
     ExitClass,
     launch::Launch,
     message::{ReportBody, Start},
-    progress::Progress,
+    progress::{Progress, StorageAway},
     result::WorkerResult,
     spec::Work,
 };
@@ -180,6 +180,10 @@ struct Outside {
 impl Host for Outside {
     fn progress(&self, progress: Progress) {
         self.handle.progress(progress, &self.device);
+    }
+
+    fn storage_away(&self, away: Option<StorageAway>) {
+        self.handle.storage_away(away);
     }
 
     fn report(&self, body: ReportBody) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mlctl_protocol::{
     message::{Heartbeat, Report, ReportBody, ToWorker},
-    progress::Progress,
+    progress::{Progress, StorageAway},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -34,6 +34,11 @@ impl Handle {
     /// Has heartbeats tell this in place of the process's own: of all processes that a worker is made of.
     pub fn usage(&self, usage: Usage) {
         self.shared.lock().usage = Some(usage);
+    }
+
+    /// Has heartbeats tell, beside the progress, that the object storage does not answer, or that it does again.
+    pub fn storage_away(&self, away: Option<StorageAway>) {
+        self.shared.lock().storage_away = away;
     }
 
     /// Hands over a report, which is kept until the daemon has it. Waits while a thousand are kept already, so it is not to be called from
@@ -106,6 +111,7 @@ pub(crate) struct Shared {
 struct State {
     core: Core,
     progress: Progress,
+    storage_away: Option<StorageAway>,
     device: String,
     usage: Option<Usage>,
     closed: bool,
@@ -115,7 +121,7 @@ impl Shared {
     pub(crate) fn new(core: Core) -> Self {
         let (progress, device) = (Progress::default(), String::new());
         Self {
-            state: Mutex::new(State { core, progress, device, usage: None, closed: false }),
+            state: Mutex::new(State { core, progress, storage_away: None, device, usage: None, closed: false }),
             changed: Condvar::new(),
             wake: Notify::new(),
             settled: Notify::new(),
@@ -194,7 +200,8 @@ impl Shared {
         let Usage { rss_bytes, peak_rss_bytes, cpu_ms } = known.unwrap_or_else(|| Usage::of("self"));
         let state = self.lock();
         let device = if state.device.is_empty() { "cpu" } else { &state.device };
-        Heartbeat { progress: state.progress.clone(), rss_bytes, peak_rss_bytes, cpu_ms, device: device.to_owned() }
+        let progress = Progress { storage_away: state.storage_away.clone(), ..state.progress.clone() };
+        Heartbeat { progress, rss_bytes, peak_rss_bytes, cpu_ms, device: device.to_owned() }
     }
 
     pub(crate) fn close(&self) {

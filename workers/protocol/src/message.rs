@@ -165,6 +165,20 @@ pub struct Storage {
     /// A folder above these that survives a power cut, with all that is above it: the daemon has made it so when it started. Absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durable_uri: Option<String>,
+    /// Where checkpoints wait while the store does not answer. Absent where they cannot, and from daemons of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolPlace>,
+}
+
+/// Where checkpoints wait while the store does not answer, and for how long a job that is done does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SpoolPlace {
+    /// The folder of the job's attempts on the daemon's machine, `file://…`, without a slash at its end.
+    pub attempts_uri: String,
+    /// The most that may wait of an attempt, in bytes.
+    pub max_bytes: u64,
+    /// Seconds that a job which is done waits for the store.
+    pub wait_seconds: u32,
 }
 
 /// A sign of life.

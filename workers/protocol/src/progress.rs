@@ -29,6 +29,23 @@ pub struct Progress {
     pub rows_per_second: Option<f64>,
     /// Loss of the last step.
     pub loss: Option<f64>,
+    /// That the object storage does not answer. Absent while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_away: Option<StorageAway>,
+}
+
+/// An object storage that does not answer, as a worker sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StorageAway {
+    /// Since when, RFC 3339 in UTC.
+    pub since: String,
+    /// Checkpoints that wait for it on this machine.
+    pub checkpoints: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+    /// Whether the worker has nothing left to do but to wait for it.
+    pub waiting: bool,
 }
 
 /// Metric values of one moment of a run: one point of the learning curve per name.

@@ -47,7 +47,13 @@ impl Buckets {
 
     /// The same buckets for one who does not wait: nothing is tried again.
     pub(crate) fn impatient(&self) -> Self {
-        Self::new(S3Access { retry_seconds: 0, ..self.access.clone() })
+        self.patient_for(0)
+    }
+
+    /// The same buckets for one who waits so long at most.
+    pub(crate) fn patient_for(&self, seconds: u32) -> Self {
+        let access = S3Access { retry_seconds: self.access.retry_seconds.min(seconds), ..self.access.clone() };
+        Self { access, connector: self.connector.clone(), open: Mutex::default() }
     }
 
     /// What is known of the store's clock.

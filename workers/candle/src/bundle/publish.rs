@@ -8,6 +8,9 @@ use mlctl_protocol::{ExitClass, result::ModelRef};
 use super::{ModelConfig, tensors};
 use crate::{fault::Fault, job::Job, nn::Tensors};
 
+/// Seconds for which a request is tried again before an order to end is looked for.
+const PATIENCE_SECONDS: u32 = 10;
+
 /// Publishes a model with other files beside it.
 ///
 /// # Errors
@@ -24,7 +27,10 @@ pub fn publish(
     let mut files = beside;
     files.push((keys::MODEL.into(), tensors::encode(weights).map_err(cannot)?));
     files.push((keys::MODEL_CONFIG.into(), config.to_json().map_err(cannot)?.into()));
-    let at = job.stores.open(&job.start.storage.model_uri).map_err(|error| Fault::storage(&error))?;
-    job.runtime.block_on(folder(&at, files, keys::MODEL_CONFIG)).map_err(|error| Fault::storage(&error))?;
+    let storage = &job.start.storage;
+    let waits = storage.spool.is_some();
+    let stores = if waits { job.stores.patient_for(PATIENCE_SECONDS) } else { job.stores.clone() };
+    let at = stores.open(&storage.model_uri).map_err(|error| Fault::storage(&error))?;
+    crate::storage::patiently(job, || job.runtime.block_on(folder(&at, files.clone(), keys::MODEL_CONFIG)))?;
     Ok(ModelRef { uri: at.uri().to_owned(), digest })
 }

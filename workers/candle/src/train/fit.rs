@@ -1,7 +1,9 @@
 //! Training from prepared rows to final weights: opens the device, takes the best checkpoint, runs the session. What comes before
 //! (reading data) and after (publishing) is in `mod.rs`.
 
-use mlctl_protocol::spec::TrainSpec;
+use std::time::Duration;
+
+use mlctl_protocol::{result::CheckpointRef, spec::TrainSpec};
 use serde::Serialize;
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
     state::Identity,
     vault::{self, ObjectVault},
 };
-use crate::{bundle::read::read_initial, data::examples::Examples, device, fault::Fault, job::Job, nn};
+use crate::{bundle::read::read_initial, data::examples::Examples, device, fault::Fault, job::Job, nn, storage};
 
 /// A job's data, ready to train on.
 pub struct Prepared<'a, C> {
@@ -51,10 +53,29 @@ pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_,
         None => Learner::fresh(spec, device),
     };
     let read = |candidate: &_| vault::read(job, candidate, values);
-    let (learner, from) = Resume { spec, identity, threads, device }.first_of(&start.resume, host, read, beginning)?;
-    let saved = from.as_ref().map(|from| from.step);
-    let mut vault = ObjectVault::new(job, dataset_digest, from.map(|from| from.uri))?;
-    let saver = Saver::new(&mut vault, saved, host.elapsed());
-    let work = Work { spec, plan, examples, identity, threads, device, host };
+    let left = storage::left_by_earlier(job);
+    let candidates = best_first(&start.resume, &left);
+    let (learner, from) = Resume { spec, identity, threads, device }.first_of(&candidates, host, read, beginning)?;
+    // What an earlier attempt left on this machine is this attempt's to send.
+    let stored = from.filter(|from| !left.iter().any(|left| left.uri == from.uri));
+    let run = learner.run();
+    let mut vault = ObjectVault::new(job, dataset_digest, stored.as_ref().map(|from| from.uri.clone()))?;
+    let mut saver = Saver::new(&mut vault, stored.map(|from| from.step), host.elapsed());
+    if !saver.has(run) {
+        saver.try_save(host, run, || learner.content(identity, threads, &config(run.step, &run.metrics)))?;
+    }
+    if saver.has(run) && left.iter().all(|left| left.step <= run.step) {
+        storage::clear_earlier(job);
+    }
+    let seconds = start.storage.spool.as_ref().map_or(0, |place| place.wait_seconds);
+    let patience = Duration::from_secs(seconds.into());
+    let work = Work { spec, plan, examples, identity, threads, device, host, patience };
     Session::new(work, config, saver, learner).train()
+}
+
+/// The daemon's candidates and those on this machine, which are worth more only where they are further.
+fn best_first(stored: &[CheckpointRef], left: &[CheckpointRef]) -> Vec<CheckpointRef> {
+    let best = stored.first().map_or(0, |stored| stored.step);
+    let (further, others): (Vec<_>, Vec<_>) = left.iter().cloned().partition(|left| left.step > best);
+    further.into_iter().chain(stored.iter().cloned()).chain(others).collect()
 }

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use candle_core::{Device, Tensor, backprop::GradStore};
+use mlctl_artifacts::spool::Away;
 use mlctl_protocol::{
+    ExitClass,
     message::ReportBody,
     progress::{Metrics, Progress},
     spec::TrainSpec,
@@ -17,7 +19,7 @@ use super::{
     evaluate::{Evaluation, Measure, Score, put},
     learner::Learner,
     plan::Plan,
-    saver::Saver,
+    saver::{self, Saver},
     state::{Content, Identity, RunState, Sums},
 };
 use crate::{
@@ -31,6 +33,9 @@ use crate::{
     orders::Orders,
     rng::{Rng, Stream},
 };
+
+/// How long a run that was ordered to end waits for a store that does not answer: what waits for it is safe on this machine.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a session works on, fixed for its length.
 #[derive(Clone, Copy)]
@@ -49,6 +54,8 @@ pub struct Work<'a> {
     pub device: &'a Device,
     /// The outside.
     pub host: &'a dyn Host,
+    /// How long a run that is over waits for a store that does not answer.
+    pub patience: Duration,
 }
 
 impl std::fmt::Debug for Work<'_> {
@@ -299,6 +306,7 @@ impl<'a, C: Serialize> Session<'a, C> {
     /// Does what the daemon and the policy ask for between two steps.
     fn obey(&mut self) -> Result<(), Fault> {
         let Work { plan, host, .. } = self.work;
+        self.saver.catch_up(host)?;
         self.orders.poll(host);
         if let Some(ending) = self.orders.ending().cloned() {
             if !ending.may_save {
@@ -321,7 +329,17 @@ impl<'a, C: Serialize> Session<'a, C> {
         let Self { work, config, learner, saver, .. } = self;
         let step = learner.run.step;
         match saver.save(work.host, &learner.run, || content(*work, *config, learner)) {
-            Ok(()) => end,
+            Ok(()) => match saver.flush(work.host, END_PATIENCE, || false) {
+                Ok(Some(Away { since, checkpoints, .. })) => {
+                    let message = format!(
+                        "{}; what could not be sent ({}) waits on this machine for the object storage, which does not answer since {since}: the next attempt goes on from it",
+                        end.message,
+                        saver::count(checkpoints)
+                    );
+                    Fault { message, ..end }
+                }
+                _ => end,
+            },
             Err(fault) => {
                 let message = format!("{}; the checkpoint at step {step} failed: {}", end.message, fault.message);
                 Fault { message, ..end }
@@ -355,7 +373,24 @@ impl<'a, C: Serialize> Session<'a, C> {
             }
         }
         self.curve.flush(host)?;
+        self.wait_for_storage()?;
         Ok(Trained { model: self.learner.weights()?, run: self.learner.run, evaluation })
+    }
+
+    /// Waits until the store has all checkpoints: a run that is over has nothing better to do.
+    fn wait_for_storage(&mut self) -> Result<(), Fault> {
+        let Work { host, patience, .. } = self.work;
+        let orders = &mut self.orders;
+        let left = self.saver.flush(host, patience, || interrupts(orders, host))?;
+        self.ended()?;
+        match left {
+            None => Ok(()),
+            Some(Away { since, checkpoints, .. }) => Err(Fault::new(
+                ExitClass::Storage,
+                format!("training is over, and the object storage does not answer since {since}: what could not be sent ({}) waits on this machine", saver::count(checkpoints)),
+            )
+            .with_hint("the next attempt goes on from it; storage.outage_seconds in mld.toml says how long a job waits")),
+        }
     }
 
     /// An order to end that came while the model was measured. The last state is saved already.

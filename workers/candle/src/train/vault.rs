@@ -1,4 +1,4 @@
-//! Checkpoints in object storage: a run's content as the parts that `artifacts` writes and verifies. The only place of this room that
+//! Checkpoints in object storage, or on their way there: a run's content as the parts that `artifacts` writes and verifies. The only place of this room that
 //! reaches storage; when to write and what to read is decided in `saver` and `resume`.
 
 use mlctl_artifacts::{
@@ -6,8 +6,9 @@ use mlctl_artifacts::{
     checkpoint::{self, Header, Part},
     keys,
     manifest::Role,
+    spool::{Away, Kept, News, Spool, SpoolError},
 };
-use mlctl_protocol::{ExitClass, result::CheckpointRef};
+use mlctl_protocol::{ExitClass, message::SpoolPlace, result::CheckpointRef};
 
 use super::{
     resume::Unreadable,
@@ -19,11 +20,19 @@ use crate::{fault::Fault, job::Job};
 /// Room in a checkpoint for all but tensors' data: headers, `state.json`, the manifest.
 const OVERHEAD_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Seconds for which the store is tried again before a checkpoint waits on this machine: training stands still meanwhile.
+const PATIENCE_SECONDS: u32 = 10;
+
+/// The same for a checkpoint that waits already.
+const RETRY_SECONDS: u32 = 2;
+
 /// Where an attempt's checkpoints go, and earlier attempts' come from.
 #[derive(Debug)]
 pub struct ObjectVault<'a> {
     job: Job<'a>,
     attempt: Location,
+    /// Where they wait while the store does not answer, if they may.
+    spool: Option<Spool>,
     dataset_digest: &'a str,
     /// The checkpoint this attempt started from.
     parent: Option<String>,
@@ -36,12 +45,20 @@ impl<'a> ObjectVault<'a> {
     /// When the daemon named a folder that no store has.
     pub fn new(job: Job<'a>, dataset_digest: &'a str, parent: Option<String>) -> Result<Self, Fault> {
         let attempt = job.stores.open(&job.start.storage.attempt_uri).map_err(|e| Fault::storage(&e))?;
-        Ok(Self { job, attempt, dataset_digest, parent })
+        let place = job.start.storage.spool.as_ref().filter(|place| attempt.is_remote() && place.max_bytes > 0);
+        let spool = place.map(|place| spool(job, place)).transpose().map_err(|e| Fault::storage(&e))?;
+        Ok(Self { job, attempt, spool, dataset_digest, parent })
     }
 }
 
+fn spool(job: Job<'_>, place: &SpoolPlace) -> Result<Spool, ArtifactError> {
+    let to = |seconds| job.stores.patient_for(seconds).open(&job.start.storage.attempt_uri);
+    let at = job.stores.open(&place.attempts_uri)?.join(&keys::spool(job.attempt))?;
+    Ok(Spool::new(to(PATIENCE_SECONDS)?, to(RETRY_SECONDS)?, at, place.max_bytes))
+}
+
 impl Vault for ObjectVault<'_> {
-    fn write(&mut self, run: &RunState, content: Content) -> Result<CheckpointRef, Fault> {
+    fn write(&mut self, run: &RunState, content: Content) -> Result<Kept, Fault> {
         let Job { id, attempt, start, host, runtime, .. } = self.job;
         let header = Header {
             job: id,
@@ -61,12 +78,31 @@ impl Vault for ObjectVault<'_> {
             part(keys::CHECKPOINT_OPTIMIZER, Role::Optimizer, content.optimizer),
             part(keys::CHECKPOINT_STATE, Role::State, content.state),
         ];
-        match runtime.block_on(checkpoint::write(&self.attempt, header, parts)) {
-            Err(error @ ArtifactError::AlreadyExists { .. }) => Err(Fault::new(
-                ExitClass::Lost,
-                format!("another process writes the checkpoints of this attempt: {error}"),
-            )),
-            result => result.map_err(|e| Fault::storage(&e)),
+        let Some(spool) = &self.spool else {
+            let written = runtime.block_on(checkpoint::write(&self.attempt, header, parts));
+            return written.map(Kept::Stored).map_err(|error| self.refused(&error));
+        };
+        runtime.block_on(spool.write(header, parts)).map_err(|error| match error {
+            SpoolError::Failed(error) => self.refused(&error),
+            error @ SpoolError::NoRoom { .. } => Fault::new(ExitClass::Storage, error.to_string())
+                .with_hint("allow more with storage.spool_max_bytes in mld.toml"),
+        })
+    }
+
+    fn news(&mut self) -> Vec<News> {
+        self.spool.as_ref().map(Spool::news).unwrap_or_default()
+    }
+
+    fn away(&self) -> Option<Away> {
+        self.spool.as_ref()?.away()
+    }
+
+    fn refused(&self, error: &ArtifactError) -> Fault {
+        match error {
+            ArtifactError::AlreadyExists { .. } => {
+                Fault::new(ExitClass::Lost, format!("another process writes the checkpoints of this attempt: {error}"))
+            }
+            error => Fault::storage(error),
         }
     }
 }

@@ -10,10 +10,11 @@ use std::{
 };
 
 use candle_core::Device;
+use mlctl_artifacts::spool::Kept;
 use mlctl_protocol::{
     ExitClass,
     message::ReportBody,
-    progress::{MetricPoint, Metrics, Progress},
+    progress::{MetricPoint, Metrics, Progress, StorageAway},
     result::CheckpointRef,
     spec::{
         Activation, CheckpointPolicy, Convergence, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split,
@@ -49,6 +50,8 @@ impl Host for Recorder {
     fn progress(&self, progress: Progress) {
         *self.last.lock().unwrap() = progress;
     }
+
+    fn storage_away(&self, _: Option<StorageAway>) {}
 
     fn report(&self, body: ReportBody) -> Result<(), Fault> {
         self.reports.lock().unwrap().push(body);
@@ -104,13 +107,13 @@ pub struct Memory {
 }
 
 impl Vault for Memory {
-    fn write(&mut self, run: &RunState, content: Content) -> Result<CheckpointRef, Fault> {
+    fn write(&mut self, run: &RunState, content: Content) -> Result<Kept, Fault> {
         if self.failing > 0 {
             self.failing -= 1;
             return Err(Fault::new(self.class.unwrap_or(ExitClass::Storage), "the store is down"));
         }
         assert!(self.kept.insert(run.step, content).is_none(), "a second checkpoint at step {}", run.step);
-        Ok(CheckpointRef { epoch: run.epoch, ..reference(run.step) })
+        Ok(Kept::Stored(CheckpointRef { epoch: run.epoch, ..reference(run.step) }))
     }
 }
 
@@ -178,7 +181,16 @@ impl Problem {
         let resume = Resume { spec, identity, threads: 1, device };
         let (learner, from) = resume.first_of(candidates, host, read, || Learner::fresh(spec, device))?;
         let saver = Saver::new(vault, from.map(|from| from.step), host.elapsed());
-        let work = Work { spec, plan: &plan, examples: &self.examples, identity, threads: 1, device, host };
+        let work = Work {
+            spec,
+            plan: &plan,
+            examples: &self.examples,
+            identity,
+            threads: 1,
+            device,
+            host,
+            patience: Duration::ZERO,
+        };
         Session::new(work, &|step, _| step, saver, learner).train()
     }
 }

@@ -75,6 +75,7 @@ impl Bench {
                 model_uri: format!("{home}/model/{attempt}"),
                 output_uri: format!("{home}/output/{attempt}"),
                 durable_uri: None,
+                spool: None,
             },
             heartbeat_seconds: 5,
             lease_seconds: 600,

@@ -55,6 +55,7 @@ impl Store {
                 model_uri: uri("model"),
                 output_uri: uri("output"),
                 durable_uri: None,
+                spool: None,
             },
             heartbeat_seconds: 5,
             lease_seconds: 600,

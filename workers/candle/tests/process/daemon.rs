@@ -92,6 +92,7 @@ impl Daemon {
                 model_uri: format!("{home}/model/{number}"),
                 output_uri: format!("{home}/output/{number}"),
                 durable_uri: None,
+                spool: None,
             },
             heartbeat_seconds: 1,
             lease_seconds: 600,
