@@ -128,3 +128,33 @@ fn resumed(daemon: &Daemon, id: &str) -> (u64, Vec<String>) {
         Some((event["step"].as_u64().unwrap(), skipped))
     })
 }
+
+#[test]
+fn nothing_is_predicted_with_a_damaged_model() {
+    let mut daemon = Setup::of(Worker::Real).start();
+    let trained = daemon.submit(&training(Worker::Real, "trained", Length::Short));
+    let job = daemon.wait_for(&trained, "succeeded");
+    let folder = job["model"]["uri"].as_str().and_then(|uri| uri.strip_prefix("file://")).unwrap();
+    let file = Path::new(folder).join("model.safetensors");
+    let data = training(Worker::Real, "", Length::Short)["train"]["data"].clone();
+    let predict = json!({
+        "version": 1,
+        "name": "predict",
+        "retry": {"limit": 0, "infrastructure_limit": 0},
+        "infer": {"model": {"from": format!("job:{trained}")}, "data": data},
+    });
+    let whole = daemon.submit(&predict);
+    daemon.wait_for(&whole, "succeeded");
+    cases(4, |mut chance| {
+        let mut bytes = fs::read(&file).unwrap();
+        let (at, bit) = (usize::try_from(chance.below(bytes.len() as u64)).unwrap(), chance.below(8));
+        bytes[at] ^= 1 << bit;
+        fs::write(&file, &bytes).unwrap();
+        let id = daemon.submit(&predict);
+        let job = daemon.wait_for(&id, "failed");
+        println!("bit {bit} of byte {at}: {}", job["exit_message"]);
+        assert!(job["exit_message"].as_str().unwrap().contains("model.safetensors"), "{job:#}");
+        bytes[at] ^= 1 << bit;
+        fs::write(&file, &bytes).unwrap();
+    });
+}

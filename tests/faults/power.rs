@@ -84,12 +84,13 @@ fn storm(disk: &Disk, chance: &mut Chance, cycles: u64) {
             scope.spawn(|| client.run(&stop, 60));
         }
         for _ in 0..cycles {
+            recorder.allow(5);
             cut(disk, &mut daemon, &recorder, (&marks, 50 + chance.below(250)));
             assert!(daemon.answers(), "it does not start again:\n{}", daemon.log());
         }
         stop.store(true, Ordering::SeqCst);
     });
-    load::drain(&daemon, Duration::from_secs(100));
+    load::drain(&daemon);
     let account = load::account(&daemon, &recorder, &marks);
     assert_eq!(verdict(&account), Vec::<String>::new());
     let owed = account.calls.iter().filter(|call| call.ended < u64::MAX).count();
@@ -127,6 +128,7 @@ fn control(disk: &Disk, chance: &mut Chance, lie: &Path) -> bool {
     let mut daemon = setup(disk, &name).variable("LD_PRELOAD", lie.to_str().unwrap()).start();
     rustix::fs::sync();
     let (marks, recorder, stop) = (load::folder(&daemon), Recorder::default(), AtomicBool::new(false));
+    recorder.allow(1000);
     std::thread::scope(|scope| {
         for client in 0..3 {
             let chance = (format!("job-{client}"), Chance(chance.next()));
