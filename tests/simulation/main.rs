@@ -2,6 +2,8 @@
 //! Thousands of schedules take seconds, and a failure comes back with its seed.
 
 #[cfg(test)]
+mod attempts;
+#[cfg(test)]
 #[path = "../support/chance.rs"]
 mod chance;
 #[cfg(test)]

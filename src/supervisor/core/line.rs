@@ -25,6 +25,8 @@ pub(super) struct Line {
     number: u64,
     /// Whether its hello was answered.
     told: bool,
+    /// Whether it is being closed: what follows on it must not be taken, since something before it may not have been.
+    over: bool,
 }
 
 impl Line {
@@ -70,7 +72,7 @@ impl Attempt {
     pub(super) fn dialled(&mut self, number: u64, started: bool, now: Instant) -> Vec<Effect> {
         self.heard_at = now;
         let mut effects = Vec::new();
-        if let Some(older) = self.line.replace(Line { number, told: started }) {
+        if let Some(older) = self.line.replace(Line { number, told: started, over: false }) {
             effects.push(Effect::HangUp { line: older.number, why: Why::Replaced });
         }
         if started {
@@ -104,8 +106,25 @@ impl Attempt {
         self.line.as_ref().is_some_and(|line| line.number == number)
     }
 
+    /// Whether what comes by a connection is taken.
+    fn listens_to(&self, number: u64) -> bool {
+        self.line.as_ref().is_some_and(|line| line.number == number && !line.over)
+    }
+
+    /// Closes a connection.
+    fn hang_up(&mut self, number: u64, why: Why) -> Effect {
+        self.end_line(number);
+        Effect::HangUp { line: number, why }
+    }
+
+    fn end_line(&mut self, number: u64) {
+        if let Some(line) = self.line.as_mut().filter(|line| line.number == number) {
+            line.over = true;
+        }
+    }
+
     pub(super) fn beat(&mut self, line: u64, progress: Progress, rss_bytes: u64, now: Instant) -> Vec<Effect> {
-        if !self.is_current(line) {
+        if !self.listens_to(line) {
             return Vec::new();
         }
         self.heard_at = now;
@@ -129,7 +148,7 @@ impl Attempt {
         in_file: bool,
         now: Instant,
     ) -> Vec<Effect> {
-        if !self.is_current(line) {
+        if !self.listens_to(line) {
             return Vec::new();
         }
         if seq <= self.acked {
@@ -137,7 +156,7 @@ impl Attempt {
         }
         if let Some(lie) = end::violation(&body, self.origin.fence, &self.origin.kind, &self.origin.storage) {
             let mut effects = self.asked(Reason::Lied(lie.clone()), now);
-            effects.push(Effect::HangUp { line, why: Why::Lied(lie) });
+            effects.push(self.hang_up(line, Why::Lied(lie)));
             return effects;
         }
         let body = match self.bounded(body) {
@@ -162,8 +181,8 @@ impl Attempt {
         let acked = match answer {
             Answer::Done(acked) => acked,
             Answer::Stale => return self.stale(line, now),
-            Answer::Stopping => return vec![Effect::HangUp { line, why: Why::NotStored("the daemon stops".into()) }],
-            Answer::Failed(error) => return vec![Effect::HangUp { line, why: Why::NotStored(error) }],
+            Answer::Stopping => return vec![self.hang_up(line, Why::NotStored("the daemon stops".into()))],
+            Answer::Failed(error) => return vec![self.hang_up(line, Why::NotStored(error))],
         };
         self.acked = self.acked.max(acked);
         let keeping = self.keeping.take_if(|keeping| keeping.line == line && keeping.seq == seq);
@@ -190,6 +209,7 @@ impl Attempt {
     /// The store knows the attempt no more.
     pub(super) fn stale(&mut self, line: u64, now: Instant) -> Vec<Effect> {
         let mut effects = self.asked(Reason::Stale, now);
+        self.end_line(line);
         effects.push(Effect::Say { line, word: Word::Refused(STALE) });
         effects
     }
@@ -225,6 +245,7 @@ impl Attempt {
 
     /// It was not asked after all.
     pub(super) fn unheard(&mut self, line: u64) -> Vec<Effect> {
+        self.end_line(line);
         if self.is_current(line)
             && let Some(ending) = &mut self.ending
         {

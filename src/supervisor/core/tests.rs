@@ -1,4 +1,4 @@
-//! What the machine says to single events.
+//! What the machine says to single events; whole lives under chance are played in `tests/simulation`.
 
 use std::{
     sync::Arc,
@@ -205,4 +205,20 @@ fn a_result_in_its_file_alone_is_kept_after_a_report_whose_answer_was_not_heard(
     let effects = core.step(Event::Salvaged, now);
     let [Effect::Record(end)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(end.report.as_ref().map(|(seq, _)| *seq), Some(2));
+}
+
+#[test]
+fn nothing_is_taken_after_what_could_not_be_stored() {
+    let now = Instant::now();
+    let mut core = attempt(now);
+    core.step(Event::Engaged, now);
+    core.step(Event::Dialled { line: 1, started: false }, now);
+    let report =
+        |line, seq| Event::Report { line, seq, body: ReportBody::Warning { message: "w".into() }, in_file: false };
+    core.step(report(1, 1), now);
+    let effects = core.step(Event::Kept { line: 1, seq: 1, answer: Answer::Failed("full".into()) }, now);
+    assert!(matches!(effects[..], [Effect::HangUp { line: 1, why: Why::NotStored(_) }]), "{effects:?}");
+    assert!(core.step(report(1, 2), now).is_empty(), "the first is not on record");
+    core.step(Event::Dialled { line: 2, started: true }, now);
+    assert!(matches!(core.step(report(2, 1), now)[..], [Effect::KeepReport { line: 2, seq: 1, .. }]));
 }
