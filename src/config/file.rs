@@ -161,6 +161,8 @@ pub struct WorkersSection {
     /// The size of a log file in bytes.
     #[schemars(range(min = 4096, max = 1_099_511_627_776_u64))]
     pub log_max_bytes: u64,
+    /// A folder of cgroup v2 that belongs to the daemon, in which each attempt has one of its own.
+    pub cgroup_dir: Option<PathBuf>,
     /// Log files of each of a worker's two streams.
     #[schemars(range(min = 1, max = 100))]
     pub log_files: u32,
@@ -179,6 +181,7 @@ impl Default for WorkersSection {
             min_run_seconds: 60,
             ahead: 2,
             log_max_bytes: 16 * 1024 * 1024,
+            cgroup_dir: None,
             log_files: 4,
         }
     }

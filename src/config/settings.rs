@@ -100,6 +100,8 @@ pub struct WorkerSettings {
     pub min_run_seconds: u32,
     /// Workers that are started before there is a job for them, of the kind that ran last; 0 for none.
     pub ahead: u32,
+    /// A folder of cgroup v2 that belongs to the daemon; the one that the service manager has delegated to it when absent.
+    pub cgroup_dir: Option<PathBuf>,
     /// The size of a log file, in bytes.
     pub log_max_bytes: u64,
     /// Log files of each of a worker's two streams, the one being written included; at least 1.

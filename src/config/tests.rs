@@ -138,7 +138,7 @@ mld.toml:9:10: "xml" is no value of `format`
 --set: unknown key `cpu`
   | workers.cpu=1
   |         ^^^
-  = hint: did you mean `cpus`? allowed: `ahead`, `command`, `cpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `memory_mib`, `min_run_seconds`"#;
+  = hint: did you mean `cpus`? allowed: `ahead`, `cgroup_dir`, `command`, `cpus`, `grace_seconds`, `hang_seconds`, `heartbeat_seconds`, `lease_seconds`, `log_files`, `log_max_bytes`, `memory_mib`, `min_run_seconds`"#;
     assert_eq!(load_text(text, &["workers.cpu=1"]).unwrap_err(), expected);
 }
 

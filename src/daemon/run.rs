@@ -49,7 +49,7 @@ use crate::{
         self, LogBounds, Supervisor,
         devices::InventoryError,
         executor::{Executor, Programs},
-        process::LocalProcesses,
+        process::{Cgroups, LocalProcesses},
     },
     vault::{self, VaultError},
 };
@@ -170,7 +170,8 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let store = open(&settings, &clock).await?;
     let Hardware { machine, programs, inventory } = hardware::look(&settings).map_err(DaemonError::Devices)?;
     let executor = LocalProcesses::new(programs.clone(), settings.attempts_dir.clone(), environment);
-    let executor = executor.map_err(DaemonError::Supervise)?;
+    let cgroups = Cgroups::find(settings.workers.cgroup_dir.as_deref());
+    let executor = executor.map_err(DaemonError::Supervise)?.in_cgroups(cgroups);
     let artifacts = Stores::with_s3(s3.clone());
     let parts = supervisor::Parts {
         store: store.clone(),

@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use mlctl_protocol::{AttemptNumber, ExitClass, JobId, launch::Launch, message::ReportBody};
+use mlctl_protocol::{
+    AttemptNumber, ExitClass, JobId,
+    launch::Launch,
+    message::{Heartbeat, ReportBody},
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -18,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     Shared,
     core::{Answer, Attempt, Effect, End, Event},
-    executor::{Program, Spare, StartError, Worker},
+    executor::{Program, Spare, Spent, StartError, Worker},
     link,
     live::Live,
     logs::Watched,
@@ -52,6 +56,8 @@ pub(super) struct Task {
     /// What its worker is to be told once its process is on record.
     claimed: Option<Claimed>,
     attended: Option<Attended>,
+    /// What the kernel counted of it, once it was reaped.
+    spent: Option<Spent>,
     /// Whether this daemon has started it.
     is_new: bool,
 }
@@ -66,7 +72,7 @@ struct Attended {
 impl Task {
     pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>) -> Self {
         let woken = live.woken();
-        Self { shared, live, woken, worker: None, claimed: None, attended: None, is_new: false }
+        Self { shared, live, woken, worker: None, claimed: None, attended: None, spent: None, is_new: false }
     }
 
     /// The task of an attempt whose worker was found alive.
@@ -133,7 +139,9 @@ impl Task {
             Effect::Reap => {
                 let worker = self.worker.as_mut()?;
                 worker.exited().await;
-                return Some(Event::Reaped(worker.reap().await));
+                let ended = worker.reap().await;
+                self.spent = worker.spent();
+                return Some(Event::Reaped(ended));
             }
             Effect::Vacate => {
                 self.shared.vacate();
@@ -186,7 +194,10 @@ impl Task {
             None => shared.executor.start(&shared.kit_of(&live), &launch).await,
         };
         match started {
-            Ok(worker) => self.worker = Some(worker),
+            Ok(mut worker) => {
+                worker.confine(&live.origin.resources);
+                self.worker = Some(worker);
+            }
             Err(error) => return Event::NotStarted(not_started(&shared, &live, &error)),
         }
         if !is_spare {
@@ -252,6 +263,7 @@ impl Task {
         let (shared, live, fence) = (&self.shared, &self.live, self.live.fence);
         let End { exit, model, output, beat, report } = end;
         let (class, message) = (exit.class, exit.message.clone().unwrap_or_default());
+        let beat = counted(beat, self.spent, || live.heard());
         let beat = async {
             match beat {
                 Some(heartbeat) => shared.store.heartbeat(link::beat(shared, live, heartbeat)).await,
@@ -293,6 +305,18 @@ impl Task {
             retention::tidy(shared, live.fence.job, live.keep).await;
         }
     }
+}
+
+/// The last heartbeat that is kept: with what the kernel counted, where it did, in the place of what the worker said of itself.
+fn counted(
+    unkept: Option<Heartbeat>,
+    spent: Option<Spent>,
+    newest: impl FnOnce() -> Option<Heartbeat>,
+) -> Option<Heartbeat> {
+    let Some(Spent { cpu_ms, peak_bytes }) = spent else { return unkept };
+    let heartbeat = unkept.or_else(newest)?;
+    let peak_rss_bytes = peak_bytes.unwrap_or(heartbeat.peak_rss_bytes);
+    Some(Heartbeat { cpu_ms, peak_rss_bytes, ..heartbeat })
 }
 
 /// The job was taken when command jobs were allowed.

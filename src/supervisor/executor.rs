@@ -10,7 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mlctl_protocol::{launch::Launch, spec::CommandSpec};
+use mlctl_protocol::{
+    launch::Launch,
+    spec::{CommandSpec, Resources},
+};
 
 use crate::domain::event::ProcessIdentity;
 
@@ -139,12 +142,29 @@ pub trait Worker: Send + Sync {
     /// Waits until its main process has ended. May be dropped and called again.
     async fn exited(&self);
 
+    /// Puts it where what it uses is bounded and counted and nothing of it escapes its end, where that is to be had. Before it is told what to do.
+    fn confine(&mut self, _resources: &Resources) {}
+
+    /// What it has used up in all, once it was reaped, where that was counted.
+    fn spent(&self) -> Option<Spent> {
+        None
+    }
+
     /// Signals its whole process group; nothing happens when it is gone.
     fn signal(&self, signal: Signal);
 
     /// To be called after [`exited`](Self::exited): ends what is left of its process group and says how the main process ended. Afterwards nothing
     /// of the worker is left, no zombie either.
     async fn reap(&mut self) -> Ended;
+}
+
+/// What an attempt has used up, as the kernel counted it: all that it had started included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Milliseconds of processors.
+    pub cpu_ms: u64,
+    /// The most memory at once, in bytes, what the kernel kept of its files included; where that was counted.
+    pub peak_bytes: Option<u64>,
 }
 
 /// A signal to a worker.

@@ -237,6 +237,7 @@ impl Conversation<'_> {
         while let Some(message) = reader.recv().await? {
             match message {
                 FromWorker::Heartbeat(heartbeat) => {
+                    self.live.hear(&heartbeat);
                     let (progress, rss_bytes) = (heartbeat.progress.clone(), heartbeat.rss_bytes);
                     self.follow(Event::Beat { line, progress, rss_bytes }).await?;
                     beats.send_replace(Some(heartbeat));

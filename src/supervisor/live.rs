@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use mlctl_protocol::{
-    message::{Start, ToWorker},
+    message::{Heartbeat, Start, ToWorker},
     result::CheckpointRef,
 };
 use tokio::{
@@ -61,6 +61,8 @@ pub(super) struct Live {
     /// Has the attempt's task look again.
     wake: watch::Sender<()>,
     lines: AtomicU64,
+    /// The newest heartbeat.
+    heard: Mutex<Option<Heartbeat>>,
     inner: Mutex<Inner>,
 }
 
@@ -99,6 +101,7 @@ impl Live {
             durable: watch::Sender::new(None),
             wake: watch::Sender::new(()),
             lines: AtomicU64::new(0),
+            heard: Mutex::default(),
             inner: Mutex::new(Inner { core: Attempt::new(origin.clone(), times, now.into_std()), line: None }),
             origin,
         }
@@ -106,6 +109,16 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A heartbeat came.
+    pub(super) fn hear(&self, heartbeat: &Heartbeat) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat.clone());
+    }
+
+    /// The newest heartbeat in this daemon's time.
+    pub(super) fn heard(&self) -> Option<Heartbeat> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the machine something.

@@ -12,6 +12,8 @@ mod bad_input;
 #[cfg(test)]
 mod broken_disk;
 #[cfg(test)]
+mod cgroups;
+#[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../support/chance.rs"]
 mod chance;
@@ -72,5 +74,7 @@ mod systemd;
 mod terminal;
 #[cfg(test)]
 mod time;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod weights;

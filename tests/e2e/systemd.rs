@@ -121,7 +121,12 @@ fn a_job_is_trained_through_the_service_and_a_worker_outlives_its_restarts() {
     let before = machine.past("endless", 0);
     let worker = before["worker"]["pid"].as_u64().unwrap();
     assert_eq!(machine.sh(&format!("stat -c %U /proc/{worker}")).ok().trim(), "mld");
+    // In a cgroup of its own below the service's, and the daemon in another, so that both are counted apart and a restart finds its place.
+    let cgroup = |pid: &str| machine.sh(&format!("cat /proc/{pid}/cgroup")).ok().trim().to_owned();
+    let id = before["id"].as_str().unwrap();
+    assert!(cgroup(&worker.to_string()).ends_with(&format!("/mld.service/{id}-1")), "{}", cgroup(&worker.to_string()));
     let first = machine.main_pid();
+    assert!(cgroup(&first).ends_with("/mld.service/mld"), "{}", cgroup(&first));
     machine.sh("systemctl restart mld").ok();
     assert_ne!(machine.main_pid(), first, "another daemon");
     let step = |job: &Value| job["progress"]["step"].as_u64().unwrap();

@@ -17,13 +17,14 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 use super::{
+    cgroup::Cell,
     open_pidfd,
     procfs::{self, Member},
 };
 use crate::{
     domain::event::ProcessIdentity,
     supervisor::{
-        executor::{Ended, Signal, Worker},
+        executor::{Ended, Signal, Spent, Worker},
         readiness,
     },
 };
@@ -36,6 +37,9 @@ pub(super) struct Adopted {
     identity: ProcessIdentity,
     dir: PathBuf,
     pidfd: AsyncFd<OwnedFd>,
+    /// Its cgroup, where it was put into one.
+    cell: Option<Cell>,
+    spent: Option<Spent>,
 }
 
 impl Adopted {
@@ -44,7 +48,11 @@ impl Adopted {
         let pidfd = open_if(identity.pid, identity.start_ticks)?;
         let pidfd =
             readiness::readable(pidfd).inspect_err(|error| warn!(%error, "cannot watch an adopted worker")).ok()?;
-        Some(Self { identity: identity.clone(), dir: dir.to_owned(), pidfd })
+        Some(Self { identity: identity.clone(), dir: dir.to_owned(), pidfd, cell: None, spent: None })
+    }
+
+    pub(super) fn in_cell(self, cell: Option<Cell>) -> Self {
+        Self { cell, ..self }
     }
 
     fn lives(&self) -> bool {
@@ -96,9 +104,20 @@ impl Worker for Adopted {
         }
     }
 
+    fn spent(&self) -> Option<Spent> {
+        self.spent
+    }
+
     async fn reap(&mut self) -> Ended {
+        let mut ended = Ended::Unknown;
+        if let Some(cell) = self.cell.take() {
+            if cell.ran_out_of_memory() == Some(true) {
+                ended = Ended::Signal { number: process::Signal::KILL.as_raw(), out_of_memory: true };
+            }
+            self.spent = cell.end().await;
+        }
         end_remnants(&self.identity, &self.dir).await;
-        Ended::Unknown
+        ended
     }
 }
 

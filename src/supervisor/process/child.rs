@@ -3,19 +3,25 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use mlctl_protocol::spec::Resources;
 use rustix::{fd::OwnedFd, process};
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{adopted, procfs, rustix_pid};
+use super::{
+    adopted,
+    cgroup::{Cell, Cgroups},
+    procfs, rustix_pid,
+};
 use crate::{
     domain::event::{ProcessIdentity, StartedAhead},
     supervisor::{
-        executor::{Ended, Signal, Worker},
+        executor::{Ended, Signal, Spent, Worker},
         readiness,
     },
 };
@@ -33,6 +39,10 @@ pub(super) struct Child {
     reaped: bool,
     /// The kernel's count of out-of-memory kills when it started.
     memory_kills: Option<u64>,
+    /// Where its attempt may have a cgroup.
+    cgroups: Option<Arc<Cgroups>>,
+    cell: Option<Cell>,
+    spent: Option<Spent>,
 }
 
 impl Child {
@@ -42,7 +52,11 @@ impl Child {
         (child, dir): (tokio::process::Child, PathBuf),
         memory_kills: Option<u64>,
     ) -> Self {
-        Self { identity, pidfd, child, dir, reaped: false, memory_kills }
+        Self { identity, pidfd, child, dir, reaped: false, memory_kills, cgroups: None, cell: None, spent: None }
+    }
+
+    pub(super) fn in_cgroups(self, cgroups: Option<Arc<Cgroups>>) -> Self {
+        Self { cgroups, ..self }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -109,15 +123,17 @@ impl Child {
         }
     }
 
-    fn ended(&self, status: std::process::ExitStatus) -> Ended {
+    /// How it ended; whether the kernel killed for memory in its cgroup, where it has one that counts.
+    fn ended(&self, status: std::process::ExitStatus, in_here: Option<bool>) -> Ended {
         use std::os::unix::process::ExitStatusExt as _;
         match (status.code(), status.signal()) {
             (Some(code), _) => Ended::Code(code),
             (None, Some(number)) => {
-                let out_of_memory = match (self.memory_kills, procfs::memory_kills()) {
+                let somewhere = || match (self.memory_kills, procfs::memory_kills()) {
                     (Some(before), Some(after)) => after > before,
                     _ => false,
                 };
+                let out_of_memory = in_here.unwrap_or_else(somewhere);
                 Ended::Signal { number, out_of_memory }
             }
             (None, None) => Ended::Unknown,
@@ -133,6 +149,15 @@ impl Worker for Child {
 
     fn age(&self) -> Duration {
         procfs::age(procfs::begun(&self.identity))
+    }
+
+    fn confine(&mut self, resources: &Resources) {
+        let cgroups = self.cgroups.as_ref();
+        self.cell = cgroups.and_then(|cgroups| cgroups.confine(&self.dir, self.identity.pid, resources));
+    }
+
+    fn spent(&self) -> Option<Spent> {
+        self.spent
     }
 
     async fn exited(&self) {
@@ -155,7 +180,12 @@ impl Worker for Child {
         let status = self.child.wait().await;
         self.reaped = true;
         self.group_vanished().await;
-        let ended = status.map_or(Ended::Unknown, |status| self.ended(status));
+        let mut in_here = None;
+        if let Some(cell) = self.cell.take() {
+            in_here = cell.ran_out_of_memory();
+            self.spent = cell.end().await;
+        }
+        let ended = status.map_or(Ended::Unknown, |status| self.ended(status, in_here));
         if !matches!(ended, Ended::Code(_)) {
             // It could not clear up after itself: what it had started may have left its group.
             adopted::end_remnants(&self.identity, &self.dir).await;

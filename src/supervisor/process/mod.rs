@@ -3,6 +3,7 @@
 //! that the kernel cannot have given its number away.
 
 mod adopted;
+mod cgroup;
 mod child;
 mod procfs;
 mod spare;
@@ -16,6 +17,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -23,6 +25,7 @@ use mlctl_protocol::launch::{self, Launch};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
+pub use self::cgroup::Cgroups;
 use super::{
     executor::{Executor, Found, Kit, Programs, Spare, StartError, Worker},
     logs::Stream,
@@ -45,6 +48,7 @@ pub struct LocalProcesses {
     attempts_dir: PathBuf,
     host: String,
     boot_id: String,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 impl LocalProcesses {
@@ -59,7 +63,13 @@ impl LocalProcesses {
     ) -> io::Result<Self> {
         let environment = environment.into_iter().filter(|(name, _)| is_passed_on(name)).collect();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { programs, environment, attempts_dir, host, boot_id: procfs::boot_id()? })
+        Ok(Self { programs, environment, attempts_dir, host, boot_id: procfs::boot_id()?, cgroups: None })
+    }
+
+    /// With a cgroup for each attempt.
+    #[must_use]
+    pub fn in_cgroups(self, cgroups: Option<Arc<Cgroups>>) -> Self {
+        Self { cgroups, ..self }
     }
 
     /// A process of the kit in `dir`, which is made anew and is its mark.
@@ -128,7 +138,8 @@ impl Executor for LocalProcesses {
                 return Err(StartError::HandOver(source));
             }
         };
-        let worker = child::Child::new(identity, pidfd, (child, launch.attempt_dir.clone()), memory_kills);
+        let worker = child::Child::new(identity, pidfd, (child, launch.attempt_dir.clone()), memory_kills)
+            .in_cgroups(self.cgroups.clone());
         tell(worker, stdin, launch).await
     }
 
@@ -141,7 +152,8 @@ impl Executor for LocalProcesses {
         let stdin = child.stdin.take();
         match self.identify(&child) {
             Ok((identity, pidfd)) => {
-                let worker = child::Child::new(identity, pidfd, (child, dir.to_owned()), None);
+                let worker =
+                    child::Child::new(identity, pidfd, (child, dir.to_owned()), None).in_cgroups(self.cgroups.clone());
                 Ok(Some(Box::new(spare::Waiting::new(worker, stdin, path.to_owned(), build))))
             }
             Err(source) => {
@@ -155,9 +167,13 @@ impl Executor for LocalProcesses {
         if identity.boot_id != self.boot_id {
             return if identity.host == self.host { Found::Dead } else { Found::Elsewhere };
         }
+        let cell = self.cgroups.as_ref().and_then(|cgroups| cgroups.earlier(launch_dir));
         match adopted::Adopted::open(identity, launch_dir) {
-            Some(worker) => Found::Alive(Box::new(worker)),
+            Some(worker) => Found::Alive(Box::new(worker.in_cell(cell))),
             None => {
+                if let Some(cell) = cell {
+                    cell.end().await;
+                }
                 adopted::end_remnants(identity, launch_dir).await;
                 Found::Dead
             }

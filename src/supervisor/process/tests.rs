@@ -261,3 +261,87 @@ async fn a_reused_pid_is_never_taken_for_the_worker() {
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
+
+/// A folder of cgroup v2 of the test's own; none, said out loud, where this user may not have one.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn plant() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let at = mount.and_then(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        let tree = at.map(|at| at.join(format!("mld-test-{}", std::process::id())));
+        match tree.map(|tree| fs::create_dir(&tree).map(|()| tree)) {
+            Some(Ok(tree)) => Some(Self(tree)),
+            why => {
+                println!("left out: no cgroup v2 to plant a tree in: {why:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Leaves a process behind in a session of its own that bears no mark.
+const ESCAPE: &str =
+    "while [ ! -e go ]; do sleep 0.01; done; env -i /usr/bin/setsid /bin/sleep 600 & echo $! >escaped; sleep 600";
+
+async fn escaped(scene: &Scene) -> u32 {
+    fs::write(scene.attempt_dir().join("go"), "").unwrap();
+    let pid = scene.pid_in("escaped").await;
+    // Until it has left the session.
+    until(|| procfs::stat(pid).ok().filter(|stat| stat.group == pid)).await;
+    pid
+}
+
+#[tokio::test]
+async fn nothing_escapes_a_cgroup_in_whatever_session_it_is() {
+    let Some(tree) = Tree::plant() else { return };
+    let mut scene = Scene::new(ESCAPE);
+    scene.processes = scene.processes.in_cgroups(Cgroups::find(Some(&tree.0)));
+    let mut worker = scene.start().await;
+    worker.confine(&mlctl_protocol::spec::Resources::default());
+    let pid = escaped(&scene).await;
+    worker.signal(Signal::Kill);
+    exited(worker.as_ref()).await;
+    assert!(lives(pid), "the group's end is not its end");
+    assert_eq!(worker.reap().await, Ended::Signal { number: 9, out_of_memory: false });
+    assert!(!lives(pid));
+    assert!(worker.spent().is_some_and(|spent| spent.cpu_ms > 0), "{:?}", worker.spent());
+    assert_eq!(fs::read_dir(&tree.0).unwrap().flatten().filter(|entry| entry.path().is_dir()).count(), 0);
+    // The same of a worker that an earlier daemon has started.
+    let mut worker = scene.start().await;
+    worker.confine(&mlctl_protocol::spec::Resources::default());
+    let pid = escaped(&scene).await;
+    let identity = worker.identity().clone();
+    let Found::Alive(mut adopted) = scene.processes.find(&identity, &scene.attempt_dir()).await else {
+        panic!("it lives")
+    };
+    adopted.signal(Signal::Kill);
+    exited(adopted.as_ref()).await;
+    assert_eq!(adopted.reap().await, Ended::Unknown);
+    assert!(!lives(pid));
+    worker.reap().await;
+}
+
+#[tokio::test]
+async fn the_control_without_a_cgroup_it_escapes() {
+    let scene = Scene::new(ESCAPE);
+    let mut worker = scene.start().await;
+    worker.confine(&mlctl_protocol::spec::Resources::default());
+    let pid = escaped(&scene).await;
+    worker.signal(Signal::Kill);
+    exited(worker.as_ref()).await;
+    worker.reap().await;
+    assert!(lives(pid) && worker.spent().is_none());
+    send_kill(pid);
+}
+
+fn send_kill(pid: u32) {
+    rustix::process::kill_process(rustix_pid(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+}
