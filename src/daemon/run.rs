@@ -137,6 +137,9 @@ impl DaemonError {
             Self::Lock(LockError::Held { .. }) => {
                 "talk to it with `mlctl daemon status`, stop it with `mlctl daemon stop`, or choose another --state-dir"
             }
+            Self::Store { source: StoreError::Full, .. } => {
+                "free space on it and start it again: what was acknowledged is safe, and workers run on"
+            }
             Self::Store { .. } => {
                 "nothing was changed in it; `mlctl db check` says more, `mlctl db restore` puts a backup in its place"
             }

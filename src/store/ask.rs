@@ -308,6 +308,19 @@ impl Ask {
         )
     }
 
+    /// The job whose attempt ends by it.
+    pub(super) fn ends(&self) -> Option<JobId> {
+        match self {
+            Self::Command { job, command, .. } if matches!(**command, Command::End { .. }) => Some(*job),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the heartbeat of one of these jobs.
+    pub(super) fn is_beat_of(&self, jobs: &[JobId]) -> bool {
+        matches!(self, Self::Beat { beat, .. } if jobs.contains(&beat.fence.job))
+    }
+
     /// Whether a queue may be another afterwards.
     pub(super) const fn changes_queues(&self) -> bool {
         matches!(self, Self::EditQueue { .. } | Self::RemoveQueue { .. } | Self::AssignDevice { .. })

@@ -154,6 +154,9 @@ impl Fault {
 /// What SQLite's result code means.
 pub(super) fn meaning(error: &sqlx::Error) -> Meaning {
     use libsqlite3_sys as codes;
+    if is_no_room(error) {
+        return Meaning::Full;
+    }
     match primary_code(error) {
         Some(codes::SQLITE_CONSTRAINT | codes::SQLITE_TOOBIG | codes::SQLITE_MISMATCH) => Meaning::Guilty,
         Some(codes::SQLITE_FULL) => Meaning::Full,
@@ -183,8 +186,16 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// Whether the index of the log could not be made as long as it must be: SQLite has no other word for that the disk is full.
+pub(super) fn is_no_room(error: &sqlx::Error) -> bool {
+    code(error) == Some(libsqlite3_sys::SQLITE_IOERR_SHMSIZE)
+}
+
 /// SQLite's result code without its extension.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+    Some(code(error)? & 0xff)
+}
+
+fn code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
 }

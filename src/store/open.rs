@@ -17,7 +17,7 @@ use sqlx::{
 
 use super::{
     StoreError, chain,
-    error::{Meaning, meaning, primary_code},
+    error::{Meaning, is_no_room, meaning, primary_code},
     head::{Head, Told},
     ledger::Ledger,
     queues::{self, Queues},
@@ -365,7 +365,11 @@ async fn name_instance(conn: &mut SqliteConnection, now: Timestamp, entropy: fn(
 }
 
 pub(super) fn unusable(path: &Path, problem: &str, error: &(dyn std::error::Error + 'static)) -> StoreError {
-    let code = error.downcast_ref::<sqlx::Error>().and_then(primary_code);
+    let sql = error.downcast_ref::<sqlx::Error>();
+    if sql.is_some_and(is_no_room) {
+        return StoreError::Full;
+    }
+    let code = sql.and_then(primary_code);
     let remedy = match code {
         Some(libsqlite3_sys::SQLITE_FULL) => return StoreError::Full,
         Some(libsqlite3_sys::SQLITE_CANTOPEN | libsqlite3_sys::SQLITE_READONLY | libsqlite3_sys::SQLITE_PERM) => {
