@@ -72,8 +72,13 @@ impl Daemon {
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        // A daemon that has answered need not have read all that it was sent; what it said is here all the same.
+        if answer.is_empty() {
+            read?;
+        }
+        let answer = String::from_utf8(answer).map_err(io::Error::other)?;
         let (_, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
         serde_json::from_str(body).map_err(io::Error::other)
     }
