@@ -78,6 +78,22 @@ impl Pool {
         None
     }
 
+    /// One that was taken and has been told nothing, and is on record nowhere: it waits again.
+    pub(super) async fn give_back(&self, kit: Kit, spare: Box<dyn Spare>) {
+        let late = {
+            let mut state = self.lock();
+            if state.closed {
+                Some(spare)
+            } else {
+                state.waiting.push_front((kit, spare));
+                None
+            }
+        };
+        if let Some(spare) = late {
+            spare.end().await;
+        }
+    }
+
     /// Starts as many of a kit as are missing. Returns the ends of those that were started: whoever dies while it waits is to be buried.
     pub(super) async fn fill(&self, executor: &dyn Executor, kit: &Kit) -> Vec<Gone> {
         let mut ends = Vec::new();

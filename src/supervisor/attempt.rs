@@ -35,18 +35,6 @@ use crate::{
     store::{Claimed, StoreError},
 };
 
-/// Launches a claimed attempt and stays with it to its end.
-pub(super) async fn launch(
-    shared: Arc<Shared>,
-    live: Arc<Live>,
-    claimed: Claimed,
-    (secret, spare): (Secret, Option<Box<dyn Spare>>),
-) {
-    let mut task = Task::new(shared, live);
-    let event = task.start(claimed, &secret, spare).await;
-    task.run(event).await;
-}
-
 /// An attempt's task.
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -60,6 +48,8 @@ pub(super) struct Task {
     spent: Option<Spent>,
     /// Whether this daemon has started it.
     is_new: bool,
+    /// Whether something was asked of its job while that was claimed.
+    is_asked: bool,
 }
 
 /// What goes on beside an attempt that runs.
@@ -72,12 +62,34 @@ struct Attended {
 impl Task {
     pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>) -> Self {
         let woken = live.woken();
-        Self { shared, live, woken, worker: None, claimed: None, attended: None, spent: None, is_new: false }
+        Self {
+            shared,
+            live,
+            woken,
+            worker: None,
+            claimed: None,
+            attended: None,
+            spent: None,
+            is_new: false,
+            is_asked: false,
+        }
     }
 
     /// The task of an attempt whose worker was found alive.
     pub(super) fn of(shared: Arc<Shared>, live: Arc<Live>, worker: Box<dyn Worker>) -> Self {
         Self { worker: Some(worker), ..Self::new(shared, live) }
+    }
+
+    /// Launches a claimed attempt and stays with it to its end. `is_asked` when something was asked of its job while that was claimed.
+    pub(super) async fn launch(
+        mut self,
+        claimed: Claimed,
+        (secret, spare): (Secret, Option<Box<dyn Spare>>),
+        is_asked: bool,
+    ) {
+        self.is_asked = is_asked;
+        let event = self.start(claimed, &secret, spare).await;
+        self.run(event).await;
     }
 
     /// Goes on from an event to the attempt's end. When the daemon stops first, the worker is left alone: the next daemon adopts it.
@@ -163,7 +175,7 @@ impl Task {
                 return Some(Event::Salvaged);
             }
             Effect::Record(end) => return Some(Event::Recorded(self.record(*end).await)),
-            Effect::ReadJob => self.catch_up().await,
+            Effect::ReadJob if self.is_asked => self.catch_up().await,
             Effect::Forget => self.forget().await,
             // What is about a connection was done when it was decided, or is the connection's own.
             _ => {}

@@ -4,6 +4,7 @@
 mod adopt;
 mod ahead;
 mod attempt;
+mod claiming;
 pub mod core;
 pub mod devices;
 mod end;
@@ -57,6 +58,8 @@ pub use watchdog::Limits;
 
 use self::{
     ahead::Engaged,
+    attempt::Task,
+    claiming::Claiming,
     core::{Origin, Reason, Times},
     devices::Inventory,
     executor::{Executor, Kit, Program, Spare},
@@ -152,6 +155,7 @@ pub(crate) struct Shared {
     /// The folder of all jobs' objects, once it is on disk with all above it: no worker need see to that again.
     durable_uri: OnceLock<String>,
     attempts: Mutex<BTreeMap<JobId, Arc<Live>>>,
+    claiming: Claiming,
     /// Counts attempts whose resources came back.
     freed: watch::Sender<u64>,
     tasks: TaskTracker,
@@ -177,6 +181,7 @@ impl Supervisor {
             inventory,
             logs,
             attempts: Mutex::default(),
+            claiming: Claiming::default(),
             freed: watch::Sender::new(0),
             tasks: TaskTracker::new(),
             stop,
@@ -242,18 +247,26 @@ impl Handle {
     /// [`StoreError::Refused`] when the job is no longer queued, [`StoreError::Failed`].
     pub async fn claim(&self, job: &Ready, gpus: &[String]) -> Result<(), StoreError> {
         let secret = self.draw_secret();
-        let engaged = self.shared.ahead.take(&self.shared.kit(&job.kind, job.needs.cpus, gpus));
+        let kit = self.shared.kit(&job.kind, job.needs.cpus, gpus);
+        let engaged = self.shared.ahead.take(&kit);
         let (spare, process) = engaged.map(|Engaged { spare, identity }| (spare, identity)).unzip();
         let (secret_hash, lease_until) = (*secret.hash().as_bytes(), self.lease_until());
         let attempt = NewAttempt { gpus: gpus.to_vec(), secret_hash, lease_until, process };
+        self.shared.claiming.begin(job.id);
         match self.shared.store.claim_with(job.id, attempt).await {
             Ok(claimed) => {
                 self.begin(claimed, secret, spare);
                 Ok(())
             }
             Err(error) => {
-                if let Some(spare) = spare {
-                    spare.end().await;
+                self.shared.claiming.end(job.id);
+                match spare {
+                    // Nothing was written: it has no job.
+                    Some(spare) if matches!(error, StoreError::Refused(_) | StoreError::NotFound(_)) => {
+                        self.shared.ahead.give_back(kit, spare).await;
+                    }
+                    Some(spare) => spare.end().await,
+                    None => {}
                 }
                 Err(error)
             }
@@ -279,7 +292,9 @@ impl Handle {
         };
         let live = Arc::new(Live::new(birth, Instant::now()));
         self.shared.insert(live.clone());
-        self.shared.tasks.spawn(attempt::launch(self.shared.clone(), live, claimed, (secret, spare)));
+        let is_asked = self.shared.claiming.end(live.fence.job);
+        let task = Task::new(self.shared.clone(), live);
+        self.shared.tasks.spawn(task.launch(claimed, (secret, spare), is_asked));
     }
 
     /// Cancels a job. One that waits is cancelled at once; a running one is asked to stop, and killed after the grace time.
@@ -326,9 +341,7 @@ impl Handle {
     ) -> Result<(usize, u64), StoreError> {
         let (taken, changed) = self.shared.store.command_members(array, states, command).await?;
         for job in &taken {
-            if let Some(live) = self.shared.live(job.id) {
-                live.obey(job);
-            }
+            self.shared.tell(job.id, |live| live.obey(job));
         }
         Ok((taken.len(), changed))
     }
@@ -346,9 +359,7 @@ impl Handle {
     ) -> Result<(usize, u64), StoreError> {
         let (taken, changed) = self.shared.store.command_members(array, states, &Command::Edit { by, edit }).await?;
         for job in &taken {
-            if let Some(live) = self.shared.live(job.id) {
-                live.retime(job);
-            }
+            self.shared.tell(job.id, |live| live.retime(job));
         }
         Ok((taken.len(), changed))
     }
@@ -359,9 +370,7 @@ impl Handle {
     /// [`StoreError::NotFound`], [`StoreError::Refused`] where the job is in no state for it.
     pub async fn edit(&self, job: JobId, by: Uid, edit: Edit) -> Result<Job, StoreError> {
         let after = self.shared.store.command(job, None, Command::Edit { by, edit }).await?;
-        if let Some(live) = self.shared.live(job) {
-            live.retime(&after);
-        }
+        self.shared.tell(job, |live| live.retime(&after));
         Ok(after)
     }
 
@@ -376,9 +385,7 @@ impl Handle {
 
     async fn end(&self, job: JobId, command: Command) -> Result<Job, StoreError> {
         let after = self.shared.store.command(job, None, command).await?;
-        if let Some(live) = self.shared.live(job) {
-            live.obey(&after);
-        }
+        self.shared.tell(job, |live| live.obey(&after));
         Ok(after)
     }
 
@@ -593,6 +600,15 @@ impl Shared {
             }
         }
         self.freed.send_modify(|count| *count += 1);
+    }
+
+    /// Tells the attempt of a job what was asked of the job.
+    fn tell(&self, job: JobId, say: impl FnOnce(&Live)) {
+        // First: who is not being claimed any more is there to be told.
+        self.claiming.note(job);
+        if let Some(live) = self.live(job) {
+            say(&live);
+        }
     }
 
     fn live(&self, job: JobId) -> Option<Arc<Live>> {

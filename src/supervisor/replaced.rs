@@ -33,9 +33,7 @@ async fn tell(shared: &Shared) -> Result<(), StoreError> {
     // What is told cannot be taken back.
     shared.store.settled().await?;
     for (job, _) in running {
-        if let Some(live) = shared.live(job.id) {
-            live.obey(&job);
-        }
+        shared.tell(job.id, |live| live.obey(&job));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Workers started ahead: each runs one job, with all that a worker started for it has; they end with the daemon, and one that is gone is nobody's misfortune.
 
-use std::fs;
+use std::{fs, thread::sleep, time::Duration};
 
 use rustix::process::{Pid, getpgid};
 use serde_json::json;
@@ -115,7 +115,7 @@ fn one_that_is_gone_is_nobodys_misfortune_and_time_counts_from_the_job() {
     let job = daemon.wait_for(&second, "succeeded");
     assert_eq!(job["attempt"], 1, "{job:#}");
     waiting(&daemon, 1);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    sleep(Duration::from_secs(3));
     let limited = shell(&daemon, &["-t", "3s"], "sleep 1");
     let job = daemon.wait_for(&limited, "succeeded");
     assert_eq!(job["exit_class"], json!("ok"), "{job:#}");
@@ -147,4 +147,21 @@ fn the_end_of_an_adopted_worker_harms_none_that_was_started_ahead_since() {
         daemon.client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).ok();
         daemon.wait_for(&id, "cancelled");
     }
+}
+
+/// Asked for between the claim and the moment at which the attempt can be told, before it, or after it.
+#[test]
+fn a_cancel_holds_however_soon_it_comes() {
+    let mut daemon = with(Worker::Fake, 1);
+    let first = daemon.submit(&specs::fake("first", "obey"));
+    daemon.wait_for(&first, "succeeded");
+    let mut claimed = 0;
+    for round in 0..60 {
+        waiting(&daemon, 1);
+        let id = daemon.submit(&specs::fake("soon", "sleep:600000"));
+        sleep(Duration::from_micros(100 * round));
+        daemon.client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).ok();
+        claimed += usize::from(daemon.wait_for(&id, "cancelled")["attempt"] == 1);
+    }
+    assert!(claimed > 0, "none had been claimed when it was cancelled");
 }
