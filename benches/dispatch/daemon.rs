@@ -52,6 +52,10 @@ impl Daemon {
         daemon
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// Occupies all of it, so that nothing else starts.
     pub fn block(&mut self, cpus: u32) {
         let mut spec = job("hang-alive");
@@ -216,6 +220,16 @@ impl Connection {
 
 fn parse(answer: &str) -> Value {
     serde_json::from_str(answer).expect("the daemon answers in JSON")
+}
+
+/// A job that ends at once.
+pub const NOTHING: &str = "sleep:0";
+
+/// A file in this folder with a job that ends at once.
+pub fn write_job(folder: &Path) -> String {
+    let file = folder.join("job.toml");
+    fs::write(&file, toml::to_string(&job(NOTHING)).expect("a spec is TOML")).expect("the disk can be written to");
+    file.to_str().expect("the build's folder has a plain name").to_owned()
 }
 
 /// A job for the fake worker; about 1 KiB as JSON, as real specs are.

@@ -1,11 +1,13 @@
 //! What the queue costs: `ops/bench dispatch` and `ops/bench queue`. Durable submits, claims and ends a second, the wall time of the CLI, the time from a submit to the first message of its
-//! worker, jobs a second with a process each, what an idle daemon takes, and what all that costs beside a million jobs. Real programs and a real disk; the worker is the fake one, which
-//! computes nothing. Arguments name the parts that are wanted: store, api, starts, growth.
+//! worker, jobs a second with a process each, what an idle daemon takes, what all that costs beside a million jobs, and
+//! how long it takes to check, back up and restore those. Real programs and a real disk; the worker is the fake one, which
+//! computes nothing. Arguments name the parts that are wanted: store, api, starts, growth, backup.
 //!
 //! Client and daemon share the machine's cores. A table of medians over rounds, with the machine's facts; absolute values move with the machine, so compare within a run.
 
 mod daemon;
 mod machine;
+mod offline;
 mod queue;
 mod rounds;
 mod stats;
@@ -40,6 +42,9 @@ fn main() {
     }
     if is_wanted("growth") {
         queue::growth(&mut table, disk.path(), &scale);
+    }
+    if is_wanted("backup") {
+        offline::copies(&mut table, disk.path(), &scale);
     }
     println!("{}", table.text());
 }

@@ -19,9 +19,9 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{
     CLIENTS, Scale,
-    daemon::{Daemon, job},
+    daemon::{Daemon, NOTHING, job, write_job},
     machine::cpu,
-    rounds::{NOTHING, clock, key, rate},
+    rounds::{clock, key, rate},
     stats::Table,
 };
 
@@ -38,6 +38,15 @@ fn runtime() -> Runtime {
 
 async fn open(path: &Path) -> Store {
     Store::open(path, clock(), entropy::fill).await.expect("the database opens")
+}
+
+/// A database with so many jobs that have ended, and nobody in it.
+pub fn finished(path: &Path, jobs: usize) {
+    runtime().block_on(async {
+        let store = open(path).await;
+        fill(&store, 0, jobs, 0).await;
+        store.close().await;
+    });
 }
 
 /// Submits of 64 tasks, and then claims and ends of what they submitted.
@@ -140,6 +149,9 @@ pub fn growth(table: &mut Table, disk: &Path, scale: &Scale) {
     daemon.block(3);
     let listed: Vec<_> = (0..scale.runs).map(|_| daemon.mlctl(&["ls", "--limit", "50"])).collect();
     table.times(&format!("mlctl ls, wall, {depth}"), &listed);
+    let file = write_job(disk);
+    let submitted: Vec<_> = (0..scale.runs).map(|_| daemon.mlctl(&["submit", &file, "-q"])).collect();
+    table.times("  mlctl submit, wall", &submitted);
     let (bytes, _) = daemon.takes();
     table.row("  the daemon's memory then", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
 }

@@ -15,19 +15,14 @@ use serde_json::json;
 
 use super::{
     CLIENTS, Scale,
-    daemon::{Connection, Daemon, job},
+    daemon::{Connection, Daemon, NOTHING, job, write_job},
     stats::Table,
 };
-
-/// A job that ends at once.
-pub const NOTHING: &str = "sleep:0";
 
 /// Submits through the socket while nothing can start, so that they are all that is measured and the queue grows.
 pub fn submits(table: &mut Table, mut daemon: Daemon, scale: &Scale) {
     daemon.block(1);
-    let file = daemon.socket().with_file_name("job.toml");
-    std::fs::write(&file, toml::to_string(&job(NOTHING)).expect("a spec is TOML")).expect("the disk can be written to");
-    let file = file.to_str().expect("the build's folder has a plain name").to_owned();
+    let file = write_job(daemon.folder());
     let cli = |arguments: &[&str]| (0..scale.runs).map(|_| daemon.mlctl(arguments)).collect::<Vec<_>>();
     table.times("mlctl completion, wall (asks no daemon)", &cli(&["completion", "bash"]));
     table.times("mlctl submit, wall, empty queue", &cli(&["submit", &file, "-q"]));

@@ -61,6 +61,21 @@ fn a_lie_is_not_believed() {
     }
 }
 
+/// Of another version of the protocol, and of this one with words that only later workers know.
+#[test]
+fn a_worker_that_speaks_otherwise_is_understood_or_told_why_not() {
+    let mut daemon = Daemon::with(Worker::Fake);
+    // Of garbage it is said that the connection was closed for it, and of nothing else.
+    for (script, is_closed) in
+        [("skew:other-version; obey", false), ("skew:news; obey", false), ("garbage-frame; obey", true)]
+    {
+        let id = daemon.submit(&once(script));
+        let job = daemon.wait_for(&id, "succeeded");
+        assert_eq!(job["progress"]["step"], 10, "{script}: {job:#}");
+        assert_eq!(daemon.log().contains("a worker's connection was closed"), is_closed, "{script}");
+    }
+}
+
 #[test]
 fn a_crash_loop_ends_in_failed_after_its_retries() {
     let mut daemon = Daemon::with(Worker::Fake);

@@ -22,6 +22,7 @@ use mlctl::{
     scheduler::{Plan, Snapshot, Start, plan},
     store::Ready,
 };
+use month::Gaps;
 use world::{Choose, World};
 
 /// How long submits, faults, cancels, holds and shutdowns go on; then all that is held is released.
@@ -117,9 +118,10 @@ fn broken_in(choose: Choose) -> Vec<String> {
 fn in_a_month_of_jobs_every_promise_is_kept_and_gaps_are_worth_filling() {
     cases(3, |mut chance| {
         let seed = chance.next();
-        let filled = month::play(seed, 1_500, month::as_planned);
+        let filled = month::play(seed, 1_500, month::as_planned, Gaps::Filled);
         assert_eq!(filled.broken, Vec::<String>::new());
-        let left = month::play(seed, 1_500, month::without_backfill);
+        let left = month::play(seed, 1_500, month::without_backfill, Gaps::Left);
+        assert_eq!(left.broken, Vec::<String>::new());
         let (filled, left) = (filled.report(), left.report());
         println!("gaps filled: {filled}gaps left: {left}");
         assert_eq!((filled.jobs(), left.jobs()), (1_500, 1_500));
@@ -133,9 +135,10 @@ fn in_a_month_of_jobs_every_promise_is_kept_and_gaps_are_worth_filling() {
 fn a_month_of_a_busy_box() {
     let jobs = chance::number("MLCTL_MONTH_JOBS").map_or(1_000_000, |jobs| usize::try_from(jobs).expect("they fit"));
     cases(1, |Chance(seed)| {
-        let [filled, left] = [month::as_planned as month::Choose, month::without_backfill]
-            .map(|choose| thread::spawn(move || month::play(seed, jobs, choose)))
-            .map(|playing| playing.join().expect("it is played to its end"));
+        let [filled, left] =
+            [(month::as_planned as month::Choose, Gaps::Filled), (month::without_backfill, Gaps::Left)]
+                .map(|(choose, gaps)| thread::spawn(move || month::play(seed, jobs, choose, gaps)))
+                .map(|playing| playing.join().expect("it is played to its end"));
         for (name, month) in [("gaps filled", filled), ("gaps left", left)] {
             println!("\n{name}, seed {seed}: {}", month.report());
             assert_eq!(month.broken, Vec::<String>::new());
@@ -145,7 +148,7 @@ fn a_month_of_a_busy_box() {
 
 #[test]
 fn a_month_repeats_from_its_seed() {
-    let report = |seed| month::play(seed, 1_000, month::as_planned).report().to_string();
+    let report = |seed| month::play(seed, 1_000, month::as_planned, Gaps::Filled).report().to_string();
     assert_eq!(report(7), report(7));
     assert_ne!(report(7), report(8));
 }
@@ -171,7 +174,7 @@ fn a_month_without_rules_is_found_out() {
     };
     let unfair =
         |snapshot: &Snapshot, plan: &Plan| if plan.head.is_some() { plan.clone() } else { greedy(snapshot, plan) };
-    let broken = |choose| month::play(1, 1_500, choose).broken;
+    let broken = |choose| month::play(1, 1_500, choose, Gaps::Filled).broken;
     for (broken, rule) in
         [(broken(greedy), "was to start by"), (broken(unfair), "overtook"), (broken(lazy), "could start")]
     {

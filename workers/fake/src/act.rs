@@ -263,6 +263,8 @@ impl<'a> Actor<'a> {
             Lie::Attempt => self.runtime.block_on(lie::dial_as_another_attempt(self.launch)),
             Lie::GarbageFrame => self.runtime.block_on(lie::send_garbage(self.launch)),
             Lie::HugeFrame => self.runtime.block_on(lie::send_huge(self.launch)),
+            Lie::OtherVersion => self.runtime.block_on(lie::dial_in_another_version(self.launch)),
+            Lie::News => self.runtime.block_on(lie::send_news(self.launch)),
         };
         match caught {
             Ok(true) => Flow::Continue(()),

@@ -6,7 +6,7 @@ use mlctl_link::frame::WorkerStream;
 use mlctl_protocol::{
     AttemptNumber,
     launch::Launch,
-    message::{FromWorker, Hello, MAX_FRAME_BYTES, ToWorker},
+    message::{Envelope, FromWorker, Hello, MAX_FRAME_BYTES, PROTOCOL_VERSION, ToWorker},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +36,45 @@ pub async fn send_garbage(launch: &Launch) -> io::Result<bool> {
 pub async fn send_huge(launch: &Launch) -> io::Result<bool> {
     let length = u32::try_from(MAX_FRAME_BYTES).unwrap_or(u32::MAX - 1) + 1;
     disturb(launch, &length.to_be_bytes()).await
+}
+
+/// Dials in a version of the protocol that nobody speaks yet. Whether the daemon says which one it speaks itself.
+pub async fn dial_in_another_version(launch: &Launch) -> io::Result<bool> {
+    let mut raw = UnixStream::connect(&launch.socket).await?;
+    raw.write_all(&frame(PROTOCOL_VERSION + 1, FromWorker::Hello(hello(launch)))?).await?;
+    let mut stream = WorkerStream::new(raw);
+    let answer = timeout(LIMIT, stream.recv()).await?.map_err(io::Error::other)?;
+    let own = format!("version {PROTOCOL_VERSION}");
+    Ok(matches!(answer, Some(ToWorker::Refused { reason }) if reason.contains(&own)))
+}
+
+/// Dials again as ourselves with a hello that says more than one does now, and then sends a message of a kind that does not exist yet. Whether the daemon
+/// welcomed it; that it did not hang up on the message stands in its log. Returns once the link has dialled again.
+pub async fn send_news(launch: &Launch) -> io::Result<bool> {
+    let mut raw = UnixStream::connect(&launch.socket).await?;
+    let mut known = serde_json::to_value(Envelope { v: PROTOCOL_VERSION, message: FromWorker::Hello(hello(launch)) })?;
+    known["mood"] = "good".into();
+    raw.write_all(&framed(&known)?).await?;
+    let mut stream = WorkerStream::<&mut UnixStream>::new(&mut raw);
+    let welcome = timeout(LIMIT, stream.recv()).await?;
+    drop(stream);
+    if !matches!(welcome, Ok(Some(ToWorker::Welcome { .. }))) {
+        return Ok(false);
+    }
+    raw.write_all(&framed(&serde_json::json!({"v": PROTOCOL_VERSION, "type": "weather", "is": ["fine"]}))?).await?;
+    let replaced = async { while matches!(raw.read(&mut [0; 4096]).await, Ok(1..)) {} };
+    Ok(timeout(LIMIT, replaced).await.is_ok())
+}
+
+/// A message as it stands on the wire, in a version.
+fn frame(v: u32, message: FromWorker) -> io::Result<Vec<u8>> {
+    framed(&serde_json::to_value(Envelope { v, message })?)
+}
+
+fn framed(message: &serde_json::Value) -> io::Result<Vec<u8>> {
+    let text = serde_json::to_vec(message)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    Ok([&length.to_be_bytes()[..], &text].concat())
 }
 
 async fn disturb(launch: &Launch, bytes: &[u8]) -> io::Result<bool> {

@@ -19,6 +19,8 @@
 //! | `lie:token` | signs its result with a token that is not its own |
 //! | `lie:step-backwards` | reports progress and metrics of an earlier step |
 //! | `garbage-frame`, `huge-frame` | sends what is no frame on a second connection; ends as `crash` if the daemon does not hang up |
+//! | `skew:other-version` | dials in a version of the protocol that is not spoken yet; ends as `crash` if it is not told why that is refused |
+//! | `skew:news` | says what only later workers say, on a second connection; ends as `crash` if it is not welcomed there |
 //!
 //! A script that reaches its end succeeds and publishes an empty model or an empty result. Checkpoints of earlier attempts are taken up: a
 //! job that has done 7 of 10 steps does 3. Exit codes: 0 for `ok`, 1 for another class, 70 when there was no daemon to work for.

@@ -52,6 +52,10 @@ pub enum Lie {
     GarbageFrame,
     /// Announces a frame that is too large.
     HugeFrame,
+    /// Dials as a worker of a later version of the protocol, which this daemon cannot know.
+    OtherVersion,
+    /// Says what a later worker of this version of the protocol might say too.
+    News,
 }
 
 /// Reads a script: steps between semicolons, arguments after colons.
@@ -89,6 +93,8 @@ fn step(text: &str) -> Option<Step> {
         ("lie", "step-backwards") => Step::Lie(Lie::StepBackwards),
         ("lie", "garbage-frame") | ("garbage-frame", "") => Step::Lie(Lie::GarbageFrame),
         ("lie", "huge-frame") | ("huge-frame", "") => Step::Lie(Lie::HugeFrame),
+        ("skew", "other-version") => Step::Lie(Lie::OtherVersion),
+        ("skew", "news") => Step::Lie(Lie::News),
         ("fail", argument) => {
             let (class, message) = argument.split_once(':').unwrap_or((argument, "as the script says"));
             Step::Fail(class.parse().ok()?, message.to_owned())
