@@ -24,7 +24,7 @@ use crate::{
 pub type Source = Arc<dyn Fn() -> Result<Settings, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// Keys that hold at once, or the tables of such.
-const APPLIED: [&str; 12] = [
+const APPLIED: [&str; 15] = [
     "daemon.check_hours",
     "storage.data_roots",
     "workers.cpus",
@@ -37,10 +37,10 @@ const APPLIED: [&str; 12] = [
     "limits.",
     "scheduler.",
     "retention.",
+    "backup.every_hours",
+    "backup.keep",
+    "log.level",
 ];
-
-/// The same, of tables that are not whole.
-const APPLIED_TOO: [&str; 3] = ["backup.every_hours", "backup.keep", "log.level"];
 
 /// What follows from the other settings.
 const DERIVED: [&str; 3] = ["daemon.attempts_dir", "daemon.database", "daemon.workers_socket"];
@@ -164,7 +164,7 @@ pub(super) async fn run(reload: Reload, asked: Arc<Notify>, stop: CancellationTo
 /// Whether a key holds at once.
 fn is_applied(key: &str) -> bool {
     let fits = |known: &&str| key == *known || (known.ends_with('.') && key.starts_with(*known));
-    APPLIED.iter().chain(&APPLIED_TOO).any(fits)
+    APPLIED.iter().any(fits)
 }
 
 /// The keys whose values differ, by their names in the file.

@@ -1,34 +1,11 @@
 //! A cgroup per attempt, with the real daemon: what a killed worker's program had started ends with it, in whatever session, also under the next daemon, and what it used is counted by the kernel.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
-use crate::support::{Daemon, Setup, Worker, daemon::worker_pid, processes, until};
-
-/// A folder of cgroup v2 of the test's own.
-struct Tree(PathBuf);
-
-impl Tree {
-    /// None, said out loud, where this user may not have one.
-    fn plant() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-        let tree = mount.and_then(|line| line.split(' ').nth(4));
-        let tree = tree.map(|at| PathBuf::from(at).join(format!("mld-e2e-{}", std::process::id())));
-        match tree.map(|tree| fs::create_dir(&tree).map(|()| tree)) {
-            Some(Ok(tree)) => Some(Self(tree)),
-            why => {
-                println!("left out: no cgroup v2 to plant a tree in: {why:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
+use crate::{
+    cgroup_tree::Tree,
+    support::{Daemon, Setup, Worker, daemon::worker_pid, processes, until},
+};
 
 /// A command that uses a processor, and leaves a process behind in a session of its own that bears no mark.
 fn escaping(daemon: &Daemon, name: &str) -> (String, u32) {

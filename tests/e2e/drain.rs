@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Daemon, Setup, Worker, processes, programs,
-    specs::{Length, fake, training},
+    specs::{Length, fake, saved_by_order, training},
     until,
 };
 
@@ -58,15 +58,9 @@ fn a_drained_daemon_lets_jobs_finish_and_stops_and_the_next_one_runs_the_rest() 
 #[test]
 fn a_job_that_saved_its_work_for_a_drain_goes_on_to_the_same_bits() {
     let mut daemon = one_core(Worker::Real);
-    let spec = |name: &str| {
-        let mut spec = training(Worker::Real, name, Length::Long);
-        // Nothing is saved but by the drain, and at the end.
-        spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
-        spec
-    };
-    let undisturbed = daemon.submit(&spec("undisturbed"));
+    let undisturbed = daemon.submit(&saved_by_order("undisturbed"));
     let undisturbed = daemon.wait_for(&undisturbed, "succeeded");
-    let id = daemon.submit(&spec("drained"));
+    let id = daemon.submit(&saved_by_order("drained"));
     daemon.wait_until(&id, "has done some steps", |job| job["progress"]["step"].as_u64() > Some(0));
     daemon.mlctl(&["daemon", "drain", "--checkpoint"]).ok();
     ended_well(&mut daemon);

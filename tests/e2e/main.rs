@@ -12,6 +12,9 @@ mod bad_input;
 #[cfg(test)]
 mod broken_disk;
 #[cfg(test)]
+#[path = "../support/cgroup_tree.rs"]
+mod cgroup_tree;
+#[cfg(test)]
 mod cgroups;
 #[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]

@@ -4,22 +4,16 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Daemon, Setup, Worker, processes,
-    specs::{Length, fake, training},
+    specs::{Length, fake, saved_by_order, training},
 };
 
 #[test]
 fn a_paused_job_frees_its_device_and_goes_on_to_the_same_bits() {
     let mut daemon = Daemon::with(Worker::Real);
-    let spec = |name: &str| {
-        let mut spec = training(Worker::Real, name, Length::Long);
-        // Nothing is saved but by the order to pause, and at the end.
-        spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
-        spec
-    };
-    let undisturbed = daemon.submit(&spec("undisturbed"));
+    let undisturbed = daemon.submit(&saved_by_order("undisturbed"));
     let undisturbed = daemon.wait_for(&undisturbed, "succeeded");
 
-    let id = daemon.submit(&spec("paused"));
+    let id = daemon.submit(&saved_by_order("paused"));
     let mut saved = 0;
     for attempt in 1..=2 {
         let running = daemon.wait_until(&id, "has done some steps", |job| {
@@ -86,9 +80,7 @@ fn a_cancel_outweighs_a_pause_and_a_job_that_waits_is_held() {
 fn a_preemptible_job_makes_way_for_a_more_urgent_one_and_goes_on_to_the_same_bits() {
     let mut daemon = Setup::of(Worker::Real).set("workers.cpus=1").set("workers.min_run_seconds=1").start();
     let spec = |name: &str| {
-        let mut spec = training(Worker::Real, name, Length::Long);
-        // Nothing is saved but by the order to make way, and at the end.
-        spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
+        let mut spec = saved_by_order(name);
         spec["train"]["max_steps"] = json!(2000);
         spec
     };

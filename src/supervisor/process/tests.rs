@@ -1,5 +1,8 @@
 //! Real processes: shells that obey, ignore, fork and die.
 
+#[path = "../../../tests/support/cgroup_tree.rs"]
+mod cgroup_tree;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,6 +14,7 @@ use std::{
 
 use mlctl_protocol::{AttemptNumber, JobId};
 
+use self::cgroup_tree::Tree;
 use super::*;
 use crate::supervisor::executor::{Ended, Program, Signal};
 
@@ -260,31 +264,6 @@ async fn a_reused_pid_is_never_taken_for_the_worker() {
     assert!(matches!(scene.processes.find(&identity, dir.path()).await, Found::Alive(_)));
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-}
-
-/// A folder of cgroup v2 of the test's own; none, said out loud, where this user may not have one.
-struct Tree(PathBuf);
-
-impl Tree {
-    fn plant() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-        let at = mount.and_then(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        let tree = at.map(|at| at.join(format!("mld-test-{}", std::process::id())));
-        match tree.map(|tree| fs::create_dir(&tree).map(|()| tree)) {
-            Some(Ok(tree)) => Some(Self(tree)),
-            why => {
-                println!("left out: no cgroup v2 to plant a tree in: {why:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 /// Leaves a process behind in a session of its own that bears no mark.

@@ -30,6 +30,13 @@ pub fn training(worker: Worker, name: &str, length: Length) -> Value {
     }
 }
 
+/// A training job that saves nothing but at an order, and at its end.
+pub fn saved_by_order(name: &str) -> Value {
+    let mut spec = training(Worker::Real, name, Length::Long);
+    spec["checkpoint"] = json!({"every_steps": 1_000_000_000});
+    spec
+}
+
 /// How many steps such a job does.
 pub const fn steps(worker: Worker, length: Length) -> u64 {
     match (worker, length) {
