@@ -68,6 +68,8 @@ mod s3_server;
 #[cfg(test)]
 mod schedules;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod starting;
 #[cfg(test)]
 mod support;

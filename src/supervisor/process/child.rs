@@ -1,5 +1,5 @@
 //! A worker that this daemon started: its own child, which it reaps itself, and only here. Until then the kernel keeps the pid, and so the number of the
-//! group, for it: the group can be signalled by number without meeting a stranger.
+//! group and of the session that the worker begins, for it: the group can be signalled by number without meeting a stranger.
 
 use std::{
     path::{Path, PathBuf},
@@ -97,9 +97,14 @@ impl Child {
         if self.reaped {
             return;
         }
-        let sent = rustix_pid(self.identity.pid).and_then(|pid| Ok(process::kill_process_group(pid, signal)?));
+        let is_gone = |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+        let mut sent = rustix_pid(self.identity.pid).and_then(|pid| Ok(process::kill_process_group(pid, signal)?));
+        // A worker that begins its session is in no group of its own for a moment, and has started nobody yet.
+        if sent.as_ref().is_err_and(is_gone) {
+            sent = process::pidfd_send_signal(self.pidfd.get_ref(), signal).map_err(Into::into);
+        }
         if let Err(error) = sent
-            && error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error())
+            && !is_gone(&error)
         {
             warn!(pid = self.identity.pid, %error, "cannot signal a worker's process group");
         }

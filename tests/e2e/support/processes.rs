@@ -32,12 +32,13 @@ pub fn of_attempts(state_dir: &Path) -> Vec<Marked> {
 
 /// Children of a process that have ended and were not reaped.
 pub fn zombies_of(parent: u32) -> Vec<u32> {
-    all().into_iter().filter(|pid| stat(*pid).is_some_and(|(state, of)| state == 'Z' && of == parent)).collect()
+    let is_one = |pid: &u32| stat(*pid).is_some_and(|stat| stat.state == 'Z' && stat.parent == parent);
+    all().into_iter().filter(is_one).collect()
 }
 
 /// Whether a process runs: it is there, and not a zombie.
 pub fn is_alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// Sends a signal; that nobody is there any more is fine.
@@ -56,12 +57,29 @@ fn all() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Its state and its parent.
-fn stat(pid: u32) -> Option<(char, u32)> {
+/// What `/proc` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// `Z` for one that has ended and was not reaped.
+    pub state: char,
+    /// Who reaps it.
+    pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
+    /// The device of its terminal; 0 for none.
+    pub terminal: i32,
+}
+
+/// What a process is, while it is there.
+pub fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.next()?.parse().ok()?))
+    let mut number = || fields.next()?.parse().ok();
+    let (parent, group, session) = (number()?, number()?, number()?);
+    Some(Stat { state, parent, group, session, terminal: fields.next()?.parse().ok()? })
 }

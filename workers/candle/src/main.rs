@@ -14,7 +14,7 @@ use std::{
 };
 
 use mlctl_artifacts::{Stores, uploads::UPLOADS_FILE};
-use mlctl_link::{Handle, Link, LinkError, read_launch};
+use mlctl_link::{Handle, Link, LinkError, begin_session, read_launch};
 use mlctl_protocol::{
     ExitClass,
     launch::Launch,
@@ -70,6 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
+    begin_session();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     // Two threads for the link and for storage; arithmetic has its own, by the number that the daemon set.
     let runtime = match Builder::new_multi_thread().worker_threads(2).enable_all().build() {

@@ -12,7 +12,7 @@ mod tree;
 
 use std::{io, os::fd::AsFd as _, process::ExitCode};
 
-use mlctl_link::{Link, LinkError, read_launch};
+use mlctl_link::{Link, LinkError, begin_session, read_launch};
 use mlctl_protocol::{ExitClass, launch::Launch};
 use tokio::{
     net::unix::pipe,
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         println!("{WORKER}");
         return ExitCode::SUCCESS;
     }
+    begin_session();
     // One thread: all it does is wait.
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

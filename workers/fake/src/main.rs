@@ -31,7 +31,7 @@ mod script;
 
 use std::process::ExitCode;
 
-use mlctl_link::{Link, LinkError, read_launch};
+use mlctl_link::{Link, LinkError, begin_session, read_launch};
 use mlctl_protocol::{ExitClass, launch::Launch, message::Start, result::WorkerResult};
 use tokio::runtime::{Builder, Runtime};
 
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         println!("{WORKER}");
         return ExitCode::SUCCESS;
     }
+    begin_session();
     // One thread for the link, so that `hang` can stop it; the script has this one.
     let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,

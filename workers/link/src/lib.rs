@@ -17,7 +17,7 @@ mod usage;
 
 pub use error::LinkError;
 pub use handle::Handle;
-pub use launch::read_launch;
+pub use launch::{begin_session, read_launch};
 pub use link::{Link, Timing};
 pub use orders::Order;
 pub use usage::{Usage, cpu_ms, resident_bytes};
