@@ -182,6 +182,9 @@ pub struct JobView {
     pub worker: Option<WorkerView>,
     /// Peak resident memory of the current or last attempt.
     pub peak_rss_bytes: Option<u64>,
+    /// The most memory of its GPUs, all together, that the current or last attempt was seen to have at a heartbeat; null where none was seen.
+    #[serde(default)]
+    pub peak_vram_bytes: Option<u64>,
     /// Seconds of processors that the current or last attempt has used.
     pub cpu_seconds: Option<f64>,
     /// The newest durable checkpoint: what the next attempt starts from.
@@ -312,6 +315,9 @@ pub struct AttemptView {
     pub heartbeat_at: Option<Timestamp>,
     /// Peak resident memory.
     pub peak_rss_bytes: Option<u64>,
+    /// The most memory of its GPUs, all together, that it was seen to have at a heartbeat; null where none was seen.
+    #[serde(default)]
+    pub peak_vram_bytes: Option<u64>,
     /// Seconds of processors that it has used.
     pub cpu_seconds: Option<f64>,
 }

@@ -89,6 +89,10 @@ impl Executor for Mayflies {
     fn is_ours(&self, _: u32) -> bool {
         false
     }
+
+    fn is_of(&self, _: u32, _: &ProcessIdentity, _: &Path) -> bool {
+        false
+    }
 }
 
 struct Room {

@@ -171,6 +171,9 @@ pub struct Attempt {
 pub struct Used {
     /// Milliseconds of processors, all of them together.
     pub cpu_ms: u64,
+    /// The most memory of GPUs at once, of all of them together, in bytes, as far as that was looked at; absent where none was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_vram_bytes: Option<u64>,
 }
 
 /// A heartbeat to keep: not an event, overwritten by the next.

@@ -63,6 +63,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         secret: SecretHash::from_bytes(found.secret_hash),
     };
     let live = Arc::new(Live::new(birth, Instant::now()));
+    live.saw_vram(found.used.and_then(|used| used.peak_vram_bytes).unwrap_or(0));
     shared.insert(live.clone());
     let Some(process) = found.process.clone() else {
         shared.tasks.spawn(Task::new(shared.clone(), live).run(Event::NeverLaunched));

@@ -77,6 +77,7 @@ impl Task {
 
     /// The task of an attempt whose worker was found alive.
     pub(super) fn of(shared: Arc<Shared>, live: Arc<Live>, worker: Box<dyn Worker>) -> Self {
+        live.runs_as(worker.identity());
         Self { worker: Some(worker), ..Self::new(shared, live) }
     }
 
@@ -208,6 +209,7 @@ impl Task {
         match started {
             Ok(mut worker) => {
                 worker.confine(&live.origin.resources);
+                live.runs_as(worker.identity());
                 self.worker = Some(worker);
             }
             Err(error) => return Event::NotStarted(not_started(&shared, &live, &error)),

@@ -40,6 +40,9 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Whether a process of this machine belongs to an attempt, of this daemon or an earlier one. Blocks for as long as it takes to read a small file.
     fn is_ours(&self, pid: u32) -> bool;
+
+    /// Whether a process of this machine is a worker, whose attempt is in `dir`, or was started by it. Blocks as [`is_ours`](Self::is_ours).
+    fn is_of(&self, pid: u32, worker: &ProcessIdentity, dir: &Path) -> bool;
 }
 
 /// What makes one process fit for a job as well as another: all that cannot be changed once it runs.

@@ -18,7 +18,7 @@ use super::{
     Shared,
     core::{Answer, Effect, Event, Why, Word},
     live::{Connected, Live},
-    remains,
+    remains, vram,
 };
 use crate::{
     domain::{Refusal, causes},
@@ -81,7 +81,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: UnixListener, stop: Can
     stop.run_until_cancelled(accepting).await;
 }
 
-async fn connection(shared: &Shared, stream: UnixStream) {
+async fn connection(shared: &Arc<Shared>, stream: UnixStream) {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == rustix::process::geteuid().as_raw() => {}
         Ok(peer) => return warn!(uid = peer.uid(), "a connection of another user to the workers' socket was closed"),
@@ -136,7 +136,7 @@ async fn greet(shared: &Shared, reader: &mut Reader) -> Result<Greeting, LinkErr
 
 /// A connection at work.
 struct Conversation<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     live: &'a Live,
     line: u64,
     /// Acknowledgements on their way; a worker that does not read them is not read either.
@@ -145,7 +145,7 @@ struct Conversation<'a> {
 
 /// From the answer to the hello to the end of the connection.
 async fn converse(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     live: &Arc<Live>,
     hello: &Hello,
     (mut reader, mut writer): (Reader, Writer),
@@ -238,6 +238,7 @@ impl Conversation<'_> {
             match message {
                 FromWorker::Heartbeat(heartbeat) => {
                     self.live.hear(&heartbeat);
+                    vram::measure(self.shared, self.live);
                     let (progress, rss_bytes) = (heartbeat.progress.clone(), heartbeat.rss_bytes);
                     self.follow(Event::Beat { line, progress, rss_bytes }).await?;
                     beats.send_replace(Some(heartbeat));
@@ -343,7 +344,7 @@ pub(super) fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
         lease_until: shared.lease_until(),
         progress: heartbeat.progress,
         peak_rss_bytes: heartbeat.peak_rss_bytes,
-        used: Used { cpu_ms: heartbeat.cpu_ms },
+        used: Used { cpu_ms: heartbeat.cpu_ms, peak_vram_bytes: live.peak_vram_bytes() },
         device: heartbeat.device.chars().take(100).collect(),
     }
 }

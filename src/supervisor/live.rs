@@ -20,7 +20,7 @@ use super::{
     core::{Attempt, Effect, Event, Origin, Reason, Times, Word},
     secret::SecretHash,
 };
-use crate::domain::{Fence, Intent, Job, JobState};
+use crate::domain::{Fence, Intent, Job, JobState, event::ProcessIdentity};
 
 /// Messages waiting for a worker to read them. It is sent a handful in its life; one that does not read them is no longer listened to either.
 const MAX_WAITING: usize = 64;
@@ -63,6 +63,10 @@ pub(super) struct Live {
     lines: AtomicU64,
     /// The newest heartbeat.
     heard: Mutex<Option<Heartbeat>>,
+    /// Who its process is, once there is one.
+    process: OnceLock<ProcessIdentity>,
+    /// The most memory of GPUs that it was seen to have, in bytes.
+    peak_vram_bytes: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -102,6 +106,8 @@ impl Live {
             wake: watch::Sender::new(()),
             lines: AtomicU64::new(0),
             heard: Mutex::default(),
+            process: OnceLock::new(),
+            peak_vram_bytes: AtomicU64::new(0),
             inner: Mutex::new(Inner { core: Attempt::new(origin.clone(), times, now.into_std()), line: None }),
             origin,
         }
@@ -119,6 +125,27 @@ impl Live {
     /// The newest heartbeat in this daemon's time.
     pub(super) fn heard(&self) -> Option<Heartbeat> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process is there.
+    pub(super) fn runs_as(&self, process: &ProcessIdentity) {
+        // There is one.
+        let _ = self.process.set(process.clone());
+    }
+
+    /// Its process, once there is one.
+    pub(super) fn process(&self) -> Option<&ProcessIdentity> {
+        self.process.get()
+    }
+
+    /// It has so much memory of GPUs at this moment, or had it under an earlier daemon.
+    pub(super) fn saw_vram(&self, bytes: u64) {
+        self.peak_vram_bytes.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// The most memory of GPUs that it was seen to have, in bytes; nothing where none was seen.
+    pub(super) fn peak_vram_bytes(&self) -> Option<u64> {
+        Some(self.peak_vram_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// Asks the machine something.

@@ -24,6 +24,7 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod vram;
 mod watchdog;
 
 use std::{
@@ -138,6 +139,7 @@ pub(crate) struct Shared {
     executor: Arc<dyn Executor>,
     inventory: Option<Arc<dyn Inventory>>,
     logs: LogKeeper,
+    meter: vram::Meter,
     ahead: ahead::Pool,
     /// The folder of all jobs' objects, once it is on disk with all above it: no worker need see to that again.
     durable_uri: OnceLock<String>,
@@ -167,6 +169,7 @@ impl Supervisor {
             executor,
             inventory,
             logs,
+            meter: vram::Meter::default(),
             attempts: Mutex::default(),
             claiming: Claiming::default(),
             freed: watch::Sender::new(0),

@@ -43,8 +43,14 @@ async fn a_job_is_shown_as_it_is() {
     let fence = rig.claim(id).await;
     let progress = Progress { step: Some(4), steps: Some(8), rows_per_second: Some(16.0), ..Progress::default() };
     let lease_until = jiff::Timestamp::from_second(1_790_000_600).unwrap();
-    let beat =
-        Beat { fence, lease_until, progress, peak_rss_bytes: 9, used: Used { cpu_ms: 1_234 }, device: "cpu".into() };
+    let beat = Beat {
+        fence,
+        lease_until,
+        progress,
+        peak_rss_bytes: 9,
+        used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
+        device: "cpu".into(),
+    };
     rig.store.heartbeat(beat).await.unwrap();
     let point = |step| MetricPoint { step, epoch: 0, values: [("train_loss".to_owned(), 0.5)].into() };
     let body = ReportBody::Metrics { points: vec![point(1), point(2), point(3)] };
@@ -53,7 +59,8 @@ async fn a_job_is_shown_as_it_is() {
     assert_eq!((view.state.as_str(), view.attempt, view.eta_seconds), ("running", Some(1), Some(2)));
     assert_eq!(view.reason.as_deref(), Some("runs on cpu"));
     assert_eq!(view.metrics["train_loss"], 0.5);
-    assert_eq!((view.peak_rss_bytes, view.worker.unwrap().device.as_deref()), (Some(9), Some("cpu")));
+    assert_eq!((view.peak_rss_bytes, view.peak_vram_bytes), (Some(9), Some(5 << 30)));
+    assert_eq!(view.worker.unwrap().device.as_deref(), Some("cpu"));
     let points: MetricList = rig.get("/v1/jobs/one/metrics?limit=2").await;
     assert_eq!(points.points.iter().map(|point| point.step).collect::<Vec<_>>(), [1, 2]);
     let rest: MetricList = rig.get(&format!("/v1/jobs/one/metrics?after={}", points.next.unwrap())).await;

@@ -13,7 +13,7 @@ fn running() -> Json {
         12,
         json!({
             "name": "mlp-large", "state": "running", "reason": "runs on cpu", "attempt": 2, "retries_used": 1,
-            "labels": {"team": "vision"}, "started_at": SUBMITTED.to_string(), "eta_seconds": 3700, "peak_rss_bytes": 64 << 20,
+            "labels": {"team": "vision"}, "started_at": SUBMITTED.to_string(), "eta_seconds": 3700, "peak_rss_bytes": 64 << 20, "peak_vram_bytes": 5_u64 << 30,
             "progress": {"step": 1500, "steps": 10000, "epoch": 3, "epochs": 20, "rows_per_second": 54321.0, "loss": 0.125, "records": null, "total": null},
             "metrics": {"train_loss": 0.125, "val_accuracy": 0.9712}, "worker": {"pid": 4711, "host": "box", "device": "cpu"},
             "checkpoint": {"step": 1000, "uri": "file:///objects/jobs/12/2/checkpoints/1000"}

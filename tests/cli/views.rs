@@ -25,6 +25,8 @@ pub fn job(id: u64, changes: Json) -> Json {
         "model": null, "output": null, "spec_digest": "00ff"
     });
     let Json::Object(changes) = changes else { panic!("an object") };
+    // The macro has its limits.
+    view["peak_vram_bytes"] = Json::Null;
     view.as_object_mut().unwrap().extend(changes);
     view
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Setup, Worker, specs::fake, until};
+use crate::support::{Daemon, Setup, Worker, processes, specs::fake, until};
 
 /// A daemon with two GPUs of 10 GiB.
 fn daemon(folder: &Path, more: &[&str]) -> Daemon {
@@ -114,6 +114,56 @@ fn a_gpu_is_left_to_others_until_they_are_done() {
     assert_eq!(sees(&daemon, &both), "GPU-aa,GPU-bb", "nobody had to say that they are done");
     let_go(&daemon, "both");
     daemon.wait_for(&both, "succeeded");
+}
+
+#[test]
+fn the_most_that_an_attempt_had_of_its_gpus_is_kept_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = daemon(folder.path(), &[]);
+    let job = command(&daemon, "greedy", &["--gpus", "1", "--retries", "1"]);
+    let cpu = command(&daemon, "cpu", &[]);
+    assert_eq!(sees(&daemon, &job), "GPU-aa");
+    let worker = daemon.job(&job)["worker"]["pid"].as_u64().unwrap();
+    // The program is the worker's child, and has the memory.
+    let program = until("its program runs", || {
+        let of_job = processes::of_attempts(&daemon.state_dir).into_iter().filter(|process| process.job == job);
+        of_job.map(|process| u64::from(process.pid)).find(|pid| *pid != worker)
+    });
+    let has = |program: u64, mib: u64| {
+        let others = "{ pid = 1, memory_mib = 900 }";
+        play(folder.path(), &format!("process = [{{ pid = {program}, memory_mib = {mib} }}, {others}]"));
+    };
+    let peak = |job: &Value| job["peak_vram_bytes"].as_u64().map(|bytes| bytes >> 20);
+    assert_eq!(peak(&daemon.job(&job)), None, "it has nothing yet");
+    has(program, 3000);
+    daemon.wait_until(&job, "was seen to have 3000 MiB", |job| peak(job) == Some(3000));
+    // Under the next daemon too, which has seen less.
+    let attempts =
+        |daemon: &Daemon| daemon.mlctl(&["show", &job, "--attempts", "-o", "json"]).json()["attempts"].clone();
+    let heard = |daemon: &Daemon| attempts(daemon)[0]["heartbeat_at"].as_str().unwrap_or_default().to_owned();
+    daemon.kill();
+    has(program, 2000);
+    daemon.start();
+    let before = heard(&daemon);
+    until("it was heard of again", || (heard(&daemon) > before).then_some(()));
+    assert_eq!(peak(&daemon.job(&job)), Some(3000));
+    has(program, 4000);
+    daemon.wait_until(&job, "was seen to have 4000 MiB", |job| peak(job) == Some(4000));
+    let shown = daemon.mlctl(&["show", &job]).ok();
+    assert!(shown.contains("GPU memory") && shown.contains("3.9 GiB at most"), "{shown}");
+    play(folder.path(), "");
+    processes::kill(u32::try_from(worker).unwrap());
+    daemon.wait_until(&job, "is tried again", |job| job["attempt"] == 2 && !job["worker"]["pid"].is_null());
+    let each = attempts(&daemon);
+    assert_eq!((peak(&each[0]), peak(&each[1])), (Some(4000), None), "{each:#}");
+    let table = daemon.mlctl(&["show", &job, "--attempts"]).ok();
+    assert!(table.contains("VRAM") && table.contains("3.9 GiB"), "{table}");
+    assert_eq!(peak(&daemon.job(&cpu)), None);
+    let_go(&daemon, "greedy");
+    let_go(&daemon, "cpu");
+    daemon.wait_for(&job, "succeeded");
+    daemon.wait_for(&cpu, "succeeded");
+    assert_eq!(daemon.mlctl(&["doctor"]).code, 0);
 }
 
 #[test]

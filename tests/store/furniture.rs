@@ -65,7 +65,7 @@ async fn attempt(rig: &Rig, id: JobId, class: Option<ExitClass>) {
         lease_until: rig.now(),
         progress,
         peak_rss_bytes: 123_456_789,
-        used: Used { cpu_ms: 1_234 },
+        used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
         device: "cpu".into(),
     };
     rig.store.heartbeat(beat).await.unwrap();

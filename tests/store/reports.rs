@@ -22,7 +22,14 @@ fn points(steps: impl IntoIterator<Item = u64>, loss: f64) -> ReportBody {
 fn beat(fence: Fence, step: u64) -> Beat {
     let progress = Progress { step: Some(step), loss: Some(0.1 + 0.2), ..Progress::default() };
     let lease_until = "2026-11-25T08:00:00Z".parse().unwrap();
-    Beat { fence, lease_until, progress, peak_rss_bytes: 1 << 40, used: Used { cpu_ms: 1_234 }, device: "cpu".into() }
+    Beat {
+        fence,
+        lease_until,
+        progress,
+        peak_rss_bytes: 1 << 40,
+        used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
+        device: "cpu".into(),
+    }
 }
 
 fn result(fence: Fence) -> WorkerResult {
@@ -130,7 +137,7 @@ async fn a_heartbeat_replaces_the_one_before_and_is_no_event() {
     }
     let attempt = rig.store.job(fence.job).await.unwrap().attempt.unwrap();
     assert_eq!(attempt.progress, beat(fence, 50).progress);
-    assert_eq!(attempt.peak_rss_bytes, Some(1 << 40));
+    assert_eq!((attempt.peak_rss_bytes, attempt.used), (Some(1 << 40), Some(beat(fence, 50).used)));
     assert_eq!(attempt.lease_until, beat(fence, 50).lease_until);
     assert!(attempt.heartbeat_at.is_some());
     assert_eq!(*rig.store.changes().borrow(), newest);

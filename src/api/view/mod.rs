@@ -135,6 +135,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         metrics: metrics.clone(),
         worker: attempt.as_ref().map(worker),
         peak_rss_bytes: attempt.as_ref().and_then(|attempt| attempt.peak_rss_bytes),
+        peak_vram_bytes: attempt.as_ref().and_then(peak_vram_bytes),
         cpu_seconds: attempt.as_ref().and_then(cpu_seconds),
         checkpoint: job.checkpoint.as_ref().map(|found| CheckpointPlace { step: found.step, uri: found.uri.clone() }),
         model: job.model.clone(),
@@ -162,6 +163,10 @@ pub(super) fn eta(progress: &Progress, rows_per_step: Option<u32>) -> Option<u64
     let seconds = (rows as f64 / rate).ceil();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and a year")]
     (seconds <= LONGEST).then_some(seconds as u64)
+}
+
+fn peak_vram_bytes(attempt: &Attempt) -> Option<u64> {
+    attempt.used.and_then(|used| used.peak_vram_bytes)
 }
 
 fn cpu_seconds(attempt: &Attempt) -> Option<f64> {
@@ -192,6 +197,7 @@ pub(super) fn attempt(attempt: &Attempt) -> AttemptView {
         progress: attempt.progress.clone(),
         heartbeat_at: attempt.heartbeat_at,
         peak_rss_bytes: attempt.peak_rss_bytes,
+        peak_vram_bytes: peak_vram_bytes(attempt),
         cpu_seconds: cpu_seconds(attempt),
     }
 }

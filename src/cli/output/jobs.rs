@@ -251,6 +251,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
     });
     fact("worker", worker);
     fact("memory", job.peak_rss_bytes.map(|peak| format!("{} at most", text::bytes(peak))));
+    fact("GPU memory", job.peak_vram_bytes.map(|peak| format!("{} at most, as seen at heartbeats", text::bytes(peak))));
     fact("CPU time", job.cpu_seconds.map(|seconds| format!("{seconds:.2} s")));
     fact(
         "checkpoint",
@@ -302,27 +303,31 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
         return out.json_list(list, &list.attempts);
     }
     use Column::{Flexible, Left, Right};
-    let mut table = Table::new(&[
+    let has_vram = list.attempts.iter().any(|attempt| attempt.peak_vram_bytes.is_some());
+    let mut columns = vec![
         ("ATTEMPT", Right),
         ("STARTED", Left),
         ("TOOK", Right),
         ("END", Left),
         ("PROGRESS", Right),
         ("PEAK", Right),
-        ("CPU", Right),
-        ("MESSAGE", Flexible),
-    ]);
+    ];
+    columns.extend(has_vram.then_some(("VRAM", Right)));
+    columns.extend([("CPU", Right), ("MESSAGE", Flexible)]);
+    let mut table = Table::new(&columns);
     for attempt in &list.attempts {
-        table.row([
+        let mut cells: Vec<Cell> = vec![
             attempt.attempt.to_string().into(),
             text::moment(attempt.started_at, now).into(),
             text::between(attempt.started_at, attempt.ended_at.unwrap_or(now)).into(),
             attempt.exit_class.as_deref().unwrap_or("runs").into(),
             text::progress(&attempt.progress).into(),
             attempt.peak_rss_bytes.map(text::bytes).unwrap_or_default().into(),
-            attempt.cpu_seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default().into(),
-            Cell::from(attempt.exit_message.as_deref().unwrap_or_default()),
-        ]);
+        ];
+        cells.extend(has_vram.then(|| Cell::from(attempt.peak_vram_bytes.map(text::bytes).unwrap_or_default())));
+        cells.push(attempt.cpu_seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default().into());
+        cells.push(attempt.exit_message.as_deref().unwrap_or_default().into());
+        table.row(cells);
     }
     out.table(&table)
 }

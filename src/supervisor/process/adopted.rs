@@ -67,7 +67,7 @@ pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// Whether a process bears a mark of the attempt in `dir`: the attempt's, or that of the folder in which its worker had waited.
-fn is_marked(pid: u32, identity: &ProcessIdentity, dir: &Path) -> bool {
+pub(super) fn is_marked(pid: u32, identity: &ProcessIdentity, dir: &Path) -> bool {
     let waited = identity.ahead.as_ref().map(|ahead| Path::new(&ahead.dir));
     procfs::is_marked(pid, &[Some(dir), waited].into_iter().flatten().collect::<Vec<_>>())
 }

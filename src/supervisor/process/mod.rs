@@ -183,6 +183,10 @@ impl Executor for LocalProcesses {
     fn is_ours(&self, pid: u32) -> bool {
         procfs::is_marked_under(pid, &self.attempts_dir)
     }
+
+    fn is_of(&self, pid: u32, worker: &ProcessIdentity, dir: &Path) -> bool {
+        adopted::is_marked(pid, worker, dir)
+    }
 }
 
 /// Hands `launch` over to a process.

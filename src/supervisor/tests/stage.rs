@@ -245,6 +245,10 @@ impl Executor for Puppets {
     fn is_ours(&self, _pid: u32) -> bool {
         false
     }
+
+    fn is_of(&self, pid: u32, worker: &ProcessIdentity, _dir: &Path) -> bool {
+        pid == worker.pid
+    }
 }
 
 struct TestClock;
