@@ -125,6 +125,54 @@ fn what_a_killed_worker_could_not_send_is_gone_on_from() {
     assert_eq!(daemon.mlctl(&["checkpoint", "verify", &id, "-o", "json"]).json()["ok"], true);
 }
 
+/// A job that predicts so many generated rows with the model of another.
+fn predicting(model: &Value, rows: u64, batch_size: u64) -> Value {
+    json!({
+        "version": 1, "name": "predicts", "retry": {"limit": 0, "infrastructure_limit": 0},
+        "infer": {
+            "model": {"from": model["uri"]}, "batch_size": batch_size,
+            "data": {"format": "randn", "rows": rows, "features": 32, "targets": 8, "seed": 9}
+        },
+    })
+}
+
+#[test]
+fn predictions_wait_for_their_storage_and_are_those_of_an_undisturbed_run() {
+    let Some(mut server) = Server::start() else { return };
+    let keys = tempfile::tempdir().unwrap();
+    let mut daemon = daemon(&server, keys.path(), &["workers.hang_seconds=25"]);
+    let id = daemon.submit(&job(20));
+    let model = daemon.wait_for(&id, "succeeded")["model"].clone();
+    // More than a part of an upload, so that the store goes away between two of them; and less, which is sent at the end alone.
+    for (rows, batch_size) in [(200_000, 20), (20_000, 1)] {
+        let spec = predicting(&model, rows, batch_size);
+        let expected = daemon.submit(&spec);
+        let expected = daemon.wait_for(&expected, "succeeded")["output"].clone();
+        let id = daemon.submit(&spec);
+        daemon.wait_until(&id, "is on its way", |job| job["progress"]["records"].as_u64() > Some(rows / 20));
+        server.kill();
+        let job = daemon.wait_until(&id, "has predicted all", |job| away(job)["waiting"] == true);
+        assert_eq!(job["progress"]["records"], rows, "{job:#}");
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(daemon.job(&id)["state"], "running");
+        let why = daemon.mlctl(&["why", &id]).ok();
+        assert!(why.contains("the object storage does not answer") && why.contains("wait for it"), "{why}");
+        server.start_again();
+        let job = daemon.wait_for(&id, "succeeded");
+        assert_eq!((&job["attempt"], &job["output"]["records"]), (&json!(1), &json!(rows)), "{job:#}");
+        assert!(said(&daemon, &id, "is back"), "{:?}", warnings(&daemon, &id));
+        let (one, other) = (read(&server, &expected["uri"]), read(&server, &job["output"]["uri"]));
+        assert!(one == other && !one.is_empty(), "{} and {} bytes", one.len(), other.len());
+    }
+}
+
+/// An object of the bucket.
+fn read(server: &Server, uri: &Value) -> Vec<u8> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stores = mlctl_artifacts::Stores::with_s3(Some(server.access()));
+    runtime.block_on(async { stores.open(uri.as_str().unwrap()).unwrap().get(1 << 30).await.unwrap().to_vec() })
+}
+
 #[test]
 fn beyond_the_limit_the_newest_are_kept_and_patience_has_an_end() {
     let Some(mut server) = Server::start() else { return };

@@ -72,11 +72,12 @@ pub fn clear_earlier(job: Job<'_>) {
 /// Between two tries of [`patiently`], and two looks at orders.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(100));
 
-/// Does something that a job must not fail to do for want of a store: tries again while that does not answer, for as long as the settings say. The daemon is told why nothing moves.
+/// Does something that a job must not fail to do for want of a store: tries again while that does not answer, for as long as the settings say. The daemon is told why nothing moves, a person
+/// `what` is the matter meanwhile.
 ///
 /// # Errors
 /// What it fails with in the end, or the order to end that came meanwhile.
-pub fn patiently<T>(job: Job<'_>, mut work: impl FnMut() -> Result<T, ArtifactError>) -> Result<T, Fault> {
+pub fn patiently<T>(job: Job<'_>, what: &str, mut work: impl FnMut() -> Result<T, ArtifactError>) -> Result<T, Fault> {
     let Job { host, start, .. } = job;
     let seconds = start.storage.spool.as_ref().map_or(0, |place| place.wait_seconds);
     let (began, limit) = (host.elapsed(), Duration::from_secs(seconds.into()));
@@ -98,7 +99,7 @@ pub fn patiently<T>(job: Job<'_>, mut work: impl FnMut() -> Result<T, ArtifactEr
         if since.is_none() {
             let now = host.now_rfc3339();
             let message = format!(
-                "the object storage does not answer since {now}: the results of the job wait for it, {seconds} seconds at most ({})",
+                "the object storage does not answer since {now}: {what}, {seconds} seconds at most ({})",
                 Fault::storage(&error).message
             );
             host.report(ReportBody::Warning { message })?;

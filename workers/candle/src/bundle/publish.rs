@@ -31,6 +31,7 @@ pub fn publish(
     let waits = storage.spool.is_some();
     let stores = if waits { job.stores.patient_for(PATIENCE_SECONDS) } else { job.stores.clone() };
     let at = stores.open(&storage.model_uri).map_err(|error| Fault::storage(&error))?;
-    crate::storage::patiently(job, || job.runtime.block_on(folder(&at, files.clone(), keys::MODEL_CONFIG)))?;
+    let what = "the results of the job wait for it";
+    crate::storage::patiently(job, what, || job.runtime.block_on(folder(&at, files.clone(), keys::MODEL_CONFIG)))?;
     Ok(ModelRef { uri: at.uri().to_owned(), digest })
 }

@@ -5,9 +5,9 @@ use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
-use mlctl_artifacts::Pieces;
+use mlctl_artifacts::{ArtifactError, Location, Pieces};
 
-use crate::{fault::Fault, job::Job};
+use crate::{fault::Fault, job::Job, storage};
 
 /// How much is decompressed at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -50,10 +50,10 @@ impl<'a> Stream<'a> {
         let fault = |error| Fault::input("the data", &error);
         let at = job.stores.open(uri).map_err(fault)?;
         let pieces = job.runtime.block_on(at.pieces(u64::MAX)).map_err(fault)?;
-        let mut stored =
-            Stored { job, pieces, piece: Bytes::new(), hasher: blake3::Hasher::new(), used: 0, fault: None };
-        stored.refill()?;
         let uri = at.uri().to_owned();
+        let hasher = blake3::Hasher::new();
+        let mut stored = Stored { job, at, pieces, piece: Bytes::new(), fetched: 0, hasher, used: 0, fault: None };
+        stored.refill()?;
         let decoder = if stored.piece.starts_with(GZIP) {
             Decoder::Gzip(MultiGzDecoder::new(stored))
         } else if stored.piece.starts_with(ZSTD) {
@@ -159,9 +159,12 @@ fn damaged(uri: &str, what: &str, error: &io::Error) -> Fault {
 /// A file as it is stored.
 struct Stored<'a> {
     job: Job<'a>,
+    at: Location,
     pieces: Pieces,
     /// What is left of the piece.
     piece: Bytes,
+    /// Bytes of all pieces so far.
+    fetched: u64,
     hasher: blake3::Hasher,
     /// Bytes given to the decoder.
     used: u64,
@@ -170,12 +173,40 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// Fetches the next piece; none is left at the end.
+    /// Fetches the next piece; none is left at the end. A remote store that stops to answer in the middle is waited for.
     fn refill(&mut self) -> Result<(), Fault> {
-        let next = self.job.runtime.block_on(self.pieces.next());
-        self.piece = next.map_err(|error| Fault::input("the data", &error))?.unwrap_or_default();
+        let next = match self.job.runtime.block_on(self.pieces.next()) {
+            Err(ArtifactError::Unavailable { .. }) if self.fetched > 0 && self.at.is_remote() => self.go_on()?,
+            next => next.map_err(|error| Fault::input("the data", &error))?,
+        };
+        self.piece = next.unwrap_or_default();
+        self.fetched += self.piece.len() as u64;
         self.hasher.update(&self.piece);
         Ok(())
+    }
+
+    /// Opens the file once more where it was left, which must be the same one. What is wrong with it by then is told as of any data.
+    fn go_on(&mut self) -> Result<Option<Bytes>, Fault> {
+        let Self { job, at, pieces, fetched, .. } = self;
+        let again = || {
+            job.runtime.block_on(async {
+                let mut again = at.pieces(u64::MAX).await?;
+                if (again.size(), again.version()) != (pieces.size(), pieces.version()) {
+                    let what = "it was changed while it was read".to_owned();
+                    return Ok(Err(ArtifactError::Corrupt { uri: at.uri().to_owned(), what }));
+                }
+                again.skip(*fetched);
+                match again.next().await {
+                    Ok(piece) => Ok(Ok((again, piece))),
+                    Err(error @ ArtifactError::Unavailable { .. }) => Err(error),
+                    Err(error) => Ok(Err(error)),
+                }
+            })
+        };
+        let (again, piece) = storage::patiently(*job, "the job's data is waited for", again)?
+            .map_err(|error| Fault::input("the data", &error))?;
+        *pieces = again;
+        Ok(piece)
     }
 
     /// The next piece as it is.

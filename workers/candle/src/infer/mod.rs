@@ -5,6 +5,7 @@ mod input;
 mod lines;
 mod meter;
 mod output;
+mod results;
 mod task;
 
 use candle_core::{Device, Tensor};

@@ -1,8 +1,7 @@
 //! The results of an inference job on their way to storage: `predictions.jsonl` or `predictions.csv`, and `errors.jsonl` beside it for the rows
-//! that could not be predicted. Both are streamed and appear at the end, the predictions last. The folder belongs to the
+//! that could not be predicted. Both appear at the end, the predictions last. The folder belongs to the
 //! attempt alone, so an attempt that is no longer valid can overwrite nobody else's results.
 
-use mlctl_artifacts::{Location, Upload};
 use mlctl_protocol::{message::ReportBody, result::OutputRef, spec::OutputFormat};
 use serde::Serialize;
 
@@ -10,6 +9,7 @@ use super::{
     input::Batch,
     lines::{self, Prediction},
     meter::Meter,
+    results::Results,
     task::Task,
 };
 use crate::{data::columns::BadRow, fault::Fault, job::Job};
@@ -28,10 +28,8 @@ pub(super) struct Output<'a> {
     job: Job<'a>,
     format: OutputFormat,
     task: Task,
-    at: Location,
-    predictions: Upload,
-    errors_at: Location,
-    bad: Upload,
+    predictions: Results<'a>,
+    bad: Results<'a>,
     records: u64,
     errors: u64,
     first: Option<BadRow>,
@@ -54,23 +52,10 @@ impl<'a> Output<'a> {
             OutputFormat::Jsonl => "predictions.jsonl",
             OutputFormat::Csv => "predictions.csv",
         };
-        let folder = job.stores.open(&job.start.storage.output_uri).map_err(|error| Fault::storage(&error))?;
-        let join = |name: &str| folder.join(name).map_err(|error| Fault::storage(&error));
-        let (at, errors_at) = (join(name)?, join(ERRORS_FILE)?);
-        let (predictions, bad) = (Upload::new(at.clone()), Upload::new(errors_at.clone()));
-        let mut output = Self {
-            job,
-            format,
-            task: task.clone(),
-            at,
-            predictions,
-            errors_at,
-            bad,
-            records: 0,
-            errors: 0,
-            first: None,
-        };
-        output.append(&lines::header(format, task))?;
+        let (predictions, bad) = (Results::new(job, name)?, Results::new(job, ERRORS_FILE)?);
+        let task_of_rows = task.clone();
+        let mut output = Self { job, format, task: task_of_rows, predictions, bad, records: 0, errors: 0, first: None };
+        output.predictions.write(&lines::header(format, task))?;
         Ok(output)
     }
 
@@ -103,7 +88,7 @@ impl<'a> Output<'a> {
             text.extend(lines::line(self.format, row, &prediction));
             self.records += 1;
         }
-        self.append(&text)?;
+        self.predictions.write(&text)?;
         for bad in &batch.bad {
             self.refuse(bad.clone())?;
         }
@@ -116,31 +101,24 @@ impl<'a> Output<'a> {
             return Err(Fault::spec("the data has no rows", "a header alone is not enough: bring at least one row"));
         }
         self.check_share()?;
-        let Self { job, at, predictions, errors_at, bad, records, errors, first, .. } = self;
+        let Self { job, predictions, bad, records, errors, first, .. } = self;
         if let Some(first) = first {
-            job.runtime.block_on(bad.finish()).map_err(|error| Fault::storage(&error))?;
+            let uri = bad.uri().to_owned();
+            bad.finish()?;
             let rows = records + errors;
-            let uri = errors_at.uri();
             let message =
                 format!("{errors} of {rows} rows could not be predicted, listed in {uri}; the first: {first}");
             job.host.report(ReportBody::Warning { message })?;
         }
-        job.runtime.block_on(predictions.finish()).map_err(|error| Fault::storage(&error))?;
-        Ok(OutputRef { uri: at.uri().to_owned(), records, errors })
+        let uri = predictions.uri().to_owned();
+        predictions.finish()?;
+        Ok(OutputRef { uri, records, errors })
     }
 
     /// Gives the results up.
     pub(super) fn abort(self) {
-        let Self { job, predictions, bad, .. } = self;
-        job.runtime.block_on(async {
-            predictions.abort().await;
-            bad.abort().await;
-        });
-    }
-
-    fn append(&mut self, text: &[u8]) -> Result<(), Fault> {
-        let Self { job, predictions, .. } = self;
-        job.runtime.block_on(predictions.write(text)).map_err(|error| Fault::storage(&error))
+        self.predictions.abort();
+        self.bad.abort();
     }
 
     fn refuse(&mut self, bad: BadRow) -> Result<(), Fault> {
@@ -150,8 +128,7 @@ impl<'a> Output<'a> {
         json.push(b'\n');
         self.errors += 1;
         self.first.get_or_insert(bad);
-        let Self { job, bad, .. } = self;
-        job.runtime.block_on(bad.write(&json)).map_err(|error| Fault::storage(&error))
+        self.bad.write(&json)
     }
 
     fn check_share(&self) -> Result<(), Fault> {
