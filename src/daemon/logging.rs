@@ -1,9 +1,10 @@
-//! The daemon's own log: structured lines on standard error, for a service manager to keep. Started once by `mld`'s main function; its level may change.
+//! The daemon's own log: structured lines on standard error, bounded, for a service manager to keep. Started once by `mld`'s main function; its level may change.
 
 use std::sync::Arc;
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
+use super::log_bounds::{Bounded, Stderr};
 use crate::config::LogFormat;
 
 /// Puts another filter in the place of the one that holds.
@@ -38,17 +39,18 @@ impl Level {
 /// When `level` is neither.
 pub fn start(level: &str, format: LogFormat) -> Result<Level, ParseError> {
     let filter = EnvFilter::builder().parse(level)?;
+    let writer = Bounded::new(format, Stderr);
     // An error of `try_init` means that a test has started logging already: its lines go there. One of `reload`, that nobody logs any more.
     let replace: Replace = match format {
         LogFormat::Text => {
-            let lines = fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr);
+            let lines = fmt().with_ansi(false).with_env_filter(filter).with_writer(writer);
             let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             let _ = lines.try_init();
             Arc::new(move |filter| drop(handle.reload(filter)))
         }
         LogFormat::Json => {
-            let lines = fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr);
+            let lines = fmt().json().flatten_event(true).with_env_filter(filter).with_writer(writer);
             let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             let _ = lines.try_init();

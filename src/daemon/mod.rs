@@ -5,6 +5,7 @@ pub mod clock;
 pub mod entropy;
 mod hardware;
 pub mod lock;
+mod log_bounds;
 pub mod logging;
 pub mod offline;
 pub mod reload;

@@ -41,6 +41,8 @@ mod freeze;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod pause;
