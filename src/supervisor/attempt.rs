@@ -231,6 +231,8 @@ impl Task {
         match self.shared.store.command(fence.job, Some(fence), Command::Launched { process }).await {
             Ok(job) => {
                 self.say_started();
+                // As of an edit between the claim and the moment from which on one is handed to the attempt.
+                self.live.retime(&job);
                 self.live.obey(&job);
                 let Claimed { job, spec, resume, .. } = claimed;
                 self.live.prepare(self.shared.start_message(&self.live, spec, job.spec_digest, resume));

@@ -240,3 +240,26 @@ async fn an_adopted_worker_keeps_the_deadline_of_its_job() {
     assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Failed, ExitClass::Timeout));
     act.end().await;
 }
+
+/// It used to go by the deadline that its job had when it was claimed.
+#[tokio::test]
+async fn a_deadline_that_is_set_while_the_job_is_being_claimed_holds() {
+    let stage = Stage::new().await;
+    let act = stage.act().await;
+    let job = stage.submit(0).await;
+    let secret = act.handle.draw_secret();
+    let (hash, lease) = (*secret.hash().as_bytes(), act.handle.lease_until());
+    let claimed = stage.store.claim(job, Vec::new(), hash, lease).await.unwrap();
+    let at = claimed.job.submitted_at + SignedDuration::from_millis(1500);
+    let terms = Terms { deadline: Some(Change::Set(at)), ..Terms::default() };
+    act.handle.edit(job, Uid(1), Edit { terms, ..Edit::default() }).await.unwrap();
+    act.handle.start(claimed, secret);
+    let puppet = stage.started().await;
+    let (mut line, _) = puppet.begin().await;
+    assert_eq!(line.hear().await, Some(ASKED));
+    puppet.die(Ended::Code(1));
+    drop(line);
+    let (after, attempt) = stage.ended(job).await;
+    assert_eq!((after.state, attempt.exit.unwrap().class), (JobState::Failed, ExitClass::Timeout));
+    act.end().await;
+}

@@ -366,6 +366,11 @@ impl Stage {
         let claimed =
             self.store.claim(job, Vec::new(), *secret.hash().as_bytes(), act.handle.lease_until()).await.unwrap();
         act.handle.start(claimed, secret);
+        self.started().await
+    }
+
+    /// The puppet of an attempt that was just started.
+    pub(super) async fn started(&self) -> Arc<Puppet> {
         in_time(async {
             loop {
                 let puppet = self.puppets.waiting.lock().unwrap().pop_front();

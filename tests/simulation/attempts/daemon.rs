@@ -65,6 +65,8 @@ pub struct Task {
     pub heard: Instant,
     /// Since when its process is looked after.
     pub attended: Option<Instant>,
+    /// Since when its job's deadline has been behind.
+    pub overdue: Option<Instant>,
 }
 
 /// A connection's task.
@@ -150,6 +152,8 @@ impl World {
             return self.plan(Duration::from_secs(1), Happening::Start);
         }
         self.life += 1;
+        // What the last one did not hand over any more this one reads.
+        self.editing.clear();
         self.daemon = Some(Daemon::default());
         for row in self.ledger.running() {
             self.adopt(&row);
@@ -197,6 +201,7 @@ impl World {
             adopted: false,
             heard: now,
             attended: None,
+            overdue: None,
         };
         if let Some(daemon) = &mut self.daemon {
             daemon.tasks.insert(fence.token, task);
@@ -311,12 +316,16 @@ impl World {
         let Some(task) = self.task(token) else { return Vec::new() };
         let before = task.core.reason().cloned();
         let effects = task.core.step(event, now);
+        let (job, after) = (task.fence.job, task.core.reason().cloned());
         if before.as_ref() != task.core.reason()
             && matches!(task.core.reason(), Some(Reason::LeaseLost { .. }))
             && now < task.heard + LEASE
         {
             let fence = task.fence;
             self.broken.push(format!("S5: the lease of {fence:?} was taken though it was heard of"));
+        }
+        if before != after {
+            self.judge_deadline(job, after.as_ref());
         }
         let mut left = Vec::new();
         for effect in effects {
@@ -401,6 +410,8 @@ impl World {
                     // The row that was read with the answer says what was asked meanwhile.
                     if matches!(event, Event::Launched(Answer::Done(()))) {
                         let fence = task.fence;
+                        let times = self.times(fence.job);
+                        self.step(token, None, Event::Retimed(times));
                         if let Some(reason) = self.asked_of(fence.job) {
                             self.step(token, None, Event::Asked(reason));
                         }

@@ -88,6 +88,13 @@ pub enum Happening {
         job: JobId,
         reason: Reason,
     },
+    /// An attempt is told of its job's new deadline.
+    Retimed {
+        life: u64,
+        job: JobId,
+    },
+    /// Somebody changes a job's deadline.
+    Edit,
     /// A frame comes to the daemon.
     Up(u64),
     /// A frame comes to the worker.
@@ -125,6 +132,12 @@ pub struct Tally {
     pub refused: u64,
     pub repeated: u64,
     pub kills: u64,
+    /// Deadlines changed.
+    pub edits: u64,
+    /// Those of jobs that ran, to a later one or none.
+    pub reprieves: u64,
+    /// Attempts that were ended for one.
+    pub overdue: u64,
     pub ends: BTreeMap<&'static str, u64>,
 }
 
@@ -134,6 +147,8 @@ pub struct World {
     base: Instant,
     now: Duration,
     jump: i64,
+    /// When somebody last set the clock.
+    pub jumped_at: Option<Instant>,
     pub is_calm: bool,
     agenda: BTreeMap<(Duration, u64), Happening>,
     planned: u64,
@@ -145,6 +160,8 @@ pub struct World {
     pub wires: BTreeMap<u64, Wire>,
     pub lines: u64,
     pub cancelled: BTreeSet<JobId>,
+    /// Changes of deadlines that are on record, and which the attempt was not told of yet.
+    pub editing: BTreeMap<JobId, u64>,
     pub tally: Tally,
     pub broken: Vec<String>,
 }
@@ -160,6 +177,9 @@ impl Tally {
         self.refused += other.refused;
         self.repeated += other.repeated;
         self.kills += other.kills;
+        self.edits += other.edits;
+        self.reprieves += other.reprieves;
+        self.overdue += other.overdue;
         for (class, times) in &other.ends {
             *self.ends.entry(*class).or_default() += times;
         }
@@ -177,6 +197,9 @@ impl World {
         some(3, || Happening::Submit);
         some(4, || Happening::Wish);
         some(12, || Happening::Fault);
+        if !rules.no_edits {
+            some(6, || Happening::Edit);
+        }
         agenda.push((Duration::ZERO, Happening::Submit));
         let mut world = Self {
             chance,
@@ -184,6 +207,7 @@ impl World {
             base: Instant::now(),
             now: Duration::ZERO,
             jump: 0,
+            jumped_at: None,
             is_calm: false,
             agenda: BTreeMap::new(),
             planned: 0,
@@ -195,6 +219,7 @@ impl World {
             wires: BTreeMap::new(),
             lines: 0,
             cancelled: BTreeSet::new(),
+            editing: BTreeMap::new(),
             tally: Tally::default(),
             broken: Vec::new(),
         };
@@ -210,6 +235,7 @@ impl World {
             self.now = at;
             self.tally.happenings += 1;
             self.happen(happening);
+            self.judge_overdue();
             if !self.broken.is_empty() || (self.is_calm && self.is_over()) {
                 break;
             }
@@ -275,6 +301,7 @@ impl World {
                 self.plan(Duration::ZERO, Happening::Schedule);
             }
             Happening::Wish => self.wish(),
+            Happening::Edit => self.edit(),
             Happening::Schedule => self.schedule(),
             Happening::Fault => self.fault(),
             Happening::Start => self.start(),
@@ -288,6 +315,7 @@ impl World {
             Happening::Commit { life, by, write } if life == self.life => self.commit(by, &write),
             Happening::Answered { life, by, event } if life == self.life => self.answered(by, event),
             Happening::Handed { life, job, reason } if life == self.life => self.hand(job, reason),
+            Happening::Retimed { life, job } if life == self.life => self.retime(job),
             Happening::Up(wire) => self.up(wire),
             Happening::Down(wire) => self.down(wire),
             Happening::Deed(pid, deed) => self.deed(pid, deed),
@@ -372,7 +400,10 @@ impl World {
                 let after = self.millis(20_000);
                 self.plan(after, Happening::StoreUp);
             }
-            (4, _) => self.jump += i64::try_from(self.chance.below(400)).expect("it is small") - 200,
+            (4, _) => {
+                self.jump += i64::try_from(self.chance.below(400)).expect("it is small") - 200;
+                self.jumped_at = Some(self.at());
+            }
             (5, Some(pid)) => {
                 let number = self.chance.pick(&[9, 11, 15]);
                 self.die(pid, Ended::Signal { number, out_of_memory: false });
