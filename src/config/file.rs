@@ -72,10 +72,10 @@ pub struct StorageSection {
     pub url: Option<String>,
     /// Folders that job specs may read from. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
-    /// Bytes of an attempt's checkpoints that wait on this machine while an S3 store does not answer; 0 for none.
+    /// Bytes of an attempt's checkpoints, or of its predictions, that wait on this machine while an S3 store does not answer; 0 for none.
     #[schemars(range(max = 1_125_899_906_842_624_u64))]
     pub spool_max_bytes: u64,
-    /// Seconds that a training job which is done waits for a store that does not answer.
+    /// Seconds that a job which has trained or predicted all waits for a store that does not answer.
     #[schemars(range(max = 604_800))]
     pub outage_seconds: u32,
     /// The S3 store that `s3://` URIs mean.

@@ -54,9 +54,9 @@ pub struct StorageSettings {
     pub url: String,
     /// Folders that `file://` URIs of a spec may name. Empty: whatever the daemon's user may read.
     pub data_roots: Vec<PathBuf>,
-    /// Bytes of an attempt's checkpoints that wait on this machine while an S3 store does not answer; 0 for none.
+    /// Bytes of an attempt's checkpoints, or of its predictions, that wait on this machine while an S3 store does not answer; 0 for none.
     pub spool_max_bytes: u64,
-    /// Seconds that a training job which is done waits for a store that does not answer.
+    /// Seconds that a job which has trained or predicted all waits for a store that does not answer.
     pub outage_seconds: u32,
     /// The S3 store that `s3://` URIs mean. Who we are to it is no setting.
     pub s3: S3Settings,

@@ -80,9 +80,9 @@ pub struct Config {
     pub workers_socket: PathBuf,
     /// The prefix of all objects, without a slash at its end.
     pub storage_url: String,
-    /// Bytes of an attempt's checkpoints that wait on this machine while the store does not answer.
+    /// Bytes of an attempt's checkpoints, or of its predictions, that wait on this machine while the store does not answer.
     pub spool_max_bytes: u64,
-    /// Seconds that a training job which is done waits for the store.
+    /// Seconds that a job which has trained or predicted all waits for the store.
     pub outage_seconds: u32,
     /// The way into the S3 store, which every attempt is handed.
     pub s3: Option<S3Access>,

@@ -144,7 +144,7 @@ fn predictions_wait_for_their_storage_and_are_those_of_an_undisturbed_run() {
     let id = daemon.submit(&job(20));
     let model = daemon.wait_for(&id, "succeeded")["model"].clone();
     // More than a part of an upload, so that the store goes away between two of them; and less, which is sent at the end alone.
-    for (rows, batch_size) in [(200_000, 20), (20_000, 1)] {
+    for (rows, batch_size) in [(120_000, 20), (20_000, 1)] {
         let spec = predicting(&model, rows, batch_size);
         let expected = daemon.submit(&spec);
         let expected = daemon.wait_for(&expected, "succeeded")["output"].clone();
@@ -164,6 +164,30 @@ fn predictions_wait_for_their_storage_and_are_those_of_an_undisturbed_run() {
         let (one, other) = (read(&server, &expected["uri"]), read(&server, &job["output"]["uri"]));
         assert!(one == other && !one.is_empty(), "{} and {} bytes", one.len(), other.len());
     }
+}
+
+#[test]
+fn what_a_killed_command_had_completed_and_could_not_store_is_told_of() {
+    let Some(mut server) = Server::start() else { return };
+    let keys = tempfile::tempdir().unwrap();
+    let daemon = daemon(&server, keys.path(), &["workers.grace_seconds=1"]);
+    let line = "echo one > $ML_CHECKPOINT_DIR/step-$ML_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done";
+    let args = ["submit", "-q", "--retries", "2", "--checkpoint-dir", "checkpoints", "--", "sh", "-c", line];
+    server.kill();
+    let id = daemon.mlctl(&args).ok().trim().to_owned();
+    until("it says that one is not stored", || said(&daemon, &id, "step-1 is not stored").then_some(()));
+    processes::kill(worker_pid(&daemon.job(&id)).unwrap());
+    daemon.wait_until(&id, "is tried again", |job| job["attempt"] == 2 && worker_pid(job).is_some());
+    until("the next attempt tells of it", || {
+        said(&daemon, &id, "attempt 1 had completed a checkpoint that it could not store").then_some(())
+    });
+    let lies = daemon.state_dir.join("attempts").join(&id).join("1/checkpoints/step-1");
+    assert!(lies.is_file() && said(&daemon, &id, &lies.display().to_string()), "{:?}", warnings(&daemon, &id));
+    server.start_again();
+    daemon.wait_until(&id, "has stored its own", |job| job["checkpoint"]["step"] == 2);
+    assert!(!daemon.state_dir.join("attempts").join(&id).join("2/unsent").exists());
+    daemon.write("go", "");
+    daemon.wait_for(&id, "succeeded");
 }
 
 /// An object of the bucket.

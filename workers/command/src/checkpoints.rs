@@ -52,6 +52,12 @@ const MAX_WARNINGS: usize = 20;
 /// Where an earlier attempt's checkpoint is brought to, in the attempt's folder.
 const RESUMED: &str = "resume";
 
+/// In the attempt's folder, while a checkpoint is not stored that should be: its path.
+const UNSENT: &str = "unsent";
+
+/// Earlier attempts that are looked at for what they could not store.
+const MAX_EARLIER: u32 = 100;
+
 /// The checkpoint folder of an attempt, before its program starts.
 pub struct Prepared {
     /// The folder.
@@ -73,6 +79,7 @@ impl Prepared {
             .given_durable(start.storage.durable_uri.as_deref())
             .on_record(launch.attempt_dir.join(UPLOADS_FILE));
         let attempt = stores.open(&start.storage.attempt_uri).map_err(|error| end::storage(&error))?;
+        tell_unsent(launch, handle).await;
         let (parent, resume_from) = resume(launch, start, handle, &stores).await?;
         let header = Header {
             job: launch.job,
@@ -97,6 +104,7 @@ impl Prepared {
             stored,
             seen: BTreeMap::new(),
             wait_until: None,
+            unsent: launch.attempt_dir.join(UNSENT),
             told: BTreeSet::new(),
         };
         Ok(Self { dir, resume_from, watch })
@@ -106,6 +114,23 @@ impl Prepared {
     pub fn watch(self) -> Keeper {
         let (stop, stopped) = oneshot::channel();
         Keeper { stop, task: tokio::spawn(self.watch.run(stopped)) }
+    }
+}
+
+/// Says what earlier attempts on this machine had completed and could not store, since they were killed before the store was back: once, and where it lies.
+async fn tell_unsent(launch: &Launch, handle: &Handle) {
+    let Some(attempts) = launch.attempt_dir.parent() else { return };
+    let first = launch.attempt.0.saturating_sub(MAX_EARLIER).max(1);
+    for attempt in first..launch.attempt.0 {
+        let note = attempts.join(attempt.to_string()).join(UNSENT);
+        let Ok(path) = fs::read_to_string(&note) else { continue };
+        if Path::new(&path).exists() {
+            let message = format!(
+                "attempt {attempt} had completed a checkpoint that it could not store: it is not gone on from, and lies at {path} on this machine"
+            );
+            report(handle, ReportBody::Warning { message }).await;
+        }
+        let _ = fs::remove_file(&note);
     }
 }
 
@@ -179,6 +204,8 @@ struct Watch {
     seen: BTreeMap<String, (Found, Instant)>,
     /// A store that failed is not asked before.
     wait_until: Option<Instant>,
+    /// Where it is noted that something is not stored.
+    unsent: PathBuf,
     /// Warnings given.
     told: BTreeSet<String>,
 }
@@ -232,6 +259,7 @@ impl Watch {
         let header = Header { step, created_at: now_rfc3339(), ..self.header.clone() };
         match files::write(&self.attempt, header, &self.dir, &found).await {
             Ok(checkpoint) => {
+                let _ = fs::remove_file(&self.unsent);
                 self.forget_up_to(step);
                 self.stored.insert(found.name.clone(), found);
                 self.stored_at(checkpoint).await;
@@ -243,6 +271,8 @@ impl Watch {
                 if let ArtifactError::AlreadyExists { .. } = error {
                     self.stored.insert(found.name.clone(), found.clone());
                 }
+                // For the attempt after one that is killed before the store is back.
+                let _ = fs::write(&self.unsent, self.dir.join(&found.name).as_os_str().as_encoded_bytes());
                 self.warn(format!("{} is not stored: {}", found.name, end::with_causes(&error))).await;
             }
         }
