@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use mlctl_artifacts::Stores;
 use mlctl_protocol::{
     AttemptNumber, ExitClass, FencingToken, JobId, JobSpec,
-    message::{ReportBody, Start, StopClass, Storage},
+    message::{ReportBody, SpoolPlace, Start, StopClass, Storage},
     result::CheckpointRef,
     spec::Work,
 };
 use mlworker::{
     bundle::ModelConfig,
     fault::Fault,
-    host::{Done, Order},
+    host::{Done, Host, Order},
     infer,
     job::Job,
     train,
@@ -33,11 +33,15 @@ pub fn digits_csv() -> PathBuf {
 pub struct Bench {
     pub dir: TempDir,
     runtime: Runtime,
+    pub stores: Stores,
+    /// Where results may wait for a store.
+    pub spool: Option<SpoolPlace>,
 }
 
 impl Bench {
     pub fn new() -> Self {
-        Self { dir: TempDir::new().unwrap(), runtime: Runtime::new().unwrap() }
+        let (dir, runtime) = (TempDir::new().unwrap(), Runtime::new().unwrap());
+        Self { dir, runtime, stores: Stores::new(), spool: None }
     }
 
     /// The URI of a file or folder here.
@@ -59,7 +63,7 @@ impl Bench {
     pub fn run(
         &self,
         spec: &Value,
-        host: &Recorder,
+        host: &dyn Host,
         (job, attempt): (u64, u32),
         resume: &[CheckpointRef],
     ) -> Result<Done, Fault> {
@@ -75,7 +79,7 @@ impl Bench {
                 model_uri: format!("{home}/model/{attempt}"),
                 output_uri: format!("{home}/output/{attempt}"),
                 durable_uri: None,
-                spool: None,
+                spool: self.spool.clone(),
             },
             heartbeat_seconds: 5,
             lease_seconds: 600,
@@ -83,8 +87,8 @@ impl Bench {
             ends_at: None,
             array_index: None,
         };
-        let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(attempt), self.runtime.handle());
-        let job = Job { id: JobId(job), attempt, start: &start, host, stores: &stores, runtime };
+        let (attempt, runtime) = (AttemptNumber(attempt), self.runtime.handle());
+        let job = Job { id: JobId(job), attempt, start: &start, host, stores: &self.stores, runtime };
         match &start.spec.work {
             Work::Train(spec) => train::run(job, spec),
             Work::Infer(spec) => infer::run(job, spec),

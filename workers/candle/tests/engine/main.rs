@@ -1,6 +1,8 @@
 //! The engine driven through its own interfaces: the training loop with a recorded host and checkpoints in memory, and whole jobs over real files.
 
 #[cfg(test)]
+mod away;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod formats;
@@ -8,6 +10,10 @@ mod formats;
 mod infer;
 #[cfg(test)]
 mod jobs;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+#[path = "../../../../tests/support/puppet.rs"]
+mod puppet;
 #[cfg(test)]
 mod pytorch;
 #[cfg(test)]
