@@ -168,6 +168,10 @@ impl World {
         let origin =
             Origin { acked: row.last_seq, result: row.result.clone(), progress: row.progress.clone(), ..origin(fence) };
         self.insert(origin, now);
+        if self.is_outdated(token) && row.process.is_some() && !self.rules.trusts_the_past {
+            self.step(token, None, Event::Asked(Reason::Restored));
+        }
+        self.watch_outdated(token);
         if let Some(reason) = self.asked_of(fence.job).filter(|_| !self.rules.forgets_wishes) {
             self.step(token, None, Event::Asked(reason));
         }

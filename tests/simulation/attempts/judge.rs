@@ -41,6 +41,9 @@ impl World {
     /// An attempt's end is on record: nothing of it lives, and what it had said counts.
     pub fn judge_end(&mut self, write: &Write) {
         let Write::End { fence, end } = write else { return };
+        if self.ledger.rows.get(&fence.token).is_some_and(|row| row.ended) {
+            self.judge_outdated_end(fence.token, end.exit.class);
+        }
         let Some(row) = self.ledger.rows.get(&fence.token).filter(|row| row.ended) else { return };
         *self.tally.ends.entry(end.exit.class.as_str()).or_default() += 1;
         let Some(process) = self.processes.values().find(|process| process.fence == *fence) else { return };

@@ -50,6 +50,8 @@ pub struct Ledger {
     /// Who was given each job last, kept apart from the rows.
     holders: BTreeMap<JobId, FencingToken>,
     tokens: u64,
+    /// Grows with every restore; the high bits of tokens.
+    pub epoch: u64,
     /// Writes of attempts that do not hold their job, which were refused.
     pub refused: u64,
     /// Reports that came again.
@@ -66,6 +68,7 @@ impl Ledger {
             rows: BTreeMap::new(),
             holders: BTreeMap::new(),
             tokens: 0,
+            epoch: 0,
             refused: 0,
             repeated: 0,
             broken: Vec::new(),
@@ -100,6 +103,12 @@ impl Ledger {
         let job = state::apply(id, None, &event, now).expect("a first event");
         self.jobs.insert(id, job);
         self.logs.insert(id, vec![(event, now)]);
+    }
+
+    /// It was put back.
+    pub const fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        self.tokens = self.epoch << 40;
     }
 
     /// Gives a job to an attempt. Its process is on record with it where it had waited.

@@ -1,5 +1,5 @@
 //! Whole lives of attempts under chance: the supervisor's machine and the worker's, a network that breaks and delays, a store that fails, processes that die, hang and are
-//! stopped, a daemon that is killed between any two effects, a wall clock that jumps. Both machines are the ones that `mld` and the workers run.
+//! stopped, a daemon that is killed between any two effects, a wall clock that jumps, deadlines that are changed, backups that are put back. Both machines are the ones that `mld` and the workers run.
 
 mod conns;
 mod daemon;
@@ -7,6 +7,7 @@ mod edits;
 mod judge;
 mod ledger;
 mod network;
+mod restore;
 mod tasks;
 mod worker;
 mod world;
@@ -31,8 +32,10 @@ pub struct Rules {
     acks_early: bool,
     /// An attempt is not told that its job's deadline was changed.
     forgets_edits: bool,
-    /// Nobody changes a deadline.
-    no_edits: bool,
+    /// A new daemon goes on with what ran before a backup was put back.
+    trusts_the_past: bool,
+    /// Nobody changes a deadline, and no backup is put back.
+    is_plain: bool,
 }
 
 /// Lives of the gate; `ops/soak` plays as many in each of its rounds.
@@ -67,7 +70,7 @@ fn attempts_keep_their_promises_whatever_happens() {
     println!("{all:?}");
     let mut tried =
         vec![all.crashes, all.adoptions, all.redials, all.leases_lost, all.refused, all.repeated, all.kills];
-    tried.extend([all.edits, all.reprieves, all.overdue]);
+    tried.extend([all.edits, all.reprieves, all.overdue, all.restores, all.outdated]);
     tried.extend(TRIED.iter().map(|class| all.ends.get(class.as_str()).copied().unwrap_or_default()));
     assert!(tried.iter().all(|times| *times > 0), "all of it is tried: {all:?}");
 }
@@ -80,7 +83,7 @@ fn the_same_seed_gives_the_same_lives() {
     });
 }
 
-/// Seeds that once found a bug, and which; before deadlines were changed.
+/// Seeds that once found a bug, and which; in plain lives.
 const FOUND: &[(u64, &str)] = &[
     (37, "a result in its file alone was dropped after a report whose answer was not heard"),
     (142_865, "a report was taken by a connection that was being closed, since the one before it could not be stored"),
@@ -89,7 +92,7 @@ const FOUND: &[(u64, &str)] = &[
 #[test]
 fn what_was_found_once_stays_away() {
     for (seed, bug) in FOUND {
-        let rules = Rules { no_edits: true, ..Rules::default() };
+        let rules = Rules { is_plain: true, ..Rules::default() };
         assert_eq!(live(Chance(*seed), rules).broken, Vec::<String>::new(), "seed {seed}: {bug}");
     }
 }
@@ -105,6 +108,8 @@ fn a_broken_rule_is_found_out() {
         (Rules { acks_early: true, ..Rules::default() }, "acknowledged and is lost"),
         (Rules { forgets_edits: true, ..Rules::default() }, "S5: the deadline that was set"),
         (Rules { forgets_edits: true, ..Rules::default() }, "S5: the deadline that was taken"),
+        (Rules { trusts_the_past: true, ..Rules::default() }, "D6: a worker of before"),
+        (Rules { trusts_the_past: true, ..Rules::default() }, "D6: an attempt of before"),
     ] {
         let found = (0..CASES).find(|seed| {
             let world = live(Chance(*seed), rules);

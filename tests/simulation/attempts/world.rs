@@ -95,6 +95,13 @@ pub enum Happening {
     },
     /// Somebody changes a job's deadline.
     Edit,
+    /// The daemon is killed, and a backup of that moment put back.
+    Restore,
+    /// A worker of before a restore must be gone by now.
+    Outdated {
+        life: u64,
+        token: FencingToken,
+    },
     /// A frame comes to the daemon.
     Up(u64),
     /// A frame comes to the worker.
@@ -138,6 +145,10 @@ pub struct Tally {
     pub reprieves: u64,
     /// Attempts that were ended for one.
     pub overdue: u64,
+    /// Backups that were put back.
+    pub restores: u64,
+    /// Attempts of before that which ended after it.
+    pub outdated: u64,
     pub ends: BTreeMap<&'static str, u64>,
 }
 
@@ -180,6 +191,8 @@ impl Tally {
         self.edits += other.edits;
         self.reprieves += other.reprieves;
         self.overdue += other.overdue;
+        self.restores += other.restores;
+        self.outdated += other.outdated;
         for (class, times) in &other.ends {
             *self.ends.entry(*class).or_default() += times;
         }
@@ -197,8 +210,9 @@ impl World {
         some(3, || Happening::Submit);
         some(4, || Happening::Wish);
         some(12, || Happening::Fault);
-        if !rules.no_edits {
+        if !rules.is_plain {
             some(6, || Happening::Edit);
+            some(2, || Happening::Restore);
         }
         agenda.push((Duration::ZERO, Happening::Submit));
         let mut world = Self {
@@ -302,6 +316,8 @@ impl World {
             }
             Happening::Wish => self.wish(),
             Happening::Edit => self.edit(),
+            Happening::Restore => self.restore(),
+            Happening::Outdated { life, token } if life == self.life => self.judge_outdated(token),
             Happening::Schedule => self.schedule(),
             Happening::Fault => self.fault(),
             Happening::Start => self.start(),
