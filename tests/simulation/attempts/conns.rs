@@ -10,7 +10,7 @@ use mlctl_protocol::{
 };
 
 use super::{
-    daemon::{Actor, Conn},
+    daemon::{Actor, Conn, Task},
     ledger::Write,
     world::{Happening, World},
 };
@@ -104,8 +104,9 @@ impl World {
         let now = self.at();
         let Some(daemon) = &mut self.daemon else { return };
         let token = daemon.live.get(&hello.job).copied();
-        let known =
-            token.filter(|token| daemon.tasks.get(token).is_some_and(|task| task.fence.attempt == hello.attempt));
+        let is_known =
+            |task: &Task| task.fence.attempt == hello.attempt && task.fence.token.0.to_string() == hello.secret;
+        let known = token.filter(|token| daemon.tasks.get(token).is_some_and(is_known));
         let Some(token) = known else {
             self.send_down(line, Word::Refused("it is not under way here"));
             return self.close_daemon_side(line);

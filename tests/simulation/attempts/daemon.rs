@@ -168,7 +168,7 @@ impl World {
         let origin =
             Origin { acked: row.last_seq, result: row.result.clone(), progress: row.progress.clone(), ..origin(fence) };
         self.insert(origin, now);
-        if self.is_outdated(token) && row.process.is_some() && !self.rules.trusts_the_past {
+        if self.ledger.is_outdated(token) && row.process.is_some() && !self.rules.trusts_the_past {
             self.step(token, None, Event::Asked(Reason::Restored));
         }
         self.watch_outdated(token);
@@ -269,7 +269,8 @@ impl World {
         if self.cancelled.contains(&job) {
             self.broken.push(format!("E7: {fence:?} begins in spite of an acknowledged cancel"));
         }
-        let working = self.processes.values().find(|process| process.fence.job == job && process.works());
+        let mut of_job = self.processes.values().filter(|process| process.fence.job == job && process.works());
+        let working = of_job.find(|process| !self.is_lost(process));
         if let Some(process) = working {
             self.broken.push(format!("E4: {fence:?} begins while {:?} works", process.fence));
         }

@@ -14,14 +14,20 @@ use super::{
 impl World {
     /// A worker was told to work: its attempt holds the job, and no other worker of the job works.
     pub fn judge_start(&mut self, pid: u32) {
-        let fence = self.processes[&pid].fence;
+        let process = &self.processes[&pid];
+        let fence = process.fence;
+        // The last word of a daemon of the lost time.
+        if self.is_unknown(process) {
+            return;
+        }
         if !self.ledger.holds(fence) {
             self.broken.push(format!("E1: {fence:?} is told to work and does not hold its job"));
         }
         let mut others = self
             .processes
             .iter()
-            .filter(|(of, process)| **of != pid && process.fence.job == fence.job && process.works());
+            .filter(|(of, process)| **of != pid && process.fence.job == fence.job && process.works())
+            .filter(|(_, process)| !self.is_lost(process));
         if let Some((_, other)) = others.next() {
             self.broken.push(format!("E1: {fence:?} is told to work while {:?} does", other.fence));
         }
@@ -30,7 +36,9 @@ impl World {
     /// A worker was told that the daemon has its reports up to a number: they are on record, or the last of them is in its file.
     pub fn judge_ack(&mut self, pid: u32, acked: u64) {
         let process = &self.processes[&pid];
-        let row = &self.ledger.rows[&process.fence.token];
+        // What was acknowledged before a restore may be lost.
+        let row = self.ledger.rows.get(&process.fence.token).filter(|row| !self.ledger.is_outdated(row.fence.token));
+        let Some(row) = row else { return };
         let is_result = process.result_seq == Some(acked) && process.file.is_some();
         if row.last_seq < acked - u64::from(is_result) {
             let (fence, kept) = (process.fence, row.last_seq);
@@ -46,7 +54,8 @@ impl World {
         }
         let Some(row) = self.ledger.rows.get(&fence.token).filter(|row| row.ended) else { return };
         *self.tally.ends.entry(end.exit.class.as_str()).or_default() += 1;
-        let Some(process) = self.processes.values().find(|process| process.fence == *fence) else { return };
+        let mut own = self.processes.values().filter(|process| process.fence == *fence && !self.is_unknown(process));
+        let Some(process) = own.next() else { return };
         if process.works() {
             self.broken.push(format!("E4: {fence:?} has ended on record, and works: {:?}", end.exit));
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use mlctl::{
     domain::{Command, Event, Fence, Job, JobState, Uid, state},
+    store::Instance,
     supervisor::core::{Answer, End},
 };
 use mlctl_protocol::{
@@ -41,7 +42,7 @@ pub struct Row {
     pub checkpoints: BTreeSet<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     rules: Rules,
     pub jobs: BTreeMap<JobId, Job>,
@@ -105,10 +106,11 @@ impl Ledger {
         self.logs.insert(id, vec![(event, now)]);
     }
 
-    /// It was put back.
-    pub const fn begin_epoch(&mut self) {
-        self.epoch += 1;
-        self.tokens = self.epoch << 40;
+    /// What was kept of an earlier moment takes its place, in an epoch of its own.
+    pub fn put_back(&mut self, kept: Self) {
+        let epoch = self.epoch + 1;
+        let (refused, repeated, broken) = (self.refused, self.repeated, std::mem::take(&mut self.broken));
+        *self = Self { epoch, tokens: epoch << 40, refused, repeated, broken, ..kept };
     }
 
     /// Gives a job to an attempt. Its process is on record with it where it had waited.
@@ -134,8 +136,13 @@ impl Ledger {
         Some(fence)
     }
 
+    /// Whether an attempt is of before the last restore.
+    pub fn is_outdated(&self, token: FencingToken) -> bool {
+        u64::from(Instance::epoch_of(token)) < self.epoch
+    }
+
     pub fn holds(&self, fence: Fence) -> bool {
-        state::holds(&self.jobs[&fence.job], fence)
+        self.jobs.get(&fence.job).is_some_and(|job| state::holds(job, fence))
     }
 
     /// The attempts under way.
@@ -193,6 +200,8 @@ impl Ledger {
 
     fn report(&mut self, fence: Fence, (seq, body): (u64, &ReportBody), in_order: bool, now: Timestamp) -> Answer<u64> {
         let ignores_numbers = self.rules.no_numbers;
+        // What a worker of before had said since the backup was made is not known any more, and nobody asks it again.
+        let is_outdated = self.is_outdated(fence.token);
         let row = self.row(fence);
         if seq <= row.last_seq {
             let last_seq = row.last_seq;
@@ -200,7 +209,7 @@ impl Ledger {
             if !ignores_numbers {
                 return Answer::Done(last_seq);
             }
-        } else if in_order && seq != row.last_seq + 1 {
+        } else if in_order && seq != row.last_seq + 1 && !is_outdated {
             let message = format!("report {seq} of {fence:?} was taken after report {}", row.last_seq);
             self.broken.push(message);
         }

@@ -70,7 +70,7 @@ fn attempts_keep_their_promises_whatever_happens() {
     println!("{all:?}");
     let mut tried =
         vec![all.crashes, all.adoptions, all.redials, all.leases_lost, all.refused, all.repeated, all.kills];
-    tried.extend([all.edits, all.reprieves, all.overdue, all.restores, all.outdated]);
+    tried.extend([all.edits, all.reprieves, all.overdue, all.restores, all.lost, all.outdated]);
     tried.extend(TRIED.iter().map(|class| all.ends.get(class.as_str()).copied().unwrap_or_default()));
     assert!(tried.iter().all(|times| *times > 0), "all of it is tried: {all:?}");
 }

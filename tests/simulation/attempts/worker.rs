@@ -134,7 +134,7 @@ impl Process {
         FromWorker::Hello(Hello {
             job: self.fence.job,
             attempt: self.fence.attempt,
-            secret: String::new(),
+            secret: self.fence.token.0.to_string(),
             pid: 0,
             worker: String::new(),
             started: self.core.is_some(),

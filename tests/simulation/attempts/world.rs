@@ -97,6 +97,8 @@ pub enum Happening {
     Edit,
     /// The daemon is killed, and a backup of that moment put back.
     Restore,
+    /// A backup is made.
+    BackUp,
     /// A worker of before a restore must be gone by now.
     Outdated {
         life: u64,
@@ -147,6 +149,8 @@ pub struct Tally {
     pub overdue: u64,
     /// Backups that were put back.
     pub restores: u64,
+    /// Workers that ran on in spite of it, of a time that was lost.
+    pub lost: u64,
     /// Attempts of before that which ended after it.
     pub outdated: u64,
     pub ends: BTreeMap<&'static str, u64>,
@@ -173,6 +177,8 @@ pub struct World {
     pub cancelled: BTreeSet<JobId>,
     /// Changes of deadlines that are on record, and which the attempt was not told of yet.
     pub editing: BTreeMap<JobId, u64>,
+    /// The newest backup: what was on record, and which cancels were acknowledged.
+    pub backup: Option<(Ledger, BTreeSet<JobId>)>,
     pub tally: Tally,
     pub broken: Vec<String>,
 }
@@ -192,6 +198,7 @@ impl Tally {
         self.reprieves += other.reprieves;
         self.overdue += other.overdue;
         self.restores += other.restores;
+        self.lost += other.lost;
         self.outdated += other.outdated;
         for (class, times) in &other.ends {
             *self.ends.entry(*class).or_default() += times;
@@ -212,6 +219,7 @@ impl World {
         some(12, || Happening::Fault);
         if !rules.is_plain {
             some(6, || Happening::Edit);
+            some(2, || Happening::BackUp);
             some(2, || Happening::Restore);
         }
         agenda.push((Duration::ZERO, Happening::Submit));
@@ -234,6 +242,7 @@ impl World {
             lines: 0,
             cancelled: BTreeSet::new(),
             editing: BTreeMap::new(),
+            backup: None,
             tally: Tally::default(),
             broken: Vec::new(),
         };
@@ -317,6 +326,7 @@ impl World {
             Happening::Wish => self.wish(),
             Happening::Edit => self.edit(),
             Happening::Restore => self.restore(),
+            Happening::BackUp => self.back_up(),
             Happening::Outdated { life, token } if life == self.life => self.judge_outdated(token),
             Happening::Schedule => self.schedule(),
             Happening::Fault => self.fault(),
@@ -353,6 +363,7 @@ impl World {
                 self.plan(Duration::ZERO, Happening::Start);
             }
         }
+        self.end_lost();
         let now = self.wall();
         let held = self.ledger.jobs.values().filter(|job| matches!(job.state, JobState::Held(_)));
         for job in held.map(|job| job.id).collect::<Vec<_>>() {
