@@ -183,10 +183,22 @@ async fn storage(api: &Shared, stores: &Stores) -> CheckView {
         true => "check storage.url and storage.s3 of mld, and whether the server runs",
         false => "check storage.url of mld, and that the daemon's user may write there",
     };
-    let probe = async { probe::run(&stores.open(&keys::probes_uri(url))?).await };
+    let probe = async { probe::examine(&stores.open(&keys::probes_uri(url))?).await };
     match timeout(STORAGE_LIMIT, probe).await {
-        Ok(Ok(Ok(()))) => {
-            ok(NAME, format!("{url}: an object was written, read back and deleted, and could not be created twice"))
+        Ok(Ok(Ok(can))) => {
+            let detail = format!(
+                "{url}: an object was written, read back and deleted, and could not be created twice; it {can}"
+            );
+            match (can.ranges && can.parts, can.is_complete()) {
+                (true, true) => ok(NAME, detail),
+                (true, false) => {
+                    let hint = "jobs run; an object that is damaged on its way or an upload that is left open is not found by the store, an update of its server may help";
+                    warn(NAME, detail, hint)
+                }
+                (false, _) => {
+                    fail(NAME, detail, "use another store, or update its server: nothing large can be kept here")
+                }
+            }
         }
         Ok(Ok(Err(unfit))) => {
             let hint = "use another store, or update its server: a checkpoint could be overwritten here";

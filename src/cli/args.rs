@@ -6,6 +6,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use tokio::runtime::Builder;
 
 use super::{Context, Done, Failure, commands};
 use crate::config::OutputForm;
@@ -76,8 +77,7 @@ macro_rules! verbs {
 
             /// Does it.
             pub fn run(self, context: &mut Context<'_>) -> Done {
-                // One thread: there is one connection to wait for, and threads take longer to start than most verbs to finish.
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = self.runtime().enable_all().build();
                 let runtime = runtime.map_err(|error| Failure::caused("start", &error))?;
                 runtime.block_on(async {
                     match self {
@@ -87,6 +87,23 @@ macro_rules! verbs {
             }
         }
     };
+}
+
+/// Threads of a verb that moves bytes.
+const MOVERS: usize = 2;
+
+impl Verb {
+    fn runtime(&self) -> Builder {
+        match self {
+            Self::Storage(_) => {
+                let mut builder = Builder::new_multi_thread();
+                builder.worker_threads(MOVERS).max_blocking_threads(32);
+                builder
+            }
+            // One thread: there is one connection to wait for, and threads take longer to start than most verbs to finish.
+            _ => Builder::new_current_thread(),
+        }
+    }
 }
 
 verbs! {
@@ -127,6 +144,8 @@ verbs! {
     Plot => plot,
     /// List, show, take, verify and pull checkpoints
     Checkpoint => checkpoint,
+    /// Move files to and from object storage: put, get, ls, abort
+    Storage => storage,
     /// Run a job again and again: add, list, show, preview and remove schedules
     Schedule => schedule,
     /// Say how much of the machine a queue's jobs may have: list, set, pause, resume, drain and remove queues

@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod show;
 pub mod spec;
 pub mod stop;
+pub mod storage;
 pub mod submit;
 pub mod version;
 pub mod wait;

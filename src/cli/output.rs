@@ -14,6 +14,7 @@ pub mod pull;
 pub mod queues;
 pub mod removal;
 pub mod schedules;
+pub mod storage;
 pub mod table;
 pub mod text;
 

@@ -28,6 +28,10 @@ pub struct Environment {
     pub mlctl_output: Option<String>,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, where one of the first two is set; the other is empty then.
     pub s3: Option<S3Credentials>,
+    /// `AWS_ENDPOINT_URL`: the S3 server of `mlctl storage`. The daemon does not go by it.
+    pub aws_endpoint_url: Option<String>,
+    /// `AWS_REGION`, else `AWS_DEFAULT_REGION`: its region. The daemon does not go by it.
+    pub aws_region: Option<String>,
     /// `CREDENTIALS_DIRECTORY`: what systemd was asked to load.
     pub credentials_directory: Option<PathBuf>,
     /// `NO_COLOR`: no colour, whatever it is set to.
@@ -64,6 +68,8 @@ impl Environment {
             mlctl_config: path("MLCTL_CONFIG"),
             mlctl_output: text("MLCTL_OUTPUT"),
             s3: s3_credentials(),
+            aws_endpoint_url: text("AWS_ENDPOINT_URL"),
+            aws_region: text("AWS_REGION").or_else(|| text("AWS_DEFAULT_REGION")),
             credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             no_color: variable("NO_COLOR").is_some(),
             dumb_terminal: text("TERM").is_some_and(|term| term == "dumb"),

@@ -225,7 +225,7 @@ fn device_settings(section: &DevicesSection) -> DeviceSettings {
     }
 }
 
-fn s3_settings(section: &S3Section) -> S3Settings {
+pub(super) fn s3_settings(section: &S3Section) -> S3Settings {
     S3Settings {
         endpoint: section.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
         region: section.region.clone(),
@@ -293,16 +293,18 @@ fn unsound_storage(document: &Document, settings: &Settings) -> Vec<Problem> {
         let hint = "for example \"file:///mnt/backup/mld\" or \"s3://my-bucket/mld-backups\"";
         problems.push(document.problem("backup.url", message).hint(hint));
     }
-    let is_endpoint = |url: &str| {
-        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']))
-    };
     if settings.storage.s3.endpoint.as_deref().is_some_and(|url| !is_endpoint(url)) {
         let message = "expected a server's URL without a path or a user: https://host or https://host:port";
         let hint = "the bucket stands in storage.url, the key in storage.s3.credentials_file";
         problems.push(document.problem("storage.s3.endpoint", message).hint(hint));
     }
     problems
+}
+
+/// Whether a text is a server's URL without a path or a user.
+pub(super) fn is_endpoint(url: &str) -> bool {
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']))
 }
 
 /// Whether a URI names a folder, and no other one by a detour.

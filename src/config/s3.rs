@@ -10,7 +10,11 @@ use std::{
 
 use mlctl_protocol::s3::{S3Access, S3Credentials};
 
-use super::{ConfigError, Environment, Settings};
+use super::{
+    ConfigError, Environment, S3Settings, Settings,
+    file::S3Section,
+    load::{is_endpoint, s3_settings},
+};
 
 /// The name of the credential that systemd is asked for: `LoadCredential=mld.s3:/etc/mld/s3-credentials`.
 pub const SYSTEMD_CREDENTIAL: &str = "mld.s3";
@@ -34,14 +38,48 @@ pub fn access(settings: &Settings, environment: &Environment) -> Result<Option<S
         }
         return Ok(None);
     };
-    Ok(Some(S3Access {
+    Ok(Some(granted(s3, credentials)))
+}
+
+/// The way into the S3 store for a program that a person runs: as the daemon's settings file says it, where there is one that this person may read, with `AWS_ENDPOINT_URL` and `AWS_REGION` over it.
+/// `None` where nothing says who we are.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn own_access(environment: &Environment) -> Result<Option<S3Access>, ConfigError> {
+    let mut s3 = match super::load(&super::Overrides::default(), environment) {
+        Ok(settings) => settings.storage.s3,
+        Err(ConfigError::Homeless) => s3_settings(&S3Section::default()),
+        Err(ConfigError::Read { source, .. })
+            if environment.mld_config.is_none() && source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            s3_settings(&S3Section::default())
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(url) = &environment.aws_endpoint_url {
+        let url = url.trim_end_matches('/');
+        if !is_endpoint(url) {
+            let why = "expected a server's URL without a path or a user: https://host or https://host:port";
+            return Err(ConfigError::Credentials { place: "AWS_ENDPOINT_URL".into(), why: why.into() });
+        }
+        s3.endpoint = Some(url.to_owned());
+    }
+    if let Some(region) = &environment.aws_region {
+        s3.region.clone_from(region);
+    }
+    Ok(credentials(s3.credentials_file.as_deref(), environment)?.map(|credentials| granted(&s3, credentials)))
+}
+
+fn granted(s3: &S3Settings, credentials: S3Credentials) -> S3Access {
+    S3Access {
         endpoint: s3.endpoint.clone(),
         region: s3.region.clone(),
         path_style: s3.path_style,
         checksum: s3.checksum,
         retry_seconds: s3.retry_seconds,
         credentials,
-    }))
+    }
 }
 
 fn credentials(file: Option<&Path>, environment: &Environment) -> Result<Option<S3Credentials>, ConfigError> {
@@ -194,6 +232,32 @@ mod tests {
         assert!(why.contains("everybody may read it"), "{why}");
         assert!(credentials(Some(dir.path()), &systemd).is_err());
         assert!(!format!("{all:?}").contains("canary"), "nor is it shown with the environment");
+    }
+
+    #[test]
+    fn a_person_s_programs_go_by_the_variables_that_others_go_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mld.toml");
+        std::fs::write(&file, "[storage.s3]\nendpoint = 'https://of.file'\nregion = 'of-file'\nretry_seconds = 7\n")
+            .unwrap();
+        let nobody = Environment { mld_config: Some(file), ..Environment::default() };
+        let nobody = Environment { state_home: Some(dir.path().into()), ..nobody };
+        assert_eq!(own_access(&nobody).unwrap(), None);
+        let plain = Environment { s3: Some(key("a")), ..nobody };
+        let found = own_access(&plain).unwrap().unwrap();
+        assert_eq!((found.endpoint.as_deref(), found.region.as_str()), (Some("https://of.file"), "of-file"));
+        let url = |url: &str| Environment { aws_endpoint_url: Some(url.into()), ..plain.clone() };
+        let told = Environment { aws_region: Some("north".into()), ..url("http://127.0.0.1:9/") };
+        let found = own_access(&told).unwrap().unwrap();
+        assert_eq!((found.endpoint.as_deref(), found.region.as_str()), (Some("http://127.0.0.1:9"), "north"));
+        assert_eq!(found.retry_seconds, 7, "the rest is the file's");
+        assert!(own_access(&url("ftp://host")).unwrap_err().to_string().contains("AWS_ENDPOINT_URL"));
+        // With no file at all.
+        let bare = Environment { s3: Some(key("a")), ..Environment::default() };
+        assert_eq!(
+            own_access(&Environment { mld_state_dir: Some(dir.path().into()), ..bare }).unwrap().unwrap().endpoint,
+            None
+        );
     }
 
     #[test]

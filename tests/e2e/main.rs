@@ -74,6 +74,8 @@ mod sessions;
 #[cfg(test)]
 mod starting;
 #[cfg(test)]
+mod storage;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod systemd;

@@ -29,6 +29,8 @@ impl Asked {
 pub enum Answer {
     /// Status, headers as lines, body.
     Say(u16, &'static str, Vec<u8>),
+    /// Status, headers as lines, body; then cut the connection though so many bytes more were announced.
+    Cut(u16, &'static str, Vec<u8>, usize),
     /// Cut the connection without a word.
     HangUp,
 }
@@ -94,6 +96,13 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Asked>>, play: &dyn Fn(usize, &Aske
         };
         match play(number, &asked) {
             Answer::HangUp => return,
+            Answer::Cut(status, headers, body, missing) => {
+                let length = body.len() + missing;
+                let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n");
+                // Whoever has gone already misses it.
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+                return;
+            }
             Answer::Say(status, headers, body) => {
                 let length = body.len();
                 let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n");

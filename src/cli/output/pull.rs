@@ -34,6 +34,13 @@ impl Bar {
         Self { bar }
     }
 
+    /// So many bytes more are to be moved.
+    pub fn expect(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc_length(bytes);
+        }
+    }
+
     /// So many bytes more are there.
     pub fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.bar {

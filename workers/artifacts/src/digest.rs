@@ -1,5 +1,7 @@
 //! Checksums and the random name of a writer. Hashing more than a little happens off the runtime's threads.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 /// Above this many bytes hashing goes to the blocking pool: it takes longer than a runtime's thread should be held.
@@ -40,6 +42,17 @@ pub(crate) fn nonce() -> Result<String, getrandom::Error> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+/// A pause of between half of this and all of it, so that those who were sent away together do not come back together.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let mut bytes = [0_u8; 2];
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a pause that must differ from others', not a choice a test would want to repeat"
+    )]
+    let part = getrandom::fill(&mut bytes).map_or(0, |()| u16::from_le_bytes(bytes));
+    pause / 2 + pause / 2 * u32::from(part) / u32::from(u16::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +63,12 @@ mod tests {
         assert_eq!(of(&bytes).await, blake3_hex(&bytes));
         assert!(is_digest(&of(&Bytes::new()).await));
         assert!(!is_digest("AB"));
+    }
+
+    #[test]
+    fn pauses_are_at_least_half_and_at_most_all() {
+        let pause = Duration::from_secs(5);
+        assert!((0..100).all(|_| (pause / 2..=pause).contains(&jittered(pause))));
     }
 
     #[test]

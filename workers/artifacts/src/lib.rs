@@ -4,10 +4,12 @@
 //! It knows no SQL and no tensors, reads no clock, and never returns a byte of a checkpoint that it has not verified.
 
 pub mod checkpoint;
+mod crc;
 mod digest;
 mod error;
 pub mod files;
 pub mod keys;
+mod lanes;
 mod local;
 mod location;
 pub mod manifest;
@@ -17,6 +19,7 @@ pub mod publish;
 mod s3;
 pub mod spool;
 mod stores;
+pub mod streams;
 mod transfer;
 mod upload;
 pub mod uploads;

@@ -6,20 +6,22 @@ use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    GetOptions, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path,
+    GetOptions, GetResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path,
 };
 
 use crate::{
     ArtifactError,
+    lanes::Weather,
     local::{self, LocalFiles},
     pieces::Pieces,
+    s3::{Bucket, WholeCrc},
     transfer,
     uploads::{self, Parts},
     uri::{MAX_URI_BYTES, bad_uri, is_staging_name, normalise},
 };
 
 /// The most names a listing gives; a folder with more is an error, not a loss of memory.
-const MAX_ENTRIES: usize = 100_000;
+pub(crate) const MAX_ENTRIES: usize = 100_000;
 
 /// Objects of a folder that are deleted at a time.
 const PARALLEL_DELETES: usize = 16;
@@ -42,6 +44,17 @@ impl fmt::Debug for Location {
     }
 }
 
+/// What is known of an object before it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// What names this version of it, where the store has such a thing.
+    pub(crate) version: Option<String>,
+    /// Its CRC-64/NVME, where the store keeps it.
+    pub(crate) crc64nvme: Option<u64>,
+}
+
 /// An object found by [`Location::list`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
@@ -62,6 +75,14 @@ impl Location {
 
     pub(crate) const fn parts(&self) -> Option<&Parts> {
         self.parts.as_ref()
+    }
+
+    pub(crate) fn bucket(&self) -> Option<&Bucket> {
+        self.parts.as_ref()?.bucket.as_ref()
+    }
+
+    pub(crate) fn weather(&self) -> Option<&Weather> {
+        self.bucket().map(|bucket| &bucket.weather)
     }
 
     pub(crate) const fn key(&self) -> &Path {
@@ -155,6 +176,40 @@ impl Location {
         }
     }
 
+    /// What is known of an object: size, version, checksum.
+    pub(crate) async fn look(&self) -> Result<Looked, ArtifactError> {
+        self.require_readable().await?;
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let Ok(found) = self.reader().get_opts(&self.path, options).await else {
+            let ObjectMeta { size, e_tag, .. } = self.head().await?;
+            return Ok(Looked { size, version: e_tag, crc64nvme: None });
+        };
+        let crc64nvme = found.extensions.get::<WholeCrc>().map(|crc| crc.0);
+        Ok(Looked { size: found.meta.size, version: found.meta.e_tag, crc64nvme })
+    }
+
+    /// Begins to read an object or a range of it, of the version that was looked at if there is one.
+    pub(crate) async fn fetch(
+        &self,
+        range: Option<Range<u64>>,
+        version: Option<String>,
+    ) -> Result<GetResult, ArtifactError> {
+        let options = GetOptions { range: range.map(Into::into), if_match: version, ..GetOptions::default() };
+        match self.reader().get_opts(&self.path, options).await {
+            Err(object_store::Error::Precondition { .. }) => {
+                Err(ArtifactError::corrupt(&self.uri, "it changed while it was read"))
+            }
+            found => found.map_err(|error| self.sort(error)),
+        }
+    }
+
+    fn reader(&self) -> &dyn ObjectStore {
+        match self.bucket() {
+            Some(bucket) => &*bucket.reader,
+            None => &*self.store,
+        }
+    }
+
     /// An answer to HEAD has no body, so that a refusal does not say why: that is asked by a GET of one byte.
     async fn head(&self) -> Result<ObjectMeta, ArtifactError> {
         let error = match self.store.head(&self.path).await {
@@ -245,7 +300,7 @@ impl Location {
     /// Begins an object that is written in parts.
     pub(crate) async fn begin_parts(&self) -> Result<Box<dyn MultipartUpload>, ArtifactError> {
         self.prepare_write().await?;
-        if let Some(Parts { store, record: Some(record) }) = &self.parts {
+        if let Some(Parts { store, record: Some(record), .. }) = &self.parts {
             return uploads::begin(store.clone(), self.path.clone(), &self.uri, record.clone()).await;
         }
         self.store.put_multipart(&self.path).await.map_err(|error| self.sort(error))
@@ -311,6 +366,23 @@ impl Location {
         let mut folders: Vec<_> = listed.common_prefixes.iter().filter_map(|path| self.relative(path)).collect();
         folders.sort_unstable();
         Ok(folders)
+    }
+
+    /// The objects directly under this folder, and the names of the folders there, each sorted.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn children(&self) -> Result<(Vec<Entry>, Vec<String>), ArtifactError> {
+        let listed = self.store.list_with_delimiter(Some(&self.path)).await.map_err(|error| self.sort(error))?;
+        if listed.common_prefixes.len() + listed.objects.len() > MAX_ENTRIES {
+            return Err(self.too_many());
+        }
+        let entry = |meta: &ObjectMeta| Some(Entry { name: self.relative(&meta.location)?, size: meta.size });
+        let mut objects: Vec<_> = listed.objects.iter().filter_map(entry).collect();
+        let mut folders: Vec<_> = listed.common_prefixes.iter().filter_map(|path| self.relative(path)).collect();
+        objects.sort_unstable();
+        folders.sort_unstable();
+        Ok((objects, folders))
     }
 
     /// Deletes an object; on return that is durable. An object that is not there is no error.

@@ -112,7 +112,7 @@ impl Stores {
             }
             Parsed::Memory(path) => match &self.memory {
                 Some(store) => {
-                    let parts = Parts { store: store.clone(), record: self.record.clone() };
+                    let parts = Parts { store: store.clone(), record: self.record.clone(), bucket: None };
                     let store: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(store);
                     Ok(Location::new(store, key(uri, &path)?, format!("memory:///{path}"), None).in_parts(parts))
                 }
@@ -120,11 +120,12 @@ impl Stores {
             },
             Parsed::S3 { bucket, key: name } => {
                 let Some(s3) = &self.s3 else {
-                    return Err(bad_uri(uri, "mld has no credentials for S3: see [storage.s3] in mld.toml"));
+                    return Err(bad_uri(uri, "there are no credentials for S3: see [storage.s3] in mld.toml"));
                 };
                 let at = format!("s3://{bucket}/{name}");
-                let store = s3.bucket(&bucket).map_err(|error| ArtifactError::from_store(&at, error))?;
-                let parts = Parts { store: store.clone(), record: self.record.clone() };
+                let bucket = s3.bucket(&bucket).map_err(|error| ArtifactError::from_store(&at, error))?;
+                let store = Arc::clone(&bucket.store);
+                let parts = Parts { store: store.clone(), record: self.record.clone(), bucket: Some(bucket) };
                 Ok(Location::new(store, key(uri, &name)?, at, None).in_parts(parts))
             }
         }

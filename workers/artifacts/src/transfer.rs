@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::MultipartUpload;
+use tokio::task::JoinSet;
 
-use crate::{ArtifactError, Location};
+use crate::{ArtifactError, Location, lanes::Lanes};
 
 /// What is read or written by one request, in bytes. S3 takes parts from 5 MiB on.
 pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
@@ -30,13 +31,10 @@ pub(crate) async fn put(at: &Location, bytes: &Bytes) -> Result<(), ArtifactErro
     let mut upload = at.begin_parts().await?;
     let size = part_bytes(bytes.len());
     let parts = (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..bytes.len().min(start + size)));
-    let sent = stream::iter(parts)
-        .map(|part| upload.put_part(part.into()))
-        .buffer_unordered(PARALLEL)
-        .try_collect::<()>()
-        .await
-        .map_err(|error| ArtifactError::from_store(at.uri(), error));
-    if let Err(error) = sent {
+    let mut tasks = JoinSet::new();
+    if let Err(error) = put_parts(at, &mut *upload, parts, &mut tasks).await {
+        // A part that arrives after its upload was aborted may stay for ever.
+        while tasks.join_next().await.is_some() {}
         abort(at.uri(), &mut *upload).await;
         return Err(error);
     }
@@ -49,6 +47,38 @@ pub(crate) async fn put(at: &Location, bytes: &Bytes) -> Result<(), ArtifactErro
             Err(error)
         }
     }
+}
+
+/// Sends parts, as many at a time as the store answers well.
+async fn put_parts(
+    at: &Location,
+    upload: &mut dyn MultipartUpload,
+    parts: impl Iterator<Item = Bytes>,
+    tasks: &mut JoinSet<object_store::Result<()>>,
+) -> Result<(), ArtifactError> {
+    // All that are on their way share the line, and none may take longer than a request may.
+    let lanes = Lanes::beginning_with(PARALLEL);
+    let sort = |ended: Result<object_store::Result<()>, tokio::task::JoinError>| match ended {
+        Ok(sent) => sent.map_err(|error| ArtifactError::from_store(at.uri(), error)),
+        Err(error) => Err(ArtifactError::Unavailable { uri: at.uri().to_owned(), source: error.into() }),
+    };
+    for part in parts {
+        let lane = lanes.enter().await;
+        while let Some(ended) = tasks.try_join_next() {
+            sort(ended)?;
+        }
+        let (bytes, weather) = (part.len() as u64, at.weather().cloned());
+        let sent = upload.put_part(part.into());
+        tasks.spawn(async move {
+            sent.await?;
+            lane.done(bytes, weather.as_ref());
+            Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        sort(ended)?;
+    }
+    Ok(())
 }
 
 async fn is_there(at: &Location, bytes: &Bytes) -> Result<bool, ArtifactError> {

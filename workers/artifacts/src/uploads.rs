@@ -18,7 +18,7 @@ use object_store::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ArtifactError, Location, Stores};
+use crate::{ArtifactError, Location, Stores, s3::Bucket};
 
 /// The record's name in an attempt's folder.
 pub const UPLOADS_FILE: &str = "uploads.jsonl";
@@ -45,6 +45,19 @@ impl Record {
         Self { file: Arc::new(file) }
     }
 
+    /// An upload was begun.
+    pub(crate) async fn begun(&self, uri: &str, id: &MultipartId) -> Result<(), ArtifactError> {
+        let written = self.write(Line::Begun { uri: uri.to_owned(), id: id.clone() }).await;
+        written.map_err(|error| ArtifactError::from_io(&format!("file://{}", self.file.display()), error))
+    }
+
+    /// An upload is over. What is not struck out is cleared away once more, which finds nothing.
+    pub(crate) async fn ended(&self, id: &MultipartId) {
+        if let Err(error) = self.write(Line::Ended { id: id.clone() }).await {
+            tracing::debug!(%error, "the end of an upload could not be written down");
+        }
+    }
+
     async fn write(&self, line: Line) -> io::Result<()> {
         let file = Arc::clone(&self.file);
         let written = tokio::task::spawn_blocking(move || {
@@ -66,11 +79,11 @@ pub(crate) async fn begin(
     record: Record,
 ) -> Result<Box<dyn MultipartUpload>, ArtifactError> {
     let id = store.create_multipart(&key).await.map_err(|error| ArtifactError::from_store(uri, error))?;
-    if let Err(error) = record.write(Line::Begun { uri: uri.to_owned(), id: id.clone() }).await {
+    if let Err(error) = record.begun(uri, &id).await {
         if let Err(error) = store.abort_multipart(&key, &id).await {
             tracing::debug!(uri, %error, "an upload that was given up could not be cleared away");
         }
-        return Err(ArtifactError::from_io(&format!("file://{}", record.file.display()), error));
+        return Err(error);
     }
     Ok(Box::new(Recorded { store, key, id, record, sent: Arc::default(), asked: 0 }))
 }
@@ -88,15 +101,6 @@ struct Recorded {
 impl std::fmt::Debug for Recorded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recorded").field("key", &self.key).field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl Recorded {
-    async fn ended(&self) {
-        // What is not struck out is cleared away once more, which finds nothing.
-        if let Err(error) = self.record.write(Line::Ended { id: self.id.clone() }).await {
-            tracing::debug!(%error, "the end of an upload could not be written down");
-        }
     }
 }
 
@@ -123,13 +127,13 @@ impl MultipartUpload for Recorded {
             return Err(object_store::Error::Generic { store: "parts", source });
         }
         let done = self.store.complete_multipart(&self.key, &self.id, parts).await?;
-        self.ended().await;
+        self.record.ended(&self.id).await;
         Ok(done)
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
         self.store.abort_multipart(&self.key, &self.id).await?;
-        self.ended().await;
+        self.record.ended(&self.id).await;
         Ok(())
     }
 }
@@ -189,11 +193,52 @@ fn read(file: &Path) -> io::Result<Option<HashMap<String, String>>> {
 pub(crate) struct Parts {
     pub(crate) store: Arc<dyn MultipartStore>,
     pub(crate) record: Option<Record>,
+    /// Where it is one of S3's.
+    pub(crate) bucket: Option<Bucket>,
+}
+
+/// An upload that is open in a store: its parts are stored and paid for, and nobody sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// The object that it would make.
+    pub uri: String,
+    /// What the store calls it.
+    pub id: MultipartId,
+    /// Since when it is open: RFC 3339, as the store writes it.
+    pub begun: String,
 }
 
 impl Location {
-    /// Gives up an upload that another process began.
-    async fn abort_upload(&self, id: &str) -> Result<(), ArtifactError> {
+    /// The uploads that are open under this folder, and of an object of this name, whoever began them, by URI.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Refused`] where the store has no such list; else as [`Self::list`].
+    pub async fn open_uploads(&self) -> Result<Vec<OpenUpload>, ArtifactError> {
+        let Some(bucket) = self.bucket() else {
+            let source = "only an S3 store has uploads that stay open".into();
+            return Err(ArtifactError::Refused { uri: self.uri().to_owned(), source });
+        };
+        let prefix = self.key().as_ref();
+        let listed = bucket.direct.uploads(self.uri(), prefix).await?;
+        let under = |key: &str| {
+            key.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(str::to_owned)
+        };
+        let mut open: Vec<_> = listed
+            .into_iter()
+            .filter_map(|upload| {
+                let rest = under(&upload.key)?;
+                Some(OpenUpload { uri: format!("{}{rest}", self.uri()), id: upload.upload_id, begun: upload.initiated })
+            })
+            .collect();
+        open.sort_unstable_by(|a, b| (&a.uri, &a.begun).cmp(&(&b.uri, &b.begun)));
+        Ok(open)
+    }
+
+    /// Gives up an upload that another process began: its parts are gone.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`] when it is over already; else as [`Self::delete`].
+    pub async fn abort_upload(&self, id: &str) -> Result<(), ArtifactError> {
         let Some(Parts { store, .. }) = self.parts() else { return Ok(()) };
         let aborted = store.abort_multipart(self.key(), &id.to_owned()).await;
         aborted.map_err(|error| ArtifactError::from_store(self.uri(), error))

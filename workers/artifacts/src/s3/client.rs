@@ -15,6 +15,7 @@ use object_store::{
 };
 
 use super::refusal::Refusal;
+use crate::{crc, lanes::Weather};
 
 /// To reach the server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Connections that may wait for the next request.
-const MAX_IDLE: usize = 16;
+const MAX_IDLE: usize = 256;
 
 /// The most that is read of an error's body, in bytes.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -49,11 +50,27 @@ impl ServerClock {
     }
 }
 
+/// The CRC-64/NVME of the whole object that an answer is about, where the store said it: among the answer's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WholeCrc(pub(crate) u64);
+
+impl WholeCrc {
+    fn of(answer: &HttpResponse) -> Option<Self> {
+        // With a part of an object some stores send what is the part's, others what is the whole's.
+        if answer.status() != 200 {
+            return None;
+        }
+        let text = answer.headers().get("x-amz-checksum-crc64nvme")?.to_str().ok()?;
+        crc::parse(text).map(Self)
+    }
+}
+
 /// Makes the clients of all buckets: one client, so that they share connections.
 #[derive(Clone)]
 pub(super) struct Connector {
     plain: bool,
     clock: ServerClock,
+    weather: Weather,
     client: Arc<Mutex<Option<reqwest::Client>>>,
 }
 
@@ -67,7 +84,7 @@ impl Connector {
     /// Without TLS only for an endpoint that says `http://`.
     pub(super) fn new(endpoint: Option<&str>) -> Self {
         let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-        Self { plain, clock: ServerClock::default(), client: Arc::default() }
+        Self { plain, clock: ServerClock::default(), weather: Weather::default(), client: Arc::default() }
     }
 
     pub(super) const fn is_plain(&self) -> bool {
@@ -76,6 +93,10 @@ impl Connector {
 
     pub(super) const fn clock(&self) -> &ServerClock {
         &self.clock
+    }
+
+    pub(super) const fn weather(&self) -> &Weather {
+        &self.weather
     }
 
     fn client(&self) -> reqwest::Result<reqwest::Client> {
@@ -104,7 +125,7 @@ impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client =
             self.client().map_err(|error| object_store::Error::Generic { store: "S3", source: error.into() })?;
-        Ok(HttpClient::new(Client { inner: client, clock: self.clock.clone() }))
+        Ok(HttpClient::new(Client { inner: client, clock: self.clock.clone(), weather: self.weather.clone() }))
     }
 }
 
@@ -121,6 +142,7 @@ fn install_tls() {
 struct Client {
     inner: reqwest::Client,
     clock: ServerClock,
+    weather: Weather,
 }
 
 impl fmt::Debug for Client {
@@ -132,10 +154,20 @@ impl fmt::Debug for Client {
 #[async_trait::async_trait]
 impl HttpService for Client {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = HttpService::call(&self.inner, request).await?;
+        let mut answer = HttpService::call(&self.inner, request).await.inspect_err(|error| {
+            if error.kind() == HttpErrorKind::Timeout {
+                self.weather.storm();
+            }
+        })?;
         self.clock.saw(&answer);
         if answer.status().is_success() {
+            if let Some(crc) = WholeCrc::of(&answer) {
+                answer.extensions_mut().insert(crc);
+            }
             return Ok(answer);
+        }
+        if matches!(answer.status().as_u16(), 429 | 503) {
+            self.weather.storm();
         }
         let (head, body) = answer.into_parts();
         let body = beginning(body.bytes_stream()).await?;

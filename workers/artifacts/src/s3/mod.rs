@@ -2,6 +2,7 @@
 //! bounded in time and tried again here; what a refusal means is for `refusal`.
 
 mod client;
+pub(crate) mod direct;
 pub(crate) mod refusal;
 
 use std::{
@@ -13,11 +14,18 @@ use std::{
 
 use mlctl_protocol::s3::{S3Access, S3Checksum};
 use object_store::{
-    BackoffConfig, RetryConfig,
+    BackoffConfig, ClientOptions, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, Checksum, S3ConditionalPut},
 };
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use self::client::{Connector, ServerClock};
+use self::{
+    client::{Connector, ServerClock},
+    direct::Direct,
+};
+use crate::lanes::Weather;
+
+pub(crate) use self::client::WholeCrc;
 
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -26,11 +34,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Buckets kept open before all are forgotten.
 const MAX_BUCKETS: usize = 256;
 
+/// A bucket, whether it exists or not. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    pub(crate) store: Arc<AmazonS3>,
+    /// The same for reading: it asks for the checksums that the store keeps.
+    pub(crate) reader: Arc<AmazonS3>,
+    /// What the storage library has no words for.
+    pub(crate) direct: Arc<Direct>,
+    pub(crate) weather: Weather,
+    /// For how long a request that fails is tried again.
+    pub(crate) patience: Duration,
+}
+
 /// The buckets of one S3 store. Clones of the `Arc` share connections.
 pub(crate) struct Buckets {
     access: S3Access,
     connector: Connector,
-    open: Mutex<HashMap<String, Arc<AmazonS3>>>,
+    open: Mutex<HashMap<String, Bucket>>,
 }
 
 impl fmt::Debug for Buckets {
@@ -62,12 +83,18 @@ impl Buckets {
     }
 
     /// A bucket, whether it exists or not.
-    pub(crate) fn bucket(&self, name: &str) -> object_store::Result<Arc<AmazonS3>> {
+    pub(crate) fn bucket(&self, name: &str) -> object_store::Result<Bucket> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = open.get(name) {
             return Ok(bucket.clone());
         }
-        let bucket = Arc::new(self.build(name)?);
+        let bucket = Bucket {
+            store: Arc::new(self.build(name, HeaderMap::new())?),
+            reader: Arc::new(self.build(name, checksum_mode())?),
+            direct: Arc::new(Direct::new(&self.access, &self.connector, name)?),
+            weather: self.connector.weather().clone(),
+            patience: Duration::from_secs(self.access.retry_seconds.into()),
+        };
         if open.len() >= MAX_BUCKETS {
             open.clear();
         }
@@ -75,7 +102,7 @@ impl Buckets {
         Ok(bucket)
     }
 
-    fn build(&self, bucket: &str) -> object_store::Result<AmazonS3> {
+    fn build(&self, bucket: &str, headers: HeaderMap) -> object_store::Result<AmazonS3> {
         let S3Access { endpoint, region, path_style, checksum, retry_seconds, credentials } = &self.access;
         let retry = RetryConfig {
             backoff: BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: 2.0 },
@@ -91,9 +118,10 @@ impl Buckets {
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             // Not every server knows the bulk request; all know the plain one.
             .with_disable_bulk_delete(true)
-            // Under TLS a second hash of the body protects from nobody.
-            .with_unsigned_payload(!self.connector.is_plain())
+            // Under TLS a second hash of the body protects from nobody; a CRC that the store compares finds what went wrong on the way, for a tenth of the time.
+            .with_unsigned_payload(!self.connector.is_plain() || *checksum == S3Checksum::Crc64nvme)
             .with_retry(retry)
+            .with_client_options(ClientOptions::new().with_default_headers(headers))
             .with_http_connector(self.connector.clone());
         if let Some(token) = &credentials.session_token {
             builder = builder.with_token(token);
@@ -108,6 +136,11 @@ impl Buckets {
         };
         builder.build()
     }
+}
+
+/// Has the checksum of an object sent along with it.
+fn checksum_mode() -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static("x-amz-checksum-mode"), HeaderValue::from_static("ENABLED"))])
 }
 
 /// The bucket before the host's name: `https://bucket.s3.example.com`.

@@ -41,7 +41,7 @@ pub async fn all(stores: &Stores, prefix: &str) {
 }
 
 /// Bytes that no two positions or seeds share by accident.
-fn noise(seed: u8, size: usize) -> Bytes {
+pub fn noise(seed: u8, size: usize) -> Bytes {
     let mut bytes = vec![0; size];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[seed]).finalize_xof().fill(&mut bytes);
@@ -298,5 +298,9 @@ async fn results_are_published_whole(_: &Stores, folder: &Location) {
 
 async fn a_probe_finds_it_fit(_: &Stores, folder: &Location) {
     assert_eq!(probe::run(folder).await.unwrap(), Ok(()));
+    let can = probe::examine(folder).await.unwrap().unwrap();
+    assert!(can.is_complete(), "{can}");
+    let is_s3 = folder.uri().starts_with("s3://");
+    assert_eq!(can.compares_checksums.is_some(), is_s3, "{can}");
     assert_eq!(folder.list().await.unwrap(), [], "and leaves nothing");
 }

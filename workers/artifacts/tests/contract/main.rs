@@ -8,6 +8,8 @@ mod denied;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 #[path = "../../../../tests/support/puppet.rs"]
 mod puppet;
 #[cfg(test)]
@@ -19,17 +21,20 @@ mod s3;
 mod stores {
     use mlctl_artifacts::{Stores, Upload, uploads};
 
-    use super::{cases, s3};
+    use super::{cases, moves, s3};
 
     #[tokio::test]
     async fn memory_keeps_the_contract() {
-        cases::all(&Stores::with_memory(), "memory:///contract").await;
+        let stores = Stores::with_memory();
+        cases::all(&stores, "memory:///contract").await;
+        moves::all(&stores, "memory:///moves").await;
     }
 
     #[tokio::test]
     async fn a_local_disk_keeps_the_contract() {
         let dir = tempfile::tempdir().unwrap();
         cases::all(&Stores::new(), &format!("file://{}", dir.path().display())).await;
+        moves::all(&Stores::new(), &format!("file://{}/moves", dir.path().display())).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,6 +44,8 @@ mod stores {
         let file = record.path().join(uploads::UPLOADS_FILE);
         let stores = Stores::with_s3(Some(server.access())).on_record(file.clone());
         cases::all(&stores, &format!("s3://{}/contract", s3::BUCKET)).await;
+        moves::all(&stores, &format!("s3://{}/contract/moves", s3::BUCKET)).await;
+        moves::left_open(&stores, &format!("s3://{}/left-open", s3::BUCKET)).await;
         let (date, _) = stores.s3_time().expect("a server says what time it has");
         assert!(date.ends_with("GMT"), "{date}");
         // Every upload was struck out; one that a killed process left open is cleared away.
