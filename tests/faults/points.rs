@@ -180,6 +180,11 @@ fn play(daemon: &mut Daemon, who: Who, at: &str) -> bool {
         std::thread::sleep(Duration::from_millis(20));
     }
     ensure(daemon);
+    if is_traced.get() {
+        // It may come to the call yet, and its account is asked for once.
+        daemon.kill();
+        daemon.start();
+    }
     let account = load::account(daemon, &recorder, &marks);
     assert_eq!(verdict(&account), Vec::<String>::new(), "{who:?} at {at}");
     let again = |event: &crate::history::Happened| event.event == "requeued";
