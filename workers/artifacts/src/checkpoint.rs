@@ -2,10 +2,11 @@
 //! before a byte of it is used. Written by workers; read by workers, listed, verified and deleted by the daemon.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use mlctl_protocol::{AttemptNumber, FencingToken, JobId, progress::Metrics, result::CheckpointRef};
 
 use crate::{
-    ArtifactError, Location, Stores, blake3_hex, digest, keys,
+    ArtifactError, Body, Location, Stores, blake3_hex, digest, keys,
     manifest::{FORMAT, MAX_MANIFEST_BYTES, Manifest, Object, Role},
     uri::bad_uri,
 };
@@ -35,15 +36,21 @@ pub struct Header {
     pub metrics: Metrics,
 }
 
-/// An object of a checkpoint, with its bytes.
+/// An object of a checkpoint, with its bytes: in one, or as a [`Body`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct Part<B = Bytes> {
     /// Its name, unique in the checkpoint; see [`keys`].
     pub name: String,
     /// What it holds.
     pub role: Role,
     /// The bytes.
-    pub bytes: Bytes,
+    pub bytes: B,
+}
+
+impl<B: Into<Body>> Part<B> {
+    pub(crate) fn in_pieces(self) -> Part<Body> {
+        Part { name: self.name, role: self.role, bytes: self.bytes.into() }
+    }
 }
 
 /// A checkpoint that has been read and verified.
@@ -110,7 +117,12 @@ pub struct Listing {
 /// # Errors
 /// [`ArtifactError::AlreadyExists`] when the folder holds another checkpoint of that step, which stays as it was;
 /// [`ArtifactError::Corrupt`] when a part's name is no name; else as [`Location::put`].
-pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Result<CheckpointRef, ArtifactError> {
+pub async fn write<B: Into<Body>>(
+    attempt: &Location,
+    header: Header,
+    parts: Vec<Part<B>>,
+) -> Result<CheckpointRef, ArtifactError> {
+    let parts: Vec<_> = parts.into_iter().map(Part::in_pieces).collect();
     let folder = attempt.join(&keys::checkpoint(header.step))?;
     let at = folder.join(keys::MANIFEST)?;
     let manifest = describe(&at, header, &parts).await?;
@@ -118,9 +130,7 @@ pub async fn write(attempt: &Location, header: Header, parts: Vec<Part>) -> Resu
     if let Some(existing) = at.get_optional(MAX_MANIFEST_BYTES).await? {
         return same_state(&at, &folder, &existing, &manifest).await;
     }
-    for part in parts {
-        folder.join(&part.name)?.put(part.bytes).await?;
-    }
+    send(&folder, parts).await?;
     commit(&at, &folder, &manifest).await
 }
 
@@ -157,11 +167,22 @@ pub(crate) async fn commit_bytes(
     Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() })
 }
 
-async fn describe(at: &Location, header: Header, parts: &[Part]) -> Result<Manifest, ArtifactError> {
+async fn send(folder: &Location, parts: Vec<Part<Body>>) -> Result<(), ArtifactError> {
+    let mut sends = Vec::with_capacity(parts.len());
+    for Part { name, bytes, .. } in parts {
+        let at = folder.join(&name)?;
+        sends.push(async move { bytes.put(&at).await });
+    }
+    // An upload that has begun is let end: dropped in the middle it would leave its parts in the store.
+    let sent: Vec<_> = stream::iter(sends).buffer_unordered(PARALLEL_OBJECTS).collect().await;
+    sent.into_iter().collect()
+}
+
+async fn describe(at: &Location, header: Header, parts: &[Part<Body>]) -> Result<Manifest, ArtifactError> {
     let mut objects = Vec::with_capacity(parts.len());
     for Part { name, role, bytes } in parts {
-        let blake3 = digest::of(bytes).await;
-        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.len() as u64, blake3 });
+        let blake3 = bytes.digest().await;
+        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.size(), blake3 });
     }
     manifest_of(at, header, objects)
 }
@@ -291,6 +312,9 @@ pub async fn verify<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<
     }
     Ok(Report { manifest, reference, problems })
 }
+
+/// Objects on their way at a time.
+const PARALLEL_OBJECTS: usize = 4;
 
 /// Tries to create a manifest while none is there.
 const CREATE_TRIES: u32 = 3;

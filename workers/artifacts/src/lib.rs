@@ -3,6 +3,7 @@
 //!
 //! It knows no SQL and no tensors, reads no clock, and never returns a byte of a checkpoint that it has not verified.
 
+mod body;
 pub mod checkpoint;
 mod crc;
 mod digest;
@@ -25,6 +26,7 @@ mod upload;
 pub mod uploads;
 pub mod uri;
 
+pub use body::Body;
 pub use digest::blake3_hex;
 pub use error::ArtifactError;
 pub use location::{Entry, Location};

@@ -14,7 +14,7 @@ use std::{
 use mlctl_protocol::{AttemptNumber, JobId, result::CheckpointRef};
 
 use crate::{
-    ArtifactError, Location, Stores, Upload,
+    ArtifactError, Body, Location, Stores, Upload,
     checkpoint::{self, Header, Part, Which, compare},
     keys,
     manifest::{MAX_MANIFEST_BYTES, Object},
@@ -135,7 +135,8 @@ impl Spool {
     ///
     /// # Errors
     /// [`SpoolError`]; then it is nowhere.
-    pub async fn write(&self, header: Header, parts: Vec<Part>) -> Result<Kept, SpoolError> {
+    pub async fn write<B: Into<Body>>(&self, header: Header, parts: Vec<Part<B>>) -> Result<Kept, SpoolError> {
+        let parts: Vec<_> = parts.into_iter().map(Part::in_pieces).collect();
         let known = self.inner.lock().away.as_ref().map(|absence| absence.why.clone());
         let why = match known {
             Some(why) => why,
@@ -148,8 +149,8 @@ impl Spool {
         self.keep(header, parts, why).await
     }
 
-    async fn keep(&self, header: Header, parts: Vec<Part>, why: String) -> Result<Kept, SpoolError> {
-        let size = parts.iter().map(|part| part.bytes.len() as u64).sum();
+    async fn keep(&self, header: Header, parts: Vec<Part<Body>>, why: String) -> Result<Kept, SpoolError> {
+        let size = parts.iter().map(|part| part.bytes.size()).sum();
         if size > self.inner.max_bytes {
             return Err(SpoolError::NoRoom { why, size, limit: self.inner.max_bytes });
         }
@@ -512,7 +513,7 @@ mod tests {
             .filter_map(|news| if let News::Lost { step, .. } = news { Some(*step) } else { None })
             .collect();
         assert_eq!(lost, [1, 2]);
-        let large = vec![Part { name: "state.json".into(), role: Role::State, bytes: vec![0; 2501].into() }];
+        let large = vec![Part { name: "state.json".into(), role: Role::State, bytes: vec![0_u8; 2501] }];
         assert!(matches!(spool.write(header(5), large).await, Err(SpoolError::NoRoom { size: 2501, limit: 2500, .. })));
 
         let digest = "5".repeat(64);

@@ -227,7 +227,7 @@ impl<'a> Actor<'a> {
     }
 
     async fn write_checkpoint(&self) -> Result<CheckpointRef, ArtifactError> {
-        let part = |name: &str, role, bytes: Vec<u8>| Part { name: name.into(), role, bytes: bytes.into() };
+        let part = |name: &str, role, bytes: Vec<u8>| Part { name: name.into(), role, bytes };
         let parts = vec![
             part(keys::CHECKPOINT_MODEL, Role::Model, empty_safetensors().to_vec()),
             part(keys::CHECKPOINT_STATE, Role::State, self.step.to_string().into_bytes()),

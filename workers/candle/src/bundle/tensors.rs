@@ -1,9 +1,13 @@
-//! Tensors as safetensors bytes and back. Everything a file says is checked before memory is taken for it: the header's length, the
+//! Tensors as safetensors bytes and back, with a copy or without one. Everything a file says is checked before memory is taken for it: the header's length, the
 //! element counts, then names, shapes and types against the model's. Whether bytes are whole is for checksums to say.
 
 use bytes::Bytes;
 use candle_core::{Device, safetensors::Load};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use mlctl_artifacts::Body;
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo, TensorView},
+};
 
 use crate::nn::Tensors;
 
@@ -19,6 +23,39 @@ pub const OVERHEAD_BYTES: u64 = MAX_HEADER_BYTES + 8;
 /// When a device fails.
 pub fn encode(tensors: &Tensors) -> Result<Bytes, String> {
     safetensors::serialize(tensors, None).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// A tensor as it stands in a file.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Its name.
+    pub name: String,
+    /// What its values are.
+    pub dtype: Dtype,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// Its values, little-endian, row by row.
+    pub bytes: Bytes,
+}
+
+/// The file of some tensors, of the same bytes as [`encode`] gives, over the tensors' own memory.
+///
+/// # Errors
+/// When a tensor's bytes are not as many as its shape says.
+pub fn file(mut tensors: Vec<Raw>) -> Result<Body, String> {
+    const ALIGNMENT: usize = 8;
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|Raw { name, dtype, shape, bytes }| {
+        let data_offsets = (end, end + bytes.len());
+        end = data_offsets.1;
+        (name.clone(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets })
+    });
+    let metadata = Metadata::new(None, infos.collect()).map_err(|error| error.to_string())?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
+    json.resize(json.len().next_multiple_of(ALIGNMENT), b' ');
+    let header = [&(json.len() as u64).to_le_bytes(), json.as_slice()].concat();
+    Ok(Body::new([header.into()].into_iter().chain(tensors.into_iter().map(|tensor| tensor.bytes)).collect()))
 }
 
 /// The tensors of a file, on the CPU.
@@ -147,6 +184,28 @@ mod tests {
         let back = decode(&bytes).unwrap();
         assert_eq!(back["a"].to_vec2::<f32>().unwrap(), [[1.0, 2.0]]);
         assert_eq!(digest(&back).unwrap(), digest(&tensors(2.0)).unwrap());
+    }
+
+    #[test]
+    fn a_file_over_tensors_memory_has_the_same_bytes() {
+        let mut tensors = tensors(2.0);
+        tensors.insert("a_count".into(), Tensor::new(7i64, &Device::Cpu).unwrap());
+        let raw = |(name, dtype, shape, bytes): (&str, Dtype, &[usize], Vec<u8>)| Raw {
+            name: name.into(),
+            dtype,
+            shape: shape.to_vec(),
+            bytes: bytes.into(),
+        };
+        let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let raws = [
+            ("b", Dtype::F32, &[1][..], f32s(&[0.5])),
+            ("a_count", Dtype::I64, &[], 7_i64.to_le_bytes().to_vec()),
+            ("a", Dtype::F32, &[1, 2], f32s(&[1.0, 2.0])),
+        ];
+        assert_eq!(file(raws.clone().map(raw).to_vec()).unwrap().whole(), encode(&tensors).unwrap());
+        let [mut short, ..] = raws.map(raw);
+        short.shape = vec![2];
+        assert!(file(vec![short]).is_err());
     }
 
     #[test]

@@ -19,6 +19,11 @@ pub(crate) fn for_blocks(values: &mut [f32], block: usize, work: impl Fn(usize, 
     }
 }
 
+/// Copies values, as long as those there are.
+pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
+    for_blocks(to, BLOCK, |start, block| block.copy_from_slice(&from[start..start + block.len()]));
+}
+
 /// Adds up, in order, `part(first value's index, block)` over the blocks of `block` values.
 pub(crate) fn sum_blocks(values: &[f32], block: usize, part: impl Fn(usize, &[f32]) -> f64 + Sync) -> f64 {
     let block = block.max(1);

@@ -1,17 +1,20 @@
 //! Optimizers with PyTorch's update formulas and defaults, and with their whole state open to checkpoints. On the CPU an update is
-//! one pass over each tensor's buffers; elsewhere it is composed of candle's operations, and a test holds the two together.
+//! one pass over each tensor's buffers; elsewhere it is composed of candle's operations, and a test holds the two together. A checkpoint stops nobody: the update after it writes to other
+//! buffers, and the old ones are the checkpoint's.
 
 pub mod clip;
 mod rules;
+pub mod snapshot;
 mod state;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, backprop::GradStore, bail};
 use mlctl_protocol::spec::OptimizerSpec;
 
 use crate::nn::Tensors;
-use rules::{Rule, Scaled};
+use rules::{Old, Rule, Scaled};
+use snapshot::{Snapshot, Spares};
 use state::Moments;
 
 /// A trainable tensor and its name.
@@ -26,6 +29,10 @@ pub struct Optimizer {
     moments: Vec<Moments>,
     /// Updates done.
     step: u64,
+    spares: Spares,
+    /// Whether the next update is to leave what is there as it is.
+    keeping: bool,
+    kept: Option<Snapshot>,
 }
 
 impl Optimizer {
@@ -36,7 +43,8 @@ impl Optimizer {
     pub fn new(spec: &OptimizerSpec, parameters: Vec<Parameter>) -> Result<Self> {
         let kept = Rule::kept(spec);
         let moments = parameters.iter().map(|(_, var)| Moments::zeros(kept, var)).collect::<Result<_>>()?;
-        Ok(Self { spec: spec.clone(), parameters, moments, step: 0 })
+        let (spares, spec) = (Spares::default(), spec.clone());
+        Ok(Self { spec, parameters, moments, step: 0, spares, keeping: false, kept: None })
     }
 
     /// The tensors it updates, in the order given.
@@ -61,30 +69,59 @@ impl Optimizer {
     /// # Errors
     /// When a gradient is missing or of another shape, and when the device refuses memory.
     pub fn update(&mut self, gradients: &GradStore, factor: f32) -> Result<Option<String>> {
+        let mut kept = std::mem::take(&mut self.keeping).then(|| Snapshot::at(self.step));
         self.step += 1;
         let rule = Scaled { rule: Rule::at(&self.spec, self.step), factor };
+        let averages = Rule::kept(&self.spec);
         let mut diverged = None;
-        for ((name, var), moments) in self.parameters.iter().zip(&mut self.moments) {
+        for (parameter @ (name, var), moments) in self.parameters.iter().zip(&mut self.moments) {
             let Some(gradient) = gradients.get(var) else { bail!("no gradient reached {name:?}") };
-            if !update_one(rule, var, gradient, moments)? {
+            let (finite, old) = update_one(rule, var, gradient, moments, kept.is_some().then_some(&self.spares))?;
+            if !finite {
                 diverged.get_or_insert_with(|| name.clone());
             }
+            if let (Some(kept), Some(Old { weights, averages: old })) = (&mut kept, old) {
+                let old = old.into_iter().map(|values| self.spares.lend(values));
+                kept.add(parameter, self.spares.lend(weights), averages.iter().zip(old));
+            }
+        }
+        if kept.is_some() {
+            self.kept = kept;
         }
         Ok(diverged)
     }
 
-    /// The whole state as tensors: `step`, and the running averages under `<parameter>.<average>` with PyTorch's names for them.
+    /// Has the next update leave what is there now as it is, for [`Self::take_kept`]: it works in other buffers, and costs a third of a copy more. Where memory is not the process's own,
+    /// it is copied at once.
     ///
     /// # Errors
-    /// When the device refuses memory.
-    pub fn state(&self) -> Result<Tensors> {
-        let mut tensors = Tensors::from([(state::STEP.to_owned(), state::step_tensor(self.step)?)]);
-        for ((name, var), moments) in self.parameters.iter().zip(&self.moments) {
-            for (average, tensor) in moments.tensors(Rule::kept(&self.spec), var)? {
-                tensors.insert(format!("{name}.{average}"), tensor);
-            }
+    /// When the device fails.
+    pub fn keep(&mut self) -> Result<()> {
+        self.kept = None;
+        self.keeping = self.parameters.iter().all(|(_, var)| var.device().is_cpu());
+        if !self.keeping {
+            self.kept = Some(self.copied()?);
         }
-        Ok(tensors)
+        Ok(())
+    }
+
+    /// What stood there when [`Self::keep`] was called; `None` before the update that has left it.
+    pub const fn take_kept(&mut self) -> Option<Snapshot> {
+        self.kept.take()
+    }
+
+    /// A copy of what is there now.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn copied(&self) -> Result<Snapshot> {
+        let averages = Rule::kept(&self.spec);
+        let mut copy = Snapshot::at(self.step);
+        for (parameter @ (_, var), moments) in self.parameters.iter().zip(&self.moments) {
+            let values = moments.copied(&self.spares)?;
+            copy.add(parameter, snapshot::copied(var, &self.spares)?, averages.iter().zip(values));
+        }
+        Ok(copy)
     }
 
     /// Takes over a state. Nothing is changed on an error.
@@ -111,26 +148,41 @@ impl Optimizer {
     }
 }
 
-/// Whether everything is still finite.
-fn update_one(rule: Scaled, var: &Var, gradient: &Tensor, moments: &mut Moments) -> Result<bool> {
+/// Whether everything is still finite; and, where there are spares to go on in, what was there before.
+fn update_one(
+    rule: Scaled,
+    var: &Var,
+    gradient: &Tensor,
+    moments: &mut Moments,
+    spares: Option<&Spares>,
+) -> Result<(bool, Option<Old>)> {
     if var.shape() != gradient.shape() {
         bail!("a gradient of shape {:?} for a tensor of shape {:?}", gradient.shape(), var.shape());
     }
     match moments {
         Moments::Host(averages) => {
-            let update = HostUpdate { rule, averages: Mutex::new((averages, true)) };
+            let work = Mutex::new(HostWork { averages, spares, old: None, finite: false });
+            let update = HostUpdate { rule, work };
             var.inplace_op2(&gradient.contiguous()?, &update)?;
-            let HostUpdate { averages, .. } = update;
-            Ok(averages.into_inner().is_ok_and(|(_, finite)| finite))
+            let HostUpdate { work, .. } = update;
+            let HostWork { old, finite, .. } = work.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Ok((finite, old))
         }
-        Moments::Device(averages) => rule.apply_composed(var, gradient, averages),
+        Moments::Device(averages) => Ok((rule.apply_composed(var, gradient, averages)?, None)),
     }
 }
 
-/// One pass over a parameter's buffers. The averages come through a lock, since candle hands an operation out shared.
+/// One pass over a parameter's buffers. What changes comes through a lock, since candle hands an operation out shared.
 struct HostUpdate<'a> {
     rule: Scaled,
-    averages: Mutex<(&'a mut Vec<Vec<f32>>, bool)>,
+    work: Mutex<HostWork<'a>>,
+}
+
+struct HostWork<'a> {
+    averages: &'a mut Vec<Vec<f32>>,
+    spares: Option<&'a Spares>,
+    old: Option<Old>,
+    finite: bool,
 }
 
 impl InplaceOp2 for HostUpdate<'_> {
@@ -139,13 +191,23 @@ impl InplaceOp2 for HostUpdate<'_> {
     }
 
     fn cpu_fwd(&self, w: &mut CpuStorage, wl: &Layout, g: &CpuStorage, gl: &Layout) -> Result<()> {
-        let (CpuStorage::F32(weights), Some((start, end))) = (w, wl.contiguous_offsets()) else {
+        let (CpuStorage::F32(weights), Some((0, end))) = (w, wl.contiguous_offsets()) else {
             bail!("parameters are not contiguous f32 values");
         };
+        if end != weights.len() {
+            bail!("parameters share their memory");
+        }
         let gradient = crate::nn::ops::f32s(g, gl)?;
-        let Ok(mut guard) = self.averages.lock() else { bail!("an earlier update panicked") };
-        let (averages, finite) = &mut *guard;
-        *finite = self.rule.apply(&mut weights[start..end], gradient, averages)?;
+        let Ok(mut guard) = self.work.lock() else { bail!("an earlier update panicked") };
+        let work = &mut *guard;
+        work.old = work.spares.map(|spares| {
+            let other = |values: &mut Vec<f32>| {
+                let spare = spares.take(values.len());
+                std::mem::replace(values, spare)
+            };
+            Old { weights: other(weights), averages: work.averages.iter_mut().map(other).collect() }
+        });
+        work.finite = self.rule.apply(weights, gradient, work.averages, work.old.as_ref())?;
         Ok(())
     }
 }

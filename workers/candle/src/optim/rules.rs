@@ -18,6 +18,21 @@ pub(super) enum Rule {
     Adam(Adam),
 }
 
+/// What an update has left as it was: a parameter's weights and running averages.
+#[derive(Debug)]
+pub(super) struct Old {
+    pub(super) weights: Vec<f32>,
+    pub(super) averages: Vec<Vec<f32>>,
+}
+
+/// Copies into block number `number` what stood there before, where that is elsewhere: the block is then in the cache when it is updated.
+#[inline(always)]
+fn begin(number: usize, block: &mut [f32], old: Option<&[f32]>) {
+    if let Some(old) = old {
+        block.copy_from_slice(&old[number * BLOCK..][..block.len()]);
+    }
+}
+
 /// A rule whose gradients are multiplied by a factor first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scaled {
@@ -78,23 +93,35 @@ impl Rule {
 }
 
 impl Scaled {
-    /// Updates a tensor in place, and its averages with it. Answers whether all of them are finite.
+    /// Updates a tensor, and its averages with it, in place or from what was there before. Answers whether all of them are finite.
     ///
     /// # Errors
     /// When the averages are not those of [`Rule::kept`].
-    pub(super) fn apply(self, weights: &mut [f32], gradient: &[f32], averages: &mut [Vec<f32>]) -> Result<bool> {
+    pub(super) fn apply(
+        self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        averages: &mut [Vec<f32>],
+        old: Option<&Old>,
+    ) -> Result<bool> {
         let Self { rule, factor } = self;
+        let before = old.map(|old| old.weights.as_slice());
+        let average = |place: usize| old.and_then(|old| old.averages.get(place)).map(Vec::as_slice);
         let rows = match (rule, averages) {
             (Rule::Sgd { rate, decay }, []) => {
                 let update = |w: &mut f32, g: f32| {
                     *w -= rate * (factor * g + decay * *w);
                     blown(*w)
                 };
-                let blocks = |(w, g): (&mut [f32], &[f32])| any(w.iter_mut().zip(g).map(|(w, g)| update(w, *g)));
+                let blocks = |(i, (w, g)): (usize, (&mut [f32], &[f32]))| {
+                    begin(i, w, before);
+                    any(w.iter_mut().zip(g).map(|(w, g)| update(w, *g)))
+                };
                 if weights.len() < PARALLEL_FROM {
-                    any(weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).map(blocks))
+                    any(weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).enumerate().map(blocks))
                 } else {
-                    weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
+                    let items = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+                    items.enumerate().map(blocks).reduce(|| 0, |a, b| a | b)
                 }
             }
             (Rule::Momentum { rate, momentum, decay, nesterov }, [buffer]) => {
@@ -104,17 +131,25 @@ impl Scaled {
                     *w -= rate * if nesterov { g + momentum * *b } else { *b };
                     blown(*w) | blown(*b)
                 };
-                let blocks = |((w, g), b): ((&mut [f32], &[f32]), &mut [f32])| {
+                type Item<'a> = (usize, ((&'a mut [f32], &'a [f32]), &'a mut [f32]));
+                let blocks = |(i, ((w, g), b)): Item<'_>| {
+                    begin(i, w, before);
+                    begin(i, b, average(0));
                     any(w.iter_mut().zip(g).zip(b).map(|((w, g), b)| update(w, *g, b)))
                 };
                 if weights.len() < PARALLEL_FROM {
-                    any(weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(buffer.chunks_mut(BLOCK)).map(blocks))
+                    let items = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(buffer.chunks_mut(BLOCK));
+                    any(items.enumerate().map(blocks))
                 } else {
                     let items = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
-                    items.zip(buffer.par_chunks_mut(BLOCK)).map(blocks).reduce(|| 0, |a, b| a | b)
+                    let items = items.zip(buffer.par_chunks_mut(BLOCK)).enumerate();
+                    items.map(blocks).reduce(|| 0, |a, b| a | b)
                 }
             }
-            (Rule::Adam(adam), [first, second]) => adam.apply(weights, (gradient, factor), first, second),
+            (Rule::Adam(adam), [first, second]) => {
+                let old = [before, average(0), average(1)];
+                adam.apply(weights, (gradient, factor), [first, second], old)
+            }
             _ => bail!("the optimizer's state is that of another one"),
         };
         Ok(rows == 0)
@@ -186,21 +221,25 @@ impl Adam {
         self,
         weights: &mut [f32],
         (gradient, factor): (&[f32], f32),
-        first: &mut [f32],
-        second: &mut [f32],
+        [first, second]: [&mut [f32]; 2],
+        old: [Option<&[f32]>; 3],
     ) -> u32 {
-        type Item<'a> = (((&'a mut [f32], &'a [f32]), &'a mut [f32]), &'a mut [f32]);
-        let blocks = |(((w, g), m), v): Item<'_>| {
+        type Item<'a> = (usize, (((&'a mut [f32], &'a [f32]), &'a mut [f32]), &'a mut [f32]));
+        let blocks = |(i, (((w, g), m), v)): Item<'_>| {
+            begin(i, w, old[0]);
+            begin(i, m, old[1]);
+            begin(i, v, old[2]);
             let values = w.iter_mut().zip(g).zip(m).zip(v);
             any(values.map(|(((w, g), m), v)| self.one(w, factor * g, m, v)))
         };
         if weights.len() < PARALLEL_FROM {
             let pairs = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
-            return any(pairs.zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK)).map(blocks));
+            let items = pairs.zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK));
+            return any(items.enumerate().map(blocks));
         }
         let pairs = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
         let items = pairs.zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
-        items.map(blocks).reduce(|| 0, |a, b| a | b)
+        items.enumerate().map(blocks).reduce(|| 0, |a, b| a | b)
     }
 }
 

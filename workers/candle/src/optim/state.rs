@@ -1,8 +1,11 @@
 //! An optimizer's running averages, and their form in a checkpoint: named tensors.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use bytes::Bytes;
+use candle_core::{DType, Result, Tensor, Var};
+use safetensors::Dtype;
 
-use crate::nn::Tensors;
+use super::snapshot::{self, Spares};
+use crate::{bundle::tensors::Raw, nn::Tensors};
 
 /// The tensor that counts updates.
 pub(super) const STEP: &str = "step";
@@ -25,14 +28,11 @@ impl Moments {
         kept.iter().map(|_| var.zeros_like()).collect::<Result<_>>().map(Self::Device)
     }
 
-    /// The averages as tensors by name, in the names' given order.
-    pub(super) fn tensors(&self, kept: &[&'static str], var: &Var) -> Result<Vec<(&'static str, Tensor)>> {
+    /// The bytes of a copy of each.
+    pub(super) fn copied(&self, spares: &Spares) -> Result<Vec<Bytes>> {
         match self {
-            Self::Host(averages) => {
-                let tensor = |values: &Vec<f32>| Tensor::from_slice(values, var.shape(), &Device::Cpu);
-                kept.iter().zip(averages).map(|(name, values)| Ok((*name, tensor(values)?))).collect()
-            }
-            Self::Device(averages) => Ok(kept.iter().copied().zip(averages.iter().cloned()).collect()),
+            Self::Host(averages) => Ok(averages.iter().map(|values| spares.lend(spares.copy(values))).collect()),
+            Self::Device(averages) => averages.iter().map(|tensor| snapshot::copied(tensor, spares)).collect(),
         }
     }
 
@@ -71,8 +71,9 @@ impl Moments {
 }
 
 /// The count as a tensor.
-pub(super) fn step_tensor(step: u64) -> Result<Tensor> {
-    Tensor::new(i64::try_from(step).unwrap_or(i64::MAX), &Device::Cpu)
+pub(super) fn step_raw(step: u64) -> Raw {
+    let bytes = i64::try_from(step).unwrap_or(i64::MAX).to_le_bytes().to_vec().into();
+    Raw { name: STEP.to_owned(), dtype: Dtype::I64, shape: Vec::new(), bytes }
 }
 
 /// Takes the count out of a state.

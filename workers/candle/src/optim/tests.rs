@@ -6,8 +6,13 @@ use mlctl_protocol::spec::OptimizerSpec;
 use super::{
     Optimizer,
     rules::{Rule, Scaled},
+    snapshot::Snapshot,
 };
-use crate::rng::{Rng, Stream};
+use crate::{
+    bundle::tensors,
+    nn::Tensors,
+    rng::{Rng, Stream},
+};
 
 const STEPS: u64 = 25;
 /// What gradients are multiplied by.
@@ -51,6 +56,17 @@ fn run(optimizer: &mut Optimizer, steps: std::ops::Range<u64>) {
     for step in steps {
         assert_eq!(optimizer.update(&gradients(&var, &normal(var.elem_count(), step)), FACTOR).unwrap(), None);
     }
+}
+
+/// What a checkpoint has of an optimizer's state.
+fn state(optimizer: &Optimizer) -> Tensors {
+    tensors::decode(&tensors::file(optimizer.copied().unwrap().optimizer).unwrap().whole()).unwrap()
+}
+
+/// A snapshot's bytes by name.
+fn bytes(snapshot: &Snapshot) -> Vec<(String, Vec<u8>)> {
+    let all = snapshot.model.iter().chain(&snapshot.optimizer);
+    all.map(|raw| (raw.name.clone(), raw.bytes.to_vec())).collect()
 }
 
 /// PyTorch's documented algorithms, <https://docs.pytorch.org/docs/stable/optim.html>, for one weight in f64.
@@ -128,7 +144,7 @@ fn a_restored_state_goes_on_to_the_same_bits() {
         run(&mut whole, 0..STEPS);
         let mut first = optimizer(&spec, 33);
         run(&mut first, 0..10);
-        let state = first.state().unwrap();
+        let state = state(&first);
         let mut second = Optimizer::new(&spec, first.parameters().to_vec()).unwrap();
         second.restore(state).unwrap();
         run(&mut second, 10..STEPS);
@@ -137,9 +153,58 @@ fn a_restored_state_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn what_is_kept_is_the_state_before_the_update_and_stays_so() {
+    // Above and below the size from which blocks run in parallel.
+    for (spec, n) in specs().into_iter().flat_map(|spec| [(spec.clone(), 33), (spec, 70_001)]) {
+        let (mut kept, mut plain) = (optimizer(&spec, n), optimizer(&spec, n));
+        run(&mut plain, 0..9);
+        let mut held = Vec::new();
+        for step in 0..9 {
+            let before = bytes(&kept.copied().unwrap());
+            // The control: a tensor that shares the memory sees what the next update does.
+            let shared = kept.parameters()[0].1.as_detached_tensor();
+            let seen = values(&shared);
+            if step % 2 == 0 {
+                kept.keep().unwrap();
+                assert!(kept.take_kept().is_none(), "nothing is left behind before the update");
+            }
+            run(&mut kept, step..step + 1);
+            assert_ne!(values(&shared), seen);
+            if step % 2 == 0 {
+                held.push((kept.take_kept().unwrap(), before));
+            }
+            if step == 4 {
+                // What is let go is worked in again.
+                held.drain(..2);
+            }
+            for (snapshot, before) in &held {
+                assert_eq!(bytes(snapshot), *before, "{spec:?}");
+            }
+        }
+        assert_eq!(held.len(), 3);
+        assert_eq!(
+            bytes(&kept.copied().unwrap()),
+            bytes(&plain.copied().unwrap()),
+            "{spec:?}: keeping changes nothing"
+        );
+    }
+}
+
+#[test]
+fn an_update_that_failed_leaves_nothing_that_could_be_saved() {
+    let mut optimizer = optimizer(&specs()[3], 3);
+    let other = Var::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap();
+    optimizer.keep().unwrap();
+    assert!(optimizer.update(&gradients(&other, &[0.0; 3]), 1.0).is_err());
+    assert!(optimizer.take_kept().is_none());
+    run(&mut optimizer, 0..1);
+    assert!(optimizer.take_kept().is_none());
+}
+
+#[test]
 fn a_state_that_does_not_fit_is_refused_whole_and_in_words() {
     let adam = &specs()[3];
-    let mut state = optimizer(adam, 4).state().unwrap();
+    let mut state = state(&optimizer(adam, 4));
     state.remove("w.exp_avg");
     state.insert("w.exp_avg_sq".into(), Tensor::zeros(5, candle_core::DType::F32, &Device::Cpu).unwrap());
     state.insert("v.exp_avg".into(), Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu).unwrap());

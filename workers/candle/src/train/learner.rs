@@ -1,11 +1,12 @@
 //! What learns: the model's tensors, the optimizer over them and where the run stands. Made fresh or from a checkpoint, and
 //! turned into a checkpoint's content; the loop in `session` moves it forward.
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor, Var};
 use mlctl_protocol::spec::TrainSpec;
 use serde::Serialize;
 
-use super::state::{self, Content, Identity, Refusal, Restored, RunState, Snapshot};
+use super::state::{self, Content, Identity, Refusal, Restored, RunState, Told};
 use crate::{
     fault::Fault,
     nn::{self, Mlp, Tensors},
@@ -80,13 +81,19 @@ impl Learner {
         Ok(self.optimizer.parameters().iter().map(copy).collect::<candle_core::Result<_>>()?)
     }
 
-    /// The content of a checkpoint of this moment.
+    /// The content of a checkpoint of this moment, over a copy of the tensors.
     ///
     /// # Errors
-    /// When the device refuses memory.
+    /// When the device fails.
     pub fn content(&self, identity: &Identity, threads: u32, config: &impl Serialize) -> Result<Content, Fault> {
-        let (model, optimizer) = (self.weights()?, self.optimizer.state()?);
-        let run = &self.run;
-        state::encode(&Snapshot { run, identity, threads, config, model: &model, optimizer: &optimizer })
+        Content::new(self.optimizer.copied()?, self.told(identity, threads, config)?)
+    }
+
+    /// What a checkpoint of this moment tells beside the tensors.
+    ///
+    /// # Errors
+    /// When it cannot be written: a bug.
+    pub fn told(&self, identity: &Identity, threads: u32, config: &impl Serialize) -> Result<Bytes, Fault> {
+        state::encode(&Told { run: &self.run, identity, threads, config })
     }
 }

@@ -1,4 +1,4 @@
-//! When a checkpoint is due, that none is taken twice, and what a failing store means: while it does not answer checkpoints wait on this machine, and are told of when they are in it; a
+//! When a checkpoint is due, that none is taken twice, that one at a time is on its way while training goes on, and what a failing store means: while it does not answer checkpoints wait on this machine, and are told of when they are in it; a
 //! periodic checkpoint that is kept nowhere is a warning and is tried again, up to a limit; the last one of a run must succeed.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use mlctl_artifacts::spool::{Away, Kept, News};
 use mlctl_protocol::{ExitClass, message::ReportBody, progress::StorageAway};
 
 use super::{
+    flight::{Flight, Landing},
     plan::Plan,
     state::{Content, RunState},
 };
@@ -23,11 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Where checkpoints are made durable: object storage, or a test's memory.
 pub trait Vault {
-    /// Makes a checkpoint durable: whole, or not there.
-    ///
-    /// # Errors
-    /// When it is not durable.
-    fn write(&mut self, run: &RunState, content: Content) -> Result<Kept, Fault>;
+    /// Begins to make a checkpoint durable: whole, or not there. Called when the one before it is over.
+    fn write(&mut self, run: &RunState, content: Content) -> Flight;
 
     /// What has become of checkpoints that waited for the store.
     fn news(&mut self) -> Vec<News> {
@@ -50,9 +48,14 @@ pub struct Saver<'a> {
     vault: &'a mut dyn Vault,
     /// The step of the last durable checkpoint, an earlier attempt's included.
     saved: Option<u64>,
+    /// When the last one was begun.
     last: Duration,
     failures: u32,
     retry_at: Option<Duration>,
+    /// The one on its way, and its step.
+    flight: Option<(u64, Flight)>,
+    /// Whether one is to be taken as soon as none is on its way.
+    owed: bool,
     /// Since when the store does not answer, and checkpoints given up since then.
     absence: Option<(String, u64)>,
 }
@@ -66,19 +69,25 @@ impl std::fmt::Debug for Saver<'_> {
 impl<'a> Saver<'a> {
     /// A saver for a run that goes on from a checkpoint at step `saved`, or from the beginning.
     pub fn new(vault: &'a mut dyn Vault, saved: Option<u64>, now: Duration) -> Self {
-        Self { vault, saved, last: now, failures: 0, retry_at: None, absence: None }
+        Self { vault, saved, last: now, failures: 0, retry_at: None, flight: None, owed: false, absence: None }
     }
 
-    /// Whether the policy asks for a checkpoint of this state now.
-    #[must_use]
-    pub fn is_due(&self, plan: &Plan, state: &RunState, now: Duration) -> bool {
+    /// Has a checkpoint be taken as soon as none is on its way.
+    pub const fn wish(&mut self) {
+        self.owed = true;
+    }
+
+    /// Whether a checkpoint of this state is to be taken now: the policy asks for one, or one is wished for, or was due while another was on its way.
+    pub fn is_due(&mut self, plan: &Plan, state: &RunState, now: Duration) -> bool {
         if self.has(state) {
+            self.owed = false;
             return false;
         }
-        match self.retry_at {
+        self.owed |= match self.retry_at {
             Some(at) => now >= at,
             None => plan.wants_checkpoint(state, now.saturating_sub(self.last)),
-        }
+        };
+        self.owed && self.flight.is_none()
     }
 
     /// Whether this state needs no checkpoint: it has one, or is where the run began.
@@ -87,7 +96,13 @@ impl<'a> Saver<'a> {
         self.saved.unwrap_or(0) == state.step
     }
 
-    /// Takes a checkpoint that the run cannot do without.
+    /// Begins a checkpoint, while none is on its way. What becomes of it is heard by [`Self::catch_up`].
+    pub fn begin(&mut self, host: &dyn Host, state: &RunState, content: Content) {
+        (self.last, self.owed) = (host.elapsed(), false);
+        self.flight = Some((state.step, self.vault.write(state, content)));
+    }
+
+    /// Takes a checkpoint that the run cannot do without, and waits for it.
     ///
     /// # Errors
     /// When it is not durable.
@@ -97,26 +112,85 @@ impl<'a> Saver<'a> {
         state: &RunState,
         content: impl FnOnce() -> Result<Content, Fault>,
     ) -> Result<(), Fault> {
+        self.land(host)?;
         if self.has(state) {
             return Ok(());
         }
-        let kept = self.vault.write(state, content()?)?;
-        (self.saved, self.last) = (Some(state.step), host.elapsed());
-        (self.failures, self.retry_at) = (0, None);
+        self.begin(host, state, content()?);
+        let Some((step, flight)) = self.flight.take() else { return Ok(()) };
+        self.landed(host, step, flight.wait()?)?;
+        self.catch_up(host)
+    }
+
+    /// Takes a checkpoint that the run can do without for a while, and waits for it.
+    ///
+    /// # Errors
+    /// As [`Self::land`].
+    pub fn try_save(
+        &mut self,
+        host: &dyn Host,
+        state: &RunState,
+        content: impl FnOnce() -> Result<Content, Fault>,
+    ) -> Result<(), Fault> {
+        self.land(host)?;
+        if self.has(state) {
+            return Ok(());
+        }
+        self.begin(host, state, content()?);
+        self.land(host)
+    }
+
+    /// Waits for the checkpoint on its way, if there is one.
+    ///
+    /// # Errors
+    /// When one that the run can do without failed too often, or for a reason that will not pass; and as [`Self::catch_up`].
+    pub fn land(&mut self, host: &dyn Host) -> Result<(), Fault> {
+        if let Some((step, flight)) = self.flight.take() {
+            self.try_landed(host, step, flight.wait())?;
+        }
+        self.catch_up(host)
+    }
+
+    /// Takes in that a checkpoint is kept.
+    fn landed(&mut self, host: &dyn Host, step: u64, kept: Kept) -> Result<(), Fault> {
+        (self.saved, self.failures, self.retry_at) = (Some(step), 0, None);
         match kept {
             Kept::Stored(checkpoint) => host.report(ReportBody::Checkpoint { checkpoint }),
             Kept::Waiting => {
                 host.storage_away(self.vault.away().map(|away| told(&away, false)));
-                self.catch_up(host)
+                Ok(())
             }
         }
     }
 
-    /// Tells what has become of checkpoints that waited for the store: one that has arrived there is durable from now on.
+    /// Takes in what has become of a checkpoint that the run can do without for a while.
+    fn try_landed(&mut self, host: &dyn Host, step: u64, landing: Landing) -> Result<(), Fault> {
+        match landing {
+            Ok(kept) => self.landed(host, step, kept),
+            Err(fault)
+                if self.failures < MAX_FAILURES && matches!(fault.class, ExitClass::Storage | ExitClass::Disk) =>
+            {
+                self.failures += 1;
+                (self.retry_at, self.owed) = (Some(host.elapsed() + RETRY_AFTER), false);
+                let message = fault.message;
+                host.report(ReportBody::Warning {
+                    message: format!("the checkpoint at step {step} failed and is tried again: {message}"),
+                })
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Tells what has become of the checkpoint on its way, if that is known, and of those that waited for the store: one that has arrived there is durable from now on. Never waits.
     ///
     /// # Errors
-    /// When the store refuses what waits, or nobody takes reports any more.
+    /// When one that the run can do without failed too often, or for a reason that will not pass; when the store refuses what waits; when nobody takes reports any more.
     pub fn catch_up(&mut self, host: &dyn Host) -> Result<(), Fault> {
+        if let Some((step, landing)) = self.flight.as_ref().and_then(|(step, flight)| Some((*step, flight.landing()?)))
+        {
+            self.flight = None;
+            self.try_landed(host, step, landing)?;
+        }
         let news = self.vault.news();
         if news.is_empty() {
             return Ok(());
@@ -178,31 +252,6 @@ impl<'a> Saver<'a> {
             }
             host.storage_away(Some(told(&away, true)));
             std::thread::sleep(LOOK);
-        }
-    }
-
-    /// Takes a checkpoint that the run can do without for a while.
-    ///
-    /// # Errors
-    /// When it failed too often, or for a reason that will not pass.
-    pub fn try_save(
-        &mut self,
-        host: &dyn Host,
-        state: &RunState,
-        content: impl FnOnce() -> Result<Content, Fault>,
-    ) -> Result<(), Fault> {
-        match self.save(host, state, content) {
-            Err(fault)
-                if self.failures < MAX_FAILURES && matches!(fault.class, ExitClass::Storage | ExitClass::Disk) =>
-            {
-                self.failures += 1;
-                self.retry_at = Some(host.elapsed() + RETRY_AFTER);
-                let (step, message) = (state.step, fault.message);
-                host.report(ReportBody::Warning {
-                    message: format!("the checkpoint at step {step} failed and is tried again: {message}"),
-                })
-            }
-            result => result,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The training loop. It reads no file and no clock: rows come in as `Examples`, checkpoints go out through a `Vault`, orders and time
 //! come from the `Host`. Whatever the next step depends on is in `RunState`, the weights or the optimizer, so that a run stopped
-//! after any step and resumed ends with the same bits.
+//! after any step and resumed ends with the same bits. A checkpoint of a state is what the step after it leaves behind, and stops nothing.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor, backprop::GradStore};
 use mlctl_artifacts::spool::Away;
 use mlctl_protocol::{
@@ -104,6 +105,8 @@ pub struct Session<'a, C> {
     last_norm: Option<f64>,
     /// Since when this session works on the epoch, and the rows it has done of it.
     epoch_work: (Duration, u64),
+    /// What the checkpoint tells that is taken of this state: the next update leaves its tensors.
+    taken: Option<(RunState, Bytes)>,
 }
 
 impl<C> std::fmt::Debug for Session<'_, C> {
@@ -128,6 +131,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             last_loss: None,
             last_norm: None,
             epoch_work: (work.host.elapsed(), 0),
+            taken: None,
         }
     }
 
@@ -137,6 +141,17 @@ impl<'a, C: Serialize> Session<'a, C> {
     /// `spec` when the model cannot learn or has diverged, `preempted`, `cancelled` or `lost` when ordered to end, and what storage
     /// and the device fail with. A checkpoint of the last good state is durable before an ordered end.
     pub fn train(mut self) -> Result<Trained, Fault> {
+        match self.steps() {
+            Ok(()) => self.finish(),
+            Err(fault) => {
+                self.leave();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Trains until the run is over.
+    fn steps(&mut self) -> Result<(), Fault> {
         let work = self.work;
         loop {
             if work.plan.epoch_is_full(&self.learner.run) {
@@ -144,7 +159,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             }
             self.obey()?;
             if work.plan.is_over(&self.learner.run) {
-                return self.finish();
+                return Ok(());
             }
             let batch = self.next_batch()?;
             let dropping = Dropping { seed: work.spec.seed, step: self.learner.run.step };
@@ -209,9 +224,29 @@ impl<'a, C: Serialize> Session<'a, C> {
             factor = clip::factor(norm, max_norm);
             self.last_norm = Some(norm);
         }
-        match self.learner.optimizer.update(gradients, factor)? {
+        let taken = self.taken.take();
+        let diverged = self.learner.optimizer.update(gradients, factor)?;
+        if let (Some((run, told)), Some(kept)) = (taken, self.learner.optimizer.take_kept()) {
+            self.saver.begin(self.work.host, &run, Content::new(kept, told)?);
+        }
+        match diverged {
             Some(name) => Err(self.diverged(&format!("{name:?} is no longer finite"))),
             None => Ok(()),
+        }
+    }
+
+    /// Ends with an error: checkpoints that were begun are waited for, unless this attempt is no longer valid. Why the run ends does not change.
+    fn leave(&mut self) {
+        if self.orders.ending().is_some_and(|ending| !ending.may_save) {
+            return;
+        }
+        let Self { work, learner, saver, taken, .. } = self;
+        let left = match taken.take() {
+            Some((run, told)) => saver.save(work.host, &run, || Content::new(learner.optimizer.copied()?, told)),
+            None => saver.land(work.host),
+        };
+        if let Err(fault) = left {
+            tracing::warn!("the last checkpoint before the end failed: {fault}");
         }
     }
 
@@ -315,13 +350,19 @@ impl<'a, C: Serialize> Session<'a, C> {
             self.curve.flush(host)?;
             return Err(self.save_for(ending.fault));
         }
-        let wished = self.orders.take_checkpoint();
-        if !(wished || self.saver.is_due(plan, &self.learner.run, host.elapsed())) {
+        if self.orders.take_checkpoint() {
+            self.saver.wish();
+        }
+        if !self.saver.is_due(plan, &self.learner.run, host.elapsed()) {
             return Ok(());
         }
         self.curve.flush(host)?;
-        let Self { work, config, learner, saver, .. } = self;
-        saver.try_save(host, &learner.run, || content(*work, *config, learner))
+        let Self { work, config, learner, taken, .. } = self;
+        let run = learner.run.clone();
+        let told = learner.told(work.identity, work.threads, &config(run.step, &run.metrics))?;
+        learner.optimizer.keep()?;
+        *taken = Some((run, told));
+        Ok(())
     }
 
     /// Saves before an ordered end. A failure is told, but does not change why the run ended.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use mlctl_artifacts::Body;
 use mlctl_protocol::{
     ExitClass,
     progress::Metrics,
@@ -13,7 +14,7 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{bundle::tensors, fault::Fault, nn::Tensors};
+use crate::{bundle::tensors, fault::Fault, nn::Tensors, optim::snapshot::Snapshot};
 
 /// The version of `state.json` this build reads and writes.
 pub const STATE_FORMAT: u32 = 1;
@@ -166,9 +167,9 @@ fn shown(version: Option<&str>, digest: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Weights as safetensors.
-    pub model: Bytes,
+    pub model: Body,
     /// The optimizer's state as safetensors.
-    pub optimizer: Bytes,
+    pub optimizer: Body,
     /// `state.json`.
     pub state: Bytes,
 }
@@ -208,9 +209,9 @@ impl StateIn {
     }
 }
 
-/// What goes into a checkpoint.
+/// What `state.json` tells.
 #[derive(Debug)]
-pub struct Snapshot<'a, C> {
+pub struct Told<'a, C> {
     /// Where the run stands.
     pub run: &'a RunState,
     /// What it is made of.
@@ -219,10 +220,6 @@ pub struct Snapshot<'a, C> {
     pub threads: u32,
     /// The model's config.
     pub config: &'a C,
-    /// Weights by name.
-    pub model: &'a Tensors,
-    /// The optimizer's state by name.
-    pub optimizer: &'a Tensors,
 }
 
 /// What comes out of one that belongs to this job.
@@ -247,21 +244,31 @@ pub enum Refusal {
     Foreign(Fault),
 }
 
-/// Writes a checkpoint's content.
+/// Writes `state.json`.
 ///
 /// # Errors
-/// When something in it cannot be written; a bug, or a device's failure.
-pub fn encode<C: Serialize>(snapshot: &Snapshot<'_, C>) -> Result<Content, Fault> {
-    let Snapshot { run, identity, threads, config, model, optimizer } = *snapshot;
-    let cannot =
-        |what: &str, e: &dyn std::fmt::Display| Fault::new(ExitClass::Crash, format!("{what} cannot be written: {e}"));
-    let tensors = |what: &str, tensors: &Tensors| tensors::encode(tensors).map_err(|e| cannot(what, &e));
+/// When something in it cannot be written: a bug.
+pub fn encode<C: Serialize>(told: &Told<'_, C>) -> Result<Bytes, Fault> {
+    let Told { run, identity, threads, config } = *told;
     let state = StateOut { format: STATE_FORMAT, threads, run, identity, config };
-    Ok(Content {
-        model: tensors("the model", model)?,
-        optimizer: tensors("the optimizer's state", optimizer)?,
-        state: serde_json::to_vec_pretty(&state).map_err(|e| cannot("state.json", &e))?.into(),
-    })
+    serde_json::to_vec_pretty(&state).map(Bytes::from).map_err(|e| cannot("state.json", &e))
+}
+
+fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fault {
+    Fault::new(ExitClass::Crash, format!("{what} cannot be written: {error}"))
+}
+
+impl Content {
+    /// The content of a checkpoint of some tensors, over their memory, and of what was told of that moment.
+    ///
+    /// # Errors
+    /// When tensors are not what they say: a bug.
+    pub fn new(snapshot: Snapshot, state: Bytes) -> Result<Self, Fault> {
+        let file = |what: &str, tensors| tensors::file(tensors).map_err(|e| cannot(what, &e));
+        let (model, optimizer) =
+            (file("the model", snapshot.model)?, file("the optimizer's state", snapshot.optimizer)?);
+        Ok(Self { model, optimizer, state })
+    }
 }
 
 /// Reads a checkpoint's content for a job of this identity and a model of this layout.
@@ -296,8 +303,10 @@ pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usi
         )));
     }
     let unreadable = |what: &str, why: &str| Refusal::Corrupt(format!("{what} cannot be read: {why}"));
-    let model = tensors::decode_as(&content.model, layout).map_err(|why| unreadable("the model", &why.join("; ")))?;
-    let optimizer = tensors::decode(&content.optimizer).map_err(|why| unreadable("the optimizer's state", &why))?;
+    let model =
+        tensors::decode_as(&content.model.whole(), layout).map_err(|why| unreadable("the model", &why.join("; ")))?;
+    let optimizer =
+        tensors::decode(&content.optimizer.whole()).map_err(|why| unreadable("the optimizer's state", &why))?;
     Ok(Restored { run, threads, model, optimizer })
 }
 

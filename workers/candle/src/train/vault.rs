@@ -1,8 +1,8 @@
-//! Checkpoints in object storage, or on their way there: a run's content as the parts that `artifacts` writes and verifies. The only place of this room that
-//! reaches storage; when to write and what to read is decided in `saver` and `resume`.
+//! Checkpoints in object storage, or on their way there: a run's content as the parts that `artifacts` writes and verifies. They are written on the runtime's threads, while training goes
+//! on. The only place of this room that reaches storage; when to write and what to read is decided in `saver` and `resume`.
 
 use mlctl_artifacts::{
-    ArtifactError, Location,
+    ArtifactError, Body, Location,
     checkpoint::{self, Header, Part},
     keys,
     manifest::Role,
@@ -11,6 +11,7 @@ use mlctl_artifacts::{
 use mlctl_protocol::{ExitClass, message::SpoolPlace, result::CheckpointRef};
 
 use super::{
+    flight::{Flight, Landing},
     resume::Unreadable,
     saver::Vault,
     state::{Content, RunState},
@@ -20,7 +21,7 @@ use crate::{fault::Fault, job::Job};
 /// Room in a checkpoint for all but tensors' data: headers, `state.json`, the manifest.
 const OVERHEAD_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Seconds for which the store is tried again before a checkpoint waits on this machine: training stands still meanwhile.
+/// Seconds for which the store is tried again before a checkpoint waits on this machine.
 const PATIENCE_SECONDS: u32 = 10;
 
 /// The same for a checkpoint that waits already.
@@ -58,7 +59,7 @@ fn spool(job: Job<'_>, place: &SpoolPlace) -> Result<Spool, ArtifactError> {
 }
 
 impl Vault for ObjectVault<'_> {
-    fn write(&mut self, run: &RunState, content: Content) -> Result<Kept, Fault> {
+    fn write(&mut self, run: &RunState, content: Content) -> Flight {
         let Job { id, attempt, start, host, runtime, .. } = self.job;
         let header = Header {
             job: id,
@@ -76,17 +77,15 @@ impl Vault for ObjectVault<'_> {
         let parts = vec![
             part(keys::CHECKPOINT_MODEL, Role::Model, content.model),
             part(keys::CHECKPOINT_OPTIMIZER, Role::Optimizer, content.optimizer),
-            part(keys::CHECKPOINT_STATE, Role::State, content.state),
+            part(keys::CHECKPOINT_STATE, Role::State, content.state.into()),
         ];
-        let Some(spool) = &self.spool else {
-            let written = runtime.block_on(checkpoint::write(&self.attempt, header, parts));
-            return written.map(Kept::Stored).map_err(|error| self.refused(&error));
-        };
-        runtime.block_on(spool.write(header, parts)).map_err(|error| match error {
-            SpoolError::Failed(error) => self.refused(&error),
-            error @ SpoolError::NoRoom { .. } => Fault::new(ExitClass::Storage, error.to_string())
-                .with_hint("allow more with storage.spool_max_bytes in mld.toml"),
-        })
+        let (told, flight) = Flight::begun();
+        let (attempt, spool) = (self.attempt.clone(), self.spool.clone());
+        runtime.spawn(async move {
+            // Nobody hears it when the run has ended meanwhile.
+            told.send(write(&attempt, spool.as_ref(), header, parts).await).ok();
+        });
+        flight
     }
 
     fn news(&mut self) -> Vec<News> {
@@ -98,12 +97,28 @@ impl Vault for ObjectVault<'_> {
     }
 
     fn refused(&self, error: &ArtifactError) -> Fault {
-        match error {
-            ArtifactError::AlreadyExists { .. } => {
-                Fault::new(ExitClass::Lost, format!("another process writes the checkpoints of this attempt: {error}"))
-            }
-            error => Fault::storage(error),
+        refused(error)
+    }
+}
+
+async fn write(attempt: &Location, spool: Option<&Spool>, header: Header, parts: Vec<Part<Body>>) -> Landing {
+    let Some(spool) = spool else {
+        let written = checkpoint::write(attempt, header, parts).await;
+        return written.map(Kept::Stored).map_err(|error| refused(&error));
+    };
+    spool.write(header, parts).await.map_err(|error| match error {
+        SpoolError::Failed(error) => refused(&error),
+        error @ SpoolError::NoRoom { .. } => Fault::new(ExitClass::Storage, error.to_string())
+            .with_hint("allow more with storage.spool_max_bytes in mld.toml"),
+    })
+}
+
+fn refused(error: &ArtifactError) -> Fault {
+    match error {
+        ArtifactError::AlreadyExists { .. } => {
+            Fault::new(ExitClass::Lost, format!("another process writes the checkpoints of this attempt: {error}"))
         }
+        error => Fault::storage(error),
     }
 }
 
@@ -123,8 +138,8 @@ pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Cont
         checkpoint.part(name).cloned().ok_or_else(|| Unreadable::This(format!("{} has no {name}", candidate.uri)))
     };
     Ok(Content {
-        model: part(keys::CHECKPOINT_MODEL)?,
-        optimizer: part(keys::CHECKPOINT_OPTIMIZER)?,
+        model: part(keys::CHECKPOINT_MODEL)?.into(),
+        optimizer: part(keys::CHECKPOINT_OPTIMIZER)?.into(),
         state: part(keys::CHECKPOINT_STATE)?,
     })
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use candle_core::Device;
-use mlctl_artifacts::spool::Kept;
+use mlctl_artifacts::{Body, spool::Kept};
 use mlctl_protocol::{
     ExitClass,
     message::ReportBody,
@@ -27,6 +27,7 @@ use mlworker::{
     host::{Host, Order},
     rng::{Rng, Stream},
     train::{
+        flight::Flight,
         learner::Learner,
         plan::Plan,
         resume::{Resume, Unreadable},
@@ -107,13 +108,13 @@ pub struct Memory {
 }
 
 impl Vault for Memory {
-    fn write(&mut self, run: &RunState, content: Content) -> Result<Kept, Fault> {
+    fn write(&mut self, run: &RunState, content: Content) -> Flight {
         if self.failing > 0 {
             self.failing -= 1;
-            return Err(Fault::new(self.class.unwrap_or(ExitClass::Storage), "the store is down"));
+            return Flight::landed(Err(Fault::new(self.class.unwrap_or(ExitClass::Storage), "the store is down")));
         }
-        assert!(self.kept.insert(run.step, content).is_none(), "a second checkpoint at step {}", run.step);
-        Ok(Kept::Stored(CheckpointRef { epoch: run.epoch, ..reference(run.step) }))
+        assert!(self.kept.insert(run.step, copied(&content)).is_none(), "a second checkpoint at step {}", run.step);
+        Flight::landed(Ok(Kept::Stored(CheckpointRef { epoch: run.epoch, ..reference(run.step) })))
     }
 }
 
@@ -195,8 +196,14 @@ impl Problem {
     }
 }
 
+/// The same content in memory of its own.
+pub fn copied(content: &Content) -> Content {
+    let copy = |body: &Body| Body::from(body.whole().to_vec());
+    Content { model: copy(&content.model), optimizer: copy(&content.optimizer), state: content.state.clone() }
+}
+
 /// A checkpoint's reference in memory.
-fn reference(step: u64) -> CheckpointRef {
+pub fn reference(step: u64) -> CheckpointRef {
     CheckpointRef {
         step,
         epoch: 0,

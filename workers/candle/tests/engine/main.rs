@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod away;
 #[cfg(test)]
+mod background;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod formats;

@@ -14,7 +14,7 @@ use mlworker::{
 };
 
 #[expect(clippy::disallowed_methods, reason = "a failed random test is repeated with SEED")]
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_103);
     println!("SEED={seed}");
     seed

@@ -106,7 +106,7 @@ const PARTS: [&str; 4] =
 fn what_is_written_is_resumed_to_the_same_bits() {
     let (store, problem) = (Store::new(), Problem::classes());
     let checkpoints = store.interrupted(&problem);
-    assert!(checkpoints.len() > 2, "{checkpoints:?}");
+    assert!(checkpoints.len() >= 2, "{checkpoints:?}");
     let host = Recorder::default();
     let trained = store.attempt(&problem, &host, (2, &checkpoints)).unwrap();
     assert_eq!(bits(&trained), bits(&whole(&problem)));

@@ -81,8 +81,10 @@ fn divergence_is_the_users_error_names_the_step_and_spares_the_checkpoints() {
     assert_eq!(fault.class, ExitClass::Spec);
     assert!(fault.message.contains("diverged at step"), "{}", fault.message);
     assert!(fault.hint.unwrap().contains("learning rate of 1000000000000000000000000000000"));
+    let step: u64 = fault.message.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok()).unwrap();
+    assert_eq!(vault.kept.keys().copied().collect::<Vec<_>>(), (1..step).collect::<Vec<_>>(), "{}", fault.message);
     for content in vault.kept.values() {
-        let tensors = candle_core::safetensors::load_buffer(&content.model, &candle_core::Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load_buffer(&content.model.whole(), &candle_core::Device::Cpu).unwrap();
         for tensor in tensors.values() {
             assert!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|value| value.is_finite()));
         }

@@ -177,7 +177,7 @@ const fn default_concurrency_limit() -> u32 {
 }
 
 /// When checkpoints are taken: at the end of the step at which any of the conditions holds, besides on demand, on stop and
-/// at the end. When none is given, every 60 seconds.
+/// at the end. When none is given, every 60 seconds. One that is due while another is being written is taken when that is durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointPolicy {

@@ -1,0 +1,121 @@
+//! The bytes of an object that is to be written, in the pieces in which they lie in memory: they are hashed and sent from there, and never copied together.
+//! Made by who writes a checkpoint; read by `checkpoint`.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{
+    ArtifactError, Location, Upload,
+    transfer::{PART_BYTES, WHOLE_BYTES},
+};
+
+/// The bytes of an object. Cheap to clone: clones share them.
+#[derive(Clone, Default)]
+pub struct Body {
+    pieces: Vec<Bytes>,
+    size: u64,
+}
+
+impl Body {
+    /// An object of these pieces, one after the other.
+    #[must_use]
+    pub fn new(pieces: Vec<Bytes>) -> Self {
+        let size = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { pieces, size }
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// All of it in one, which is a copy where there are several pieces.
+    #[must_use]
+    pub fn whole(&self) -> Bytes {
+        match self.pieces.as_slice() {
+            [one] => one.clone(),
+            pieces => pieces.concat().into(),
+        }
+    }
+
+    /// BLAKE3 of its bytes.
+    pub(crate) async fn digest(&self) -> String {
+        let body = self.clone();
+        match tokio::task::spawn_blocking(move || body.hash()).await {
+            Ok(digest) => digest,
+            // The runtime is shutting down and took no more tasks; the answer is needed all the same.
+            Err(_) => self.hash(),
+        }
+    }
+
+    fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.pieces.iter().for_each(|piece| {
+            hasher.update(piece);
+        });
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Writes it to a place, over an older object if there is one: readers see the old or the new one whole. Little of it is in memory twice.
+    pub(crate) async fn put(&self, at: &Location) -> Result<(), ArtifactError> {
+        if self.pieces.len() == 1 || self.size <= WHOLE_BYTES as u64 {
+            return at.put(self.whole()).await;
+        }
+        let mut upload = Upload::new(at.clone());
+        for chunk in self.pieces.iter().flat_map(|piece| piece.chunks(PART_BYTES)) {
+            upload.write(chunk).await?;
+        }
+        upload.finish().await.map(|_| ())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::new(vec![bytes])
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        self.size == other.size && self.pieces.iter().flatten().eq(other.pieces.iter().flatten())
+    }
+}
+
+impl Eq for Body {}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Stores, blake3_hex};
+
+    #[tokio::test]
+    async fn pieces_are_written_and_hashed_as_if_they_were_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let piece = |size, of: u8| (0..=250_u8).cycle().map(|byte| byte.wrapping_add(of)).take(size).collect::<Bytes>();
+        let parts = [piece(300, 1), piece(PART_BYTES + 5, 2), Bytes::new(), piece(2 * PART_BYTES, 3)];
+        for pieces in 0..=parts.len() {
+            let body = Body::new(parts[..pieces].to_vec());
+            let whole = parts[..pieces].concat();
+            let at = Stores::new().open(&format!("file://{}/x-{pieces}", dir.path().display())).unwrap();
+            body.put(&at).await.unwrap();
+            assert_eq!((at.get(1 << 30).await.unwrap() == whole, body.size()), (true, whole.len() as u64));
+            assert_eq!(body.digest().await, blake3_hex(&whole));
+            assert_eq!(body, Body::from(whole));
+        }
+        assert_ne!(Body::new(parts[..2].to_vec()), Body::new(parts[1..2].to_vec()));
+    }
+}
