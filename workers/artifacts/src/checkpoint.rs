@@ -181,8 +181,8 @@ async fn send(folder: &Location, parts: Vec<Part<Body>>) -> Result<(), ArtifactE
 async fn describe(at: &Location, header: Header, parts: &[Part<Body>]) -> Result<Manifest, ArtifactError> {
     let mut objects = Vec::with_capacity(parts.len());
     for Part { name, role, bytes } in parts {
-        let blake3 = bytes.digest().await;
-        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.size(), blake3 });
+        let (blake3, chunks) = bytes.sums().await;
+        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.size(), blake3, chunks });
     }
     manifest_of(at, header, objects)
 }
@@ -279,18 +279,24 @@ pub async fn read<'a>(
     let mut parts = Vec::with_capacity(manifest.objects.len());
     for object in &manifest.objects {
         let at = folder.join(&object.name)?;
-        let bytes = match at.get(object.size_bytes).await {
-            Err(ArtifactError::NotFound { .. }) => return Err(ArtifactError::corrupt(at.uri(), MISSING)),
-            Err(ArtifactError::TooLarge { size, .. }) => {
-                return Err(ArtifactError::corrupt(at.uri(), wrong_size(size, object)));
-            }
-            other => other?,
-        };
-        let found = (bytes.len() as u64, digest::of(&bytes).await);
-        compare(object, &found).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+        let bytes = whole(&at, object).await?;
         parts.push(Part { name: object.name.clone(), role: object.role, bytes });
     }
     Ok(Checkpoint { manifest, reference, parts })
+}
+
+/// Reads an object in whole and verifies it.
+pub(crate) async fn whole(at: &Location, object: &Object) -> Result<Bytes, ArtifactError> {
+    let bytes = match at.get(object.size_bytes).await {
+        Err(ArtifactError::NotFound { .. }) => return Err(ArtifactError::corrupt(at.uri(), MISSING)),
+        Err(ArtifactError::TooLarge { size, .. }) => {
+            return Err(ArtifactError::corrupt(at.uri(), wrong_size(size, object)));
+        }
+        other => other?,
+    };
+    let found = (bytes.len() as u64, digest::of(&bytes).await);
+    compare(object, &found).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
+    Ok(bytes)
 }
 
 /// Reads all of a checkpoint and keeps nothing: whether it could be used, and everything that is wrong with it.
@@ -331,7 +337,7 @@ pub(crate) fn compare(object: &Object, (size, blake3): &(u64, String)) -> Result
     Ok(())
 }
 
-fn wrong_size(size: u64, object: &Object) -> String {
+pub(crate) fn wrong_size(size: u64, object: &Object) -> String {
     format!("it has {size} bytes, the manifest says {}", object.size_bytes)
 }
 

@@ -182,10 +182,16 @@ pub async fn write(
         if size_bytes != file.size_bytes {
             return Err(ArtifactError::corrupt(&file_uri(&dir.join(&file.path)), "it was changed while it was read"));
         }
-        objects.push(Object { name: place.object.clone(), role: Role::State, size_bytes, blake3 });
+        objects.push(Object { name: place.object.clone(), role: Role::State, size_bytes, blake3, chunks: None });
     }
     let (size_bytes, blake3) = (listed.len() as u64, digest::of(&listed).await);
-    objects.push(Object { name: keys::CHECKPOINT_FILES.to_owned(), role: Role::State, size_bytes, blake3 });
+    objects.push(Object {
+        name: keys::CHECKPOINT_FILES.to_owned(),
+        role: Role::State,
+        size_bytes,
+        blake3,
+        chunks: None,
+    });
     let manifest = checkpoint::manifest_of(&at, header, objects)?;
     if let Some(existing) = existing {
         return checkpoint::same_state(&at, &folder, &existing, &manifest).await;

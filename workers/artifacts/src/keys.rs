@@ -108,6 +108,12 @@ pub fn checkpoint(step: u64) -> String {
     format!("{CHECKPOINTS}/{step:012}")
 }
 
+/// The name of file `number` of `count` with the tensors of a model or an optimizer in a checkpoint, from 1; as models are named that are in several files.
+#[must_use]
+pub fn shard(what: &str, number: usize, count: usize) -> String {
+    format!("{what}-{number:05}-of-{count:05}.safetensors")
+}
+
 /// The step of a checkpoint's folder name; `None` for a name that is not one of ours.
 #[must_use]
 pub fn checkpoint_step(folder: &str) -> Option<u64> {
@@ -125,6 +131,11 @@ mod tests {
         assert_eq!(attempt_uri("file:///o/", "k3f9", job, attempt), "file:///o/jobs/42-k3f9/3");
         assert_eq!(storage("file:///o", "k3f9", job, attempt).model_uri, "file:///o/jobs/42-k3f9/model/3");
         assert_eq!(checkpoint(12), "checkpoints/000000000012");
+        assert_eq!(
+            (shard("model", 1, 1), shard("optimizer", 1, 1)),
+            (CHECKPOINT_MODEL.into(), CHECKPOINT_OPTIMIZER.into())
+        );
+        assert_eq!(shard("model", 2, 12), "model-00002-of-00012.safetensors");
     }
 
     #[test]

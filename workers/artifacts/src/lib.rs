@@ -5,6 +5,7 @@
 
 mod body;
 pub mod checkpoint;
+pub mod chunks;
 mod crc;
 mod digest;
 mod error;
@@ -17,6 +18,7 @@ pub mod manifest;
 mod pieces;
 pub mod probe;
 pub mod publish;
+pub mod restore;
 mod s3;
 pub mod spool;
 mod stores;

@@ -4,7 +4,7 @@
 use mlctl_protocol::{AttemptNumber, FencingToken, JobId, progress::Metrics};
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::is_digest, keys};
+use crate::{chunks::Chunks, digest::is_digest, keys};
 
 /// The manifest format this build reads and writes.
 pub const FORMAT: u32 = 1;
@@ -59,6 +59,9 @@ pub struct Object {
     pub size_bytes: u64,
     /// BLAKE3 of its bytes, 64 hexadecimal digits.
     pub blake3: String,
+    /// Checksums of its chunks, where it has several and its writer knew of chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<Chunks>,
 }
 
 /// What an object of a checkpoint holds.
@@ -109,12 +112,19 @@ impl Manifest {
         self.objects.iter().fold(0, |sum, object| sum.saturating_add(object.size_bytes))
     }
 
+    /// Size of the objects of a kind, in bytes.
+    #[must_use]
+    pub fn size_of(&self, role: Role) -> u64 {
+        let of_role = self.objects.iter().filter(|object| object.role == role);
+        of_role.fold(0, |sum, object| sum.saturating_add(object.size_bytes))
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.objects.len() > MAX_OBJECTS {
             return Err(format!("{} objects are listed, more than {MAX_OBJECTS}", self.objects.len()));
         }
         let mut names = std::collections::BTreeSet::new();
-        for Object { name, blake3, .. } in &self.objects {
+        for Object { name, blake3, size_bytes, chunks, .. } in &self.objects {
             if !is_object_name(name) {
                 return Err(format!("{name:?} is not the name of an object"));
             }
@@ -123,6 +133,9 @@ impl Manifest {
             }
             if !is_digest(blake3) {
                 return Err(format!("the checksum of {name:?} is not a BLAKE3"));
+            }
+            if let Some(chunks) = chunks {
+                chunks.check(*size_bytes, blake3).map_err(|what| format!("{name:?}: {what}"))?;
             }
         }
         Ok(())
@@ -151,6 +164,27 @@ mod tests {
         assert_eq!(manifest.objects[1].role, Role::Optimizer);
         assert_eq!(manifest.size_bytes(), 353_111);
         assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn chunks_that_are_not_the_objects_are_refused() {
+        let bytes = bytes::Bytes::from(vec![7; 9 << 20]);
+        let mut manifest = Manifest::from_json(V1.as_bytes()).unwrap();
+        let object = &mut manifest.objects[0];
+        object.size_bytes = bytes.len() as u64;
+        (object.blake3, object.chunks) = crate::chunks::sums(&[bytes], object.size_bytes);
+        let json = String::from_utf8(manifest.to_json().unwrap()).unwrap();
+        assert_eq!(Manifest::from_json(json.as_bytes()).unwrap(), manifest);
+        for (old, new, why) in [
+            ("\"size_bytes\": 8388608", "\"size_bytes\": 8388607", "chunks have"),
+            ("\"size_bytes\": 8388608", "\"size_bytes\": 4194304", "chunks of"),
+            (manifest.objects[0].chunks.as_ref().unwrap().blake3[0].as_str(), &"0".repeat(64), "do not give"),
+        ] {
+            let text = json.replacen(old, new, 1);
+            assert_ne!(text, json, "the edit {old} must apply");
+            let error = Manifest::from_json(text.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{new}: {error}");
+        }
     }
 
     #[test]

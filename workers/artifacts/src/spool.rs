@@ -529,8 +529,13 @@ mod tests {
         let scene = Scene::new();
         let (from, to) = (scene.attempts().join("x").unwrap(), scene.stores.open("memory:///x").unwrap());
         from.put(vec![1; 1000].into()).await.unwrap();
-        let right =
-            Object { name: "x".into(), role: Role::State, size_bytes: 1000, blake3: crate::blake3_hex(&[1; 1000]) };
+        let right = Object {
+            name: "x".into(),
+            role: Role::State,
+            size_bytes: 1000,
+            blake3: crate::blake3_hex(&[1; 1000]),
+            chunks: None,
+        };
         assert!(copy(&from, to.clone(), &right).await.is_ok());
         to.delete().await.unwrap();
         let wrong = Object { blake3: "0".repeat(64), ..right };

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use mlctl_artifacts::{
-    ArtifactError, Entry, Location, Stores, Upload, blake3_hex,
+    ArtifactError, Body, Entry, Location, Stores, Upload, blake3_hex,
     checkpoint::{self, Header, Part},
     keys,
-    manifest::Role,
+    manifest::{Manifest, Object, Role},
     probe, publish,
+    restore::Reader,
 };
 use mlctl_protocol::{AttemptNumber, FencingToken, JobId};
 
@@ -35,6 +36,7 @@ pub async fn all(stores: &Stores, prefix: &str) {
         folders_are_deleted_whole
         checkpoints_are_whole_or_invisible
         a_damaged_checkpoint_is_found
+        what_is_needed_is_read_in_verified_pieces
         results_are_published_whole
         a_probe_finds_it_fit
     }
@@ -283,6 +285,76 @@ async fn a_damaged_checkpoint_is_found(stores: &Stores, folder: &Location) {
     at(keys::MANIFEST).put(Bytes::from_static(b"{}")).await.unwrap();
     let error = checkpoint::read(stores, &whole, u64::MAX).await.unwrap_err();
     assert!(error.to_string().contains("not the manifest that was recorded"), "{error}");
+}
+
+/// What a reader hands on of some objects, put together, before it ends; and how it ends.
+async fn pieces(reader: &Reader, objects: &[&Object]) -> (Vec<Vec<u8>>, Result<(), ArtifactError>) {
+    let mut read = vec![Vec::new(); objects.len()];
+    let take = |piece: mlctl_artifacts::restore::Piece| {
+        read[piece.object].extend_from_slice(&piece.bytes);
+        Ok(())
+    };
+    let end = reader.read(objects, take).await;
+    (read, end)
+}
+
+async fn what_is_needed_is_read_in_verified_pieces(stores: &Stores, folder: &Location) {
+    // Of pieces as well, as a worker writes it.
+    let whole = parts(1).into_iter().map(|Part { name, role, bytes }| {
+        let cut = bytes.len() / 3;
+        Part { name, role, bytes: Body::new(vec![bytes.slice(..cut), bytes.slice(cut..)]) }
+    });
+    let whole = checkpoint::write(folder, header(10), whole.collect()).await.unwrap();
+    let reader = Reader::open(stores, &whole).await.unwrap();
+    let objects: Vec<&Object> = reader.manifest().objects.iter().collect();
+    let chunks = objects.iter().map(|object| object.chunks.as_ref().map(|chunks| chunks.blake3.len()));
+    assert_eq!(chunks.collect::<Vec<_>>(), [Some(3), None, None]);
+    let good: Vec<Vec<u8>> = parts(1).iter().map(|part| part.bytes.to_vec()).collect();
+    let (read, end) = pieces(&reader, &objects).await;
+    assert!(read == good && end.is_ok(), "{end:?}");
+    let state = reader.get(keys::CHECKPOINT_STATE, 1000).await.unwrap();
+    assert_eq!(state.as_deref(), Some(&good[2][..]));
+    assert!(matches!(reader.get(keys::CHECKPOINT_STATE, 9).await, Err(ArtifactError::TooLarge { .. })));
+    assert_eq!(reader.get("none", 9).await.unwrap(), None);
+    // What is wrong with the optimizer is nothing to who wants the model; a bit of the last chunk is found when it comes.
+    let at = |object: &Object| stores.open(&whole.uri).unwrap().join(&object.name).unwrap();
+    at(objects[1]).delete().await.unwrap();
+    assert!(pieces(&reader, &objects[..1]).await.1.is_ok());
+    assert!(pieces(&reader, &objects).await.1.unwrap_err().to_string().contains("not there"));
+    for (place, words) in [(16 * MIB, "bytes 16777216 to 17825792"), (3, "bytes 0 to 8388608")] {
+        let mut flipped = good[0].clone();
+        flipped[place] ^= 1;
+        at(objects[0]).put(flipped.into()).await.unwrap();
+        let (read, end) = pieces(&reader, &objects[..1]).await;
+        let error = end.unwrap_err();
+        assert!(matches!(error, ArtifactError::Corrupt { .. }) && error.to_string().contains(words), "{error}");
+        assert!(read[0][..] == good[0][..place / (8 * MIB) * 8 * MIB], "no byte of a damaged chunk is handed on");
+    }
+    at(objects[0]).put(good[0][..17 * MIB - 1].to_vec().into()).await.unwrap();
+    assert!(pieces(&reader, &objects[..1]).await.1.unwrap_err().to_string().contains("it has 17825791 bytes"));
+    a_manifest_without_chunks_is_read(stores, &stores.open(&whole.uri).unwrap(), (reader.manifest(), good)).await;
+}
+
+/// As earlier releases wrote them.
+async fn a_manifest_without_chunks_is_read(
+    stores: &Stores,
+    folder: &Location,
+    (manifest, good): (&Manifest, Vec<Vec<u8>>),
+) {
+    let mut manifest = manifest.clone();
+    manifest.objects.iter_mut().for_each(|object| object.chunks = None);
+    folder.join(keys::MANIFEST).unwrap().put(manifest.to_json().unwrap().into()).await.unwrap();
+    let model = folder.join(&manifest.objects[0].name).unwrap();
+    let reader = Reader::open(stores, folder.uri()).await.unwrap();
+    let objects = [&reader.manifest().objects[0]];
+    model.put(good[0].clone().into()).await.unwrap();
+    let (read, end) = pieces(&reader, &objects).await;
+    assert!(read[..] == good[..1] && end.is_ok(), "{end:?}");
+    let mut flipped = good[0].clone();
+    flipped[17 * MIB - 1] ^= 1;
+    model.put(flipped.into()).await.unwrap();
+    let (read, end) = pieces(&reader, &objects).await;
+    assert!(read[0].is_empty() && end.unwrap_err().to_string().contains("checksum"));
 }
 
 async fn results_are_published_whole(_: &Stores, folder: &Location) {

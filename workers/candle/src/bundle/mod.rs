@@ -2,6 +2,7 @@
 //! and by `infer` to read; see `docs/model.md`. No rows and no loop here.
 
 pub mod config;
+pub mod incoming;
 mod publish;
 pub mod read;
 pub mod tensors;

@@ -2,7 +2,7 @@
 //! them, with the network that the spec gives. Everything is checked before it is used: checksums where there are some, then names, shapes,
 //! types and values of the tensors.
 
-use mlctl_artifacts::{ArtifactError, Location, checkpoint, keys};
+use mlctl_artifacts::{ArtifactError, Location, keys, manifest::Role, restore::Reader};
 use mlctl_protocol::{
     ExitClass,
     spec::{InitSpec, ModelSource, ModelSpec, is_pytorch},
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     ModelConfig,
     config::MAX_CONFIG_BYTES,
+    incoming,
     tensors::{self, OVERHEAD_BYTES},
 };
 use crate::{
@@ -35,6 +36,9 @@ pub struct Model {
 
 /// The bytes of a PyTorch file for each number of the network: those of a checkpoint in f64 with both of Adam's averages, and some more.
 const PTH_BYTES_PER_VALUE: u64 = 32;
+
+/// The largest `state.json` of a checkpoint that is read, in bytes.
+pub const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Reads the model that a spec names.
 ///
@@ -184,21 +188,30 @@ fn load_pth(job: Job<'_>, at: &Location, network: &ModelSpec, key: Option<&str>)
     })
 }
 
+/// Reads the weights of a checkpoint, and nothing of its optimizer.
 fn read_checkpoint(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
     #[derive(Deserialize)]
     struct State<'a> {
         #[serde(borrow)]
         config: &'a serde_json::value::RawValue,
     }
-    let read = checkpoint::read(job.stores, folder.uri(), memory::budget());
-    let found = job.runtime.block_on(read).map_err(|error| unreadable(&error))?;
-    let part =
-        |name: &str| found.part(name).ok_or_else(|| unusable(folder.uri(), &format!("the checkpoint has no {name}")));
-    let state: State<'_> = serde_json::from_slice(part(keys::CHECKPOINT_STATE)?)
-        .map_err(|error| unusable(folder.uri(), &format!("state.json cannot be read: {error}")))?;
-    let config = ModelConfig::from_json(state.config.get().as_bytes()).map_err(|what| unusable(folder.uri(), &what))?;
-    let weights = tensors::decode_as(part(keys::CHECKPOINT_MODEL)?, &nn::layout(&config.network))
-        .map_err(|problems| unusable(folder.uri(), &problems.join("; ")))?;
+    let unfit = |what: &str| unusable(folder.uri(), what);
+    let runtime = job.runtime;
+    let reader = runtime.block_on(Reader::open(job.stores, folder.uri())).map_err(|error| unreadable(&error))?;
+    let state =
+        runtime.block_on(reader.get(keys::CHECKPOINT_STATE, MAX_STATE_BYTES)).map_err(|error| unreadable(&error))?;
+    let state = state.ok_or_else(|| unfit(&format!("the checkpoint has no {}", keys::CHECKPOINT_STATE)))?;
+    let state: State<'_> =
+        serde_json::from_slice(&state).map_err(|error| unfit(&format!("state.json cannot be read: {error}")))?;
+    let config = ModelConfig::from_json(state.config.get().as_bytes()).map_err(|what| unfit(&what))?;
+    let layout = nn::layout(&config.network);
+    let limit = nn::values(&layout).saturating_mul(4).saturating_add(OVERHEAD_BYTES).min(memory::budget());
+    let size = reader.manifest().size_of(Role::Model);
+    if size > limit {
+        return Err(unfit(&format!("its weights have {size} bytes, and the network's {limit} at most")));
+    }
+    let weights = runtime.block_on(incoming::fetch(&reader, Role::Model)).map_err(|error| unreadable(&error))?;
+    let weights = tensors::fit(weights, &layout).map_err(|problems| unfit(&problems.join("; ")))?;
     Ok(Model { network: config.network.clone(), weights, config: Some(config) })
 }
 

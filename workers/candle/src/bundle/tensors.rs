@@ -2,17 +2,18 @@
 //! element counts, then names, shapes and types against the model's. Whether bytes are whole is for checksums to say.
 
 use bytes::Bytes;
-use candle_core::{Device, safetensors::Load};
+use candle_core::DType;
 use mlctl_artifacts::Body;
 use safetensors::{
-    Dtype, SafeTensors,
-    tensor::{Metadata, TensorInfo, TensorView},
+    Dtype,
+    tensor::{Metadata, TensorInfo},
 };
 
+use super::incoming::Incoming;
 use crate::nn::Tensors;
 
 /// The largest safetensors header read: parsing takes ten times its size in memory.
-const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_HEADER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Room in a file for what is not tensors' data.
 pub const OVERHEAD_BYTES: u64 = MAX_HEADER_BYTES + 8;
@@ -38,13 +39,20 @@ pub struct Raw {
     pub bytes: Bytes,
 }
 
+impl Raw {
+    /// As the library orders a file's tensors: the widest types first, then by name.
+    fn in_order(&self, other: &Self) -> std::cmp::Ordering {
+        other.dtype.cmp(&self.dtype).then_with(|| self.name.cmp(&other.name))
+    }
+}
+
 /// The file of some tensors, of the same bytes as [`encode`] gives, over the tensors' own memory.
 ///
 /// # Errors
 /// When a tensor's bytes are not as many as its shape says.
 pub fn file(mut tensors: Vec<Raw>) -> Result<Body, String> {
     const ALIGNMENT: usize = 8;
-    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    tensors.sort_by(Raw::in_order);
     let mut end = 0;
     let infos = tensors.iter().map(|Raw { name, dtype, shape, bytes }| {
         let data_offsets = (end, end + bytes.len());
@@ -58,12 +66,34 @@ pub fn file(mut tensors: Vec<Raw>) -> Result<Body, String> {
     Ok(Body::new([header.into()].into_iter().chain(tensors.into_iter().map(|tensor| tensor.bytes)).collect()))
 }
 
+/// The files of some tensors, none of more than `limit` bytes that has several: what one file would be, in its order, cut between tensors.
+///
+/// # Errors
+/// As [`file()`].
+pub fn files(mut tensors: Vec<Raw>, limit: usize) -> Result<Vec<Body>, String> {
+    tensors.sort_by(Raw::in_order);
+    let mut shards: Vec<(usize, Vec<Raw>)> = Vec::new();
+    for tensor in tensors {
+        let size = tensor.bytes.len();
+        match shards.last_mut() {
+            Some((taken, shard)) if taken.saturating_add(size) <= limit => {
+                *taken += size;
+                shard.push(tensor);
+            }
+            _ => shards.push((size, vec![tensor])),
+        }
+    }
+    shards.into_iter().map(|(_, shard)| file(shard)).collect()
+}
+
 /// The tensors of a file, on the CPU.
 ///
 /// # Errors
 /// What is wrong with it, for a person.
 pub fn decode(bytes: &[u8]) -> Result<Tensors, String> {
-    load(&parse(bytes)?)
+    let mut file = Incoming::new(bytes.len() as u64);
+    file.take(bytes)?;
+    file.finish()
 }
 
 /// The tensors of a file, once they are found to be those of a model: every name, shape and type.
@@ -71,12 +101,17 @@ pub fn decode(bytes: &[u8]) -> Result<Tensors, String> {
 /// # Errors
 /// What is wrong with the file, or a sentence for each tensor that is missing, unexpected, or of another shape or type.
 pub fn decode_as(bytes: &[u8], layout: &[(String, Vec<usize>)]) -> Result<Tensors, Vec<String>> {
-    let file = parse(bytes).map_err(|what| vec![what])?;
-    let problems = mismatches(layout, &file);
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    load(&file).map_err(|what| vec![what])
+    let tensors = decode(bytes).map_err(|what| vec![what])?;
+    fit(tensors, layout)
+}
+
+/// The same tensors, once they are found to be those of a model: every name, shape and type.
+///
+/// # Errors
+/// A sentence for each tensor that is missing, unexpected, or of another shape or type.
+pub fn fit(tensors: Tensors, layout: &[(String, Vec<usize>)]) -> Result<Tensors, Vec<String>> {
+    let problems = mismatches(layout, &tensors);
+    if problems.is_empty() { Ok(tensors) } else { Err(problems) }
 }
 
 /// The name of a tensor that holds a value that is not finite.
@@ -119,50 +154,28 @@ pub fn digest(tensors: &Tensors) -> candle_core::Result<String> {
 /// The one type of weights there is.
 const F32: &str = "F32";
 
-fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
-    let header = bytes.first_chunk().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
-    if header > MAX_HEADER_BYTES {
-        return Err("its header has no sane length".into());
-    }
-    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-    for (name, view) in file.tensors() {
-        // The library accepts a shape whose product overflows as long as one dimension is 0; candle panics on it.
-        if view.shape().iter().filter(|n| **n > 0).try_fold(1_usize, |product, n| product.checked_mul(*n)).is_none() {
-            return Err(format!("tensor {name:?} has the impossible shape {:?}", view.shape()));
-        }
-    }
-    Ok(file)
-}
-
-fn load(file: &SafeTensors<'_>) -> Result<Tensors, String> {
-    let load = |(name, view): (String, TensorView<'_>)| view.load(&Device::Cpu).map(|tensor| (name, tensor));
-    file.tensors().into_iter().map(load).collect::<Result<_, _>>().map_err(|error| error.to_string())
-}
-
-fn mismatches(layout: &[(String, Vec<usize>)], file: &SafeTensors<'_>) -> Vec<String> {
+fn mismatches(layout: &[(String, Vec<usize>)], tensors: &Tensors) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, shape) in layout {
-        match file.tensor(name) {
-            Err(_) => problems.push(format!("tensor {name:?} is missing")),
-            Ok(view) if view.shape() != shape || view.dtype() != Dtype::F32 => {
-                let (found, dims) = (view.dtype(), view.shape());
+        match tensors.get(name) {
+            None => problems.push(format!("tensor {name:?} is missing")),
+            Some(tensor) if tensor.dims() != shape || tensor.dtype() != DType::F32 => {
+                let (found, dims) = (tensor.dtype(), tensor.dims());
                 problems.push(format!(
                     "tensor {name:?} is {found:?} of shape {dims:?} where F32 of shape {shape:?} is needed"
                 ));
             }
-            Ok(_) => {}
+            Some(_) => {}
         }
     }
-    let mut unexpected: Vec<_> =
-        file.names().into_iter().filter(|name| layout.iter().all(|(known, _)| known != *name)).collect();
-    unexpected.sort_unstable();
-    problems.extend(unexpected.into_iter().map(|name| format!("tensor {name:?} is not one of the model's")));
+    let unexpected = tensors.keys().filter(|name| layout.iter().all(|(known, _)| known != *name));
+    problems.extend(unexpected.map(|name| format!("tensor {name:?} is not one of the model's")));
     problems
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
+    use candle_core::{Device, Tensor};
 
     use super::*;
 
@@ -203,6 +216,15 @@ mod tests {
             ("a", Dtype::F32, &[1, 2], f32s(&[1.0, 2.0])),
         ];
         assert_eq!(file(raws.clone().map(raw).to_vec()).unwrap().whole(), encode(&tensors).unwrap());
+        // In two files, each of its own header; a tensor that is larger than the limit has one for itself.
+        let shards = files(raws.clone().map(raw).to_vec(), 16).unwrap();
+        let back: Vec<Tensors> = shards.iter().map(|shard| decode(&shard.whole()).unwrap()).collect();
+        assert_eq!(
+            back.iter().map(|tensors| tensors.keys().collect::<Vec<_>>()).collect::<Vec<_>>(),
+            [vec!["a", "a_count"], vec!["b"]]
+        );
+        assert_eq!(files(raws.clone().map(raw).to_vec(), 1).unwrap().len(), 3);
+        assert_eq!(files(raws.clone().map(raw).to_vec(), 20).unwrap(), [file(raws.clone().map(raw).to_vec()).unwrap()]);
         let [mut short, ..] = raws.map(raw);
         short.shape = vec![2];
         assert!(file(vec![short]).is_err());

@@ -7,7 +7,7 @@ use mlctl_protocol::{message::ReportBody, result::CheckpointRef, spec::TrainSpec
 
 use super::{
     learner::Learner,
-    state::{self, Content, Identity, Refusal},
+    state::{self, Found, Identity, Refusal},
 };
 use crate::{fault::Fault, host::Host, nn};
 
@@ -43,13 +43,13 @@ impl Resume<'_> {
         &self,
         candidates: &[CheckpointRef],
         host: &dyn Host,
-        mut read: impl FnMut(&CheckpointRef) -> Result<Content, Unreadable>,
+        mut read: impl FnMut(&CheckpointRef) -> Result<Found, Unreadable>,
         beginning: impl FnOnce() -> Result<Learner, Fault>,
     ) -> Result<(Learner, Option<CheckpointRef>), Fault> {
         let mut skipped = Vec::new();
         for candidate in candidates {
             let why = match read(candidate) {
-                Ok(content) => match self.learner(&content, host) {
+                Ok(found) => match self.learner(found, host) {
                     Ok(learner) => {
                         host.report(ReportBody::Resumed { from: candidate.clone(), skipped })?;
                         return Ok((learner, Some(candidate.clone())));
@@ -69,8 +69,8 @@ impl Resume<'_> {
         Ok((beginning()?, None))
     }
 
-    fn learner(&self, content: &Content, host: &dyn Host) -> Result<Learner, Refusal> {
-        let restored = state::decode(content, self.identity, &nn::layout(&self.spec.model))?;
+    fn learner(&self, found: Found, host: &dyn Host) -> Result<Learner, Refusal> {
+        let restored = state::decode(found, self.identity, &nn::layout(&self.spec.model))?;
         if restored.threads != self.threads {
             let (then, now) = (restored.threads, self.threads);
             let message =

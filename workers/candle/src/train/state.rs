@@ -19,8 +19,8 @@ use crate::{bundle::tensors, fault::Fault, nn::Tensors, optim::snapshot::Snapsho
 /// The version of `state.json` this build reads and writes.
 pub const STATE_FORMAT: u32 = 1;
 
-/// The largest `state.json` read.
-const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
+/// The most bytes of tensors in a file that has several.
+const SHARD_BYTES: usize = 512 * 1024 * 1024;
 
 /// Where a run stands. With the weights and the optimizer's state, all that the next step depends on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -163,15 +163,26 @@ fn shown(version: Option<&str>, digest: &str) -> String {
     }
 }
 
-/// The bytes of a checkpoint, before they are objects and after.
+/// The bytes of a checkpoint, before they are objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
-    /// Weights as safetensors.
-    pub model: Body,
-    /// The optimizer's state as safetensors.
-    pub optimizer: Body,
+    /// Weights as safetensors, in as many files as they are large.
+    pub model: Vec<Body>,
+    /// The optimizer's state as safetensors, likewise.
+    pub optimizer: Vec<Body>,
     /// `state.json`.
     pub state: Bytes,
+}
+
+/// A checkpoint as it was read.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// `state.json`.
+    pub state: Bytes,
+    /// Weights by name, on the CPU.
+    pub model: Tensors,
+    /// The optimizer's state by name, on the CPU.
+    pub optimizer: Tensors,
 }
 
 /// `state.json` as written. `config` is the model's, for inference from a checkpoint.
@@ -264,27 +275,25 @@ impl Content {
     /// # Errors
     /// When tensors are not what they say: a bug.
     pub fn new(snapshot: Snapshot, state: Bytes) -> Result<Self, Fault> {
-        let file = |what: &str, tensors| tensors::file(tensors).map_err(|e| cannot(what, &e));
+        let file = |what: &str, tensors| tensors::files(tensors, SHARD_BYTES).map_err(|e| cannot(what, &e));
         let (model, optimizer) =
             (file("the model", snapshot.model)?, file("the optimizer's state", snapshot.optimizer)?);
         Ok(Self { model, optimizer, state })
     }
 }
 
-/// Reads a checkpoint's content for a job of this identity and a model of this layout.
+/// Takes a checkpoint over for a job of this identity and a model of this layout.
 ///
 /// # Errors
 /// See [`Refusal`].
-pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usize>)]) -> Result<Restored, Refusal> {
-    if content.state.len() > MAX_STATE_BYTES {
-        return Err(Refusal::Corrupt(format!("state.json has {} bytes", content.state.len())));
-    }
+pub fn decode(found: Found, identity: &Identity, layout: &[(String, Vec<usize>)]) -> Result<Restored, Refusal> {
+    let Found { state, model, optimizer } = found;
     let corrupt = |e: serde_json::Error| Refusal::Corrupt(format!("state.json cannot be read: {e}"));
     #[derive(Deserialize)]
     struct Version {
         format: u32,
     }
-    let version: Version = serde_json::from_slice(&content.state).map_err(corrupt)?;
+    let version: Version = serde_json::from_slice(&state).map_err(corrupt)?;
     if version.format != STATE_FORMAT {
         let found = version.format;
         return Err(Refusal::Foreign(Fault::spec(
@@ -292,7 +301,7 @@ pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usi
             "run the worker that wrote it, or submit the job anew",
         )));
     }
-    let state: StateIn = serde_json::from_slice(&content.state).map_err(corrupt)?;
+    let state: StateIn = serde_json::from_slice(&state).map_err(corrupt)?;
     let version = state.version();
     let StateIn { threads, run, identity: saved, .. } = state;
     let differences = identity.differences(&saved, version.as_deref());
@@ -302,11 +311,8 @@ pub fn decode(content: &Content, identity: &Identity, layout: &[(String, Vec<usi
             "put the spec and the data back as they were, or submit a new job",
         )));
     }
-    let unreadable = |what: &str, why: &str| Refusal::Corrupt(format!("{what} cannot be read: {why}"));
-    let model =
-        tensors::decode_as(&content.model.whole(), layout).map_err(|why| unreadable("the model", &why.join("; ")))?;
-    let optimizer =
-        tensors::decode(&content.optimizer.whole()).map_err(|why| unreadable("the optimizer's state", &why))?;
+    let unfit = |why: Vec<String>| Refusal::Corrupt(format!("the model cannot be used: {}", why.join("; ")));
+    let model = tensors::fit(model, layout).map_err(unfit)?;
     Ok(Restored { run, threads, model, optimizer })
 }
 

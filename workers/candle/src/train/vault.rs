@@ -2,10 +2,11 @@
 //! on. The only place of this room that reaches storage; when to write and what to read is decided in `saver` and `resume`.
 
 use mlctl_artifacts::{
-    ArtifactError, Body, Location,
+    ArtifactError, Body, Location, Stores,
     checkpoint::{self, Header, Part},
     keys,
     manifest::Role,
+    restore::Reader,
     spool::{Away, Kept, News, Spool, SpoolError},
 };
 use mlctl_protocol::{ExitClass, message::SpoolPlace, result::CheckpointRef};
@@ -14,9 +15,13 @@ use super::{
     flight::{Flight, Landing},
     resume::Unreadable,
     saver::Vault,
-    state::{Content, RunState},
+    state::{Content, Found, RunState},
 };
-use crate::{fault::Fault, job::Job};
+use crate::{
+    bundle::{incoming::fetch as fetch_tensors, read::MAX_STATE_BYTES},
+    fault::Fault,
+    job::Job,
+};
 
 /// Room in a checkpoint for all but tensors' data: headers, `state.json`, the manifest.
 const OVERHEAD_BYTES: u64 = 64 * 1024 * 1024;
@@ -74,11 +79,14 @@ impl Vault for ObjectVault<'_> {
             metrics: run.metrics.clone(),
         };
         let part = |name: &str, role, bytes| Part { name: name.to_owned(), role, bytes };
-        let parts = vec![
-            part(keys::CHECKPOINT_MODEL, Role::Model, content.model),
-            part(keys::CHECKPOINT_OPTIMIZER, Role::Optimizer, content.optimizer),
-            part(keys::CHECKPOINT_STATE, Role::State, content.state.into()),
-        ];
+        let mut parts = Vec::new();
+        for (what, role, files) in
+            [("model", Role::Model, content.model), ("optimizer", Role::Optimizer, content.optimizer)]
+        {
+            let count = files.len();
+            parts.extend((1..).zip(files).map(|(number, file)| part(&keys::shard(what, number, count), role, file)));
+        }
+        parts.push(part(keys::CHECKPOINT_STATE, Role::State, content.state.into()));
         let (told, flight) = Flight::begun();
         let (attempt, spool) = (self.attempt.clone(), self.spool.clone());
         runtime.spawn(async move {
@@ -126,20 +134,24 @@ fn refused(error: &ArtifactError) -> Fault {
 ///
 /// # Errors
 /// See [`Unreadable`].
-pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Content, Unreadable> {
+pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Found, Unreadable> {
     // Weights and two running averages each.
     let limit = values.saturating_mul(3 * 4).saturating_add(OVERHEAD_BYTES);
-    let checkpoint = match job.runtime.block_on(checkpoint::read(job.stores, candidate, limit)) {
-        Ok(checkpoint) => checkpoint,
-        Err(error @ ArtifactError::Unavailable { .. }) => return Err(Unreadable::Store(Fault::storage(&error))),
-        Err(error) => return Err(Unreadable::This(error.to_string())),
-    };
-    let part = |name: &str| {
-        checkpoint.part(name).cloned().ok_or_else(|| Unreadable::This(format!("{} has no {name}", candidate.uri)))
-    };
-    Ok(Content {
-        model: part(keys::CHECKPOINT_MODEL)?.into(),
-        optimizer: part(keys::CHECKPOINT_OPTIMIZER)?.into(),
-        state: part(keys::CHECKPOINT_STATE)?,
+    job.runtime.block_on(fetch(job.stores, candidate, limit)).map_err(|error| match error {
+        error @ ArtifactError::Unavailable { .. } => Unreadable::Store(Fault::storage(&error)),
+        error => Unreadable::This(error.to_string()),
     })
+}
+
+async fn fetch(stores: &Stores, candidate: &CheckpointRef, limit: u64) -> Result<Found, ArtifactError> {
+    let reader = Reader::open(stores, candidate).await?;
+    let size = reader.manifest().size_bytes();
+    if size > limit {
+        return Err(ArtifactError::TooLarge { uri: reader.uri().to_owned(), size, limit });
+    }
+    let state = reader.get(keys::CHECKPOINT_STATE, MAX_STATE_BYTES).await?;
+    let state = state.ok_or_else(|| reader.corrupt(format!("it has no {}", keys::CHECKPOINT_STATE)))?;
+    let model = fetch_tensors(&reader, Role::Model).await?;
+    let optimizer = fetch_tensors(&reader, Role::Optimizer).await?;
+    Ok(Found { state, model, optimizer })
 }

@@ -29,7 +29,7 @@ use mlworker::{
 };
 
 use super::{
-    common::{Memory, Problem, Recorder, bits, copied, reference},
+    common::{Memory, Problem, Recorder, bits, copied, found, reference},
     resume::seed,
 };
 
@@ -174,8 +174,9 @@ fn attempts_that_are_killed_with_a_checkpoint_on_its_way_come_to_the_same_bits()
             let polls = 2 + u64::from(rng.below(25));
             let host = Recorder::ordering(polls, Order::Refused("stale".into()));
             let mut slow = Slow::of(u64::from(rng.below(6)));
-            let read =
-                |_: &_| latest.clone().map(|(_, content)| content).ok_or_else(|| Unreadable::This("gone".into()));
+            let read = |_: &_| {
+                latest.as_ref().map(|(_, content)| found(content)).ok_or_else(|| Unreadable::This("gone".into()))
+            };
             let end = problem.attempt_from(&host, &mut slow, &candidates, read);
             // What was reported is durable, and no more than that.
             for step in reported(&host) {

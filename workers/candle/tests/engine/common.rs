@@ -22,6 +22,7 @@ use mlctl_protocol::{
     },
 };
 use mlworker::{
+    bundle::tensors,
     data::examples::{Answers, Examples},
     fault::Fault,
     host::{Host, Order},
@@ -33,7 +34,7 @@ use mlworker::{
         resume::{Resume, Unreadable},
         saver::{Saver, Vault},
         session::{Session, Trained, Work},
-        state::{Content, Identity, RunState},
+        state::{Content, Found, Identity, RunState},
     },
 };
 
@@ -164,7 +165,7 @@ impl Problem {
         let latest = vault.kept.last_key_value().map(|(step, content)| (*step, content.clone()));
         let candidates: Vec<_> = latest.iter().map(|(step, _)| reference(*step)).collect();
         self.attempt_from(host, vault, &candidates, |_| {
-            latest.clone().map(|(_, content)| content).ok_or_else(|| Unreadable::This("gone".into()))
+            latest.as_ref().map(|(_, content)| found(content)).ok_or_else(|| Unreadable::This("gone".into()))
         })
     }
 
@@ -174,7 +175,7 @@ impl Problem {
         host: &Recorder,
         vault: &mut dyn Vault,
         candidates: &[CheckpointRef],
-        read: impl FnMut(&CheckpointRef) -> Result<Content, Unreadable>,
+        read: impl FnMut(&CheckpointRef) -> Result<Found, Unreadable>,
     ) -> Result<Trained, Fault> {
         let (spec, device) = (&self.spec, &Device::Cpu);
         let plan = Plan::new(spec, &self.policy, self.examples.train.len())?;
@@ -198,8 +199,14 @@ impl Problem {
 
 /// The same content in memory of its own.
 pub fn copied(content: &Content) -> Content {
-    let copy = |body: &Body| Body::from(body.whole().to_vec());
+    let copy = |files: &[Body]| files.iter().map(|file| Body::from(file.whole().to_vec())).collect();
     Content { model: copy(&content.model), optimizer: copy(&content.optimizer), state: content.state.clone() }
+}
+
+/// What is read of a content that was kept.
+pub fn found(content: &Content) -> Found {
+    let decode = |files: &[Body]| files.iter().flat_map(|file| tensors::decode(&file.whole()).unwrap()).collect();
+    Found { state: content.state.clone(), model: decode(&content.model), optimizer: decode(&content.optimizer) }
 }
 
 /// A checkpoint's reference in memory.
