@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mlctl_artifacts::{keys, uri};
+use mlctl_artifacts::{keys, shards, uri};
 use mlctl_protocol::{
     JobSpec,
-    spec::{CommandSpec, DataSource, Work},
+    spec::{CommandSpec, DataSource, Work, file_set},
 };
 use rustix::fs::Access;
 use tokio::fs;
@@ -62,12 +62,34 @@ async fn canonical(roots: &[PathBuf]) -> Roots {
 async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (key, uri) in data.files_mut() {
-        match place(api, uri, roots, Kind::File).await {
+        let found = match file_set(uri) {
+            Some((folder, pattern)) => several(api, folder, pattern, roots).await,
+            None => place(api, uri, roots, Kind::File).await,
+        };
+        match found {
             Ok(kept) => *uri = kept,
             Err(wrong) => problems.push(wrong.at(&format!("{path}.{key}"))),
         }
     }
     problems
+}
+
+/// The URI to be kept for files by their folder and pattern. On a local disk one at least must be there.
+async fn several(api: &Shared, folder: &str, pattern: &str, roots: &Roots) -> Result<String, Wrong> {
+    const SYNTAX: &str = "`*` and `?` stand for parts of a name, `**/` for folders, [0-9] for one of these";
+    if let Some(why) = shards::problem(pattern) {
+        return Err(Wrong::new(format!("{pattern:?} is no pattern of files: {why}"), SYNTAX));
+    }
+    let kept = place(api, folder, roots, Kind::Folder).await?;
+    if matches!(uri::to_path(&kept), Ok(Some(_))) {
+        let found = shards::find(&api.artifacts, &kept, pattern).await;
+        let found = found.map_err(|error| Wrong::new(error.to_string(), "name a folder with these files alone"))?;
+        if found.is_empty() {
+            let which = if pattern.is_empty() { String::new() } else { format!(" that matches {pattern:?}") };
+            return Err(Wrong::new(format!("there is no file{which} in {folder}"), SYNTAX));
+        }
+    }
+    Ok(format!("{kept}/{pattern}"))
 }
 
 /// What keeps a command from running: its folder, and its program where that is named by its path. What PATH finds depends on the environment, and is found by the worker.
@@ -170,6 +192,8 @@ async fn model_of(api: &Shared, reference: &str) -> Result<Result<String, Wrong>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     File,
+    /// A folder with files of rows.
+    Folder,
     /// A folder of a model or of a checkpoint, or a file of weights.
     Model,
 }
@@ -206,8 +230,13 @@ async fn place(api: &Shared, named: &str, roots: &Roots, kind: Kind) -> Result<S
 async fn readable(named: &Path, real: &Path, kind: Kind) -> Result<(), Wrong> {
     let found = fs::metadata(real).await.map_err(|error| unreadable(named, &error))?;
     if found.is_dir() {
-        if kind == Kind::File {
-            return Err(Wrong::new(format!("{} is a folder", named.display()), "name a file in it"));
+        match kind {
+            Kind::File => {
+                let hint = "name a file in it, or end it with `/` for all in it";
+                return Err(Wrong::new(format!("{} is a folder", named.display()), hint));
+            }
+            Kind::Folder => return fs::read_dir(real).await.map(drop).map_err(|error| unreadable(named, &error)),
+            Kind::Model => {}
         }
         for name in [keys::MODEL, keys::MANIFEST] {
             if fs::metadata(real.join(name)).await.is_ok() {
@@ -219,6 +248,9 @@ async fn readable(named: &Path, real: &Path, kind: Kind) -> Result<(), Wrong> {
             message,
             "name the folder of a model or of a checkpoint, a .safetensors or a .pth file",
         ));
+    }
+    if kind == Kind::Folder {
+        return Err(Wrong::new(format!("{} is no folder", named.display()), "name a folder of files, or one file"));
     }
     // Opening a pipe would wait for its writer, for ever.
     if !found.is_file() {

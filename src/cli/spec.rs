@@ -9,7 +9,7 @@ use std::{
 
 use mlctl_protocol::{
     JobSpec,
-    spec::{CommandSpec, DataSource, MAX_SPEC_BYTES, Work},
+    spec::{CommandSpec, DataSource, MAX_SPEC_BYTES, Work, file_set},
 };
 
 use super::{Failure, exit::Exit};
@@ -315,12 +315,16 @@ fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
     data.chain(model.map(|(path, from)| (path.to_owned(), from, Kind::Model)))
 }
 
-/// A path as a `file://` URI; nothing for what has a scheme already.
+/// A path as a `file://` URI; nothing for what has a scheme already. A pattern is kept as it is behind its folder.
 fn absolute(uri: &str, folder: &Path) -> Option<String> {
     if uri.is_empty() || uri.contains("://") {
         return None;
     }
-    absolute_in(folder, Path::new(uri)).to_str().map(|path| format!("file://{path}"))
+    let (path, rest) = match file_set(uri) {
+        Some((path, pattern)) => (path, format!("/{pattern}")),
+        None => (uri, String::new()),
+    };
+    absolute_in(folder, Path::new(path)).to_str().map(|path| format!("file://{path}{rest}"))
 }
 
 /// A problem where it was written.
@@ -334,12 +338,19 @@ pub fn placed(document: &Document, found: rules::Problem) -> Problem {
 
 /// Whether a file is plainly not there. One that this user may not look at may still be the daemon's to read.
 fn missing(document: &Document, path: &str, uri: &str, kind: Kind) -> Option<Problem> {
-    let file = Path::new(uri.strip_prefix("file://")?);
+    let several = if kind == Kind::Data { file_set(uri) } else { None };
+    let file = Path::new(several.map_or(uri, |(folder, _)| folder).strip_prefix("file://")?);
     let wanted = if kind == Kind::Data { "a file of rows" } else { "a model's folder, a .safetensors or a .pth file" };
     match file.metadata() {
-        Ok(found) if found.is_dir() && kind == Kind::Data => {
-            Some(document.problem(path, format!("{} is a folder", file.display())).hint(format!("name {wanted} in it")))
+        Ok(found) if several.is_some() && !found.is_dir() => {
+            let hint = "name a folder, `data/`, or a pattern of files in one, `data/part-*.csv`";
+            Some(document.problem(path, format!("{} is no folder", file.display())).hint(hint))
         }
+        Ok(found) if several.is_none() && found.is_dir() && kind == Kind::Data => Some(
+            document
+                .problem(path, format!("{} is a folder", file.display()))
+                .hint(format!("name {wanted} in it, or end it with `/` for all in it")),
+        ),
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let problem = document.problem(path, format!("{} does not exist", file.display()));

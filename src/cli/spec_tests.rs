@@ -77,6 +77,17 @@ fn paths_are_relative_to_the_spec_and_to_the_working_directory_in_flags() {
 }
 
 #[test]
+fn several_files_are_named_relative_to_the_spec_as_one_is() {
+    for (written, kept) in
+        [("data/", "data/"), ("./data/../data/d*.csv", "data/d*.csv"), ("**/[d]*.csv", "**/[d]*.csv")]
+    {
+        let desk = Desk::new(&GOOD.replace("data/digits.csv", written));
+        let spec = desk.load(&Overlay::default()).unwrap();
+        assert_eq!(uri(&spec), format!("file://{}/jobs/{kept}", desk.root()));
+    }
+}
+
+#[test]
 fn flags_lie_over_the_file() {
     let desk = Desk::new(GOOD);
     let spec = desk
@@ -144,6 +155,8 @@ fn a_file_that_is_not_there_is_missed_before_the_job_is_submitted() {
         ("data/zzz", "HOME/jobs/data/zzz does not exist|expected a file of rows"),
         ("date/digits.csv", "does not exist|no folder HOME/jobs/date either"),
         ("data", "HOME/jobs/data is a folder|name a file of rows in it"),
+        ("date/*.csv", "HOME/jobs/date does not exist"),
+        ("data/digits.csv/", "HOME/jobs/data/digits.csv is no folder|a pattern of files in one"),
     ] {
         let desk = Desk::new(&GOOD.replace("data/digits.csv", path));
         let said = desk.load(&Overlay::default()).unwrap_err().replace(&desk.root(), "HOME");

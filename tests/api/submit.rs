@@ -176,7 +176,12 @@ async fn data_must_be_there() {
         (path("none.csv"), "does not exist"),
         (format!("file://{}", path("none.csv")), "does not exist"),
         (path("x.csv/y"), "no folder"),
-        (format!("{}/", dir.display()), "is a folder"),
+        (format!("{}", dir.display()), "is a folder"),
+        (path("x.csv/"), "is no folder"),
+        (path("none/*.csv"), "does not exist"),
+        (path("z*.csv"), "no file that matches \"z*.csv\""),
+        (path("[.csv"), "is no pattern"),
+        ("s3://bucket/*.csv".into(), "names a bucket"),
         (path("pipe"), "not a regular file"),
         ("x.csv".into(), "absolute path"),
         ("file://x.csv".into(), "absolute path"),
@@ -193,6 +198,12 @@ async fn data_must_be_there() {
         let spec: SpecView = rig.get(&format!("/v1/jobs/{}/spec", view.id)).await;
         let kept = serde_json::to_value(&spec.spec).unwrap();
         assert_eq!(kept["train"]["data"]["uri"], format!("file://{}", path("x.csv")));
+    }
+    for (key, pattern) in [("three", "?.csv"), ("four", "")] {
+        let view: JobView = rig.post("/v1/jobs", submission(csv(&path(pattern)), key)).await;
+        let spec: SpecView = rig.get(&format!("/v1/jobs/{}/spec", view.id)).await;
+        let kept = serde_json::to_value(&spec.spec).unwrap();
+        assert_eq!(kept["train"]["data"]["uri"], format!("file://{}", path(pattern)));
     }
     rig.end_server().await;
 }
@@ -211,10 +222,15 @@ async fn data_must_be_where_jobs_may_read() {
     symlink(root.join("sub"), outside.join("way-in")).unwrap();
     let rig = Rig::with(|_, config| config.data_roots = vec![root.clone(), "/no/such/root".into()]).await;
     let shown = |path: std::path::PathBuf| path.display().to_string();
-    for path in [outside.join("x.csv"), root.join("way-out/x.csv"), root.with_file_name("data-of-others.csv")] {
+    let others = root.with_file_name("data-of-others.csv");
+    for path in
+        [outside.join("x.csv"), outside.join("*.csv"), root.join("way-out/x.csv"), root.join("way-out/*"), others]
+    {
         let found = problem(&rig, csv(&shown(path))).await;
         assert!(found.message.contains("none of the folders"), "{found:?}");
     }
+    let found = problem(&rig, csv(&shown(root.join("**/*.csv")))).await;
+    assert!(found.message.contains("leads out"), "{found:?}");
     assert!(problem(&rig, csv(&shown(root.join("sub/none.csv")))).await.message.contains("does not exist"));
     for (key, path) in [("in", root.join("sub/x.csv")), ("link", outside.join("way-in/x.csv"))] {
         let view: JobView = rig.post("/v1/jobs", submission(csv(&shown(path)), key)).await;

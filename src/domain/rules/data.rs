@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mlctl_protocol::spec::{DataSource, Loss, ModelSpec};
+use mlctl_protocol::spec::{DataSource, Loss, ModelSpec, file_set};
 
 use super::Problem;
 
@@ -16,13 +16,15 @@ const MAX_VALUES: u64 = 1 << 34;
 pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
     let mut found = Vec::new();
     match data {
-        DataSource::Csv { uri, targets, features } | DataSource::Jsonl { uri, targets, features } => {
-            found.extend(self::uri(&format!("{path}.uri"), uri));
+        DataSource::Csv { uri, targets, features }
+        | DataSource::Jsonl { uri, targets, features }
+        | DataSource::Parquet { uri, targets, features } => {
+            found.extend(place(&format!("{path}.uri"), uri));
             found.extend(columns(path, targets, features));
         }
         DataSource::Npy { uri, targets_uri } => {
-            found.extend(self::uri(&format!("{path}.uri"), uri));
-            found.extend(targets_uri.as_ref().and_then(|uri| self::uri(&format!("{path}.targets_uri"), uri)));
+            found.extend(place(&format!("{path}.uri"), uri));
+            found.extend(targets_uri.as_ref().and_then(|uri| place(&format!("{path}.targets_uri"), uri)));
         }
         DataSource::Randn { rows, features, targets, .. } => {
             let columns = u64::from(*features) + u64::from(*targets);
@@ -57,6 +59,14 @@ fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> 
         }
     }
     found
+}
+
+/// What is wrong with where rows are: one file, or the folder of several.
+fn place(path: &str, named: &str) -> Option<Problem> {
+    match file_set(named) {
+        Some((folder, _)) => uri(path, &format!("{folder}/")),
+        None => uri(path, named),
+    }
 }
 
 /// Whether a text names a file in a way that is understood: `file://`, an absolute path or `s3://`, with nothing in it that has two readings.
@@ -110,8 +120,8 @@ pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Opt
     let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return Vec::new() };
     let (features, targets) = match data {
         DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
-        // A key may have an array of any length.
-        DataSource::Jsonl { .. } | DataSource::Npy { .. } => (None, None),
+        // A key or a column may have a list of any length.
+        DataSource::Jsonl { .. } | DataSource::Npy { .. } | DataSource::Parquet { .. } => (None, None),
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();

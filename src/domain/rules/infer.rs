@@ -26,7 +26,7 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
             let message = "neither generated data nor an array has a column that names its rows";
             found.push(Problem::new("infer.id_column", message, "leave it out: rows are numbered from 0"));
         }
-        (DataSource::Csv { .. } | DataSource::Jsonl { .. }, Some(_)) => {}
+        (DataSource::Csv { .. } | DataSource::Jsonl { .. } | DataSource::Parquet { .. }, Some(_)) => {}
     }
     found
 }

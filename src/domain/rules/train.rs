@@ -28,7 +28,9 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
 /// Whether there is something to learn, of the kind that the loss takes.
 fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {
     let (path, count) = match data {
-        DataSource::Csv { targets, .. } | DataSource::Jsonl { targets, .. } => ("train.data.targets", targets.len()),
+        DataSource::Csv { targets, .. } | DataSource::Jsonl { targets, .. } | DataSource::Parquet { targets, .. } => {
+            ("train.data.targets", targets.len())
+        }
         DataSource::Npy { targets_uri: Some(_), .. } => return None,
         DataSource::Npy { targets_uri: None, .. } => {
             let hint = "name its file, for example targets_uri = \"y.npy\"";

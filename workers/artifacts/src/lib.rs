@@ -20,6 +20,7 @@ pub mod probe;
 pub mod publish;
 pub mod restore;
 mod s3;
+pub mod shards;
 pub mod spool;
 mod stores;
 pub mod streams;

@@ -16,6 +16,8 @@ const PIECE_BYTES: u64 = transfer::PART_BYTES as u64;
 pub struct Pieces {
     at: Location,
     size: u64,
+    /// Where reading ends: the size, unless a range was asked for.
+    end: u64,
     /// What names this version of the object, where the store has such a thing.
     version: Option<String>,
     asked: u64,
@@ -27,12 +29,34 @@ pub struct Pieces {
 impl Pieces {
     pub(crate) const fn new(at: Location, size: u64, version: Option<String>) -> Self {
         let depth = if at.is_remote() { transfer::PARALLEL } else { 1 };
-        Self { at, size, version, asked: 0, depth, ahead: VecDeque::new() }
+        Self { at, size, end: size, version, asked: 0, depth, ahead: VecDeque::new() }
     }
 
     /// Begins at this byte instead of the first. Before anything is read.
     pub fn skip(&mut self, bytes: u64) {
         self.asked = bytes.min(self.size);
+    }
+
+    /// The same version of the object, from one byte to before another; nothing is asked of the store yet.
+    #[must_use]
+    pub fn range(&self, range: Range<u64>) -> Self {
+        let end = range.end.min(self.size);
+        let (at, version) = (self.at.clone(), self.version.clone());
+        Self {
+            at,
+            size: self.size,
+            end,
+            version,
+            asked: range.start.min(end),
+            depth: self.depth,
+            ahead: VecDeque::new(),
+        }
+    }
+
+    /// What tells this version of the object from others, of whatever store: of a local file it is made of its number, size and time.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// What the store calls this version of the object, its ETag; `None` for a local file, which has no such thing.
@@ -64,7 +88,7 @@ impl Pieces {
     }
 
     fn fetch(&mut self) -> Option<JoinHandle<Result<Bytes, ArtifactError>>> {
-        let range: Range<u64> = self.asked..self.size.min(self.asked + PIECE_BYTES);
+        let range: Range<u64> = self.asked..self.end.min(self.asked + PIECE_BYTES);
         if range.is_empty() {
             return None;
         }
@@ -104,6 +128,10 @@ mod tests {
             rest.skip(size.saturating_sub(3));
             let last = rest.next().await.unwrap().unwrap_or_default();
             assert_eq!(last, content.slice(content.len().saturating_sub(3)..), "{size}: the end alone");
+            let mut middle = at.pieces(size).await.unwrap().range(1..4);
+            let found = middle.next().await.unwrap().unwrap_or_default();
+            assert_eq!(found, content.slice(content.len().min(1)..content.len().min(4)), "{size}: the middle alone");
+            assert!(middle.next().await.unwrap().is_none());
         }
     }
 

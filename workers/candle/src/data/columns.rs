@@ -18,6 +18,13 @@ pub struct Column {
     at: usize,
 }
 
+impl Column {
+    /// Its place from 0.
+    pub(super) const fn place(&self) -> usize {
+        self.at
+    }
+}
+
 /// What a job wants of a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted<'a> {
@@ -30,7 +37,7 @@ pub struct Wanted<'a> {
 }
 
 /// The columns found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Columns {
     /// To learn from, in order.
     pub features: Vec<Column>,
@@ -45,8 +52,12 @@ pub struct Columns {
 /// What is wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRow {
-    /// Its number from 0.
+    /// Its number from 0, in its file.
     pub row: u64,
+    /// Rows of the files before, where there are several.
+    pub before: u64,
+    /// Its file's name, where there are several.
+    pub file: Option<String>,
     /// The line it begins on, in a file that has lines.
     pub line: Option<u64>,
     /// The column, where it is one.
@@ -57,6 +68,9 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}, ")?;
+        }
         write!(f, "row {}", self.row)?;
         if let Some(line) = self.line {
             write!(f, " (line {line})")?;
@@ -72,14 +86,28 @@ impl BadRow {
     /// The end of a job that cannot do without this row.
     #[must_use]
     pub fn into_fault(self, uri: &str) -> Fault {
+        let bad = Self { file: None, ..self };
         Fault::spec(
-            format!("{uri}: {self}"),
+            format!("{uri}: {bad}"),
             "correct the row or take it out; rows are counted from 0, lines from 1, a header's too",
         )
     }
 
     fn of(record: Record<'_>, column: Option<&Column>, what: String) -> Self {
-        Self { row: record.row, line: Some(record.line), column: column.map(|column| column.name.clone()), what }
+        let line = Some(record.line);
+        Self { line, ..Self::of_row(record.row, column.map(|column| column.name.clone()), what) }
+    }
+
+    /// One of a file that has no lines.
+    #[must_use]
+    pub const fn of_row(row: u64, column: Option<String>, what: String) -> Self {
+        Self { row, before: 0, file: None, line: None, column, what }
+    }
+
+    /// Its number from 0, over all files.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.before + self.row
     }
 }
 
@@ -113,6 +141,15 @@ impl Columns {
         }
         twice(features.iter().chain(&targets))?;
         Ok(Self { features, targets, id, width: header.len() })
+    }
+
+    /// Those of a table whose first columns are features and whose others are targets.
+    #[must_use]
+    pub fn in_order(header: &[String], features: usize) -> Self {
+        let column = |(at, name): (usize, &String)| Column { name: name.clone(), at };
+        let targets = header.iter().enumerate().skip(features).map(column).collect();
+        let features = header.iter().enumerate().take(features).map(column).collect();
+        Self { features, targets, id: None, width: header.len() }
     }
 
     /// Appends the numbers of a record's features.
@@ -211,7 +248,7 @@ fn parse<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
 }
 
 /// A field as a message shows it.
-fn shown(bytes: &[u8]) -> String {
+pub(super) fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     match text.char_indices().nth(SHOWN) {
         _ if text.is_empty() => "nothing".into(),

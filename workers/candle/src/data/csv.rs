@@ -6,9 +6,9 @@ use csv_core::ReadRecordResult;
 
 use super::{
     record::{MAX_COLUMNS, MAX_RECORD_BYTES, Record},
-    stream::Stream,
+    stream::{Access, Stream},
 };
-use crate::{fault::Fault, job::Job};
+use crate::fault::Fault;
 
 /// A file being read.
 pub struct Reader<'a> {
@@ -21,6 +21,8 @@ pub struct Reader<'a> {
     header: Vec<String>,
     /// The line that the next byte is on, from 1.
     line: u64,
+    /// The line that the current record begins on.
+    begun: u64,
     /// Records read after the header.
     rows: u64,
     text: Vec<u8>,
@@ -40,15 +42,16 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When the file cannot be read or has no header.
-    pub fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
+    pub fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
         let mut reader = Self {
-            stream: Stream::open(job, uri)?,
+            stream: Stream::open(access, uri)?,
             piece: Bytes::new(),
             at: 0,
             ended: false,
             core: csv_core::Reader::new(),
             header: Vec::new(),
             line: 1,
+            begun: 1,
             rows: 0,
             text: vec![0; 4096],
             ends: vec![0; 64],
@@ -64,21 +67,26 @@ impl<'a> Reader<'a> {
         &self.header
     }
 
-    /// The file.
-    #[must_use]
-    pub fn uri(&self) -> &str {
+    fn uri(&self) -> &str {
         self.stream.uri()
     }
 
-    /// The next record; `None` at the end of the file.
+    /// Goes to the next record; false at the end of the file.
     ///
     /// # Errors
     /// When the file cannot be read on, or a record is longer than [`MAX_RECORD_BYTES`].
-    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, Fault> {
-        let Some(line) = self.read()? else { return Ok(None) };
-        let row = self.rows;
+    pub fn advance(&mut self) -> Result<bool, Fault> {
+        let Some(line) = self.read()? else { return Ok(false) };
+        self.begun = line;
         self.rows += 1;
-        Ok(Some(Record { row, line, wrong: None, text: &self.text, ends: &self.ends[..self.fields] }))
+        Ok(true)
+    }
+
+    /// The current record.
+    #[must_use]
+    pub fn record(&self) -> Record<'_> {
+        let row = self.rows.saturating_sub(1);
+        Record { row, line: self.begun, wrong: None, text: &self.text, ends: &self.ends[..self.fields] }
     }
 
     /// What the store calls this version of the file, where it has such a thing.

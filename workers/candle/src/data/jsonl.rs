@@ -2,7 +2,7 @@
 //! the keys of the first line, in its order; a key that a later line lacks is an empty field of it. A key with an array of numbers is a column for each,
 //! `x[0]`, `x[1]` and so on, and every line has as many.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{
@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 
 use super::{
     record::{MAX_COLUMNS, MAX_RECORD_BYTES, Record},
-    stream::Stream,
+    stream::{Access, Stream},
 };
-use crate::{fault::Fault, job::Job};
+use crate::fault::Fault;
 
 /// What a line must look like.
 const EXAMPLE: &str =
@@ -25,10 +25,7 @@ const EXAMPLE: &str =
 pub struct Reader<'a> {
     stream: Stream<'a>,
     chunk: Bytes,
-    header: Vec<String>,
-    keys: Vec<Slot>,
-    /// The place of each key.
-    places: HashMap<String, usize>,
+    keys: Arc<Keys>,
     /// The current line, its end apart.
     text: Vec<u8>,
     /// Its number, from 1.
@@ -42,7 +39,32 @@ pub struct Reader<'a> {
     wrong: Option<String>,
 }
 
+/// The keys of the first line, which all lines have.
+#[derive(Debug, Default)]
+pub struct Keys {
+    header: Vec<String>,
+    slots: Vec<Slot>,
+    /// The place of each key.
+    places: HashMap<String, usize>,
+}
+
+impl Keys {
+    /// Takes them from a line.
+    fn of(line: &[u8]) -> serde_json::Result<Self> {
+        let Object(entries) = serde_json::from_slice(line)?;
+        let slot = |(key, value): (Key<'_>, &RawValue)| Slot {
+            key: key.0.into_owned(),
+            array: array(value).map(|items| items.len()),
+        };
+        let slots: Vec<_> = entries.into_iter().map(slot).collect();
+        let header = slots.iter().flat_map(Slot::columns).collect();
+        let places = slots.iter().enumerate().map(|(place, slot)| (slot.key.clone(), place)).collect();
+        Ok(Self { header, slots, places })
+    }
+}
+
 /// A key of the first line.
+#[derive(Debug)]
 struct Slot {
     key: String,
     /// How many numbers it has where it has an array.
@@ -107,69 +129,75 @@ impl fmt::Debug for Reader<'_> {
 }
 
 impl<'a> Reader<'a> {
-    /// Opens a file and takes the names of the columns from its first line.
+    /// Opens a file. The names of the columns are those of its first line, unless other keys are given: then it is one of several files, and may be
+    /// empty.
     ///
     /// # Errors
     /// When the file cannot be read, is empty, or does not begin with a JSON object.
-    pub fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
+    pub fn open(access: &Access<'a>, uri: &str, keys: Option<Arc<Keys>>) -> Result<Self, Fault> {
         let mut reader = Self {
-            stream: Stream::open(job, uri)?,
+            stream: Stream::open(access, uri)?,
             chunk: Bytes::new(),
-            header: Vec::new(),
-            keys: Vec::new(),
-            places: HashMap::new(),
+            keys: keys.clone().unwrap_or_default(),
             text: Vec::new(),
             line: 0,
-            pending: true,
+            pending: false,
             rows: 0,
             fields: Vec::new(),
             ends: Vec::new(),
             wrong: None,
         };
+        if keys.is_some() {
+            return Ok(reader);
+        }
         if !reader.read_line()? {
             return Err(Fault::spec(format!("{} is empty", reader.uri()), EXAMPLE));
         }
-        let Object(entries) = serde_json::from_slice(&reader.text).map_err(|error| {
+        let keys = Keys::of(&reader.text).map_err(|error| {
             Fault::spec(format!("{}, line {}: {}", reader.uri(), reader.line, problem(&error)), EXAMPLE)
         })?;
-        let slot = |(key, value): (Key<'_>, &RawValue)| Slot {
-            key: key.0.into_owned(),
-            array: array(value).map(|items| items.len()),
-        };
-        reader.keys = entries.into_iter().map(slot).collect();
-        reader.header = reader.keys.iter().flat_map(Slot::columns).collect();
-        if reader.header.len() > MAX_COLUMNS {
+        if keys.header.len() > MAX_COLUMNS {
             return Err(reader.too_long("columns", MAX_COLUMNS));
         }
-        reader.places = reader.keys.iter().enumerate().map(|(place, slot)| (slot.key.clone(), place)).collect();
+        reader.keys = Arc::new(keys);
+        reader.pending = true;
         Ok(reader)
+    }
+
+    /// The keys, for another file with the same ones.
+    #[must_use]
+    pub fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys)
     }
 
     /// The names of the columns.
     #[must_use]
     pub fn header(&self) -> &[String] {
-        &self.header
+        &self.keys.header
     }
 
-    /// The file.
-    #[must_use]
-    pub fn uri(&self) -> &str {
+    fn uri(&self) -> &str {
         self.stream.uri()
     }
 
-    /// The next record; `None` at the end of the file.
+    /// Goes to the next record; false at the end of the file.
     ///
     /// # Errors
     /// When the file cannot be read on, or a line is longer than [`MAX_RECORD_BYTES`].
-    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, Fault> {
+    pub fn advance(&mut self) -> Result<bool, Fault> {
         if !std::mem::take(&mut self.pending) && !self.read_line()? {
-            return Ok(None);
+            return Ok(false);
         }
-        let row = self.rows;
         self.rows += 1;
         self.split();
-        let wrong = self.wrong.as_deref();
-        Ok(Some(Record { row, line: self.line, wrong, text: &self.fields, ends: &self.ends }))
+        Ok(true)
+    }
+
+    /// The current record.
+    #[must_use]
+    pub fn record(&self) -> Record<'_> {
+        let (row, wrong) = (self.rows.saturating_sub(1), self.wrong.as_deref());
+        Record { row, line: self.line, wrong, text: &self.fields, ends: &self.ends }
     }
 
     /// What the store calls this version of the file, where it has such a thing.
@@ -196,15 +224,15 @@ impl<'a> Reader<'a> {
                 return;
             }
         };
-        let mut values = vec![None; self.keys.len()];
+        let mut values = vec![None; self.keys.slots.len()];
         for (at, (Key(key), value)) in entries.into_iter().enumerate() {
             // Lines are mostly alike, and then nothing is to be looked up.
-            let alike = self.keys.get(at).is_some_and(|slot| slot.key == key);
-            if let Some(place) = if alike { Some(at) } else { self.places.get(key.as_ref()).copied() } {
+            let alike = self.keys.slots.get(at).is_some_and(|slot| slot.key == key);
+            if let Some(place) = if alike { Some(at) } else { self.keys.places.get(key.as_ref()).copied() } {
                 values[place] = Some(value);
             }
         }
-        for (slot, value) in self.keys.iter().zip(values) {
+        for (slot, value) in self.keys.slots.iter().zip(values) {
             if let Err(wrong) = slot.fields(value, &mut self.fields, &mut self.ends) {
                 self.wrong = Some(wrong);
                 return;

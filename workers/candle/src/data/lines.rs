@@ -1,7 +1,7 @@
 //! A file of text with named columns, CSV or JSONL: one way to read both, record by record.
 
 use super::{csv, jsonl, record::Record};
-use crate::{fault::Fault, job::Job};
+use crate::fault::Fault;
 
 /// A file being read.
 #[derive(Debug)]
@@ -12,23 +12,7 @@ pub enum Lines<'a> {
     Jsonl(Box<jsonl::Reader<'a>>),
 }
 
-impl<'a> Lines<'a> {
-    /// Opens a CSV file.
-    ///
-    /// # Errors
-    /// When it cannot be read or has no header.
-    pub fn csv(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
-        csv::Reader::open(job, uri).map(|reader| Self::Csv(Box::new(reader)))
-    }
-
-    /// Opens a JSONL file.
-    ///
-    /// # Errors
-    /// When it cannot be read or does not begin with an object.
-    pub fn jsonl(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
-        jsonl::Reader::open(job, uri).map(|reader| Self::Jsonl(Box::new(reader)))
-    }
-
+impl Lines<'_> {
     /// The names of the columns.
     #[must_use]
     pub fn header(&self) -> &[String] {
@@ -38,23 +22,23 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The file.
-    #[must_use]
-    pub fn uri(&self) -> &str {
-        match self {
-            Self::Csv(reader) => reader.uri(),
-            Self::Jsonl(reader) => reader.uri(),
-        }
-    }
-
-    /// The next record; `None` at the end of the file.
+    /// Goes to the next record; false at the end of the file.
     ///
     /// # Errors
     /// When the file cannot be read on, or a record is too long.
-    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, Fault> {
+    pub fn advance(&mut self) -> Result<bool, Fault> {
         match self {
-            Self::Csv(reader) => reader.next_record(),
-            Self::Jsonl(reader) => reader.next_record(),
+            Self::Csv(reader) => reader.advance(),
+            Self::Jsonl(reader) => reader.advance(),
+        }
+    }
+
+    /// The current record.
+    #[must_use]
+    pub fn record(&self) -> Record<'_> {
+        match self {
+            Self::Csv(reader) => reader.record(),
+            Self::Jsonl(reader) => reader.record(),
         }
     }
 

@@ -2,20 +2,21 @@
 //! half of the memory that was available.
 
 use mlctl_protocol::{
+    ExitClass,
     progress::Progress,
     spec::{DataSource, Loss, ModelSpec, TrainSpec},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    columns::{Column, Columns, Wanted},
+    columns::{Column, Wanted},
     examples::{Answers, Examples},
-    lines::Lines,
     memory,
-    npy::Arrays,
-    randn::{self, Table},
+    randn::{self, Table as Letter},
     scaling::Scaler,
     split::divide,
+    stream::Access,
+    table::Table,
 };
 use crate::{fault::Fault, job::Job, orders::Orders};
 
@@ -70,27 +71,22 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
         outputs: layers.last().copied().unwrap_or(0),
         loss: spec.loss,
     };
-    let Read { features, targets, mut rows, content_digest, version } = match &spec.data {
-        DataSource::Csv { uri, targets, features } => {
-            read_lines(job, Lines::csv(job, uri)?, Wanted { features, targets, id: None }, shape)?
-        }
-        DataSource::Jsonl { uri, targets, features } => {
-            read_lines(job, Lines::jsonl(job, uri)?, Wanted { features, targets, id: None }, shape)?
-        }
-        DataSource::Npy { uri, targets_uri } => {
-            read_arrays(job, Arrays::open(job, uri, targets_uri.as_deref())?, shape)?
-        }
-        DataSource::Randn { rows, features, targets, seed } => {
+    let table = Table::open(&Access::of(job), &spec.data)?;
+    let Read { features, targets, mut rows, content_digest, version, table } = match (table, &spec.data) {
+        (Some(table), source) => read(job, table, wanted(source), shape)?,
+        (None, DataSource::Randn { rows, features, targets, seed }) => {
             shape.check(*features as usize, *targets as usize)?;
             let generated = generate(*seed, *rows, (*features, *targets), shape)?;
             Read {
-                features: randn::names(Table::Features, *features),
-                targets: randn::names(Table::Targets, *targets),
+                features: randn::names(Letter::Features, *features),
+                targets: randn::names(Letter::Targets, *targets),
                 rows: generated,
                 content_digest: randn_digest(&spec.data),
                 version: None,
+                table: None,
             }
         }
+        (None, _) => return Err(Fault::new(ExitClass::Crash, "the data has neither files nor a generator")),
     };
     let count = u32::try_from(rows.count)
         .map_err(|_| Fault::spec("the data has more than 4,294,967,295 rows", "split it, or take a sample"))?;
@@ -102,9 +98,11 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
     let scaler = Scaler::fit(spec.scaling, &rows.features, width, &parts.train);
     for (number, row) in rows.features.chunks_mut(width).enumerate() {
         if let Some(column) = scaler.apply(row) {
-            let name = &features[column];
+            let (name, number) = (&features[column], number as u64);
+            let (uri, row) = table.as_ref().map_or(("", number), |table| table.place(number));
+            let colon = if uri.is_empty() { "" } else { ": " };
             return Err(Fault::spec(
-                format!("row {number}, column {name:?}: the value is too large once it is scaled"),
+                format!("{uri}{colon}row {row}, column {name:?}: the value is too large once it is scaled"),
                 "look for a wrong value in that row, or take scaling = \"none\"",
             ));
         }
@@ -161,61 +159,47 @@ impl Shape {
 }
 
 /// What a source gave.
-struct Read {
+struct Read<'a> {
     features: Vec<String>,
     targets: Vec<String>,
     rows: Rows,
     content_digest: String,
     version: Option<String>,
+    /// Where the rows came from, unless they were generated.
+    table: Option<Table<'a>>,
 }
 
-fn read_lines(job: Job<'_>, mut lines: Lines<'_>, wanted: Wanted<'_>, shape: Shape) -> Result<Read, Fault> {
-    let columns = Columns::find(lines.uri(), lines.header(), wanted)?;
-    shape.check(columns.features.len(), columns.targets.len())?;
-    let uri = lines.uri().to_owned();
-    let (mut features, mut answers) = (Vec::new(), shape.empty(columns.targets.len()));
-    let mut look = Look::new(job, columns.features.len() + columns.targets.len());
-    while let Some(record) = lines.next_record()? {
-        let read = columns.features(record, &mut features).and_then(|()| match &mut answers {
-            Answers::Classes(classes) => columns.class(record, shape.outputs).map(|class| classes.push(class)),
-            Answers::Values { values, .. } => columns.targets(record, values),
-        });
-        read.map_err(|bad| bad.into_fault(&uri))?;
-        look.count()?;
+/// The columns that a spec names.
+pub(crate) fn wanted(source: &DataSource) -> Wanted<'_> {
+    match source {
+        DataSource::Csv { features, targets, .. }
+        | DataSource::Jsonl { features, targets, .. }
+        | DataSource::Parquet { features, targets, .. } => Wanted { features, targets, id: None },
+        DataSource::Npy { .. } | DataSource::Randn { .. } => Wanted::default(),
     }
-    let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect();
-    Ok(Read {
-        features: names(&columns.features),
-        targets: names(&columns.targets),
-        rows: Rows { features, answers, count: look.count },
-        content_digest: lines.content_digest(),
-        version: lines.version(),
-    })
 }
 
-fn read_arrays(job: Job<'_>, mut arrays: Arrays<'_>, shape: Shape) -> Result<Read, Fault> {
-    let (width, target_width) = arrays.widths();
-    shape.check(width, target_width)?;
-    check_budget(arrays.rows(), width + target_width, memory::budget())?;
-    let uri = arrays.uri().to_owned();
-    let (mut features, mut answers) = (Vec::new(), shape.empty(target_width));
-    let mut look = Look::new(job, width + target_width);
-    while arrays.next_row()?.is_some() {
-        let read = arrays.features(&mut features).and_then(|()| match &mut answers {
-            Answers::Classes(classes) => arrays.class(shape.outputs).map(|class| classes.push(class)),
-            Answers::Values { values, .. } => arrays.targets(values),
+fn read<'a>(job: Job<'a>, mut table: Table<'a>, wanted: Wanted<'_>, shape: Shape) -> Result<Read<'a>, Fault> {
+    let columns = table.select(wanted)?;
+    let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let (names, target_names) = (names(&columns.features), names(&columns.targets));
+    shape.check(names.len(), target_names.len())?;
+    if let Some(rows) = table.total() {
+        check_budget(rows, names.len() + target_names.len(), memory::budget())?;
+    }
+    let (mut features, mut answers) = (Vec::new(), shape.empty(target_names.len()));
+    let mut look = Look::new(job, names.len() + target_names.len());
+    while let Some(row) = table.next_row()? {
+        let read = row.features(&mut features).and_then(|()| match &mut answers {
+            Answers::Classes(classes) => row.class(shape.outputs).map(|class| classes.push(class)),
+            Answers::Values { values, .. } => row.targets(values),
         });
-        read.map_err(|bad| bad.into_fault(&uri))?;
+        read.map_err(|bad| bad.into_fault(row.uri()))?;
         look.count()?;
     }
-    let names = |table, width| randn::names(table, u32::try_from(width).unwrap_or(u32::MAX));
-    Ok(Read {
-        features: names(Table::Features, width),
-        targets: names(Table::Targets, target_width),
-        rows: Rows { features, answers, count: look.count },
-        content_digest: arrays.content_digest(),
-        version: arrays.version(),
-    })
+    let (content_digest, version) = (table.content_digest(), table.version());
+    let rows = Rows { features, answers, count: look.count };
+    Ok(Read { features: names, targets: target_names, rows, content_digest, version, table: Some(table) })
 }
 
 /// Looks up from reading once in a while: for orders, and whether what was read still fits.
@@ -259,8 +243,8 @@ fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape)
     let (width, target_width) = (features as usize, targets as usize);
     check_budget(rows, width + target_width, memory::budget())?;
     let count = usize::try_from(rows).unwrap_or(usize::MAX);
-    let values = randn::rows(seed, Table::Targets, 0, count, target_width);
-    let features = randn::rows(seed, Table::Features, 0, count, width);
+    let values = randn::rows(seed, Letter::Targets, 0, count, target_width);
+    let features = randn::rows(seed, Letter::Features, 0, count, width);
     Ok(Rows { features, answers: Answers::Values { values, width: target_width }, count: rows })
 }
 

@@ -1,18 +1,22 @@
 //! A job's data: where rows come from, how they are divided and scaled, and the rows in memory. `train` loads all of them, `infer`
-//! walks over them; neither knows whether they come from a file, compressed or not, or a generator. It knows no model and writes nothing.
+//! walks over them; neither knows whether they come from a file or many, compressed or not, or a generator. It knows no model and writes nothing.
 
 pub mod columns;
 pub mod csv;
 pub mod examples;
+mod files;
 pub mod jsonl;
 pub mod lines;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub mod npy;
+pub mod parquet;
+mod parquet_column;
 pub mod randn;
 pub mod record;
 pub mod scaling;
 pub mod split;
-mod stream;
+pub mod stream;
+pub mod table;
 
 pub use load::{Dataset, Identity, load};

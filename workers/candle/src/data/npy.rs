@@ -7,9 +7,9 @@ use bytes::{Buf, Bytes};
 use super::{
     columns::{BadRow, class_of},
     record::{MAX_COLUMNS, MAX_RECORD_BYTES},
-    stream::Stream,
+    stream::{Access, Stream},
 };
-use crate::{fault::Fault, job::Job};
+use crate::fault::Fault;
 
 /// How such a file begins.
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -34,9 +34,9 @@ impl<'a> Arrays<'a> {
     ///
     /// # Errors
     /// When one cannot be read or is no array of numbers, or they are not of as many rows.
-    pub fn open(job: Job<'a>, uri: &str, targets_uri: Option<&str>) -> Result<Self, Fault> {
-        let features = Array::open(job, uri)?;
-        let targets = targets_uri.map(|uri| Array::open(job, uri)).transpose()?;
+    pub fn open(access: &Access<'a>, uri: &str, targets_uri: Option<&str>) -> Result<Self, Fault> {
+        let features = Array::open(access, uri)?;
+        let targets = targets_uri.map(|uri| Array::open(access, uri)).transpose()?;
         if let Some(targets) = targets.as_ref().filter(|targets| targets.header.rows != features.header.rows) {
             let (rows, target_rows) = (features.header.rows, targets.header.rows);
             return Err(Fault::spec(
@@ -59,27 +59,26 @@ impl<'a> Arrays<'a> {
         (self.features.header.width, self.targets.as_ref().map_or(0, |targets| targets.header.width))
     }
 
-    /// The file of features.
+    /// The number of the current row, from 0.
     #[must_use]
-    pub fn uri(&self) -> &str {
-        self.features.stream.uri()
+    pub const fn row(&self) -> u64 {
+        self.read.saturating_sub(1)
     }
 
-    /// Reads the next row; its number, or `None` at the end.
+    /// Goes to the next row; false at the end.
     ///
     /// # Errors
     /// When a file cannot be read on, or is shorter or longer than its header says.
-    pub fn next_row(&mut self) -> Result<Option<u64>, Fault> {
-        let row = self.read;
-        if row == self.rows() {
+    pub fn advance(&mut self) -> Result<bool, Fault> {
+        if self.read == self.rows() {
             self.features.end()?;
             self.targets.as_mut().map_or(Ok(()), Array::end)?;
-            return Ok(None);
+            return Ok(false);
         }
         self.features.next()?;
         self.targets.as_mut().map_or(Ok(()), Array::next)?;
         self.read += 1;
-        Ok(Some(row))
+        Ok(true)
     }
 
     /// Appends the current row's features.
@@ -104,7 +103,7 @@ impl<'a> Arrays<'a> {
     /// When it is not one.
     pub fn class(&self, classes: u32) -> Result<u32, BadRow> {
         let number = self.targets.as_ref().and_then(|targets| targets.numbers().next());
-        let bad = |what| BadRow { row: self.read - 1, line: None, column: Some("y0".into()), what };
+        let bad = |what| BadRow::of_row(self.row(), Some("y0".into()), what);
         match number {
             None => Err(bad("there is no column of classes".into())),
             Some(number) => class_of(number, classes).map_err(|why| bad(format!("{number:?} {why}"))),
@@ -141,7 +140,7 @@ impl<'a> Arrays<'a> {
                     "{number:?} is {}",
                     if number.is_finite() { "too large a number" } else { "no finite number" }
                 );
-                return Err(BadRow { row: self.read - 1, line: None, column: Some(format!("{letter}{column}")), what });
+                return Err(BadRow::of_row(self.row(), Some(format!("{letter}{column}")), what));
             }
             out.push(value);
         }
@@ -165,9 +164,9 @@ impl std::fmt::Debug for Array<'_> {
 }
 
 impl<'a> Array<'a> {
-    fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
+    fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
         let header = Header { kind: Kind::F32, big_endian: false, rows: 0, width: 0 };
-        let mut array = Self { stream: Stream::open(job, uri)?, chunk: Bytes::new(), header, row: Vec::new() };
+        let mut array = Self { stream: Stream::open(access, uri)?, chunk: Bytes::new(), header, row: Vec::new() };
         let mut start = [0; 8];
         let is_npy = array.fill(&mut start)? == start.len() && start.starts_with(MAGIC);
         // Version 1 has a length of two bytes, later ones of four.

@@ -5,7 +5,8 @@ use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
-use mlctl_artifacts::{ArtifactError, Location, Pieces};
+use mlctl_artifacts::{ArtifactError, Location, Pieces, Stores};
+use tokio::runtime::Handle;
 
 use crate::{fault::Fault, job::Job, storage};
 
@@ -27,11 +28,58 @@ const ZSTD_WINDOW_LOG: u32 = 27;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
+/// What a job's files are read through. Cheap to clone.
+#[derive(Debug, Clone, Copy)]
+pub struct Access<'a> {
+    job: Job<'a>,
+}
+
+impl<'a> Access<'a> {
+    /// That of a job.
+    #[must_use]
+    pub const fn of(job: Job<'a>) -> Self {
+        Self { job }
+    }
+
+    pub(super) const fn stores(&self) -> &'a Stores {
+        self.job.stores
+    }
+
+    pub(super) const fn runtime(&self) -> &'a Handle {
+        self.job.runtime
+    }
+
+    /// Reads of a file that was opened; a remote store that does not answer is waited for.
+    pub(super) fn patiently<T>(
+        &self,
+        at: &Location,
+        mut read: impl FnMut() -> Result<T, ArtifactError>,
+    ) -> Result<T, Fault> {
+        let again = || match read() {
+            Err(error @ ArtifactError::Unavailable { .. }) if at.is_remote() => Err(error),
+            read => Ok(read),
+        };
+        let read = storage::patiently(self.job, "the job's data is waited for", again)?;
+        read.map_err(|error| Fault::input("the data", &error))
+    }
+
+    /// A file, and its version of this moment to be read.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub(super) fn open(&self, uri: &str) -> Result<(Location, Pieces), Fault> {
+        let fault = |error| Fault::input("the data", &error);
+        let at = self.stores().open(uri).map_err(fault)?;
+        let pieces = self.runtime().block_on(at.pieces(u64::MAX)).map_err(fault)?;
+        Ok((at, pieces))
+    }
+}
+
 /// A file being read.
 pub(super) struct Stream<'a> {
     uri: String,
     decoder: Decoder<'a>,
-    /// Bytes that came out of a compressed file.
+    /// Bytes that came out of it.
     made: u64,
 }
 
@@ -46,13 +94,10 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn open(job: Job<'a>, uri: &str) -> Result<Self, Fault> {
-        let fault = |error| Fault::input("the data", &error);
-        let at = job.stores.open(uri).map_err(fault)?;
-        let pieces = job.runtime.block_on(at.pieces(u64::MAX)).map_err(fault)?;
+    pub(super) fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
+        let (at, pieces) = access.open(uri)?;
         let uri = at.uri().to_owned();
-        let hasher = blake3::Hasher::new();
-        let mut stored = Stored { job, at, pieces, piece: Bytes::new(), fetched: 0, hasher, used: 0, fault: None };
+        let mut stored = Stored::new(access, at, pieces);
         stored.refill()?;
         let decoder = if stored.piece.starts_with(GZIP) {
             Decoder::Gzip(MultiGzDecoder::new(stored))
@@ -79,7 +124,11 @@ impl<'a> Stream<'a> {
     /// When the file cannot be read on, is damaged, or becomes too much.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         let (read, what) = match &mut self.decoder {
-            Decoder::Plain(stored) => return stored.take(),
+            Decoder::Plain(stored) => {
+                let bytes = stored.take()?;
+                self.made += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                return Ok(bytes);
+            }
             Decoder::Gzip(decoder) => (chunk(decoder), "gzip"),
             Decoder::Zstd(decoder) => (chunk(decoder), "zstd"),
         };
@@ -172,7 +221,12 @@ struct Stored<'a> {
     fault: Option<Fault>,
 }
 
-impl Stored<'_> {
+impl<'a> Stored<'a> {
+    fn new(access: &Access<'a>, at: Location, pieces: Pieces) -> Self {
+        let (job, hasher) = (access.job, blake3::Hasher::new());
+        Self { job, at, pieces, piece: Bytes::new(), fetched: 0, hasher, used: 0, fault: None }
+    }
+
     /// Fetches the next piece; none is left at the end. A remote store that stops to answer in the middle is waited for.
     fn refill(&mut self) -> Result<(), Fault> {
         let next = match self.job.runtime.block_on(self.pieces.next()) {

@@ -1,20 +1,22 @@
 //! The rows of an inference job in batches, scaled as the model wants them: from a file or a generator, all of them or the part that
 //! the model's training did not see. A row that cannot be read is handed on as such.
 
-use mlctl_protocol::spec::{DataSource, InferSpec};
+use mlctl_protocol::{
+    ExitClass,
+    spec::{DataSource, InferSpec},
+};
 
 use super::task::Task;
 use crate::{
     bundle::{ModelConfig, config::shape, read::Model},
     data::{
-        columns::{BadRow, Column, Columns, Wanted},
-        lines::Lines,
-        load::randn_digest,
-        npy::Arrays,
-        randn::{self, Table},
-        record::Record,
+        columns::{BadRow, Column, Wanted},
+        load::{randn_digest, wanted},
+        randn::{self, Table as Letter},
         scaling::Scaler,
         split::divide,
+        stream::Access,
+        table::{self, Table},
     },
     fault::Fault,
     job::Job,
@@ -51,21 +53,9 @@ pub(super) struct Batch {
     pub(super) bad: Vec<BadRow>,
 }
 
-impl Batch {
-    /// Scales the features of the last row, which begin at `start`. A row with a value that leaves f32 is a bad one; false then.
-    fn scale(&mut self, start: usize, scaler: &Scaler, names: &[String], (row, line): (u64, Option<u64>)) -> bool {
-        let Some(column) = scaler.apply(&mut self.features[start..]) else { return true };
-        self.features.truncate(start);
-        let what = "the value is too large once it is scaled".into();
-        self.bad.push(BadRow { row, line, column: names.get(column).cloned(), what });
-        false
-    }
-}
-
 /// Where rows come from.
 enum Source<'a> {
-    Lines { lines: Lines<'a>, columns: Columns },
-    Arrays(Box<Arrays<'a>>),
+    Table(Box<Table<'a>>),
     Generator { seed: u64, rows: u64, widths: (usize, usize) },
 }
 
@@ -87,27 +77,17 @@ pub(super) struct Input<'a> {
 impl<'a> Input<'a> {
     pub(super) fn open(job: Job<'a>, spec: &InferSpec, model: &Model) -> Result<Self, Fault> {
         let config = model.config.as_ref();
-        let (source, task, features) = match &spec.data {
-            DataSource::Csv { uri, targets, features } => {
-                let wanted = Wanted { features, targets, id: spec.id_column.as_deref() };
-                of_lines(Lines::csv(job, uri)?, wanted, model)?
+        let (source, task, features) = match (Table::open(&Access::of(job), &spec.data)?, &spec.data) {
+            (Some(table), source) => {
+                let columns = Wanted { id: spec.id_column.as_deref(), ..wanted(source) };
+                of_table(table, columns, model)?
             }
-            DataSource::Jsonl { uri, targets, features } => {
-                let wanted = Wanted { features, targets, id: spec.id_column.as_deref() };
-                of_lines(Lines::jsonl(job, uri)?, wanted, model)?
-            }
-            DataSource::Npy { uri, targets_uri } => {
-                let arrays = Box::new(Arrays::open(job, uri, targets_uri.as_deref())?);
-                let names = |table, width| randn::names(table, u32::try_from(width).unwrap_or(u32::MAX));
-                let (features, targets) = arrays.widths();
-                let task = Task::of(model, &names(Table::Targets, targets))?;
-                (Source::Arrays(arrays), task, names(Table::Features, features))
-            }
-            DataSource::Randn { rows, features, targets, seed } => {
+            (None, DataSource::Randn { rows, features, targets, seed }) => {
                 let widths = (*features as usize, *targets as usize);
                 let source = Source::Generator { seed: *seed, rows: *rows, widths };
-                (source, Task::of(model, &[])?, randn::names(Table::Features, *features))
+                (source, Task::of(model, &[])?, randn::names(Letter::Features, *features))
             }
+            (None, _) => return Err(Fault::new(ExitClass::Crash, "the data has neither files nor a generator")),
         };
         let (inputs, _) = shape(&model.network);
         if features.len() != inputs {
@@ -131,8 +111,7 @@ impl<'a> Input<'a> {
         match (&self.part, &self.source) {
             (Some((rows, _)), _) => Some(rows.len() as u64),
             (None, Source::Generator { rows, .. }) => Some(*rows),
-            (None, Source::Arrays(arrays)) => Some(arrays.rows()),
-            (None, Source::Lines { .. }) => None,
+            (None, Source::Table(table)) => table.total(),
         }
     }
 
@@ -145,61 +124,35 @@ impl<'a> Input<'a> {
     pub(super) fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, Fault> {
         let mut batch = Batch::default();
         match self.source {
-            Source::Lines { .. } => self.read(rows, &mut batch)?,
-            Source::Arrays(_) => self.read_arrays(rows, &mut batch)?,
+            Source::Table(_) => self.read(rows, &mut batch)?,
             Source::Generator { .. } => self.generate(rows, &mut batch),
         }
         Ok(if batch.rows.is_empty() && batch.bad.is_empty() { None } else { Some(batch) })
     }
 
     fn read(&mut self, rows: usize, batch: &mut Batch) -> Result<(), Fault> {
-        let Self { source: Source::Lines { lines, columns }, .. } = self else { return Ok(()) };
+        let Self { source: Source::Table(table), .. } = self else { return Ok(()) };
         while batch.rows.len() + batch.bad.len() < rows {
-            let Some(record) = lines.next_record()? else { break };
-            self.next = record.row + 1;
-            if !is_wanted(&mut self.part, record.row) {
-                continue;
-            }
-            let start = batch.features.len();
-            if let Err(bad) = columns.features(record, &mut batch.features) {
-                batch.bad.push(bad);
-                continue;
-            }
-            if !batch.scale(start, &self.scaler, &self.features, (record.row, Some(record.line))) {
-                continue;
-            }
-            let expected = expected(columns, record, &self.task);
-            self.unread_labels += u64::from(expected.is_none() && !columns.first_target(record).is_empty());
-            batch.rows.push(Row { number: record.row, id: columns.id(record), expected });
-        }
-        Ok(())
-    }
-
-    fn read_arrays(&mut self, rows: usize, batch: &mut Batch) -> Result<(), Fault> {
-        let Self { source: Source::Arrays(arrays), .. } = self else { return Ok(()) };
-        while batch.rows.len() + batch.bad.len() < rows {
-            let Some(number) = arrays.next_row()? else { break };
+            let Some(row) = table.next_row()? else { break };
+            let number = row.number();
             self.next = number + 1;
             if !is_wanted(&mut self.part, number) {
                 continue;
             }
             let start = batch.features.len();
-            if let Err(bad) = arrays.features(&mut batch.features) {
+            if let Err(bad) = row.features(&mut batch.features) {
                 batch.bad.push(bad);
                 continue;
             }
-            if !batch.scale(start, &self.scaler, &self.features, (number, None)) {
+            if let Some(column) = self.scaler.apply(&mut batch.features[start..]) {
+                batch.features.truncate(start);
+                let what = "the value is too large once it is scaled".into();
+                batch.bad.push(row.bad(self.features.get(column).cloned(), what));
                 continue;
             }
-            let has_targets = arrays.widths().1 > 0;
-            let mut values = Vec::new();
-            let expected = match &self.task {
-                _ if !has_targets => None,
-                Task::Classes(classes) => arrays.class(*classes).ok().map(Expected::Class),
-                Task::Values(_) => arrays.targets(&mut values).ok().map(|()| Expected::Values(values)),
-            };
-            self.unread_labels += u64::from(expected.is_none() && has_targets);
-            batch.rows.push(Row { number, id: None, expected });
+            let expected = expected(&row, &self.task);
+            self.unread_labels += u64::from(expected.is_none() && row.has_target());
+            batch.rows.push(Row { number, id: row.id(), expected });
         }
         Ok(())
     }
@@ -213,10 +166,10 @@ impl<'a> Input<'a> {
                 continue;
             }
             let start = batch.features.len();
-            batch.features.extend(randn::rows(seed, Table::Features, number, 1, widths.0));
+            batch.features.extend(randn::rows(seed, Letter::Features, number, 1, widths.0));
             // Normal numbers are small: no scaling makes one leave f32.
             self.scaler.apply(&mut batch.features[start..]);
-            let targets = randn::rows(seed, Table::Targets, number, 1, widths.1);
+            let targets = randn::rows(seed, Letter::Targets, number, 1, widths.1);
             let expected = matches!(&self.task, Task::Values(names) if names.len() == targets.len());
             batch.rows.push(Row { number, id: None, expected: expected.then_some(Expected::Values(targets)) });
         }
@@ -226,8 +179,7 @@ impl<'a> Input<'a> {
     pub(super) fn check_whole(&mut self) -> Result<(), Fault> {
         let Some(config) = &self.whole else { return Ok(()) };
         let (uri, digest) = match &self.source {
-            Source::Lines { lines, .. } => (lines.uri(), lines.content_digest()),
-            Source::Arrays(arrays) => (arrays.uri(), arrays.content_digest()),
+            Source::Table(table) => (table.uri(), table.content_digest()),
             Source::Generator { .. } => return Ok(()),
         };
         let same = self.next == config.dataset.rows && digest == config.dataset.content_digest;
@@ -235,10 +187,14 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The rows of a file of named columns: those that the spec names, or else those of the model's training.
-fn of_lines<'a>(lines: Lines<'a>, wanted: Wanted<'_>, model: &Model) -> Result<(Source<'a>, Task, Vec<String>), Fault> {
+/// The rows of files: of the columns that the spec names, or else those of the model's training.
+fn of_table<'a>(
+    mut table: Table<'a>,
+    wanted: Wanted<'_>,
+    model: &Model,
+) -> Result<(Source<'a>, Task, Vec<String>), Fault> {
     let config = model.config.as_ref();
-    let known = config.filter(|config| config.targets.iter().all(|name| lines.header().contains(name)));
+    let known = config.filter(|config| config.targets.iter().all(|name| table.header().contains(name)));
     let targets = match (wanted.targets, known) {
         ([], Some(config)) => config.targets.as_slice(),
         (named, _) => named,
@@ -247,10 +203,10 @@ fn of_lines<'a>(lines: Lines<'a>, wanted: Wanted<'_>, model: &Model) -> Result<(
         ([], Some(config)) => config.features.as_slice(),
         (named, _) => named,
     };
-    let columns = Columns::find(lines.uri(), lines.header(), Wanted { features, targets, ..wanted })?;
+    let columns = table.select(Wanted { features, targets, ..wanted })?;
     let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
     let (features, task) = (names(&columns.features), Task::of(model, &names(&columns.targets))?);
-    Ok((Source::Lines { lines, columns }, task, features))
+    Ok((Source::Table(Box::new(table)), task, features))
 }
 
 fn other_data(uri: &str) -> Fault {
@@ -293,15 +249,15 @@ fn is_wanted(part: &mut Option<(Vec<u32>, usize)>, row: u64) -> bool {
     wanted
 }
 
-fn expected(columns: &Columns, record: Record<'_>, task: &Task) -> Option<Expected> {
-    if columns.targets.is_empty() {
+fn expected(row: &table::Row<'_>, task: &Task) -> Option<Expected> {
+    if !row.can_have_target() {
         return None;
     }
     match task {
-        Task::Classes(classes) => columns.class(record, *classes).ok().map(Expected::Class),
+        Task::Classes(classes) => row.class(*classes).ok().map(Expected::Class),
         Task::Values(_) => {
             let mut values = Vec::new();
-            columns.targets(record, &mut values).ok().map(|()| Expected::Values(values))
+            row.targets(&mut values).ok().map(|()| Expected::Values(values))
         }
     }
 }

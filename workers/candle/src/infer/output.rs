@@ -39,6 +39,9 @@ pub(super) struct Output<'a> {
 #[derive(Serialize)]
 struct ErrorLine<'a> {
     row: u64,
+    /// Its file's name, where there are several; the line is counted in it, the row over all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +82,7 @@ impl<'a> Output<'a> {
         for (row, outputs) in batch.rows.iter().zip(outputs.chunks_exact(width.max(1))) {
             let Some(prediction) = Prediction::of(outputs, &self.task) else {
                 let what = "the model's outputs for it are not finite".into();
-                self.refuse(BadRow { row: row.number, line: None, column: None, what })?;
+                self.refuse(BadRow::of_row(row.number, None, what))?;
                 continue;
             };
             if let Some(expected) = &row.expected {
@@ -122,7 +125,8 @@ impl<'a> Output<'a> {
     }
 
     fn refuse(&mut self, bad: BadRow) -> Result<(), Fault> {
-        let line = ErrorLine { row: bad.row, line: bad.line, column: bad.column.as_deref(), error: &bad.what };
+        let (file, column) = (bad.file.as_deref(), bad.column.as_deref());
+        let line = ErrorLine { row: bad.number(), file, line: bad.line, column, error: &bad.what };
         // Numbers and text: nothing in them can fail to be written.
         let mut json = serde_json::to_vec(&line).unwrap_or_default();
         json.push(b'\n');

@@ -118,9 +118,10 @@ impl Identity {
         let fields =
             fields.into_iter().chain(init).chain(norm).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
         let uri = match &spec.data {
-            DataSource::Csv { uri, .. } | DataSource::Jsonl { uri, .. } | DataSource::Npy { uri, .. } => {
-                Some(uri.clone())
-            }
+            DataSource::Csv { uri, .. }
+            | DataSource::Jsonl { uri, .. }
+            | DataSource::Npy { uri, .. }
+            | DataSource::Parquet { uri, .. } => Some(uri.clone()),
             DataSource::Randn { .. } => None,
         };
         let data = Named { uri, version: None };

@@ -37,7 +37,7 @@ fn numpy(name: &str) -> Vec<u8> {
 }
 
 /// The small job on a source of other data.
-fn job(data: Value) -> Value {
+pub fn job(data: Value) -> Value {
     let mut spec = small("file:///none");
     spec["train"]["data"] = data;
     spec
@@ -56,7 +56,7 @@ fn npy(uri: &str, targets_uri: &str) -> Value {
 }
 
 /// Trains, as a job of its own, and tells the digest of the model.
-fn digest(bench: &Bench, data: Value) -> Result<String, Fault> {
+pub fn digest(bench: &Bench, data: Value) -> Result<String, Fault> {
     static JOBS: AtomicU64 = AtomicU64::new(1);
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     bench.run(&job(data), &Recorder::default(), (number, 1), &[]).map(|done| done.model.unwrap().digest)
@@ -97,9 +97,119 @@ fn the_same_rows_in_any_format_make_the_same_model() {
     }
 }
 
+/// Writes files into a folder; the folder's URI, with a slash at its end.
+pub fn folder(bench: &Bench, name: &str, files: &[(&str, Vec<u8>)]) -> String {
+    for (file, content) in files {
+        std::fs::create_dir_all(bench.dir.path().join(name).join(file).parent().unwrap()).unwrap();
+        bench.file(&format!("{name}/{file}"), content);
+    }
+    bench.uri(name) + "/"
+}
+
+#[test]
+fn rows_in_several_files_are_those_of_one() {
+    let bench = Bench::new();
+    let plain = digest(&bench, csv(&bench.file("x.csv", SMALL))).unwrap();
+    let lines: Vec<_> = SMALL.split_inclusive('\n').collect();
+    let part = |rows: std::ops::Range<usize>| format!("{}{}", lines[0], lines[1..][rows].concat()).into_bytes();
+    let parts = folder(
+        &bench,
+        "csv",
+        &[
+            ("b.csv", part(2..3)),
+            ("a.csv", part(0..2)),
+            ("c/a.csv", part(3..3)),
+            ("d.csv", gzip(part(3..6))),
+            ("_SUCCESS", vec![]),
+        ],
+    );
+    let json: Vec<_> = JSONL.split_inclusive('\n').collect();
+    let files =
+        [("p-1.jsonl", json[0].into()), ("p-2.jsonl", vec![]), ("p-3.jsonl.zst", zstandard(json[1..].concat()))];
+    let jsons = folder(&bench, "jsonl", &[files.as_slice(), &[("other", b"no".to_vec())]].concat());
+    // The header of the file that NumPy wrote, for other numbers of rows.
+    let (x, y) = (numpy("x_f4.npy"), numpy("y_u1.npy"));
+    let cut = |whole: &[u8], size: usize, rows: std::ops::Range<usize>| {
+        let at = whole.len() - 6 * size;
+        let header = String::from_utf8_lossy(&whole[10..at]).replacen("(6,", &format!("({},", rows.len()), 1);
+        [&whole[..10], header.as_bytes(), &whole[at..][rows.start * size..rows.end * size]].concat()
+    };
+    let arrays = folder(
+        &bench,
+        "npy",
+        &[("x1", cut(&x, 8, 0..1)), ("x2", cut(&x, 8, 1..6)), ("y1", cut(&y, 1, 0..1)), ("y2", cut(&y, 1, 1..6))],
+    );
+    let sources = [
+        csv(&parts),
+        csv(&format!("{parts}**/?.csv")),
+        jsonl(&format!("{jsons}p-*")),
+        npy(&format!("{arrays}x*"), &format!("{arrays}y?")),
+    ];
+    for source in sources {
+        assert_eq!(digest(&bench, source.clone()).unwrap(), plain, "{source}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_one_of_several_files_is_told_with_its_name() {
+    let bench = Bench::new();
+    let parts = |name: &str, b: &str| {
+        let a = "a,b,class\n1,2,0\n3,4,1\n".as_bytes().to_vec();
+        csv(&folder(&bench, name, &[("a.csv", a), ("b.csv", b.into())]))
+    };
+    for (name, b, part) in [
+        ("row", "a,b,class\n1,2,0\n1,x,0\n", "row/b.csv: row 1 (line 3), column \"b\": \"x\" is not a number"),
+        ("order", "b,a,class\n1,2,0\n", "order/b.csv is not of the same columns as"),
+        ("more", "a,b,class,d\n1,2,0,1\n", "it has 4 columns, and that has 3"),
+        ("empty", "", "empty/b.csv is empty"),
+    ] {
+        let said = refusal(part, digest(&bench, parts(name, b)));
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    for (data, part) in [
+        (csv(&bench.uri("row/*.tsv")), "there is no file that matches in"),
+        (csv(&bench.uri("nowhere/")), "there is no file in"),
+        (npy(&bench.uri("row/*"), &bench.uri("row/a*")), "are 2 files and"),
+    ] {
+        let said = refusal(part, digest(&bench, data));
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn several_files_are_predicted_and_known_again() {
+    let bench = Bench::new();
+    let rows = |from: u32| {
+        let rows = (from..from + 20).map(|n| format!("r{n},{n},{},{}\n", n * n, n % 3));
+        format!("id,a,b,class\n{}", rows.collect::<String>()).into_bytes()
+    };
+    let uri = folder(&bench, "d", &[("a.csv", rows(0)), ("b.csv", rows(20))]);
+    let data = json!({"format": "csv", "uri": uri, "targets": ["class"], "features": ["a", "b"]});
+    let mut spec = job(data.clone());
+    spec["train"]["split"] = json!({"test": 0.25});
+    let trained = bench.run(&spec, &Recorder::default(), (1, 1), &[]).unwrap();
+    let infer = |job: u64, more: Value| {
+        let mut spec = json!({"version": 1, "name": "i", "infer": {
+            "model": {"from": trained.model.as_ref().unwrap().uri}, "data": data, "id_column": "id", "batch_size": 7}});
+        spec["infer"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        bench.run(&spec, &Recorder::default(), (job, 1), &[])
+    };
+    let done = infer(2, json!({"part": "test"})).unwrap();
+    assert_eq!(done.metrics["accuracy"], trained.metrics["test_accuracy"]);
+    bench.file("d/b.csv", [rows(20), b"r40,x,1,1\n".to_vec()].concat());
+    let done = infer(3, json!({})).unwrap();
+    let output = done.output.unwrap();
+    assert_eq!((output.records, output.errors), (40, 1));
+    assert!(bench.read(&output.uri).lines().last().unwrap().starts_with("{\"id\":\"r39\","));
+    let listed: Value = serde_json::from_str(&bench.read(&bench.uri("jobs/3/output/1/errors.jsonl"))).unwrap();
+    assert_eq!((&listed["row"], &listed["line"], &listed["file"]), (&json!(40), &json!(22), &json!("b.csv")));
+    let fault = infer(4, json!({"part": "test"})).unwrap_err();
+    assert!(fault.message.contains("not the data that the model was trained on"), "{}", fault.message);
+}
+
 /// The message and the hint of a job that ended as the user's mistake.
 #[track_caller]
-fn refusal(what: &str, ended: Result<String, Fault>) -> String {
+pub fn refusal(what: &str, ended: Result<String, Fault>) -> String {
     let fault = ended.unwrap_err();
     assert_eq!(fault.class, ExitClass::Spec, "{what}: {}", fault.message);
     format!("{} / {}", fault.message, fault.hint.unwrap())

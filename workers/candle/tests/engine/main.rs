@@ -13,6 +13,8 @@ mod infer;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod parquet;
+#[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../../../../tests/support/puppet.rs"]
 mod puppet;

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "format", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataSource {
-    /// A CSV file with a header. It, and every other file of data, may be compressed by gzip or zstd.
+    /// A CSV file with a header. It, and every other file of data, may be compressed by gzip or zstd, and may be one of several.
     Csv {
-        /// The file: a path relative to the spec's folder, an absolute path or `file://`.
+        /// The file: a path relative to the spec's folder, an absolute path, `file://` or `s3://`. Several files are one table, in the order of their names:
+        /// all in a folder, `data/`, or those of a pattern, `data/part-*.csv` (`*` and `?` within a name, `**` for folders, `[0-9]`).
         #[schemars(length(min = 1))]
         uri: String,
         /// The columns to learn: one of class numbers for `cross_entropy`, any numbers for `mse`. Inference needs none, but
@@ -44,6 +45,19 @@ pub enum DataSource {
         #[schemars(length(min = 1))]
         targets_uri: Option<String>,
     },
+    /// A Parquet file, uncompressed inside or by snappy or zstd: columns of numbers, of texts that read as numbers, or of lists of numbers of one length. Read by row
+    /// groups, of which one is in memory at a time.
+    Parquet {
+        /// The file or the files, as for CSV.
+        #[schemars(length(min = 1))]
+        uri: String,
+        /// The columns to learn, as for CSV.
+        #[serde(default)]
+        targets: Vec<String>,
+        /// The columns to learn from, in order; every other column when empty.
+        #[serde(default)]
+        features: Vec<String>,
+    },
     /// Rows drawn from the standard normal distribution; see the generator's specification in `workers/candle/docs/rng.md`.
     Randn {
         /// Rows.
@@ -65,12 +79,23 @@ impl DataSource {
     /// The files it is read from: each one's key in the spec, and where it is.
     pub fn files_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
         let (uri, targets_uri) = match self {
-            Self::Csv { uri, .. } | Self::Jsonl { uri, .. } => (Some(uri), None),
+            Self::Csv { uri, .. } | Self::Jsonl { uri, .. } | Self::Parquet { uri, .. } => (Some(uri), None),
             Self::Npy { uri, targets_uri } => (Some(uri), targets_uri.as_mut()),
             Self::Randn { .. } => (None, None),
         };
         uri.map(|uri| ("uri", uri)).into_iter().chain(targets_uri.map(|uri| ("targets_uri", uri)))
     }
+}
+
+/// The folder and the pattern of a URI that names several files: `data/` all that are in it, at any depth (the pattern is empty), `data/part-*.csv`
+/// those that match. `None` for a URI that names one.
+#[must_use]
+pub fn file_set(uri: &str) -> Option<(&str, &str)> {
+    let special = uri.find(['*', '?', '[']).unwrap_or(uri.len());
+    if special == uri.len() && !uri.ends_with('/') {
+        return None;
+    }
+    uri[..special].rsplit_once('/').map_or(Some(("", uri)), |(folder, _)| Some((folder, &uri[folder.len() + 1..])))
 }
 
 /// How rows are divided into train, validation and test parts: a seeded permutation of the row numbers, cut in that order. Training gets the rest.
@@ -116,4 +141,25 @@ pub enum Scaling {
     Standard,
     /// To 0..1 per column; a constant column becomes 0.
     MinMax,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_files_are_told_from_one() {
+        for one in ["a.csv", "/d/a.csv", "s3://bucket/a", ""] {
+            assert_eq!(file_set(one), None, "{one}");
+        }
+        for (uri, folder, pattern) in [
+            ("data/", "data", ""),
+            ("s3://bucket/data/", "s3://bucket/data", ""),
+            ("/d/part-*.csv", "/d", "part-*.csv"),
+            ("/d/[ab]/x?.csv", "/d", "[ab]/x?.csv"),
+            ("*.csv", "", "*.csv"),
+        ] {
+            assert_eq!(file_set(uri), Some((folder, pattern)), "{uri}");
+        }
+    }
 }

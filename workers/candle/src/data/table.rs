@@ -1,0 +1,375 @@
+//! The rows of a data source, whatever its format and in however many files, one after another. `load` and `infer` read through it and know neither; of the
+//! data there is in memory what the format's reader holds of one file.
+
+use std::sync::Arc;
+
+use mlctl_protocol::spec::DataSource;
+
+use super::{
+    columns::{BadRow, Columns, Wanted},
+    csv,
+    files::Files,
+    jsonl,
+    lines::Lines,
+    npy::Arrays,
+    parquet::Parquet,
+    randn::{self, Table as Letter},
+    record::Record,
+    stream::Access,
+};
+use crate::fault::Fault;
+
+/// A source being read.
+#[derive(Debug)]
+pub struct Table<'a> {
+    access: Access<'a>,
+    format: Format,
+    files: Files,
+    /// The files with what is to be learnt, where that lies in others.
+    target_files: Option<Files>,
+    /// The names of the columns of the first file, and so of all.
+    header: Vec<String>,
+    keys: Option<Arc<jsonl::Keys>>,
+    columns: Columns,
+    part: Part<'a>,
+    /// The first row of each file that was begun.
+    starts: Vec<u64>,
+    /// Rows read.
+    rows: u64,
+    /// What each file that was read to its end holds.
+    contents: Vec<String>,
+}
+
+/// A format of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Csv,
+    Jsonl,
+    Npy,
+    Parquet,
+}
+
+/// The file being read.
+#[derive(Debug)]
+enum Part<'a> {
+    Lines(Lines<'a>),
+    Arrays(Box<Arrays<'a>>),
+    Parquet(Box<Parquet<'a>>),
+}
+
+impl<'a> Table<'a> {
+    /// Opens the first file of a source; `None` for one without files.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open(access: &Access<'a>, source: &DataSource) -> Result<Option<Self>, Fault> {
+        let (format, uri, targets_uri) = match source {
+            DataSource::Csv { uri, .. } => (Format::Csv, uri, None),
+            DataSource::Jsonl { uri, .. } => (Format::Jsonl, uri, None),
+            DataSource::Npy { uri, targets_uri } => (Format::Npy, uri, targets_uri.as_deref()),
+            DataSource::Parquet { uri, .. } => (Format::Parquet, uri, None),
+            DataSource::Randn { .. } => return Ok(None),
+        };
+        let files = Files::find(access, uri)?;
+        let target_files = targets_uri.map(|uri| Files::find(access, uri)).transpose()?;
+        if let Some(targets) = target_files.as_ref().filter(|targets| targets.len() != files.len()) {
+            return Err(Fault::spec(
+                format!("{uri} are {} files and {} are {}", files.len(), targets.uri(), targets.len()),
+                "they belong together in the order of their names: bring a file of targets for each file of features",
+            ));
+        }
+        let part = begin(access, format, (&files, target_files.as_ref()), 0, None)?;
+        let (header, keys) = (part.header(), part.keys());
+        let access = *access;
+        let (columns, starts, contents) = (Columns::default(), vec![0], Vec::new());
+        Ok(Some(Self { access, format, files, target_files, header, keys, columns, part, starts, rows: 0, contents }))
+    }
+
+    /// The names of the columns.
+    #[must_use]
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// What the spec calls the files.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        self.files.uri()
+    }
+
+    /// Says which columns are read; arrays have theirs by their files.
+    ///
+    /// # Errors
+    /// As [`Columns::find`].
+    pub fn select(&mut self, wanted: Wanted<'_>) -> Result<&Columns, Fault> {
+        self.columns = match &self.part {
+            Part::Arrays(arrays) => Columns::in_order(&self.header, arrays.widths().0),
+            Part::Lines(_) | Part::Parquet(_) => Columns::find(self.files.uri(), &self.header, wanted)?,
+        };
+        if let Part::Parquet(file) = &mut self.part {
+            file.select(&self.columns)?;
+        }
+        Ok(&self.columns)
+    }
+
+    /// The columns that are read.
+    #[must_use]
+    pub const fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// Rows in all, where that is known before the end.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        match &self.part {
+            Part::Arrays(arrays) if self.files.len() == 1 => Some(arrays.rows()),
+            Part::Parquet(file) if self.files.len() == 1 => Some(file.total()),
+            _ => None,
+        }
+    }
+
+    /// The next row; `None` at the end of the last file.
+    ///
+    /// # Errors
+    /// When a file cannot be read on, or has other columns than the first.
+    pub fn next_row(&mut self) -> Result<Option<Row<'_>>, Fault> {
+        while !self.part.advance()? {
+            self.contents.push(self.part.content_digest());
+            let at = self.starts.len();
+            if at == self.files.len() {
+                return Ok(None);
+            }
+            let files = (&self.files, self.target_files.as_ref());
+            self.part = begin(&self.access, self.format, files, at, self.keys.clone())?;
+            self.check_header(at)?;
+            if let Part::Parquet(file) = &mut self.part {
+                file.select(&self.columns)?;
+            }
+            self.starts.push(self.rows);
+        }
+        self.rows += 1;
+        let at = self.starts.len() - 1;
+        let before = self.starts[at];
+        let of = match &self.part {
+            Part::Lines(lines) => Of::Record(lines.record()),
+            Part::Arrays(arrays) => Of::Arrays(arrays),
+            Part::Parquet(file) => Of::Parquet(file),
+        };
+        Ok(Some(Row { of, columns: &self.columns, before, files: &self.files, at }))
+    }
+
+    /// The file of a row that was read, and the row's number in it.
+    #[must_use]
+    pub fn place(&self, row: u64) -> (&str, u64) {
+        let at = self.starts.partition_point(|start| *start <= row).saturating_sub(1);
+        let uri = self.files.get(at).map_or(self.uri(), |file| file.uri.as_str());
+        (uri, row - self.starts.get(at).copied().unwrap_or(0))
+    }
+
+    /// What the store calls the version of the file, where it has such a thing and the file is the only one.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        match &self.part {
+            _ if self.files.len() > 1 => None,
+            Part::Lines(lines) => lines.version(),
+            Part::Arrays(arrays) => arrays.version(),
+            Part::Parquet(file) => file.version(),
+        }
+    }
+
+    /// What all files hold, once they are read to the end: BLAKE3 of the one, or over all with their names and sizes.
+    #[must_use]
+    pub fn content_digest(&self) -> String {
+        self.files.digest(&self.contents)
+    }
+
+    fn check_header(&self, at: usize) -> Result<(), Fault> {
+        let header = self.part.header();
+        if header == self.header {
+            return Ok(());
+        }
+        let uri = |at| self.files.get(at).map_or(self.uri(), |file| file.uri.as_str());
+        let differs = self.header.iter().zip(&header).find(|(ours, theirs)| ours != theirs);
+        let how = match differs {
+            Some((ours, theirs)) => format!("a column {theirs:?} where that has {ours:?}"),
+            None => format!("{} columns, and that has {}", header.len(), self.header.len()),
+        };
+        Err(Fault::spec(
+            format!("{} is not of the same columns as {}: it has {how}", uri(at), uri(0)),
+            "files that are read as one have the same columns in the same order",
+        ))
+    }
+}
+
+/// Opens a file of several.
+fn begin<'a>(
+    access: &Access<'a>,
+    format: Format,
+    (files, targets): (&Files, Option<&Files>),
+    at: usize,
+    keys: Option<Arc<jsonl::Keys>>,
+) -> Result<Part<'a>, Fault> {
+    let uri = files.get(at).map_or(files.uri(), |file| file.uri.as_str());
+    Ok(match format {
+        Format::Csv => Part::Lines(Lines::Csv(Box::new(csv::Reader::open(access, uri)?))),
+        Format::Jsonl => Part::Lines(Lines::Jsonl(Box::new(jsonl::Reader::open(access, uri, keys)?))),
+        Format::Parquet => Part::Parquet(Box::new(Parquet::open(access, uri)?)),
+        Format::Npy => {
+            let targets = targets.and_then(|targets| targets.get(at)).map(|file| file.uri.as_str());
+            Part::Arrays(Box::new(Arrays::open(access, uri, targets)?))
+        }
+    })
+}
+
+impl Part<'_> {
+    fn header(&self) -> Vec<String> {
+        let names = |letter, width| randn::names(letter, u32::try_from(width).unwrap_or(u32::MAX));
+        match self {
+            Self::Lines(lines) => lines.header().to_vec(),
+            Self::Arrays(arrays) => {
+                let (features, targets) = arrays.widths();
+                [names(Letter::Features, features), names(Letter::Targets, targets)].concat()
+            }
+            Self::Parquet(file) => file.header(),
+        }
+    }
+
+    fn keys(&self) -> Option<Arc<jsonl::Keys>> {
+        match self {
+            Self::Lines(Lines::Jsonl(reader)) => Some(reader.keys()),
+            _ => None,
+        }
+    }
+
+    fn advance(&mut self) -> Result<bool, Fault> {
+        match self {
+            Self::Lines(lines) => lines.advance(),
+            Self::Arrays(arrays) => arrays.advance(),
+            Self::Parquet(file) => file.advance(),
+        }
+    }
+
+    fn content_digest(&self) -> String {
+        match self {
+            Self::Lines(lines) => lines.content_digest(),
+            Self::Arrays(arrays) => arrays.content_digest(),
+            Self::Parquet(file) => file.content_digest(),
+        }
+    }
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    of: Of<'a>,
+    columns: &'a Columns,
+    /// Rows of the files before.
+    before: u64,
+    files: &'a Files,
+    at: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Of<'a> {
+    Record(Record<'a>),
+    Arrays(&'a Arrays<'a>),
+    Parquet(&'a Parquet<'a>),
+}
+
+impl Row<'_> {
+    /// Its number from 0, over all files.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        let row = match self.of {
+            Of::Record(record) => record.row,
+            Of::Arrays(arrays) => arrays.row(),
+            Of::Parquet(file) => file.row(),
+        };
+        self.before + row
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        self.files.get(self.at).map_or(self.files.uri(), |file| file.uri.as_str())
+    }
+
+    /// Appends its features.
+    ///
+    /// # Errors
+    /// When it has other fields than the columns say, or one of them is no finite f32. Nothing is appended then.
+    pub fn features(&self, out: &mut Vec<f32>) -> Result<(), BadRow> {
+        let read = match self.of {
+            Of::Record(record) => self.columns.features(record, out),
+            Of::Arrays(arrays) => arrays.features(out),
+            Of::Parquet(file) => file.numbers(&self.columns.features, out),
+        };
+        read.map_err(|bad| self.placed(bad))
+    }
+
+    /// Appends its targets.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    pub fn targets(&self, out: &mut Vec<f32>) -> Result<(), BadRow> {
+        let read = match self.of {
+            Of::Record(record) => self.columns.targets(record, out),
+            Of::Arrays(arrays) => arrays.targets(out),
+            Of::Parquet(file) => file.numbers(&self.columns.targets, out),
+        };
+        read.map_err(|bad| self.placed(bad))
+    }
+
+    /// Its class number, below `classes`.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn class(&self, classes: u32) -> Result<u32, BadRow> {
+        let read = match self.of {
+            Of::Record(record) => self.columns.class(record, classes),
+            Of::Arrays(arrays) => arrays.class(classes),
+            Of::Parquet(file) => file.class(self.columns.targets.first(), classes),
+        };
+        read.map_err(|bad| self.placed(bad))
+    }
+
+    /// Whether anything stands where its first target is to be.
+    #[must_use]
+    pub fn has_target(&self) -> bool {
+        match self.of {
+            Of::Record(record) => !self.columns.first_target(record).is_empty(),
+            Of::Arrays(arrays) => arrays.widths().1 > 0,
+            Of::Parquet(file) => self.columns.targets.first().is_some_and(|column| file.text(column).is_some()),
+        }
+    }
+
+    /// Whether there is a column of targets at all.
+    #[must_use]
+    pub const fn can_have_target(&self) -> bool {
+        !self.columns.targets.is_empty()
+    }
+
+    /// What its id column says; `None` where rows are named by their numbers.
+    #[must_use]
+    pub fn id(&self) -> Option<String> {
+        match self.of {
+            Of::Record(record) => self.columns.id(record),
+            Of::Arrays(_) => None,
+            Of::Parquet(file) => self.columns.id.as_ref().map(|column| file.text(column).unwrap_or_default()),
+        }
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn bad(&self, column: Option<String>, what: String) -> BadRow {
+        let line = match self.of {
+            Of::Record(record) => Some(record.line),
+            Of::Arrays(_) | Of::Parquet(_) => None,
+        };
+        self.placed(BadRow { line, ..BadRow::of_row(self.number() - self.before, column, what) })
+    }
+
+    fn placed(&self, bad: BadRow) -> BadRow {
+        BadRow { before: self.before, file: self.files.name(self.at).map(str::to_owned), ..bad }
+    }
+}
