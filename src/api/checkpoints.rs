@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use mlctl_artifacts::{ArtifactError, checkpoint, manifest::Role};
-use mlctl_protocol::{AttemptNumber, JobId, result::CheckpointRef};
+use mlctl_protocol::{JobId, result::CheckpointRef};
 
 use super::{
     Context, Shared,
@@ -11,13 +11,13 @@ use super::{
     types::{CheckpointDetail, CheckpointList, ErrorCode, ObjectView, SCHEMA, VerifiedView, VerifyRequest, VerifyView},
     view,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, supervisor::Judged};
 
 /// `GET /v1/jobs/{job}/checkpoints`.
 pub(super) async fn list(State(api): State<Context>, Named(id): Named) -> Result<Json<CheckpointList>, Failure> {
     let job = api.store.job(id).await?.job;
-    let kept = api.store.checkpoints(id).await?;
-    let checkpoints = kept.iter().map(|(attempt, found)| view::checkpoint(&job, *attempt, found)).collect();
+    let judged = api.supervisor.judged(id).await?;
+    let checkpoints = judged.iter().map(|judged| view::checkpoint(&job, judged)).collect();
     Ok(Json(CheckpointList { schema: SCHEMA, id, checkpoints }))
 }
 
@@ -27,26 +27,22 @@ pub(super) async fn show(
     Named(id): Named,
     Step(step): Step,
 ) -> Result<Json<CheckpointDetail>, Failure> {
-    let kept = api.store.checkpoints(id).await?;
-    let found = kept.into_iter().find(|(_, found)| found.step == step).ok_or_else(|| none(id, Some(step)))?;
-    Ok(Json(detail(&api, id, found).await?))
+    let judged = api.supervisor.judged(id).await?;
+    let found = judged.into_iter().find(|found| found.kept.checkpoint.step == step);
+    Ok(Json(detail(&api, id, &found.ok_or_else(|| none(id, Some(step)))?).await?))
 }
 
 /// `POST /v1/jobs/{job}/checkpoint`: a running job takes one now; the answer comes when it is durable.
 pub(super) async fn take(State(api): State<Context>, Named(id): Named) -> Result<Json<CheckpointDetail>, Failure> {
     let taken = api.supervisor.checkpoint(id).await?;
-    let kept = api.store.checkpoints(id).await?;
-    let found = kept.into_iter().find(|(_, found)| found.uri == taken.uri).ok_or_else(|| none(id, Some(taken.step)))?;
-    Ok(Json(detail(&api, id, found).await?))
+    let judged = api.supervisor.judged(id).await?;
+    let found = judged.into_iter().find(|found| found.kept.checkpoint.uri == taken.uri);
+    Ok(Json(detail(&api, id, &found.ok_or_else(|| none(id, Some(taken.step)))?).await?))
 }
 
-async fn detail(
-    api: &Shared,
-    id: JobId,
-    (attempt, found): (AttemptNumber, CheckpointRef),
-) -> Result<CheckpointDetail, Failure> {
+async fn detail(api: &Shared, id: JobId, judged: &Judged) -> Result<CheckpointDetail, Failure> {
     let job = api.store.job(id).await?.job;
-    let manifest = checkpoint::manifest(&api.artifacts, &found).await?;
+    let manifest = checkpoint::manifest(&api.artifacts, &judged.kept.checkpoint).await?;
     let objects = manifest.objects.into_iter().map(|object| ObjectView {
         name: object.name,
         role: match object.role {
@@ -59,7 +55,7 @@ async fn detail(
         blake3: object.blake3,
     });
     let objects = objects.collect();
-    Ok(CheckpointDetail { schema: SCHEMA, id, checkpoint: view::checkpoint(&job, attempt, &found), objects })
+    Ok(CheckpointDetail { schema: SCHEMA, id, checkpoint: view::checkpoint(&job, judged), objects })
 }
 
 /// `POST /v1/jobs/{job}/checkpoints/verify`: reads them back, every byte.

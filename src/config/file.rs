@@ -298,6 +298,15 @@ pub struct RetentionSection {
     /// Finished jobs that stay, an array counting as one; 0 for all.
     #[schemars(range(max = 100_000_000))]
     pub finished_jobs: u32,
+    /// Days of each of which the newest checkpoint of a job is kept whose spec says nothing of it.
+    #[schemars(range(max = 3660))]
+    pub checkpoints_nightly: u32,
+    /// The same of weeks.
+    #[schemars(range(max = 520))]
+    pub checkpoints_weekly: u32,
+    /// Bytes that the checkpoints of such a job may have together; 0 for any.
+    #[schemars(range(max = 1_125_899_906_842_624_u64))]
+    pub checkpoints_max_bytes: u64,
 }
 
 /// Backups of the database.

@@ -205,7 +205,13 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             fair_share_half_life_hours: scheduler.fair_share_half_life_hours,
             fair_share_gpu_cores: scheduler.fair_share_gpu_cores,
         },
-        retention: RetentionSettings { finished_days: retention.finished_days, finished_jobs: retention.finished_jobs },
+        retention: RetentionSettings {
+            finished_days: retention.finished_days,
+            finished_jobs: retention.finished_jobs,
+            checkpoints_nightly: retention.checkpoints_nightly,
+            checkpoints_weekly: retention.checkpoints_weekly,
+            checkpoints_max_bytes: retention.checkpoints_max_bytes,
+        },
         backup: BackupSettings {
             every_hours: backup.every_hours,
             keep: backup.keep,

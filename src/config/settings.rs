@@ -39,7 +39,7 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// The order of the queue.
     pub scheduler: SchedulerSettings,
-    /// How long finished jobs are kept.
+    /// How long finished jobs are kept, and which checkpoints.
     pub retention: RetentionSettings,
     /// Backups of the database.
     pub backup: BackupSettings,
@@ -172,6 +172,12 @@ pub struct RetentionSettings {
     pub finished_days: u32,
     /// Finished jobs that stay; 0 for all.
     pub finished_jobs: u32,
+    /// Days of each of which a checkpoint of a job is kept that does not say so itself.
+    pub checkpoints_nightly: u32,
+    /// The same of weeks.
+    pub checkpoints_weekly: u32,
+    /// Bytes that the checkpoints of such a job may have together; 0 for any.
+    pub checkpoints_max_bytes: u64,
 }
 
 /// Backups of the database.

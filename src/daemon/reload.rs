@@ -15,7 +15,11 @@ use super::{hardware, logging::Level, offline, service_manager};
 use crate::{
     api::{Commands, Policy, Reload, Reloaded},
     config::{SchedulerSettings, Settings},
-    domain::{Machine, causes, retention::Retention, share::FairShare},
+    domain::{
+        Machine, causes,
+        retention::{Retention, checkpoints::Defaults},
+        share::FairShare,
+    },
     supervisor::{self, Handle, Tuning},
     vault::Plan,
 };
@@ -229,6 +233,11 @@ fn tuning(settings: &Settings, machine: &Machine) -> Tuning {
             lease: seconds(workers.lease_seconds),
             hang: (workers.hang_seconds > 0).then(|| seconds(workers.hang_seconds)),
         },
+        retention: Defaults {
+            nightly: settings.retention.checkpoints_nightly,
+            weekly: settings.retention.checkpoints_weekly,
+            max_bytes: settings.retention.checkpoints_max_bytes,
+        },
     }
 }
 
@@ -316,7 +325,13 @@ mod tests {
         scheduler.fair_share_points += 1;
         scheduler.fair_share_half_life_hours += 1;
         scheduler.fair_share_gpu_cores += 1;
-        new.retention = crate::config::RetentionSettings { finished_days: 5, finished_jobs: 6 };
+        new.retention = crate::config::RetentionSettings {
+            finished_days: 5,
+            finished_jobs: 6,
+            checkpoints_nightly: 7,
+            checkpoints_weekly: 8,
+            checkpoints_max_bytes: 9,
+        };
         new.backup.every_hours += 1;
         new.backup.keep += 1;
         new.log.level = "trace".into();
@@ -328,7 +343,7 @@ mod tests {
         let (mut old, new) = (settings(), others());
         let (applied, pending): (Vec<String>, Vec<String>) =
             changed(&old, &new).unwrap().into_iter().partition(|key| is_applied(key));
-        assert_eq!(applied.len(), 20, "{applied:?}");
+        assert_eq!(applied.len(), 23, "{applied:?}");
         adopt(&mut old, new.clone());
         assert_eq!(changed(&old, &new).unwrap(), pending, "and nothing else");
     }

@@ -1,5 +1,7 @@
-//! How long finished jobs are kept. Pure: called by the retention loop, which reads what there is and removes what is too old or too many. An array is removed as a whole: it
+//! How long finished jobs are kept, and in [`checkpoints`] which checkpoints of a job. Pure: called by the retention loop, which reads what there is and removes what is too old or too many. An array is removed as a whole: it
 //! counts as one, and has ended with the last of its members.
+
+pub mod checkpoints;
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -117,6 +117,7 @@ impl Room {
             machine: Arc::new(Machine { cpus, ..Machine::default() }),
             grace: Duration::from_secs(1),
             limits: Limits { lease: Duration::from_secs(600), hang: None },
+            retention: crate::domain::retention::checkpoints::Defaults::default(),
         };
         let config = Config {
             attempts_dir: dir.path().join("attempts"),

@@ -229,6 +229,7 @@ pub(super) enum Ask {
         jobs: Vec<JobId>,
         by: Uid,
         with_array: bool,
+        with_objects: bool,
         reply: Reply<Vec<Result<Job, StoreError>>>,
     },
     Report {

@@ -200,12 +200,13 @@ impl Writes {
     }
 
     /// What an event changes besides the job's own row and the attempt's. `before` is the job before it.
-    pub(super) fn effect(&mut self, before: &Job, event: &Event) -> Result<(), Fault> {
+    pub(super) fn effect(&mut self, before: &Job, event: &Event, now: Timestamp) -> Result<(), Fault> {
         match event {
             Event::Resumed { step, .. } => self.supersede(before.id, before.attempt, step.saturating_add(1), true),
             Event::Checkpointed { checkpoint, .. } => {
                 let json = serde_json::to_string(checkpoint)?;
-                let cells = [before.id.into(), before.attempt.into(), (&checkpoint.uri).into(), (&json).into()];
+                let (uri, attempt) = (&checkpoint.uri, before.attempt);
+                let cells = [before.id.into(), attempt.into(), uri.into(), (&json).into(), now.into()];
                 self.checkpoints.push_sealed("checkpoints", &cells);
             }
             _ => {}
@@ -365,9 +366,10 @@ FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 
 const CHECKPOINTS: &str = "
-INSERT INTO checkpoints (job_id, attempt, uri, checkpoint, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?) WHERE true
-ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint, seal = excluded.seal";
+INSERT INTO checkpoints (job_id, attempt, uri, checkpoint, created_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each(?) WHERE true
+ON CONFLICT (job_id, uri) DO UPDATE SET attempt = excluded.attempt, checkpoint = excluded.checkpoint, created_us = excluded.created_us,
+    seal = excluded.seal";
 
 pub(super) const FORGOTTEN: &str = "
 DELETE FROM checkpoints WHERE (job_id, uri) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?))";

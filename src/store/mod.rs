@@ -17,6 +17,7 @@ mod gates;
 mod halving;
 mod head;
 mod held;
+mod kept;
 mod ledger;
 mod list;
 mod load;
@@ -69,6 +70,7 @@ use self::{
 };
 pub use self::{
     error::StoreError,
+    kept::KeptCheckpoint,
     queues::{MAX_QUEUES, Queues},
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,

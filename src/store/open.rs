@@ -52,6 +52,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0020_missed_ticks.sql"),
     include_str!("../../migrations/0021_devices.sql"),
     include_str!("../../migrations/0022_used.sql"),
+    include_str!("../../migrations/0023_kept.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -16,6 +16,7 @@ use super::{
     chain::Hash,
     error::Fault,
     flush::{sweep, write},
+    kept::is_begun_from,
     ledger::Ledger,
     load,
     rows::{Fields, RowError, Rows},
@@ -41,10 +42,24 @@ impl Store {
         by: Uid,
         with_array: bool,
     ) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+        self.remove_with(jobs, by, with_array, false).await
+    }
+
+    /// The same. `with_objects`: models and predictions will be deleted too, so that a job stays whose model another one begins with.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub async fn remove_with(
+        &self,
+        jobs: &[JobId],
+        by: Uid,
+        with_array: bool,
+        with_objects: bool,
+    ) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
         let mut answers = Vec::with_capacity(jobs.len());
         for group in jobs.chunks(GROUP) {
             let jobs = group.to_vec();
-            answers.extend(self.ask(|reply| Ask::Remove { jobs, by, with_array, reply }).await?);
+            answers.extend(self.ask(|reply| Ask::Remove { jobs, by, with_array, with_objects, reply }).await?);
         }
         if let Err(error) = self.prune().await {
             warn!(error = causes(&error), "the log's beginning cannot be cut off yet; nothing is lost");
@@ -56,7 +71,8 @@ impl Store {
     async fn prune(&self) -> Result<(), StoreError> {
         while sqlx::query_scalar(IS_PRUNABLE).fetch_optional(&self.inner.readers).await? == Some(true) {
             let jobs = Vec::new();
-            drop(self.ask(|reply| Ask::Remove { jobs, by: Uid::SYSTEM, with_array: false, reply }).await?);
+            let (by, with_array, with_objects) = (Uid::SYSTEM, false, false);
+            drop(self.ask(|reply| Ask::Remove { jobs, by, with_array, with_objects, reply }).await?);
         }
         Ok(())
     }
@@ -223,18 +239,24 @@ pub(super) const IS_PRUNABLE: &str = concat!(
 
 pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
 
-/// Without those that a job waits for which has not ended.
-pub(super) const OLDEST: &str = "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
+/// Without those that a job waits for which has not ended, or whose checkpoint one begins with.
+pub(super) const OLDEST: &str = concat!(
+    "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
-     WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
-     ORDER BY finished_us LIMIT ?1 + 0";
+     WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) AND NOT ",
+    is_begun_from!("this.job_id = jobs.id"),
+    " ORDER BY finished_us LIMIT ?1 + 0"
+);
 
 /// The same of arrays, with none of whose members a job waits that has not ended.
-pub(super) const OLDEST_ARRAYS: &str = "SELECT id, ended_us FROM arrays WHERE ended_us IS NOT NULL AND NOT EXISTS ( \
+pub(super) const OLDEST_ARRAYS: &str = concat!(
+    "SELECT id, ended_us FROM arrays WHERE ended_us IS NOT NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
      WHERE waits.on_job >= arrays.id AND waits.on_job <= arrays.id + arrays.size \
-     AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) \
-     ORDER BY ended_us LIMIT ?1 + 0";
+     AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) AND NOT ",
+    is_begun_from!("this.job_id > arrays.id AND this.job_id <= arrays.id + arrays.size"),
+    " ORDER BY ended_us LIMIT ?1 + 0"
+);
 
 /// From the counts, which are a few rows for each array.
 pub(super) const FINISHED: &str = "SELECT (SELECT coalesce(sum(jobs), 0) FROM queue_counters WHERE state IN ('succeeded', 'failed', 'cancelled')) \

@@ -35,8 +35,8 @@ pub(super) const TABLES: [Sealed; 11] = [
     },
     Sealed {
         table: "checkpoints",
-        rows: "SELECT id, seal, job_id, attempt, uri, checkpoint FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
-        later: 0,
+        rows: "SELECT id, seal, job_id, attempt, uri, checkpoint, created_us FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 1,
     },
     Sealed {
         table: "metrics",

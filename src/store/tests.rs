@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, deadlines, dependencies, flush, gates, halving, held, list, load, members, open, queues, read, removal,
-    schedules, timers, unit, usage,
+    arrays, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, open, queues, read,
+    removal, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -212,6 +212,8 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("use", usage::SINCE),
         ("attempts", read::ATTEMPTS),
         ("checkpoints", read::CHECKPOINTS),
+        ("checkpoints and who needs them", kept::KEPT),
+        ("what is begun from", kept::BEGUN_FROM),
         ("load jobs", load::JOBS),
         ("load keys", load::KEYS),
         ("load specs", load::SPECS),

@@ -7,7 +7,7 @@ pub(super) mod replace;
 pub(super) mod settle;
 mod submits;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use mlctl_protocol::{FencingToken, JobId};
@@ -22,6 +22,7 @@ use super::{
     flush::{Others, Writes},
     halving::Rungs,
     held::{self, HeldAttempt, Metrics},
+    kept,
     ledger::Ledger,
     load::{self, Loaded},
     queues::HeldQueues,
@@ -48,7 +49,17 @@ pub(super) struct Unit {
     rungs: Rungs,
     settling: Settling,
     arrivals: Arrivals,
+    begun: Begun,
     writes: Writes,
+}
+
+/// Of what is to be removed: what jobs begin with that have not ended.
+#[derive(Default)]
+struct Begun {
+    /// Whose checkpoints.
+    checkpoints: BTreeSet<JobId>,
+    /// Whose checkpoints or models.
+    models: BTreeSet<JobId>,
 }
 
 /// What a group has come to, once its transaction is committed.
@@ -96,6 +107,9 @@ impl Unit {
             })
             .collect();
         let rungs = Rungs::load(conn, &members).await?;
+        let stored = kept::begun_from(conn, &needs.removed, false).await?;
+        let models =
+            if needs.removes_objects { kept::begun_from(conn, &needs.removed, true).await? } else { BTreeSet::new() };
         let arrays = jobs.iter().filter(|(job, _)| needs.removed.contains(&job.id));
         let arrays: Vec<JobId> = arrays.filter_map(|(job, _)| job.array.as_ref().map(|array| array.id)).collect();
         needs.removed.extend(arrays);
@@ -108,6 +122,7 @@ impl Unit {
             rungs,
             settling,
             arrivals: Arrivals::default(),
+            begun: Begun { checkpoints: stored, models },
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts,
@@ -129,7 +144,9 @@ impl Unit {
             Ask::Submit { job, reply } => reply.stage(self.submit(job)?),
             Ask::SubmitArray { array, reply } => reply.stage(self.submit_array(array)?),
             Ask::Many { jobs, command, array, reply } => reply.stage(Ok(self.many(jobs, command, *array)?)),
-            Ask::Remove { jobs, by, with_array, reply } => reply.stage(Ok(self.remove(jobs, *by, *with_array)?)),
+            Ask::Remove { jobs, by, with_array, with_objects, reply } => {
+                reply.stage(Ok(self.remove(jobs, *by, *with_array, *with_objects)?));
+            }
             Ask::Claim { job, attempt, reply } => {
                 reply.stage(self.claim(*job, attempt)?);
             }
@@ -201,13 +218,18 @@ impl Unit {
     }
 
     /// Removes those of these jobs that have ended.
-    fn remove(&mut self, jobs: &[JobId], by: Uid, with_array: bool) -> Result<Vec<Result<Job, StoreError>>, Fault> {
+    fn remove(
+        &mut self,
+        jobs: &[JobId],
+        by: Uid,
+        with_array: bool,
+        with_objects: bool,
+    ) -> Result<Vec<Result<Job, StoreError>>, Fault> {
         self.writes.removals.ask();
         let mut answers = Vec::with_capacity(jobs.len());
         for id in jobs {
-            let held = self.jobs.get(id).filter(|held| held.job.state.is_terminal() && self.settling.needs(&held.job));
-            if let Some(held) = held {
-                let verb = "removed while a job that has not ended waits for it";
+            let held = self.jobs.get(id).filter(|held| held.job.state.is_terminal());
+            if let Some((held, verb)) = held.and_then(|held| Some((held, self.keeps(&held.job, with_objects)?))) {
                 let state = held.job.state.name();
                 answers.push(Err(Refusal::WrongState { job: *id, state, verb }.into()));
                 continue;
@@ -224,6 +246,16 @@ impl Unit {
             answers.push(answer);
         }
         Ok(answers)
+    }
+
+    /// Why a job that has ended is not removed yet.
+    fn keeps(&self, job: &Job, with_objects: bool) -> Option<&'static str> {
+        let Begun { checkpoints, models } = &self.begun;
+        if self.settling.needs(job) {
+            return Some("removed while a job that has not ended waits for it");
+        }
+        let begins = checkpoints.contains(&job.id) || (with_objects && models.contains(&job.id));
+        begins.then_some("removed while a job that has not ended is to begin with what it has stored")
     }
 
     /// A tick's job and its row, or neither.
@@ -266,7 +298,7 @@ impl Unit {
         for event in &events {
             let after = state::apply(id, Some(held.job.clone()), event, self.now)?;
             self.writes.event(&mut self.ledger, self.now, id, &serde_json::to_string(event)?);
-            self.writes.effect(&held.job, event)?;
+            self.writes.effect(&held.job, event, self.now)?;
             if let JobState::Running { token, .. } = held.job.state {
                 attempt_effect(self.attempts.get_mut(&token), event, self.now)?;
                 if !matches!(after.state, JobState::Running { .. }) {

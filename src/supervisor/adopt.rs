@@ -56,7 +56,7 @@ async fn one(shared: &Arc<Shared>, job: Job, found: Attempt) -> Result<bool, Sto
         origin,
         array_index: job.array.as_ref().map(|member| member.index),
         gpus: job.gpus.clone(),
-        keep: spec.checkpoint.keep,
+        keep: spec.checkpoint.clone(),
         preemptible: job.preemptible,
         planned_limit_seconds: spec.time.limit_seconds,
         times: Times::of(&job, spec.time.limit_seconds),

@@ -318,7 +318,7 @@ impl Task {
         shared.remove(live);
         uploads::clear(shared, live.fence).await;
         if live.has_saved() {
-            retention::tidy(shared, live.fence.job, live.keep).await;
+            retention::tidy(shared, live.fence.job, &live.keep).await;
         }
     }
 }

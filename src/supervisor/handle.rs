@@ -18,6 +18,7 @@ use super::{
     executor::Spare,
     live::{self, Live},
     removal::{self, Removal, Removed},
+    retention::{self, Judged},
 };
 use crate::{
     domain::{Command, Edit, Hold, Job, Machine, Uid, machine::Free},
@@ -103,7 +104,7 @@ impl Handle {
             origin,
             array_index: claimed.job.array.as_ref().map(|member| member.index),
             gpus: claimed.job.gpus.clone(),
-            keep: claimed.spec.checkpoint.keep,
+            keep: claimed.spec.checkpoint.clone(),
             preemptible: claimed.job.preemptible,
             planned_limit_seconds: claimed.spec.time.limit_seconds,
             times: Times::of(&claimed.job, claimed.spec.time.limit_seconds),
@@ -206,6 +207,15 @@ impl Handle {
         let after = self.shared.store.command(job, None, command).await?;
         self.shared.tell(job, |live| live.obey(&after));
         Ok(after)
+    }
+
+    /// A job's checkpoints, newest first, each with what becomes of it by the rules of retention.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Failed`].
+    pub async fn judged(&self, job: JobId) -> Result<Vec<Judged>, StoreError> {
+        let spec = self.shared.store.spec(job).await?;
+        retention::judged(&self.shared, job, &spec.checkpoint).await
     }
 
     /// Has a running job take a checkpoint now, and waits until one is durable: a minute at most.

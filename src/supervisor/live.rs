@@ -9,6 +9,7 @@ use std::sync::{
 use mlctl_protocol::{
     message::{Heartbeat, Start, ToWorker},
     result::CheckpointRef,
+    spec::CheckpointPolicy,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -32,7 +33,7 @@ pub(super) struct Birth {
     pub(super) array_index: Option<u32>,
     /// Its GPUs by UUID.
     pub(super) gpus: Vec<String>,
-    pub(super) keep: u32,
+    pub(super) keep: CheckpointPolicy,
     pub(super) preemptible: bool,
     /// Seconds that an attempt may run, as the spec says.
     pub(super) planned_limit_seconds: Option<u32>,
@@ -48,8 +49,8 @@ pub(super) struct Live {
     pub(super) array_index: Option<u32>,
     /// Its GPUs by UUID.
     pub(super) gpus: Vec<String>,
-    /// Checkpoints of the job that are kept.
-    pub(super) keep: u32,
+    /// Which checkpoints of the job are kept.
+    pub(super) keep: CheckpointPolicy,
     /// Whether it may be asked to make way for another.
     pub(super) preemptible: bool,
     planned_limit_seconds: Option<u32>,
@@ -336,7 +337,7 @@ mod tests {
             origin,
             array_index: None,
             gpus: Vec::new(),
-            keep: 3,
+            keep: CheckpointPolicy::default(),
             preemptible: false,
             planned_limit_seconds: None,
             times: Times::default(),

@@ -52,6 +52,7 @@ pub use adopt::Adoption;
 pub use handle::{CheckpointError, Handle};
 pub use logs::{Bounds as LogBounds, Stream};
 pub use removal::{Removal, Removed};
+pub use retention::Judged;
 pub use secret::Secret;
 pub use watchdog::Limits;
 
@@ -64,7 +65,7 @@ use self::{
     logs::LogKeeper,
 };
 use crate::{
-    domain::{Clock, Fence, Job, Machine, causes},
+    domain::{Clock, Fence, Job, Machine, causes, retention::checkpoints::Defaults},
     store::{Instance, Store, StoreError},
 };
 
@@ -109,6 +110,8 @@ pub struct Tuning {
     pub grace: Duration,
     /// How long a worker may be silent or idle.
     pub limits: Limits,
+    /// Which checkpoints of jobs are kept that do not say it themselves.
+    pub retention: Defaults,
 }
 
 /// What the supervisor works with.

@@ -44,7 +44,7 @@ pub(super) async fn remove(
     removal: Removal,
 ) -> Result<Vec<Result<Removed, StoreError>>, StoreError> {
     let Removal { jobs, by, with_array, with_objects } = removal;
-    let answers = shared.store.remove(&jobs, by, with_array).await?;
+    let answers = shared.store.remove_with(&jobs, by, with_array, with_objects).await?;
     let mut removed = Vec::with_capacity(answers.len());
     // A store that does not answer is asked no more.
     let mut is_gone = false;

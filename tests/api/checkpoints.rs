@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mlctl::{
-    api::types::{CheckpointDetail, CheckpointList, ErrorCode, VerifyView},
+    api::types::{CheckpointDetail, CheckpointList, ErrorCode, JobView, VerifyView},
     domain::Fence,
 };
 use mlctl_artifacts::{
@@ -13,7 +13,9 @@ use mlctl_artifacts::{
 };
 use mlctl_protocol::{JobId, message::ReportBody, result::CheckpointRef};
 
-use crate::rig::Rig;
+use serde_json::json;
+
+use crate::rig::{Rig, spec, submission};
 
 /// Writes a checkpoint and puts it on record, as a worker and the supervisor would.
 async fn save(rig: &Rig, fence: Fence, seq: u64, step: u64) -> CheckpointRef {
@@ -52,12 +54,43 @@ async fn checkpoints_are_listed_and_shown() {
     let list: CheckpointList = rig.get("/v1/jobs/one/checkpoints").await;
     let listed: Vec<(u64, bool)> = list.checkpoints.iter().map(|found| (found.step, found.latest)).collect();
     assert_eq!((list.id, listed), (id, vec![(20, true), (10, false)]));
+    let why: Vec<_> = list.checkpoints.iter().map(|found| (found.kept_as.join(" "), found.goes.clone())).collect();
+    assert_eq!(why, [("newest last".to_owned(), None), ("last".to_owned(), None)]);
+    assert!(list.checkpoints.iter().all(|found| found.kept_at.is_some()));
     let shown: CheckpointDetail = rig.get("/v1/jobs/one/checkpoints/10").await;
     assert_eq!((shown.checkpoint.uri.as_str(), shown.checkpoint.epoch), (saved[0].uri.as_str(), 1));
     assert_eq!(shown.checkpoint.metrics["train_loss"], 0.25);
     assert_eq!((shown.objects.len(), shown.objects[0].role.as_str()), (1, "state"));
     assert_eq!(shown.objects[0].size_bytes, "state of step 10".len() as u64);
     assert_eq!(rig.get_error("/v1/jobs/one/checkpoints/11").await.1, ErrorCode::NotFound);
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_list_says_why_each_is_kept_and_what_goes() {
+    let rig = Rig::new().await;
+    let mut kept = spec("one");
+    kept["checkpoint"] = json!({"keep": 1, "keep_best": {"metric": "train_loss"}, "keep_nightly": 2});
+    let view: JobView = rig.post("/v1/jobs", submission(kept, "one")).await;
+    let fence = rig.claim(view.id).await;
+    let mut saved = Vec::new();
+    for (seq, step) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+        rig.forward(43_200);
+        saved.push(save(&rig, fence, seq, step).await);
+    }
+    let mut begins = spec("two");
+    begins["train"]["init"] = json!({"from": saved[0].uri});
+    let two: JobView = rig.post("/v1/jobs", submission(begins, "two")).await;
+    let list: CheckpointList = rig.get("/v1/jobs/one/checkpoints").await;
+    let why = list.checkpoints.iter().map(|found| {
+        let goes = found.goes.as_deref().unwrap_or("stays");
+        format!("{} {} {goes}", found.step, found.kept_as.join(","))
+    });
+    let why: Vec<_> = why.collect();
+    // Of equal losses the newest is the best. Each two are of one day.
+    let expected = ["40 newest,last,best,nightly stays", "30  now", "20 nightly stays", "10 needed stays"];
+    assert_eq!(why, expected);
+    assert_eq!(list.checkpoints[3].needed_by, Some(two.id));
     rig.end_server().await;
 }
 

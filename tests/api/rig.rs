@@ -87,6 +87,7 @@ fn supervision(dir: &std::path::Path, storage_url: &str, machine: Machine) -> su
         machine: Arc::new(machine),
         grace: Duration::from_secs(1),
         limits: supervisor::Limits { lease: Duration::from_secs(600), hang: None },
+        retention: mlctl::domain::retention::checkpoints::Defaults::default(),
     };
     supervisor::Config {
         attempts_dir: dir.join("attempts"),

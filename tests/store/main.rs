@@ -37,6 +37,8 @@ mod halving;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod lists;
 #[cfg(test)]
 mod newest;

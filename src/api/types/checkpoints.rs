@@ -1,5 +1,6 @@
 //! Bodies about checkpoints and the final model: what there is, what it is made of, whether it is whole.
 
+use jiff::Timestamp;
 use mlctl_protocol::{JobId, progress::Metrics};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,18 @@ pub struct CheckpointView {
     pub manifest_digest: String,
     /// Whether the next attempt starts from it.
     pub latest: bool,
+    /// When it was put on record, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_at: Option<Timestamp>,
+    /// Why it is kept: `newest`, `needed`, `last`, `best`, `nightly`, `weekly`. Empty for one that goes.
+    #[serde(default)]
+    pub kept_as: Vec<String>,
+    /// A job that begins with it, or would when it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed_by: Option<JobId>,
+    /// When it goes: `now`, as soon as the newest is found whole; `over_budget`, the same, since there is no room for it; `next`, when the next one is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes: Option<String>,
     /// The metrics known when it was taken.
     pub metrics: Metrics,
 }

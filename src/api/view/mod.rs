@@ -15,14 +15,15 @@ pub(super) mod turn;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::{AttemptNumber, JobId, JobSpec, progress::Progress, result::CheckpointRef, spec::Work};
+use mlctl_protocol::{JobId, JobSpec, progress::Progress, spec::Work};
 
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
 use crate::{
-    domain::{Hold, Job, JobState, Machine, Uid, machine::Free},
+    domain::{Hold, Job, JobState, Machine, Uid, machine::Free, retention::checkpoints::Verdict},
     scheduler::{Outlook, Standing},
     store::{Attempt, Awaited, JobDetail},
+    supervisor::Judged,
 };
 
 /// What a job is seen against.
@@ -203,15 +204,25 @@ pub(super) fn attempt(attempt: &Attempt) -> AttemptView {
 }
 
 /// A checkpoint as a client sees it.
-pub(super) fn checkpoint(job: &Job, attempt: AttemptNumber, found: &CheckpointRef) -> CheckpointView {
+pub(super) fn checkpoint(job: &Job, judged: &Judged) -> CheckpointView {
+    let Judged { kept, verdict, goes_next } = judged;
+    let (kept_as, goes) = match verdict {
+        Verdict::Stays(why) => (why.iter().map(|why| why.name().to_owned()).collect(), (*goes_next).then_some("next")),
+        Verdict::Goes { over_budget } => (Vec::new(), Some(if *over_budget { "over_budget" } else { "now" })),
+    };
+    let found = &kept.checkpoint;
     CheckpointView {
-        attempt: attempt.0,
+        attempt: kept.attempt.0,
         step: found.step,
         epoch: found.epoch,
         uri: found.uri.clone(),
         size_bytes: found.size_bytes,
         manifest_digest: found.manifest_digest.clone(),
         latest: job.checkpoint.as_ref().is_some_and(|latest| latest.uri == found.uri),
+        kept_at: kept.at,
+        kept_as,
+        needed_by: kept.needed_by,
+        goes: goes.map(str::to_owned),
         metrics: found.metrics.clone(),
     }
 }

@@ -1,7 +1,8 @@
 //! Tables of jobs and what is said of them.
 
 use mlctl_protocol::{
-    ExitClass, FencingToken,
+    AttemptNumber, ExitClass, FencingToken,
+    result::CheckpointRef,
     spec::{Concurrency, Resources, RetryPolicy, Wins},
 };
 

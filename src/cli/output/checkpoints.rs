@@ -6,7 +6,7 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{CheckpointDetail, CheckpointList, VerifyView},
+    api::types::{CheckpointDetail, CheckpointList, CheckpointView, VerifyView},
     cli::Failure,
     config::OutputForm,
 };
@@ -28,7 +28,7 @@ pub fn list(out: &mut Output, list: &CheckpointList) -> Result<(), Failure> {
         ("EPOCH", Right),
         ("ATTEMPT", Right),
         ("SIZE", Right),
-        ("LATEST", Left),
+        ("KEPT", Left),
         ("METRICS", Flexible),
         ("URI", Flexible),
     ]);
@@ -38,12 +38,26 @@ pub fn list(out: &mut Output, list: &CheckpointList) -> Result<(), Failure> {
             one.epoch.to_string().into(),
             one.attempt.to_string().into(),
             text::bytes(one.size_bytes).into(),
-            if one.latest { "latest" } else { "" }.into(),
+            kept(one).into(),
             text::metrics(&one.metrics).into(),
             Cell::from(&one.uri),
         ]);
     }
     out.table(&table)
+}
+
+/// Why one is kept, and when it goes.
+fn kept(one: &CheckpointView) -> String {
+    let why = one.kept_as.iter().map(|why| match (why.as_str(), one.needed_by) {
+        ("needed", Some(job)) => format!("for job {job}"),
+        (why, _) => why.to_owned(),
+    });
+    let goes = one.goes.as_deref().map(|when| match when {
+        "next" => "goes next".to_owned(),
+        "over_budget" => "goes: over max_bytes".to_owned(),
+        _ => "goes".to_owned(),
+    });
+    why.chain(goes).collect::<Vec<_>>().join(", ")
 }
 
 /// Prints a checkpoint with its objects.
@@ -66,6 +80,7 @@ pub fn show(out: &mut Output, detail: &CheckpointDetail) -> Result<(), Failure> 
         ("size", text::bytes(one.size_bytes)),
         ("uri", one.uri.clone()),
         ("manifest", one.manifest_digest.clone()),
+        ("kept", kept(one)),
         ("metrics", text::metrics(&one.metrics)),
     ];
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {

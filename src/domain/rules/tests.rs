@@ -370,6 +370,18 @@ fn the_bounds_of_the_schema_hold_for_json() {
                 &["train.data.features", "train.data.rows"],
             ),
             (&[("/checkpoint", json!({"keep": 0, "every_steps": 0}))], &["checkpoint.every_steps", "checkpoint.keep"]),
+            (
+                &[(
+                    "/checkpoint",
+                    json!({"keep_best": {"metric": "", "count": 0}, "keep_nightly": 4000, "keep_weekly": 521}),
+                )],
+                &[
+                    "checkpoint.keep_best.count",
+                    "checkpoint.keep_best.metric",
+                    "checkpoint.keep_nightly",
+                    "checkpoint.keep_weekly",
+                ],
+            ),
         ],
     );
     check(

@@ -25,6 +25,8 @@ pub(in crate::store) struct Needs<'a> {
     pub(in crate::store) awaited: BTreeSet<JobId>,
     /// What is to be removed.
     pub(in crate::store) removed: BTreeSet<JobId>,
+    /// Whether models of some of it will be deleted too.
+    pub(in crate::store) removes_objects: bool,
 }
 
 impl<'a> Needs<'a> {
@@ -41,7 +43,8 @@ impl<'a> Needs<'a> {
                     array.members.iter().for_each(|(member, _)| needs.after(&member.event));
                 }
                 Ask::Many { jobs, .. } => needs.jobs.extend(jobs),
-                Ask::Remove { jobs, .. } => {
+                Ask::Remove { jobs, with_objects, .. } => {
+                    needs.removes_objects |= with_objects;
                     needs.jobs.extend(jobs);
                     needs.removed.extend(jobs);
                 }

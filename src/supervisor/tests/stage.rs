@@ -307,6 +307,7 @@ impl Stage {
             machine: Arc::new(Machine { cpus: 4, ..Machine::default() }),
             grace: self.grace,
             limits: self.limits,
+            retention: crate::domain::retention::checkpoints::Defaults::default(),
         };
         let config = Config {
             attempts_dir: self.dir.path().join("attempts"),

@@ -138,8 +138,12 @@ mod tests {
             max_steps,
             convergence: Some(Convergence { patience: 2, min_improvement: 0.0 }),
         };
-        let policy =
-            CheckpointPolicy { every_steps: Some(10), every_seconds: Some(60), every_epochs: Some(2), keep: 3 };
+        let policy = CheckpointPolicy {
+            every_steps: Some(10),
+            every_seconds: Some(60),
+            every_epochs: Some(2),
+            ..CheckpointPolicy::default()
+        };
         Plan::new(&spec, &policy, rows)
     }
 

@@ -156,7 +156,7 @@ impl Problem {
             validation: (40..52).collect(),
             test: (52..rows).collect(),
         };
-        let policy = CheckpointPolicy { every_steps: Some(4), every_seconds: None, every_epochs: None, keep: 3 };
+        let policy = CheckpointPolicy { every_steps: Some(4), keep: 3, ..CheckpointPolicy::default() };
         Self { spec, policy, examples }
     }
 

@@ -106,9 +106,9 @@ fn taking_checkpoints_changes_nothing() {
     let mut problem = Problem::classes();
     let whole = undisturbed(&problem);
     for policy in [
-        CheckpointPolicy { every_steps: Some(1), every_seconds: None, every_epochs: None, keep: 1 },
-        CheckpointPolicy { every_steps: None, every_seconds: None, every_epochs: Some(1), keep: 1 },
-        CheckpointPolicy { every_steps: None, every_seconds: Some(1), every_epochs: None, keep: 1 },
+        CheckpointPolicy { every_steps: Some(1), keep: 1, ..CheckpointPolicy::default() },
+        CheckpointPolicy { every_epochs: Some(1), keep: 1, ..CheckpointPolicy::default() },
+        CheckpointPolicy { every_seconds: Some(1), keep: 1, ..CheckpointPolicy::default() },
         CheckpointPolicy::default(),
     ] {
         problem.policy = policy;

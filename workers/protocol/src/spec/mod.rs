@@ -17,7 +17,9 @@ pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart, file_set};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
-pub use policy::{CheckpointPolicy, Concurrency, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins};
+pub use policy::{
+    BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,
+};
 pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.

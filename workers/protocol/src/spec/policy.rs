@@ -190,14 +190,73 @@ pub struct CheckpointPolicy {
     /// Epochs between checkpoints.
     #[schemars(range(min = 1))]
     pub every_epochs: Option<u64>,
-    /// Checkpoints kept; older ones are deleted once a newer one is verified.
+    /// Checkpoints kept, the newest; others are deleted once a newer one is verified. What the keys below say stays besides.
     #[schemars(range(min = 1, max = 1000))]
     pub keep: u32,
+    /// Besides the newest, those that are best by a metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<KeepBest>,
+    /// Besides, the newest of each of so many days, by the calendar of UTC: the last days on which one was taken. As `retention.checkpoints_nightly` of mld says when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 3660))]
+    pub keep_nightly: Option<u32>,
+    /// Besides, the newest of each of so many weeks, from Monday on. As `retention.checkpoints_weekly` of mld says when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 520))]
+    pub keep_weekly: Option<u32>,
+    /// Bytes that the job's checkpoints may have together; 0 for any. Beyond it the oldest go, and the best last; the newest stays, and so does what others need. As
+    /// `retention.checkpoints_max_bytes` of mld says when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_CHECKPOINT_BYTES))]
+    pub max_bytes: Option<u64>,
+}
+
+/// More bytes of checkpoints than one job has: 1 PiB.
+pub const MAX_CHECKPOINT_BYTES: u64 = 1 << 50;
+
+/// Which checkpoints are the best.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBest {
+    /// The metric that they are compared by, as `mlctl checkpoint ls` shows it: `val_loss`. One that has no value of it is not among the best.
+    #[schemars(length(min = 1, max = 100))]
+    pub metric: String,
+    /// Which end of it is good: `min` or `max`. When absent, `max` of what ends in `accuracy` and `min` of all else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<BestGoal>,
+    /// How many are kept.
+    #[serde(default = "default_best")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub count: u32,
+}
+
+/// Which end of a metric is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum BestGoal {
+    /// The least.
+    Min,
+    /// The greatest.
+    Max,
+}
+
+const fn default_best() -> u32 {
+    1
 }
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { every_steps: None, every_seconds: None, every_epochs: None, keep: 3 }
+        Self {
+            every_steps: None,
+            every_seconds: None,
+            every_epochs: None,
+            keep: 3,
+            keep_best: None,
+            keep_nightly: None,
+            keep_weekly: None,
+            max_bytes: None,
+        }
     }
 }
 

@@ -1,0 +1,103 @@
+//! Checkpoints as retention sees them: when each was put on record, and what else needs it. Called by the supervisor and whoever shows what is kept.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use mlctl_protocol::{AttemptNumber, JobId, result::CheckpointRef};
+use sqlx::SqliteConnection;
+
+use super::{
+    Store, StoreError,
+    error::Fault,
+    load,
+    rows::{Fields, RowError, integer},
+};
+
+/// A checkpoint on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptCheckpoint {
+    /// The attempt that took it.
+    pub attempt: AttemptNumber,
+    /// The checkpoint.
+    pub checkpoint: CheckpointRef,
+    /// When it was put on record; unknown of what an older version kept.
+    pub at: Option<Timestamp>,
+    /// A job that begins with it, or would when it is tried again: the first of them.
+    pub needed_by: Option<JobId>,
+}
+
+impl Store {
+    /// A job's checkpoints, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn kept_checkpoints(&self, id: JobId) -> Result<Vec<KeptCheckpoint>, StoreError> {
+        let found = sqlx::query(KEPT).bind(integer(id.0)).fetch_all(&self.inner.readers).await?;
+        let kept = found.iter().map(|row| {
+            let fields = Fields::new(row, "checkpoints", "id")?;
+            Ok(KeptCheckpoint {
+                attempt: AttemptNumber(fields.number("attempt")?),
+                checkpoint: fields.json("checkpoint")?,
+                at: fields.maybe_time("created_us")?,
+                needed_by: fields.maybe_number("needed_by")?.map(JobId),
+            })
+        });
+        Ok(kept.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+}
+
+/// Of jobs that are to be removed: those that have stored what a job begins with that has not ended; `with_models` counts final models too.
+pub(super) async fn begun_from(
+    conn: &mut SqliteConnection,
+    ids: &BTreeSet<JobId>,
+    with_models: bool,
+) -> Result<BTreeSet<JobId>, Fault> {
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let found = sqlx::query_scalar(BEGUN_FROM).bind(load::list(ids)).bind(with_models);
+    let found: Vec<i64> = found.fetch_all(conn).await?;
+    Ok(found.into_iter().map(|id| JobId(id.unsigned_abs())).collect())
+}
+
+/// What lies in a folder is named by it, and by what follows a slash behind it; `0` is the character after the slash.
+macro_rules! within {
+    ($uri:literal, $folder:literal) => {
+        concat!($uri, " >= ", $folder, " AND ", $uri, " < ", $folder, " || '0'")
+    };
+}
+
+/// A job that has not succeeded begins with its weights, or would if it were tried again.
+pub(super) const KEPT: &str = concat!(
+    "SELECT this.id, this.attempt, this.checkpoint, this.created_us, (SELECT min(other.id) FROM job_specs AS begins \
+     CROSS JOIN jobs AS other ON other.id = begins.job_id AND other.state <> 'succeeded' \
+     WHERE ",
+    within!("begins.weights", "this.uri"),
+    ") AS needed_by FROM checkpoints AS this WHERE this.job_id = ?1 ORDER BY this.id DESC"
+);
+
+/// Those of these jobs that have stored what a job begins with that has not ended.
+pub(super) const BEGUN_FROM: &str = concat!(
+    "SELECT DISTINCT this.job_id FROM checkpoints AS this CROSS JOIN job_specs AS begins ON ",
+    within!("begins.weights", "this.uri"),
+    " CROSS JOIN jobs AS other ON other.id = begins.job_id AND other.finished_us IS NULL \
+     WHERE this.job_id IN (SELECT value ->> 0 FROM jsonb_each(?1)) \
+     UNION SELECT this.id FROM jobs AS this CROSS JOIN job_specs AS begins ON ",
+    within!("begins.weights", "(this.model ->> 'uri')"),
+    " CROSS JOIN jobs AS other ON other.id = begins.job_id AND other.finished_us IS NULL \
+     WHERE ?2 AND this.id IN (SELECT value ->> 0 FROM jsonb_each(?1)) AND this.model IS NOT NULL"
+);
+
+/// The same of what a condition on `this.job_id` says, as a condition, for checkpoints alone.
+macro_rules! is_begun_from {
+    ($whose:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM checkpoints AS this CROSS JOIN job_specs AS begins ON begins.weights >= this.uri \
+             AND begins.weights < this.uri || '0' CROSS JOIN jobs AS other ON other.id = begins.job_id AND other.finished_us IS NULL WHERE ",
+            $whose,
+            ")"
+        )
+    };
+}
+
+pub(super) use is_begun_from;
