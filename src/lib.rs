@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod registry;
 pub mod scheduler;
 pub mod store;
 pub mod supervisor;

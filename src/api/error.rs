@@ -59,6 +59,11 @@ impl Failure {
         Self { status, ..self }
     }
 
+    /// The error, to be told within an answer that has begun already.
+    pub(super) fn into_view(self) -> ErrorView {
+        self.view
+    }
+
     #[cfg(test)]
     pub(super) const fn code(&self) -> ErrorCode {
         self.view.code
@@ -120,6 +125,13 @@ impl From<StoreError> for Failure {
                 message,
                 format!("`mlctl queue drain {name}` takes no more; `mlctl ls --queue {name}` shows what is left"),
             ),
+            StoreError::NoModel(_) => Self::new(ErrorCode::NotFound, message, "`mlctl model ls` lists every model"),
+            StoreError::NoVersion { model, .. } => {
+                Self::new(ErrorCode::NotFound, message, format!("`mlctl model show {model}` lists its versions"))
+            }
+            StoreError::VersionInUse { .. } => {
+                Self::new(ErrorCode::WrongState, message, "wait until it has ended, or cancel it")
+            }
             StoreError::Ambiguous { .. } => {
                 Self::new(ErrorCode::Ambiguous, message, "`mlctl ls` shows the ids of jobs and their names")
             }

@@ -74,6 +74,39 @@ impl FromRequestParts<Context> for NamedDevice {
     }
 }
 
+/// The name that `{model}` in the path stands for; whether there is such a model is not looked at.
+pub(super) struct NamedModel(pub(super) String);
+
+impl FromRequestParts<Context> for NamedModel {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "model", "name a model by its name").await.map(Self)
+    }
+}
+
+/// The version that `{model}` and `{version}` in the path stand for.
+pub(super) struct NamedVersion {
+    pub(super) model: String,
+    pub(super) version: u32,
+}
+
+impl FromRequestParts<Context> for NamedVersion {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let NamedModel(model) = NamedModel::from_request_parts(parts, api).await?;
+        let text = parameter(parts, api, "version").await?;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let version = if digits { text.parse().ok() } else { None };
+        let version = version.ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Failure::bad_request(format!("{shown:?} is no version"), "name one by its number, from 1 on")
+        })?;
+        Ok(Self { model, version })
+    }
+}
+
 /// A bounded text of the path.
 async fn reference(parts: &mut Parts, api: &Context, what: &str, hint: &str) -> Result<String, Failure> {
     let reference = parameter(parts, api, what).await?;

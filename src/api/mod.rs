@@ -14,8 +14,10 @@ mod download;
 mod error;
 mod extract;
 mod follow;
+mod gc;
 mod jobs;
 mod logs;
+mod models;
 mod permit;
 mod preflight;
 pub mod query;
@@ -46,6 +48,7 @@ pub use routes::table as routes;
 use self::{stream::Streams, submit::Room, users::Users};
 use crate::{
     domain::{Clock, Uid},
+    registry::{Registry, gc::Collector},
     scheduler::{Dispatch, Observer},
     store::Store,
     supervisor::{Handle, executor::Programs},
@@ -134,6 +137,10 @@ pub struct Parts {
     pub artifacts: Stores,
     /// Backups.
     pub vault: Vault,
+    /// Models and their versions.
+    pub registry: Registry,
+    /// Who collects what nothing needs.
+    pub collector: Collector,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Cancelled to ask the daemon to stop.
@@ -158,6 +165,8 @@ struct Shared {
     dispatch: Dispatch,
     artifacts: Stores,
     vault: Vault,
+    registry: Registry,
+    collector: Collector,
     clock: Arc<dyn Clock>,
     stop_daemon: CancellationToken,
     reload: Reload,
@@ -185,7 +194,8 @@ impl Api {
     /// Makes an API that serves nobody yet. `stop` ends it.
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { store, supervisor, observer, dispatch, artifacts, vault, clock, stop_daemon, reload } = parts;
+        let Parts { store, supervisor, observer, dispatch, artifacts, vault, registry, collector, clock, .. } = parts;
+        let (stop_daemon, reload) = (parts.stop_daemon, parts.reload);
         let shared = Shared {
             room: Room::default(),
             started_at: clock.now(),
@@ -196,6 +206,8 @@ impl Api {
             dispatch,
             artifacts,
             vault,
+            registry,
+            collector,
             clock,
             stop_daemon,
             reload,

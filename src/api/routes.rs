@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::{
     Context, array_submit, arrays, checkpoints, control, daemon, db, devices, doctor, download, error::Failure, follow,
-    jobs, logs, queues, removal, schedules, submit, types::ErrorCode,
+    gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -104,6 +104,11 @@ fn all() -> Vec<Route> {
         delete("/v1/queues/{queue}", queues::remove),
         get("/v1/devices", devices::list),
         post("/v1/devices/{device}", devices::assign),
+        get("/v1/models", models::list),
+        get("/v1/models/{model}", models::show),
+        post("/v1/models/{model}", models::register).within(VERIFY_LIMIT),
+        delete("/v1/models/{model}/versions/{version}", models::remove),
+        post("/v1/gc", gc::collect),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/drain", daemon::drain),
         post("/v1/daemon/reload", daemon::reload),

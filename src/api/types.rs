@@ -9,6 +9,8 @@ mod daemon;
 mod db;
 mod devices;
 mod error;
+mod gc;
+mod models;
 mod queues;
 mod removal;
 mod schedules;
@@ -41,6 +43,8 @@ pub use daemon::{
 pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView, DbCheckView, RestoreView};
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
+pub use gc::{DEFAULT_GRACE_SECONDS, GarbageView, GcRequest, GcView, SumView};
+pub use models::{ModelList, ModelView, RegisterRequest, VersionList, VersionView};
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{

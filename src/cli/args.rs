@@ -142,10 +142,12 @@ verbs! {
     Rm => rm,
     /// Draw a job's learning curve and confusion matrix
     Plot => plot,
-    /// List, show, take, verify and pull checkpoints
+    /// List, show, take, verify and pull checkpoints, and collect what nothing needs
     Checkpoint => checkpoint,
     /// Move files to and from object storage: put, get, ls, abort
     Storage => storage,
+    /// List, show, make and remove versions of models
+    Model => model,
     /// Run a job again and again: add, list, show, preview and remove schedules
     Schedule => schedule,
     /// Say how much of the machine a queue's jobs may have: list, set, pause, resume, drain and remove queues

@@ -151,6 +151,16 @@ impl Client {
         Err(self.refusal(response).await)
     }
 
+    /// Asks for something to be done of which is told as it goes on.
+    pub async fn post_and_listen(&self, path: &str, body: &impl Serialize) -> Result<Download, Failure> {
+        let call = Call { method: Method::POST, path, body: encode(body)?, last_event: None, limit: ANSWER_LIMIT };
+        let response = self.call(&call).await.map_err(|trouble| self.failure(trouble))?;
+        if response.status().is_success() {
+            return Ok(Download { body: response.into_body() });
+        }
+        Err(self.refusal(response).await)
+    }
+
     /// Follows a stream of events to its end, over restarts of the daemon.
     pub fn events(&self, path: String) -> Events<'_> {
         Events::new(self, path)

@@ -14,6 +14,7 @@ pub mod follow;
 pub mod hold;
 pub mod logs;
 pub mod ls;
+pub mod model;
 pub mod pause;
 pub mod plot;
 pub mod pull;

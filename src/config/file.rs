@@ -289,7 +289,7 @@ impl Default for LimitsSection {
 }
 
 /// How long finished jobs are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionSection {
     /// Days after which a finished job is removed; 0 for never.
@@ -307,6 +307,26 @@ pub struct RetentionSection {
     /// Bytes that the checkpoints of such a job may have together; 0 for any.
     #[schemars(range(max = 1_125_899_906_842_624_u64))]
     pub checkpoints_max_bytes: u64,
+    /// Hours between two collections of stored objects that nothing needs; 0 for none by themselves.
+    #[schemars(range(max = 8760))]
+    pub gc_hours: u32,
+    /// Hours that such an object must be old.
+    #[schemars(range(min = 1, max = 87_600))]
+    pub gc_grace_hours: u32,
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        Self {
+            finished_days: 0,
+            finished_jobs: 0,
+            checkpoints_nightly: 0,
+            checkpoints_weekly: 0,
+            checkpoints_max_bytes: 0,
+            gc_hours: 0,
+            gc_grace_hours: 24,
+        }
+    }
 }
 
 /// Backups of the database.

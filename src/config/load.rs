@@ -211,6 +211,8 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             checkpoints_nightly: retention.checkpoints_nightly,
             checkpoints_weekly: retention.checkpoints_weekly,
             checkpoints_max_bytes: retention.checkpoints_max_bytes,
+            gc_hours: retention.gc_hours,
+            gc_grace_hours: retention.gc_grace_hours,
         },
         backup: BackupSettings {
             every_hours: backup.every_hours,

@@ -178,6 +178,10 @@ pub struct RetentionSettings {
     pub checkpoints_weekly: u32,
     /// Bytes that the checkpoints of such a job may have together; 0 for any.
     pub checkpoints_max_bytes: u64,
+    /// Hours between two collections of what nothing needs; 0 for none by themselves.
+    pub gc_hours: u32,
+    /// Hours that an object must be old to be collected by itself.
+    pub gc_grace_hours: u32,
 }
 
 /// Backups of the database.

@@ -20,6 +20,7 @@ use crate::{
         retention::{Retention, checkpoints::Defaults},
         share::FairShare,
     },
+    registry::gc,
     supervisor::{self, Handle, Tuning},
     vault::Plan,
 };
@@ -58,6 +59,7 @@ pub(super) struct Knobs {
     pub(super) max_queued: watch::Sender<u32>,
     pub(super) retention: watch::Sender<Retention>,
     pub(super) check_every: watch::Sender<Duration>,
+    pub(super) collection: watch::Sender<gc::Plan>,
     pub(super) plan: watch::Sender<Plan>,
 }
 
@@ -71,6 +73,7 @@ impl Knobs {
             max_queued: watch::Sender::new(settings.limits.max_queued),
             retention: watch::Sender::new(retention(settings)),
             check_every: watch::Sender::new(check_every(settings)),
+            collection: watch::Sender::new(collection(settings)),
             plan: watch::Sender::new(offline::plan(settings)),
         }
     }
@@ -86,6 +89,7 @@ impl Knobs {
         self.max_queued.send_replace(settings.limits.max_queued);
         self.retention.send_replace(retention(settings));
         self.check_every.send_replace(check_every(settings));
+        self.collection.send_replace(collection(settings));
         self.plan.send_replace(offline::plan(settings));
     }
 }
@@ -266,6 +270,11 @@ const fn retention(settings: &Settings) -> Retention {
     Retention { days: kept.finished_days, jobs: kept.finished_jobs }
 }
 
+const fn collection(settings: &Settings) -> gc::Plan {
+    let kept = &settings.retention;
+    gc::Plan { every_hours: kept.gc_hours, grace_hours: kept.gc_grace_hours }
+}
+
 fn check_every(settings: &Settings) -> Duration {
     Duration::from_secs(u64::from(settings.check_hours) * 3600)
 }
@@ -331,6 +340,8 @@ mod tests {
             checkpoints_nightly: 7,
             checkpoints_weekly: 8,
             checkpoints_max_bytes: 9,
+            gc_hours: 10,
+            gc_grace_hours: 11,
         };
         new.backup.every_hours += 1;
         new.backup.keep += 1;
@@ -343,7 +354,7 @@ mod tests {
         let (mut old, new) = (settings(), others());
         let (applied, pending): (Vec<String>, Vec<String>) =
             changed(&old, &new).unwrap().into_iter().partition(|key| is_applied(key));
-        assert_eq!(applied.len(), 23, "{applied:?}");
+        assert_eq!(applied.len(), 25, "{applied:?}");
         adopt(&mut old, new.clone());
         assert_eq!(changed(&old, &new).unwrap(), pending, "and nothing else");
     }

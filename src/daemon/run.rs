@@ -36,6 +36,7 @@ use crate::{
     api::{self, Api, Policy},
     config::Settings,
     domain::Clock,
+    registry::{self, Registry, gc::Collector},
     scheduler::{
         self, Dispatch, Observer, Scheduler,
         cron::{self, Cron},
@@ -204,6 +205,13 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         observer: observer.clone(),
         dispatch: dispatch.clone(),
         vault,
+        registry: Registry::new(store.clone(), artifacts.clone()),
+        collector: Collector::new(
+            store.clone(),
+            artifacts.clone(),
+            clock.clone(),
+            settings.storage.url.trim_end_matches('/').to_owned(),
+        ),
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
@@ -237,16 +245,21 @@ async fn close(store: &Store, stop: &Stop) {
 
 /// What is done by the clock, or when something has changed, besides starting jobs.
 fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &CancellationToken)) -> Vec<Part> {
-    let api::Parts { store, supervisor, dispatch, vault, clock, stop_daemon, reload, .. } = parts.clone();
+    let api::Parts { store, supervisor, dispatch, vault, registry, collector, clock, .. } = parts.clone();
+    let (stop_daemon, reload) = (parts.stop_daemon.clone(), parts.reload.clone());
     let (zones, max_queued) = (jiff::tz::db().clone(), knobs.max_queued.subscribe());
     let cron = Cron { store: store.clone(), clock: clock.clone(), zones, max_queued };
     let retention = knobs.retention.subscribe();
     let keeper = Keeper { store: store.clone(), supervisor: supervisor.clone(), clock: clock.clone(), retention };
     let deadlines = Deadlines { store: store.clone(), clock };
     let check_every = knobs.check_every.subscribe();
+    let watched = dispatch.clone();
+    let is_sound = move || watched.standing().frozen.is_none();
     vec![
         Part::spawn("cron", cron::run(cron, dispatch.clone(), stop.clone())),
         Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
+        Part::spawn("registrar", registry::register_all(registry, stop.clone())),
+        Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), is_sound, stop.clone())),
         Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),
         Part::spawn("drain", drain::run(dispatch.clone(), supervisor, stop_daemon, stop.clone())),

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod job;
 pub mod machine;
 pub mod queue;
+pub mod registry;
 pub mod retention;
 pub mod retry;
 pub mod rules;

@@ -52,6 +52,12 @@ pub fn schedule_name(name: &str) -> Option<Problem> {
     job::name(name)
 }
 
+/// What is wrong with a model's name, in the same way.
+#[must_use]
+pub fn model_name(name: &str) -> Option<Problem> {
+    job::name(name)
+}
+
 /// The dotted path of every key that a spec of this shape may set, whether it does or not; tables are left out. The spec is in its JSON form and may lack what must be there.
 #[must_use]
 pub fn keys(spec: &serde_json::Value) -> Vec<String> {

@@ -13,6 +13,7 @@ use super::{
     StoreError,
     error::Fault,
     members::PreparedArray,
+    models::{ModelVersion, NewVersion},
     rows::{RowError, integer},
     types::{Beat, Claimed, NewAttempt, NewJob, NewSchedule, QueueRow, Schedule, Submitted},
 };
@@ -276,6 +277,17 @@ pub(super) enum Ask {
         name: String,
         reply: Reply<QueueRow>,
     },
+    Register {
+        new: Box<NewVersion>,
+        /// With whether it was there before.
+        reply: Reply<Box<(ModelVersion, bool)>>,
+    },
+    Unregister {
+        model: String,
+        version: u32,
+        by: Uid,
+        reply: Reply<Box<ModelVersion>>,
+    },
     AddSchedule {
         schedule: Box<PreparedSchedule>,
         reply: Reply<bool>,
@@ -305,6 +317,7 @@ impl Ask {
                 | Self::Claim { .. }
                 | Self::Beat { .. }
                 | Self::AddSchedule { .. }
+                | Self::Register { .. }
                 | Self::Turn { .. }
         )
     }
@@ -345,6 +358,8 @@ impl Ask {
             | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.send(),
+            Self::Register { reply, .. } => reply.send(),
+            Self::Unregister { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } => reply.send(),
             Self::Turn { reply, .. } => reply.send(),
         }
@@ -368,6 +383,8 @@ impl Ask {
             | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.fail(error),
+            Self::Register { reply, .. } => reply.fail(error),
+            Self::Unregister { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
         }

@@ -49,6 +49,25 @@ pub enum StoreError {
         /// How many.
         jobs: u64,
     },
+    /// There is no such model.
+    #[error("no model {0}")]
+    NoModel(String),
+    /// The model has no such version, or it was removed.
+    #[error("model {model} has no version {version}")]
+    NoVersion {
+        /// The model.
+        model: String,
+        /// The version.
+        version: u32,
+    },
+    /// A job that has not ended begins with the version.
+    #[error("a job that has not ended begins with version {version} of model {model}")]
+    VersionInUse {
+        /// The model.
+        model: String,
+        /// The version.
+        version: u32,
+    },
     /// The name fits more than one job.
     #[error("the name {name:?} fits jobs {first} and {second}: use an id")]
     Ambiguous {

@@ -13,6 +13,7 @@ use super::{
     held::{self, HeldAttempt},
     ledger::Ledger,
     members::Arrays,
+    models::HeldModels,
     queues::{HeldQueues, Tally},
     removal::Removals,
     rows::{Cell, Rows, integer},
@@ -53,6 +54,7 @@ pub(super) struct Others {
     pub(super) rungs: Rungs,
     pub(super) queues: HeldQueues,
     pub(super) settling: Settling,
+    pub(super) models: HeldModels,
 }
 
 impl Writes {
@@ -240,7 +242,7 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
-        Others { timers, rungs, queues, settling }: Others,
+        Others { timers, rungs, queues, settling, models }: Others,
     ) -> Result<(), Fault> {
         let mut batch = Batch::default();
         batch.write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
@@ -260,6 +262,7 @@ impl Writes {
         queues.flush(conn, &mut batch).await?;
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;
+        models.flush(conn, &mut batch).await?;
         let is_all =
             self.promote_until.is_none() && self.gates.is_empty() && self.removals.is_empty() && settling.is_empty();
         if is_all && batch.must_change() {

@@ -22,12 +22,14 @@ mod ledger;
 mod list;
 mod load;
 mod members;
+mod models;
 pub mod offline;
 mod open;
 mod queues;
 mod read;
 mod removal;
 mod reserve;
+mod roots;
 mod rows;
 mod scan;
 mod schedules;
@@ -70,8 +72,10 @@ use self::{
 };
 pub use self::{
     error::StoreError,
-    kept::KeptCheckpoint,
+    kept::{KeptCheckpoint, NeededBy},
+    models::{ModelRow, ModelVersion, NewVersion},
     queues::{MAX_QUEUES, Queues},
+    roots::StoredRoots,
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
         MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,

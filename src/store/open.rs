@@ -53,6 +53,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0021_devices.sql"),
     include_str!("../../migrations/0022_used.sql"),
     include_str!("../../migrations/0023_kept.sql"),
+    include_str!("../../migrations/0024_models.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

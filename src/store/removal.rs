@@ -16,7 +16,7 @@ use super::{
     chain::Hash,
     error::Fault,
     flush::{sweep, write},
-    kept::is_begun_from,
+    kept::is_held_by_others,
     ledger::Ledger,
     load,
     rows::{Fields, RowError, Rows},
@@ -239,12 +239,12 @@ pub(super) const IS_PRUNABLE: &str = concat!(
 
 pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
 
-/// Without those that a job waits for which has not ended, or whose checkpoint one begins with.
+/// Without those that a job waits for which has not ended, or of which a checkpoint is what one begins with, or a version of a model.
 pub(super) const OLDEST: &str = concat!(
     "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
      WHERE waits.on_job = jobs.id AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) AND NOT ",
-    is_begun_from!("this.job_id = jobs.id"),
+    is_held_by_others!("this.job_id = jobs.id", "version.job_id = jobs.id"),
     " ORDER BY finished_us LIMIT ?1 + 0"
 );
 
@@ -254,7 +254,10 @@ pub(super) const OLDEST_ARRAYS: &str = concat!(
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \
      WHERE waits.on_job >= arrays.id AND waits.on_job <= arrays.id + arrays.size \
      AND waits.waived = 0 AND waiter.waits IS NOT NULL AND waiter.finished_us IS NULL) AND NOT ",
-    is_begun_from!("this.job_id > arrays.id AND this.job_id <= arrays.id + arrays.size"),
+    is_held_by_others!(
+        "this.job_id > arrays.id AND this.job_id <= arrays.id + arrays.size",
+        "version.job_id > arrays.id AND version.job_id <= arrays.id + arrays.size"
+    ),
     " ORDER BY ended_us LIMIT ?1 + 0"
 );
 

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, open, queues, read,
-    removal, schedules, timers, unit, usage,
+    arrays, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models, open, queues,
+    read, removal, roots, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -133,6 +133,13 @@ async fn arrays_are_found_without_a_look_at_others() {
     }
 }
 
+/// Of the jobs that were ever submitted, those alone are looked at whose spec names a model.
+#[tokio::test]
+async fn who_is_to_be_registered_is_found_by_an_index() {
+    let found = plan(&mut empty().await, models::UNREGISTERED).await;
+    assert!(found[0].starts_with("SEARCH begun USING INDEX job_specs_registers (registers>?)"), "{found:?}");
+}
+
 /// Fails with the statement that walks a whole table of jobs or of what belongs to them.
 async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)]) {
     for (name, sql) in statements {
@@ -203,6 +210,27 @@ async fn a_removal_looks_at_nothing_but_what_goes() {
 }
 
 #[tokio::test]
+async fn what_is_needed_is_found_without_a_walk() {
+    let mut conn = empty().await;
+    let statements = [
+        ("checkpoints and who needs them", kept::KEPT),
+        ("what is begun from", kept::BEGUN_FROM),
+        ("what versions hold", kept::VERSIONS_OF),
+        ("versions of a model", models::VERSIONS),
+        ("load models", models::LOAD),
+        ("load versions", models::LOAD_VERSIONS),
+        ("count versions", models::COUNTED),
+        ("remove versions", models::REMOVED),
+        ("a job's roots", roots::JOB),
+        ("checkpoints as roots", roots::CHECKPOINTS),
+        ("weights as roots", roots::WEIGHTS),
+        ("versions as roots", roots::VERSIONS),
+        ("all checkpoints", roots::ALL_CHECKPOINTS),
+    ];
+    must_not_walk(&mut conn, &statements).await;
+}
+
+#[tokio::test]
 async fn no_statement_walks_a_whole_table_or_sorts_one() {
     let mut conn = empty().await;
     let statements = [
@@ -212,8 +240,6 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("use", usage::SINCE),
         ("attempts", read::ATTEMPTS),
         ("checkpoints", read::CHECKPOINTS),
-        ("checkpoints and who needs them", kept::KEPT),
-        ("what is begun from", kept::BEGUN_FROM),
         ("load jobs", load::JOBS),
         ("load keys", load::KEYS),
         ("load specs", load::SPECS),

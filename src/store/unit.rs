@@ -25,6 +25,7 @@ use super::{
     kept,
     ledger::Ledger,
     load::{self, Loaded},
+    models::{HeldModels, ModelVersion, NewVersion},
     queues::HeldQueues,
     timers::{Standing, Timers},
     types::Submitted,
@@ -50,16 +51,45 @@ pub(super) struct Unit {
     settling: Settling,
     arrivals: Arrivals,
     begun: Begun,
+    models: HeldModels,
     writes: Writes,
 }
 
-/// Of what is to be removed: what jobs begin with that have not ended.
+/// Of what is to be removed: what others hold.
 #[derive(Default)]
 struct Begun {
-    /// Whose checkpoints.
+    /// Jobs that have not ended begin with it.
+    jobs: Stored,
+    /// It is a version of a model.
+    versions: Stored,
+}
+
+/// The jobs of which something is held.
+#[derive(Default)]
+struct Stored {
+    /// Checkpoints.
     checkpoints: BTreeSet<JobId>,
-    /// Whose checkpoints or models.
+    /// Checkpoints or models.
     models: BTreeSet<JobId>,
+}
+
+impl Begun {
+    async fn load(conn: &mut SqliteConnection, removed: &BTreeSet<JobId>, with_objects: bool) -> Result<Self, Fault> {
+        let mut begun = Self::default();
+        begun.jobs.checkpoints = kept::begun_from(conn, removed, false).await?;
+        begun.versions.checkpoints = kept::versions_of(conn, removed, false).await?;
+        if with_objects {
+            begun.jobs.models = kept::begun_from(conn, removed, true).await?;
+            begun.versions.models = kept::versions_of(conn, removed, true).await?;
+        }
+        Ok(begun)
+    }
+}
+
+impl Stored {
+    fn holds(&self, job: JobId, with_objects: bool) -> bool {
+        self.checkpoints.contains(&job) || (with_objects && self.models.contains(&job))
+    }
 }
 
 /// What a group has come to, once its transaction is committed.
@@ -107,9 +137,7 @@ impl Unit {
             })
             .collect();
         let rungs = Rungs::load(conn, &members).await?;
-        let stored = kept::begun_from(conn, &needs.removed, false).await?;
-        let models =
-            if needs.removes_objects { kept::begun_from(conn, &needs.removed, true).await? } else { BTreeSet::new() };
+        let begun = Begun::load(conn, &needs.removed, needs.removes_objects).await?;
         let arrays = jobs.iter().filter(|(job, _)| needs.removed.contains(&job.id));
         let arrays: Vec<JobId> = arrays.filter_map(|(job, _)| job.array.as_ref().map(|array| array.id)).collect();
         needs.removed.extend(arrays);
@@ -122,7 +150,8 @@ impl Unit {
             rungs,
             settling,
             arrivals: Arrivals::default(),
-            begun: Begun { checkpoints: stored, models },
+            begun,
+            models: HeldModels::load(conn, &needs.models).await?,
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts,
@@ -170,11 +199,30 @@ impl Unit {
                 reply.stage(Ok(()));
             }
             Ask::RemoveQueue { name, reply } => reply.stage(self.queues.remove(name)),
+            Ask::Register { new, reply } => reply.stage(self.register(new)?.map(Box::new)),
+            Ask::Unregister { model, version, by, reply } => {
+                reply.stage(self.models.remove(model, *version, *by, self.now).map(Box::new));
+            }
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
         }
         Ok(())
+    }
+
+    /// Registers what a job has stored, if the job is there still.
+    fn register(&mut self, new: &NewVersion) -> Result<Result<(ModelVersion, bool), StoreError>, Fault> {
+        let job = new.content.job;
+        if !self.jobs.contains_key(&job) {
+            return Ok(Err(StoreError::NotFound(job.to_string())));
+        }
+        // For a removal behind it in the same group.
+        let begun = &mut self.begun;
+        begun.versions.models.insert(job);
+        if new.content.step.is_some() {
+            begun.versions.checkpoints.insert(job);
+        }
+        Ok(Ok(self.models.register(new, self.now)?))
     }
 
     /// Fails the jobs whose deadline has passed. Returns how many.
@@ -195,9 +243,9 @@ impl Unit {
             }
         }
         let moves_deadlines = self.writes.moves_deadlines;
-        let Self { timers, rungs, queues, settling, arrivals, .. } = self;
+        let Self { timers, rungs, queues, settling, arrivals, models, .. } = self;
         let replaces = arrivals.replaces();
-        let others = Others { timers, rungs, queues, settling };
+        let others = Others { timers, rungs, queues, settling, models };
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
         Ok(Done { ledger: self.ledger, moves_deadlines, replaces })
     }
@@ -250,12 +298,15 @@ impl Unit {
 
     /// Why a job that has ended is not removed yet.
     fn keeps(&self, job: &Job, with_objects: bool) -> Option<&'static str> {
-        let Begun { checkpoints, models } = &self.begun;
+        let Begun { jobs, versions } = &self.begun;
         if self.settling.needs(job) {
             return Some("removed while a job that has not ended waits for it");
         }
-        let begins = checkpoints.contains(&job.id) || (with_objects && models.contains(&job.id));
-        begins.then_some("removed while a job that has not ended is to begin with what it has stored")
+        if jobs.holds(job.id, with_objects) {
+            return Some("removed while a job that has not ended is to begin with what it has stored");
+        }
+        let is_held = versions.holds(job.id, with_objects);
+        is_held.then_some("removed with what a version of a model holds")
     }
 
     /// A tick's job and its row, or neither.

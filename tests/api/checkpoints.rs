@@ -90,7 +90,7 @@ async fn a_list_says_why_each_is_kept_and_what_goes() {
     // Of equal losses the newest is the best. Each two are of one day.
     let expected = ["40 newest,last,best,nightly stays", "30  now", "20 nightly stays", "10 needed stays"];
     assert_eq!(why, expected);
-    assert_eq!(list.checkpoints[3].needed_by, Some(two.id));
+    assert_eq!(list.checkpoints[3].needed_by, Some(format!("job {}", two.id)));
     rig.end_server().await;
 }
 

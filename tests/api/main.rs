@@ -22,6 +22,8 @@ mod limits;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod queues;
 #[cfg(test)]
 mod removal;

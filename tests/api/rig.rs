@@ -21,6 +21,7 @@ use mlctl::{
         types::{ErrorBody, ErrorCode, JobView},
     },
     domain::{Clock, Command, Exit, Fence, Machine, share::FairShare},
+    registry::{Registry, gc::Collector},
     scheduler::{Dispatch, Observer},
     store::Store,
     supervisor::{
@@ -153,6 +154,8 @@ impl Rig {
             dispatch: Dispatch::new(store.clone(), clock.clone()),
             artifacts: Stores::new(),
             vault: vault_of(dir.path(), &storage_url, clock.clone()),
+            registry: Registry::new(store.clone(), Stores::new()),
+            collector: Collector::new(store.clone(), Stores::new(), clock.clone(), storage_url.clone()),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
             reload: Arc::new(|| Err("there is nothing to read".to_owned())),

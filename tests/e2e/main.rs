@@ -43,6 +43,8 @@ mod full_disk;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod pause;

@@ -2,7 +2,7 @@
 
 use mlctl::{
     domain::{Command, Hold, Refusal, Uid},
-    store::{Finished, NewJob, StoreError},
+    store::{Finished, KeptCheckpoint, NeededBy, NewJob, StoreError},
 };
 use mlctl_protocol::{
     ExitClass, JobId,
@@ -40,7 +40,11 @@ async fn trained(rig: &Rig, name: &str) -> JobId {
 
 async fn needed(rig: &Rig, id: JobId) -> Vec<(u64, Option<JobId>)> {
     let kept = rig.store.kept_checkpoints(id).await.unwrap();
-    kept.iter().map(|one| (one.checkpoint.step, one.needed_by)).collect()
+    let job = |one: &KeptCheckpoint| match one.needed_by {
+        Some(NeededBy::Job(job)) => Some(job),
+        _ => None,
+    };
+    kept.iter().map(|one| (one.checkpoint.step, job(one))).collect()
 }
 
 async fn remove(rig: &Rig, id: JobId, with_objects: bool) -> Result<(), &'static str> {

@@ -41,6 +41,8 @@ mod kept;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod newest;
 #[cfg(test)]
 mod opening;

@@ -38,9 +38,9 @@ pub struct CheckpointView {
     /// Why it is kept: `newest`, `needed`, `last`, `best`, `nightly`, `weekly`. Empty for one that goes.
     #[serde(default)]
     pub kept_as: Vec<String>,
-    /// A job that begins with it, or would when it is tried again.
+    /// What else needs it: `job 12`, which begins with it or would when it is tried again, `schedule nightly`, or `model digits/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub needed_by: Option<JobId>,
+    pub needed_by: Option<String>,
     /// When it goes: `now`, as soon as the newest is found whole; `over_budget`, the same, since there is no room for it; `next`, when the next one is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goes: Option<String>,

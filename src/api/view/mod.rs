@@ -221,7 +221,7 @@ pub(super) fn checkpoint(job: &Job, judged: &Judged) -> CheckpointView {
         latest: job.checkpoint.as_ref().is_some_and(|latest| latest.uri == found.uri),
         kept_at: kept.at,
         kept_as,
-        needed_by: kept.needed_by,
+        needed_by: kept.needed_by.as_ref().map(ToString::to_string),
         goes: goes.map(str::to_owned),
         metrics: found.metrics.clone(),
     }

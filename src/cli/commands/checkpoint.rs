@@ -1,6 +1,6 @@
 //! `mlctl checkpoint`: the checkpoints of a job.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -9,12 +9,13 @@ use super::{
     pull::{self, Source},
 };
 use crate::{
-    api::types::{CheckpointDetail, CheckpointList, VerifyRequest, VerifyView},
+    api::types::{CheckpointDetail, CheckpointList, GcRequest, GcView, VerifyRequest, VerifyView},
     cli::{
-        Context, Done,
-        client::{LONG_LIMIT, READ_LIMIT},
+        Context, Done, Failure,
+        client::{Client, LONG_LIMIT, READ_LIMIT},
         exit::Exit,
-        output::checkpoints,
+        output::{Output, checkpoints, gc},
+        times::duration,
     },
 };
 
@@ -27,7 +28,9 @@ Examples:
   mlctl checkpoint verify digits            reads every byte back; exit code 1 when one is damaged
   mlctl checkpoint pull digits ./newest     the newest checkpoint as a folder here, verified
   mlctl checkpoint pull digits/500 ./at-500
-  mlctl checkpoint pull digits/model ./model   the final model";
+  mlctl checkpoint pull digits/model ./model   the final model
+  mlctl checkpoint gc --dry-run             what is stored and nothing needs
+  mlctl checkpoint gc --grace 1h";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -70,6 +73,22 @@ enum Verb {
         /// Only the checkpoint of this step [default: all]
         step: Option<u64>,
     },
+    /// Delete what is stored of jobs and nothing needs any more
+    ///
+    /// Looked for are objects of attempts that were killed in the middle of a checkpoint, and what removals that were cut short have left. What a job that is there, a version of a model, or who begins with
+    /// it needs is never deleted.
+    #[command(after_help = EXAMPLES)]
+    Gc {
+        /// Say only what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+        /// How old it must be
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+        grace: Duration,
+        /// Models and predictions of removed jobs too, which `mlctl rm` leaves; those that are versions stay
+        #[arg(long)]
+        results: bool,
+    },
     /// Bring a checkpoint or the final model here and compare every byte with its checksum
     ///
     /// DIR appears when all of it is there. A pull that was broken off goes on where it was.
@@ -91,6 +110,7 @@ impl Arguments {
             Verb::Now { job } => format!("take a checkpoint of {job}"),
             Verb::Verify { job, .. } => format!("verify the checkpoints of {job}"),
             Verb::Pull { from, .. } => format!("pull from {}", from.job),
+            Verb::Gc { .. } => "collect what nothing needs".into(),
         }
     }
 
@@ -123,15 +143,48 @@ impl Arguments {
                 checkpoints::verified(out, &found)?;
                 return Ok(if found.ok { Exit::Ok } else { Exit::Failed });
             }
+            Verb::Gc { dry_run, grace, results } => {
+                let request = GcRequest { dry_run, grace_seconds: Some(grace.as_secs()), results };
+                return collect(client, out, &request).await;
+            }
             Verb::Pull { .. } => {}
         }
         Ok(Exit::Ok)
     }
 }
 
-fn newest(list: CheckpointList) -> Result<u64, crate::cli::Failure> {
+/// Has the daemon collect what nothing needs, and shows how far it has come.
+async fn collect(client: &Client, out: &mut Output, request: &GcRequest) -> Done {
+    let mut lines = client.post_and_listen("/v1/gc", request).await?;
+    let spinner = gc::Spinner::new(out);
+    let mut unread = Vec::new();
+    let mut last: Option<GcView> = None;
+    while let Some(bytes) = lines.next().await? {
+        unread.extend_from_slice(&bytes);
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            let view: GcView = serde_json::from_slice(&line)
+                .map_err(|error| Failure::caused("the daemon's answer is not understood", &error))?;
+            spinner.show(gc::so_far(&view));
+            last = Some(view);
+        }
+    }
+    drop(spinner);
+    let Some(view) = last.filter(|view| view.is_done) else {
+        return Err(
+            Failure::new(Exit::Unreachable, "the daemon ended before it was done").hint("ask again when it is back")
+        );
+    };
+    if let Some(error) = view.error.clone() {
+        return Err(error.into());
+    }
+    gc::collected(out, &view)?;
+    Ok(if view.failed > 0 { Exit::Failed } else { Exit::Ok })
+}
+
+fn newest(list: CheckpointList) -> Result<u64, Failure> {
     list.checkpoints.first().map(|checkpoint| checkpoint.step).ok_or_else(|| {
-        crate::cli::Failure::new(Exit::NotFound, format!("job {} has no checkpoint yet", list.id))
+        Failure::new(Exit::NotFound, format!("job {} has no checkpoint yet", list.id))
             .hint(format!("`mlctl checkpoint now {}` takes one while the job runs", list.id))
     })
 }

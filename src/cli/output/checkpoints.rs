@@ -48,8 +48,8 @@ pub fn list(out: &mut Output, list: &CheckpointList) -> Result<(), Failure> {
 
 /// Why one is kept, and when it goes.
 fn kept(one: &CheckpointView) -> String {
-    let why = one.kept_as.iter().map(|why| match (why.as_str(), one.needed_by) {
-        ("needed", Some(job)) => format!("for job {job}"),
+    let why = one.kept_as.iter().map(|why| match (why.as_str(), &one.needed_by) {
+        ("needed", Some(what)) => format!("for {what}"),
         (why, _) => why.to_owned(),
     });
     let goes = one.goes.as_deref().map(|when| match when {

@@ -2,12 +2,19 @@
 
 use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
 
-use super::{Problem, data, infer};
+use super::{Problem, data, infer, job};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
     found.extend(data::problems("train.data", &train.data));
     found.extend(targets(&train.data, train.loss));
+    found.extend(
+        train
+            .register
+            .as_deref()
+            .and_then(job::name)
+            .map(|problem| Problem { path: "train.register".into(), ..problem }),
+    );
     found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
     found.extend(split(&train.split));
     found.extend(optimizer(&train.optimizer));

@@ -25,6 +25,8 @@ pub(in crate::store) struct Needs<'a> {
     pub(in crate::store) awaited: BTreeSet<JobId>,
     /// What is to be removed.
     pub(in crate::store) removed: BTreeSet<JobId>,
+    /// Models whose versions are registered or removed.
+    pub(in crate::store) models: BTreeSet<&'a str>,
     /// Whether models of some of it will be deleted too.
     pub(in crate::store) removes_objects: bool,
 }
@@ -69,6 +71,11 @@ impl<'a> Needs<'a> {
                 Ask::Promote { .. } | Ask::Settle { .. } | Ask::AssignDevice { .. } => {}
                 Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
                 Ask::EditQueue { name, .. } | Ask::RemoveQueue { name, .. } => drop(needs.queues.insert(name)),
+                Ask::Register { new, .. } => {
+                    needs.jobs.insert(new.content.job);
+                    needs.models.insert(&new.model);
+                }
+                Ask::Unregister { model, .. } => drop(needs.models.insert(model)),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
                 Ask::Turn { turn, .. } => {

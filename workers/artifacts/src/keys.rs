@@ -121,6 +121,61 @@ pub fn checkpoint_step(folder: &str) -> Option<u64> {
     (format!("{step:012}") == folder).then_some(step)
 }
 
+/// What the name of an object says that lies in the folder of all jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The job.
+    pub job: JobId,
+    /// The database that the job is of, and its epoch.
+    pub instance: String,
+    /// What it is of the job.
+    pub part: Part,
+}
+
+/// What an object is of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Of an attempt's own folder.
+    Attempt {
+        /// Which.
+        attempt: AttemptNumber,
+        /// The step of the checkpoint, where it is of one.
+        step: Option<u64>,
+    },
+    /// Of a final model.
+    Model {
+        /// Whose.
+        attempt: AttemptNumber,
+    },
+    /// Of predictions.
+    Output {
+        /// Whose.
+        attempt: AttemptNumber,
+    },
+    /// Not of ours.
+    Other,
+}
+
+/// Reads the name of an object below [`jobs_uri`]; `None` where the first folder is no job's.
+#[must_use]
+pub fn parse(name: &str) -> Option<Key> {
+    let mut parts = name.split('/');
+    let (job, instance) = parts.next()?.split_once('-')?;
+    let number = |text: &str| text.parse::<u64>().ok().filter(|number| number.to_string() == text);
+    let attempt = |text: Option<&str>| text.and_then(number).and_then(|number| u32::try_from(number).ok());
+    let job = JobId(number(job)?);
+    let first = parts.next();
+    let part = match first {
+        Some("model") => attempt(parts.next()).map(|attempt| Part::Model { attempt: AttemptNumber(attempt) }),
+        Some("output") => attempt(parts.next()).map(|attempt| Part::Output { attempt: AttemptNumber(attempt) }),
+        first => attempt(first).map(|attempt| {
+            let step = (parts.next() == Some(CHECKPOINTS)).then(|| parts.next().and_then(checkpoint_step));
+            Part::Attempt { attempt: AttemptNumber(attempt), step: step.flatten() }
+        }),
+    };
+    Some(Key { job, instance: instance.to_owned(), part: part.unwrap_or(Part::Other) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +191,27 @@ mod tests {
             (CHECKPOINT_MODEL.into(), CHECKPOINT_OPTIMIZER.into())
         );
         assert_eq!(shard("model", 2, 12), "model-00002-of-00012.safetensors");
+    }
+
+    #[test]
+    fn names_say_what_an_object_is() {
+        let attempt = AttemptNumber(3);
+        for (name, part) in [
+            ("3/checkpoints/000000000012/state.json", Part::Attempt { attempt, step: Some(12) }),
+            ("3/checkpoints/12/state.json", Part::Attempt { attempt, step: None }),
+            ("3/x", Part::Attempt { attempt, step: None }),
+            ("model/3/config.json", Part::Model { attempt }),
+            ("output/3/predictions.jsonl", Part::Output { attempt }),
+            ("03/x", Part::Other),
+            ("model/x", Part::Other),
+            ("x", Part::Other),
+        ] {
+            let key = Key { job: JobId(42), instance: "k3f9-2".into(), part };
+            assert_eq!(parse(&format!("42-k3f9-2/{name}")), Some(key), "{name}");
+        }
+        for name in ["", "42", "x-k3f9/3/x", "042-k3f9/3/x", "-k3f9/3/x"] {
+            assert_eq!(parse(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     transfer,
     uploads::{self, Parts},
     uri::{MAX_URI_BYTES, bad_uri, is_staging_name, normalise},
+    walk::Walk,
 };
 
 /// The most names a listing gives; a folder with more is an error, not a loss of memory.
@@ -352,6 +353,12 @@ impl Location {
         let mut entries = entries.await?;
         entries.sort_unstable();
         Ok(entries)
+    }
+
+    /// A walk over all objects under this folder, for one that holds more than fit into memory.
+    #[must_use]
+    pub fn walk(&self) -> Walk {
+        Walk::new(self.clone(), self.store.list(Some(&self.path)))
     }
 
     /// The names of the folders directly under this one, sorted.

@@ -141,6 +141,7 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
     let spec = TrainSpec {
         seed: 0,
         model: ModelSpec::Mlp { layers: LAYERS.to_vec(), activation: Activation::Relu, dropout: 0.0 },
+        register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
         split: Split::default(),
@@ -153,7 +154,7 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
         max_steps: Some(STEPS),
         convergence: None,
     };
-    let policy = CheckpointPolicy { every_steps: Some(every), every_seconds: None, every_epochs: None, keep: 1 };
+    let policy = CheckpointPolicy { every_steps: Some(every), keep: 1, ..CheckpointPolicy::default() };
     let (device, host) = (Device::Cpu, Clock(Instant::now(), Mutex::default()));
     let plan = Plan::new(&spec, &policy, examples.train.len())?;
     let identity = Identity::new(&spec, "")?;

@@ -79,6 +79,7 @@ fn measure(
     let spec = |steps| TrainSpec {
         seed: 0,
         model: ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout: 0.0 },
+        register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
         split: Split::default(),

@@ -126,6 +126,7 @@ mod tests {
         let spec = TrainSpec {
             seed: 0,
             model: ModelSpec::Mlp { layers: vec![1, 1], activation: Activation::Relu, dropout: 0.0 },
+            register: None,
             init: None,
             data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
             split: Split::default(),

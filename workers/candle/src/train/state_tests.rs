@@ -10,6 +10,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
     TrainSpec {
         seed: 1,
         model: ModelSpec::Mlp { layers: vec![2, 1], activation: Activation::Relu, dropout: 0.1 },
+        register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
         split: Split::default(),

@@ -136,6 +136,7 @@ impl Problem {
         let spec = TrainSpec {
             seed: 11,
             model: ModelSpec::Mlp { layers: vec![6, 12, 8, 3], activation: Activation::Relu, dropout: 0.25 },
+            register: None,
             init: None,
             data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
             split: Split::default(),

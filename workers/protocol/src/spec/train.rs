@@ -18,6 +18,10 @@ pub struct TrainSpec {
     pub seed: u64,
     /// What to train.
     pub model: ModelSpec,
+    /// The model, by its name in the registry, of which the trained weights become a new version when the job has succeeded: `mlctl model ls`. None when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    pub register: Option<String>,
     /// What its weights are at the beginning; fresh ones, drawn by the seed, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitSpec>,

@@ -1,0 +1,109 @@
+//! Handlers about models and their versions: list, show, register, remove. Called by the router. What a version is made of is the registry's.
+
+use axum::{Extension, Json, extract::State};
+
+use super::{
+    Context,
+    error::Failure,
+    extract::{NamedModel, NamedVersion, Sent},
+    permit::Peer,
+    types::{ErrorCode, ModelList, ModelView, ObjectView, RegisterRequest, SCHEMA, VersionList, VersionView},
+    view::Scene,
+};
+use crate::{domain::rules, registry::RegistryError, store::ModelVersion};
+
+/// `GET /v1/models`.
+pub(super) async fn list(State(api): State<Context>) -> Result<Json<ModelList>, Failure> {
+    let scene = api.scene();
+    let models = api.store.models().await?.into_iter().map(|row| ModelView {
+        name: row.name,
+        versions: row.versions,
+        newest: row.newest.map(|newest| view(newest, &scene)),
+        created_at: row.created_at,
+    });
+    Ok(Json(ModelList { schema: SCHEMA, models: models.collect() }))
+}
+
+/// `GET /v1/models/{model}`.
+pub(super) async fn show(
+    State(api): State<Context>,
+    NamedModel(name): NamedModel,
+) -> Result<Json<VersionList>, Failure> {
+    let scene = api.scene();
+    let versions = api.store.model_versions(&name).await?.into_iter().map(|version| view(version, &scene)).collect();
+    Ok(Json(VersionList { schema: SCHEMA, name, versions }))
+}
+
+/// `POST /v1/models/{model}`.
+pub(super) async fn register(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedModel(name): NamedModel,
+    Sent(RegisterRequest { job, step }): Sent<RegisterRequest>,
+) -> Result<Json<VersionView>, Failure> {
+    if let Some(problem) = rules::model_name(&name) {
+        return Err(Failure::bad_request(problem.message, problem.hint.unwrap_or_default()));
+    }
+    let job = api.store.find(&job).await?;
+    let (version, _) = api.registry.register(&name, job, step, peer.uid).await?;
+    Ok(Json(view(version, &api.scene())))
+}
+
+/// `DELETE /v1/models/{model}/versions/{version}`.
+pub(super) async fn remove(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedVersion { model, version }: NamedVersion,
+) -> Result<Json<VersionView>, Failure> {
+    let removed = api.store.remove_version(&model, version, peer.uid).await?;
+    Ok(Json(view(removed, &api.scene())))
+}
+
+fn view(version: ModelVersion, scene: &Scene) -> VersionView {
+    let ModelVersion { model, version, content, created_by, created_at, .. } = version;
+    let size_bytes = content.size_bytes();
+    let objects = content.objects.into_iter().map(|object| ObjectView {
+        name: object.name,
+        role: String::new(),
+        size_bytes: object.size_bytes,
+        blake3: object.blake3,
+    });
+    VersionView {
+        schema: SCHEMA,
+        model,
+        version,
+        job: content.job,
+        attempt: content.attempt,
+        step: content.step,
+        uri: content.uri,
+        size_bytes,
+        digest: content.digest,
+        spec_digest: content.spec_digest,
+        dataset_digest: content.dataset_digest,
+        metrics: content.metrics,
+        objects: objects.collect(),
+        created_by: scene.name(created_by),
+        created_at,
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RegistryError::Store(error) => error.into(),
+            RegistryError::Artifact(error) => error.into(),
+            RegistryError::NoModel(job) => {
+                Self::new(ErrorCode::NotFound, message, format!("`mlctl show {job}` shows where it stands"))
+            }
+            RegistryError::NoCheckpoint { job, .. } => Self::new(
+                ErrorCode::NotFound,
+                message,
+                format!("`mlctl checkpoint ls {job}` lists those that are kept"),
+            ),
+            RegistryError::Damaged { job, .. } => {
+                Self::new(ErrorCode::Storage, message, format!("`mlctl checkpoint verify {job}` finds what is whole"))
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Registers the models of jobs whose spec asks for it, when they have succeeded: woken by changes, and by the clock only while one could not be read. Run once by the daemon's lifecycle.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mlctl_protocol::JobId;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Registry, RegistryError};
+use crate::{
+    domain::{Uid, causes},
+    store::StoreError,
+};
+
+/// Jobs looked for at a time.
+const PAGE: u32 = 100;
+
+/// The least time between two looks, however much changes.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a job is left alone whose model could not be read.
+const AGAIN: Duration = Duration::from_secs(300);
+
+/// Registers until `stop`.
+pub async fn run(registry: Registry, stop: CancellationToken) {
+    let mut changes = registry.store.changes();
+    let mut failed = BTreeMap::new();
+    while !stop.is_cancelled() {
+        // Before reading: what changes from here on wakes the wait below.
+        changes.mark_unchanged();
+        if let Some(Err(error)) = stop.run_until_cancelled(round(&registry, &mut failed)).await {
+            warn!(error = causes(&error), "models cannot be registered for the moment");
+        }
+        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+        let next = failed.values().min().copied();
+        let waited = async {
+            tokio::select! {
+                // The sender lives in the store, which the registry holds.
+                _ = changes.changed() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        };
+        stop.run_until_cancelled(waited).await;
+    }
+}
+
+/// Registers what there is. `failed`: until when jobs are left alone.
+async fn round(registry: &Registry, failed: &mut BTreeMap<JobId, Instant>) -> Result<(), StoreError> {
+    let mut after = JobId(0);
+    loop {
+        let page = registry.store.unregistered(after, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = *last;
+        for (job, model) in page {
+            if failed.get(&job).is_some_and(|until| *until > Instant::now()) {
+                continue;
+            }
+            match registry.register(&model, job, None, Uid::SYSTEM).await {
+                Ok((version, _)) => {
+                    failed.remove(&job);
+                    info!(job_id = %job, model, version = version.version, "a version was registered");
+                }
+                // It was removed meanwhile.
+                Err(RegistryError::Store(StoreError::NotFound(_))) => drop(failed.remove(&job)),
+                Err(RegistryError::Store(error)) => return Err(error),
+                Err(error) => {
+                    let error = causes(&error);
+                    match failed.insert(job, Instant::now() + AGAIN) {
+                        None => warn!(job_id = %job, model, error, "a model cannot be registered yet"),
+                        Some(_) => debug!(job_id = %job, model, error, "a model cannot be registered yet"),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Models and their versions: the store's surface for them, and their rows in the writer's hands. What a version holds is made elsewhere; here it gets its number, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use mlctl_protocol::JobId;
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    Store, StoreError,
+    ask::Ask,
+    batch::Batch,
+    error::Fault,
+    rows::{Cell, Fields, RowError, Rows, integer, seal},
+};
+use crate::domain::{Uid, registry::Content};
+
+/// A version to be registered.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// The model, which is made where there is none.
+    pub model: String,
+    /// What it holds.
+    pub content: Content,
+    /// Who registers it.
+    pub by: Uid,
+    /// Whether a version of the same that was removed is left at that: the job's spec asks for it, and not a person.
+    pub once: bool,
+}
+
+/// A version on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelVersion {
+    /// The model.
+    pub model: String,
+    /// Its number.
+    pub version: u32,
+    /// What it holds.
+    pub content: Content,
+    /// Who registered it.
+    pub created_by: Uid,
+    /// When.
+    pub created_at: Timestamp,
+    /// Who removed it, and when.
+    pub removed: Option<(Uid, Timestamp)>,
+}
+
+/// A model, and its newest version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelRow {
+    /// Its name.
+    pub name: String,
+    /// When its first version was registered.
+    pub created_at: Timestamp,
+    /// Versions that were not removed.
+    pub versions: u64,
+    /// The newest of them.
+    pub newest: Option<ModelVersion>,
+}
+
+impl Store {
+    /// Registers a version. Returns it, and whether it was there before: what is the same of the same job is registered once.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the job is gone, [`StoreError::Full`], [`StoreError::Failed`].
+    pub async fn register_version(&self, new: NewVersion) -> Result<(ModelVersion, bool), StoreError> {
+        let new = Box::new(new);
+        Ok(*self.ask(|reply| Ask::Register { new, reply }).await?)
+    }
+
+    /// Removes a version: its row says so from then on, and its number is not used again. Returns what it was.
+    ///
+    /// # Errors
+    /// [`StoreError::NoVersion`], [`StoreError::VersionInUse`], [`StoreError::Failed`].
+    pub async fn remove_version(&self, model: &str, version: u32, by: Uid) -> Result<ModelVersion, StoreError> {
+        let model = model.to_owned();
+        Ok(*self.ask(|reply| Ask::Unregister { model, version, by, reply }).await?)
+    }
+
+    /// All models by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn models(&self) -> Result<Vec<ModelRow>, StoreError> {
+        let found = sqlx::query(MODELS).fetch_all(&self.inner.readers).await?;
+        let rows = found.iter().map(|row| {
+            let fields = Fields { row, table: "models", id: 0 };
+            let newest = fields.get::<Option<i64>>("id")?.is_some().then(|| version(row)).transpose()?;
+            let (name, versions) = (fields.get("name")?, fields.number("versions")?);
+            Ok(ModelRow { name, created_at: fields.time("made_us")?, versions, newest })
+        });
+        Ok(rows.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+
+    /// The versions of a model that were not removed, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NoModel`], [`StoreError::Failed`].
+    pub async fn model_versions(&self, model: &str) -> Result<Vec<ModelVersion>, StoreError> {
+        let found = sqlx::query(VERSIONS).bind(model).fetch_all(&self.inner.readers).await?;
+        let versions: Vec<_> = found.iter().map(version).collect::<Result<_, _>>().map_err(Fault::from)?;
+        if versions.is_empty() {
+            let known: Option<i64> = sqlx::query_scalar(KNOWN).bind(model).fetch_optional(&self.inner.readers).await?;
+            known.ok_or_else(|| StoreError::NoModel(model.to_owned()))?;
+        }
+        Ok(versions)
+    }
+
+    /// Jobs above `after` that have succeeded and whose spec names a model of which they have no version yet, by id.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn unregistered(&self, after: JobId, limit: u32) -> Result<Vec<(JobId, String)>, StoreError> {
+        let found = sqlx::query(UNREGISTERED).bind(integer(after.0)).bind(limit).fetch_all(&self.inner.readers).await?;
+        let jobs = found.iter().map(|row| {
+            let fields = Fields::new(row, "job_specs", "job_id")?;
+            Ok((JobId(fields.number("job_id")?), fields.get("registers")?))
+        });
+        Ok(jobs.collect::<Result<_, RowError>>().map_err(Fault::from)?)
+    }
+}
+
+fn version(row: &SqliteRow) -> Result<ModelVersion, RowError> {
+    let fields = Fields::new(row, "model_versions", "id")?;
+    let removed_by: Option<u32> = fields.maybe_number("removed_by")?;
+    let removed = removed_by.map(Uid).zip(fields.maybe_time("removed_us")?);
+    Ok(ModelVersion {
+        model: fields.get("model")?,
+        version: fields.number("version")?,
+        content: fields.json("content")?,
+        created_by: Uid(fields.number("created_by")?),
+        created_at: fields.time("created_us")?,
+        removed,
+    })
+}
+
+/// A model in the writer's hands.
+#[derive(Debug, Clone)]
+struct Held {
+    created: Timestamp,
+    last_version: u32,
+    /// As it was read; none of a new one.
+    last_version_before: Option<u32>,
+    versions: Vec<HeldVersion>,
+}
+
+#[derive(Debug, Clone)]
+struct HeldVersion {
+    /// Given by the database to a new one.
+    id: Option<i64>,
+    row: ModelVersion,
+    /// As stored: a number in it is not parsed and written again.
+    content: String,
+    is_changed: bool,
+    /// A job that has not ended begins with it.
+    is_used: bool,
+}
+
+/// The models that a group of commands is about, and what it makes of them.
+#[derive(Default)]
+pub(super) struct HeldModels(BTreeMap<String, Held>);
+
+impl HeldModels {
+    /// Reads the models of these names with all their versions.
+    pub(super) async fn load(conn: &mut SqliteConnection, names: &BTreeSet<&str>) -> Result<Self, Fault> {
+        let mut models = Self::default();
+        if names.is_empty() {
+            return Ok(models);
+        }
+        let mut wanted = Rows::default();
+        names.iter().for_each(|name| wanted.push(&[(*name).into()]));
+        let wanted = wanted.finish();
+        for row in &sqlx::query(LOAD).bind(wanted.clone()).fetch_all(&mut *conn).await? {
+            let fields = Fields { row, table: "models", id: 0 };
+            let last_version = fields.number("last_version")?;
+            let held = Held {
+                created: fields.time("created_us")?,
+                last_version,
+                last_version_before: Some(last_version),
+                versions: Vec::new(),
+            };
+            models.0.insert(fields.get("name")?, held);
+        }
+        for row in &sqlx::query(LOAD_VERSIONS).bind(wanted).fetch_all(conn).await? {
+            let fields = Fields::new(row, "model_versions", "id")?;
+            let (content, is_used) = (fields.get("content")?, fields.get("is_used")?);
+            let (id, row) = (Some(fields.id), version(row)?);
+            if let Some(held) = models.0.get_mut(&row.model) {
+                held.versions.push(HeldVersion { id, row, content, is_changed: false, is_used });
+            }
+        }
+        Ok(models)
+    }
+
+    /// Registers a version of what a job that is there has stored.
+    pub(super) fn register(&mut self, new: &NewVersion, now: Timestamp) -> Result<(ModelVersion, bool), Fault> {
+        let NewVersion { model, content, by, once } = new;
+        let fresh = || Held { created: now, last_version: 0, last_version_before: None, versions: Vec::new() };
+        let held = self.0.entry(model.clone()).or_insert_with(fresh);
+        let same = held.versions.iter().rev().find(|held| held.row.content.is_same(content));
+        if let Some(same) = same.filter(|same| *once || same.row.removed.is_none()) {
+            return Ok((same.row.clone(), true));
+        }
+        held.last_version += 1;
+        let row = ModelVersion {
+            model: model.clone(),
+            version: held.last_version,
+            content: content.clone(),
+            created_by: *by,
+            created_at: now,
+            removed: None,
+        };
+        let content = serde_json::to_string(content)?;
+        held.versions.push(HeldVersion { id: None, row: row.clone(), content, is_changed: false, is_used: false });
+        Ok((row, false))
+    }
+
+    /// Removes a version.
+    pub(super) fn remove(
+        &mut self,
+        model: &str,
+        version: u32,
+        by: Uid,
+        now: Timestamp,
+    ) -> Result<ModelVersion, StoreError> {
+        let held = self.0.get_mut(model).ok_or_else(|| StoreError::NoModel(model.to_owned()))?;
+        let found = held.versions.iter_mut().find(|held| held.row.version == version && held.row.removed.is_none());
+        let found = found.ok_or_else(|| StoreError::NoVersion { model: model.to_owned(), version })?;
+        if found.is_used {
+            return Err(StoreError::VersionInUse { model: model.to_owned(), version });
+        }
+        found.row.removed = Some((by, now));
+        found.is_changed = true;
+        Ok(found.row.clone())
+    }
+
+    /// Writes what changed.
+    pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
+        let (mut new, mut counted) = (Rows::default(), Rows::default());
+        let (mut versions, mut changed) = (Rows::default(), Rows::default());
+        for (name, held) in &self.0 {
+            let cells: [Cell<'_>; 3] = [name.into(), held.last_version.into(), held.created.into()];
+            match held.last_version_before {
+                None if held.last_version > 0 => new.push_sealed("models", &cells),
+                Some(before) if before != held.last_version => {
+                    let seal = seal("models", &cells).into();
+                    counted.push(&[name.into(), before.into(), held.last_version.into(), seal]);
+                }
+                _ => {}
+            }
+            for version in &held.versions {
+                let cells = version.cells();
+                match version.id {
+                    None => versions.push_sealed("model_versions", &cells),
+                    Some(id) if version.is_changed => {
+                        let [.., by, at] = cells;
+                        changed.push(&[id.into(), by, at, seal("model_versions", &cells).into()]);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        batch.write(conn, "new models", NEW, new).await?;
+        batch.write(conn, "models", COUNTED, counted).await?;
+        batch.write(conn, "model versions", NEW_VERSIONS, versions).await?;
+        batch.write(conn, "removed model versions", REMOVED, changed).await
+    }
+}
+
+impl HeldVersion {
+    /// What its seal is over.
+    fn cells(&self) -> [Cell<'_>; 8] {
+        let row = &self.row;
+        let (removed_by, removed_at) = row.removed.unzip();
+        [
+            (&row.model).into(),
+            row.version.into(),
+            row.content.job.into(),
+            (&self.content).into(),
+            row.created_by.0.into(),
+            row.created_at.into(),
+            removed_by.map(|by| by.0).into(),
+            removed_at.into(),
+        ]
+    }
+}
+
+macro_rules! version_columns {
+    () => {
+        "version.id, version.model, version.version, version.content, version.created_by, version.created_us, version.removed_by, version.removed_us"
+    };
+}
+
+pub(super) const MODELS: &str = concat!(
+    "SELECT models.name, models.created_us AS made_us, (SELECT count(*) FROM model_versions AS all_of \
+     WHERE all_of.model = models.name AND all_of.removed_us IS NULL) AS versions, ",
+    version_columns!(),
+    " FROM models LEFT JOIN model_versions AS version ON version.model = models.name AND version.version = \
+     (SELECT max(newest.version) FROM model_versions AS newest WHERE newest.model = models.name AND newest.removed_us IS NULL) \
+     ORDER BY models.name"
+);
+
+pub(super) const VERSIONS: &str = concat!(
+    "SELECT ",
+    version_columns!(),
+    " FROM model_versions AS version WHERE version.model = ?1 AND version.removed_us IS NULL ORDER BY version.version DESC"
+);
+
+const KNOWN: &str = "SELECT id FROM models WHERE name = ?1";
+
+pub(super) const UNREGISTERED: &str = "SELECT begun.job_id, begun.registers FROM job_specs AS begun INDEXED BY job_specs_registers \
+     CROSS JOIN jobs ON jobs.id = begun.job_id AND jobs.state = 'succeeded' AND jobs.model IS NOT NULL \
+     WHERE begun.registers IS NOT NULL AND begun.job_id > ?1 \
+     AND NOT EXISTS (SELECT 1 FROM model_versions AS version WHERE version.job_id = begun.job_id AND version.model = begun.registers) \
+     ORDER BY begun.job_id LIMIT ?2 + 0";
+
+pub(super) const LOAD: &str =
+    "SELECT name, last_version, created_us FROM models WHERE name IN (SELECT value ->> 0 FROM jsonb_each(?1))";
+
+pub(super) const LOAD_VERSIONS: &str = concat!(
+    "SELECT ",
+    version_columns!(),
+    ", EXISTS (SELECT 1 FROM job_specs AS begins CROSS JOIN jobs ON jobs.id = begins.job_id AND jobs.finished_us IS NULL \
+     WHERE begins.weights >= version.uri AND begins.weights < version.uri || '0') AS is_used \
+     FROM model_versions AS version WHERE version.model IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY version.model, version.version"
+);
+
+const NEW: &str = "
+INSERT INTO models (name, last_version, created_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?)";
+
+pub(super) const COUNTED: &str = "
+UPDATE models SET last_version = new.value ->> 2, seal = new.value ->> 3 FROM jsonb_each(?) AS new
+WHERE models.name = new.value ->> 0 AND models.last_version = new.value ->> 1";
+
+const NEW_VERSIONS: &str = "
+INSERT INTO model_versions (model, version, job_id, content, created_by, created_us, removed_by, removed_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 FROM jsonb_each(?)";
+
+pub(super) const REMOVED: &str = "
+UPDATE model_versions SET removed_by = new.value ->> 1, removed_us = new.value ->> 2, seal = new.value ->> 3 FROM jsonb_each(?) AS new
+WHERE model_versions.id = new.value ->> 0 AND model_versions.removed_us IS NULL";
