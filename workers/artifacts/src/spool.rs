@@ -23,6 +23,9 @@ use crate::{
 /// Between two tries to reach a store that is away: the first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
+/// How often in a row something that the store holds may come damaged before that is believed: it may have been damaged on the way.
+const MAX_DAMAGED: u32 = 5;
+
 /// What became of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kept {
@@ -233,19 +236,24 @@ impl Inner {
 
     /// Sends what waits, the oldest first, until nothing does or the store refuses.
     async fn send_all(self: Arc<Self>) {
-        let mut pause = PAUSES.0;
+        let (mut pause, mut damaged) = (PAUSES.0, 0);
         while let Some(next) = self.next() {
             let failure = match self.send(&next).await {
                 Ok(stored) => {
                     self.sent(&next, stored);
                     self.delete(&next).await;
-                    pause = PAUSES.0;
+                    (pause, damaged) = (PAUSES.0, 0);
                     continue;
                 }
                 Err(failure) => failure,
             };
+            damaged = if matches!(failure, Failure::Store(ArtifactError::Corrupt { .. })) { damaged + 1 } else { 0 };
             match failure {
-                Failure::Store(error @ (ArtifactError::Unavailable { .. } | ArtifactError::Full { .. })) => {
+                Failure::Store(
+                    error @ (ArtifactError::Unavailable { .. }
+                    | ArtifactError::Full { .. }
+                    | ArtifactError::Corrupt { .. }),
+                ) if damaged <= MAX_DAMAGED => {
                     tracing::debug!(%error, "the object storage does not answer yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSES.1);

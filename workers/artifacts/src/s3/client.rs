@@ -169,8 +169,11 @@ impl HttpService for Client {
         if matches!(answer.status().as_u16(), 429 | 503) {
             self.weather.storm();
         }
-        let (head, body) = answer.into_parts();
+        let (mut head, body) = answer.into_parts();
         let body = beginning(body.bytes_stream()).await?;
+        if Refusal::is_expiry(&body) {
+            head.status = reqwest::StatusCode::BAD_REQUEST;
+        }
         match Refusal::find(head.status.as_u16(), &body) {
             Some(refusal) => Err(HttpError::new(HttpErrorKind::Unknown, refusal)),
             None => Ok(HttpResponse::from_parts(head, body.into())),

@@ -66,6 +66,12 @@ impl Refusal {
         Some(Self { code, why, hint })
     }
 
+    /// Whether the key has run out. Some stores say so with the status of a denial, and the library would take it for one.
+    pub(crate) fn is_expiry(body: &[u8]) -> bool {
+        let code = element(&String::from_utf8_lossy(body), "Code");
+        matches!(code.as_deref(), Some("ExpiredToken" | "TokenRefreshRequired"))
+    }
+
     /// The refusal that an error of the storage library was caused by.
     pub(crate) fn behind<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
