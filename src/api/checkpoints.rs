@@ -1,5 +1,7 @@
 //! Handlers about a job's checkpoints: list, show, verify, take one now. Called by the router. Nothing here is larger than a manifest: objects are read back in pieces.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use mlctl_artifacts::{ArtifactError, checkpoint, manifest::Role};
 use mlctl_protocol::{JobId, result::CheckpointRef};
@@ -12,6 +14,10 @@ use super::{
     view,
 };
 use crate::{store::StoreError, supervisor::Judged};
+
+/// How often it is looked whether a damaged checkpoint is on record, and the pause between two looks.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// `GET /v1/jobs/{job}/checkpoints`.
 pub(super) async fn list(State(api): State<Context>, Named(id): Named) -> Result<Json<CheckpointList>, Failure> {
@@ -73,7 +79,7 @@ pub(super) async fn verify(
     for (attempt, found) in kept {
         let problems = problems(&api, &found).await?;
         // One that was deleted meanwhile for being old is not damaged.
-        if problems.is_empty() || is_kept(&api, id, &found).await? {
+        if problems.is_empty() || stays(&api, id, &found).await? {
             checkpoints.push(VerifiedView { step: found.step, attempt: attempt.0, uri: found.uri, problems });
         }
     }
@@ -91,8 +97,15 @@ async fn problems(api: &Shared, found: &CheckpointRef) -> Result<Vec<String>, Fa
     }
 }
 
-async fn is_kept(api: &Shared, id: JobId, checkpoint: &CheckpointRef) -> Result<bool, StoreError> {
-    Ok(api.store.checkpoints(id).await?.iter().any(|(_, kept)| kept.uri == checkpoint.uri))
+/// Whether a checkpoint is still on record a while later: the objects of one that is deleted go before its row does.
+async fn stays(api: &Shared, id: JobId, checkpoint: &CheckpointRef) -> Result<bool, StoreError> {
+    for _ in 0..LOOKS {
+        if !api.store.checkpoints(id).await?.iter().any(|(_, kept)| kept.uri == checkpoint.uri) {
+            return Ok(false);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    Ok(true)
 }
 
 fn none(id: JobId, step: Option<u64>) -> Failure {

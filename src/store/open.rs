@@ -270,7 +270,7 @@ pub(super) async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bo
         Err(error) => return Err(unusable(path, "cannot be read", &error)),
     };
     // A daemon that was killed while it made its database left a header, and nothing that anybody was promised.
-    let is_begun = application == 0 && schema == 0 && !marker(path).exists() && has_header(path);
+    let is_begun = application == 0 && schema == 0 && !marker(path).exists() && is_new_or_sqlite(path);
     if tables == 0 && (fresh || is_begun) {
         return Ok(0);
     }
@@ -288,11 +288,11 @@ pub(super) async fn identify(conn: &mut SqliteConnection, path: &Path, fresh: bo
     Ok(schema)
 }
 
-/// Whether the file begins as SQLite's do: SQLite itself takes a shorter one for empty.
-fn has_header(path: &Path) -> bool {
-    let mut header = [0; 16];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-    read.is_ok() && header == *b"SQLite format 3\0"
+/// Whether there is nothing in the file yet, as SQLite leaves it that takes a header back which was not finished, or it begins as SQLite's do: SQLite itself takes one that is shorter for empty.
+fn is_new_or_sqlite(path: &Path) -> bool {
+    let mut header = Vec::with_capacity(16);
+    let read = File::open(path).and_then(|file| file.take(16).read_to_end(&mut header));
+    read.is_ok() && (header.is_empty() || header == *b"SQLite format 3\0")
 }
 
 /// A file that is no database of ours: damaged, if there was one under this name.

@@ -15,7 +15,11 @@ fn escaping(daemon: &Daemon, name: &str) -> (String, u32) {
         file.display()
     );
     let id = daemon.mlctl(&["submit", "-q", "--", "sh", "-c", &line]).ok().trim().to_owned();
-    let pid = until("a process leaves its number", || fs::read_to_string(&file).ok()?.trim().parse().ok());
+    let pid: u32 = until("a process leaves its number", || fs::read_to_string(&file).ok()?.trim().parse().ok());
+    until("it has left the session", || {
+        let is_away = fs::read_to_string(format!("/proc/{pid}/comm")).ok()? == "sleep\n";
+        is_away.then_some(())
+    });
     (id, pid)
 }
 

@@ -33,7 +33,8 @@ fn a_success_becomes_a_version_that_outlives_its_job() {
         let bytes = std::fs::read(folder.join(object["name"].as_str().unwrap())).unwrap();
         assert_eq!(object["blake3"], mlctl_artifacts::blake3_hex(&bytes));
     }
-    let said = daemon.mlctl(&["model", "add", "best", &format!("{id}/30")]).ok();
+    let step = daemon.job(&id)["checkpoint"]["step"].as_u64().unwrap();
+    let said = daemon.mlctl(&["model", "add", "best", &format!("{id}/{step}")]).ok();
     assert!(said.contains("version 1 of model best"), "{said}");
     daemon.mlctl(&["rm", "--objects", &id]).must_fail(5, &["a version of a model holds"]);
     daemon.mlctl(&["model", "rm", "best/1"]).ok();
