@@ -78,6 +78,8 @@ mod starting;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
+mod streamed;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod systemd;

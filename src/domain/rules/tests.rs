@@ -296,6 +296,20 @@ fn numbers_of_training_are_in_range() {
                 &["train.optimizer.momentum: expected a momentum for Nesterov's to look ahead with, found 0.0"],
             ),
             (&[("/train/optimizer", json!({"type": "sgd", "nesterov": true, "momentum": 0.9}))], &[]),
+            (&[("/train/stream", json!({}))], &[]),
+            (
+                &[("/train/stream", json!({"window_mib": 0}))],
+                &["train.stream.window_mib: expected from 1 to 1048576, found 0"],
+            ),
+            (
+                &[
+                    ("/train/data", json!({"format": "randn", "rows": 10, "features": 1000, "targets": 10})),
+                    ("/train/loss", json!("mse")),
+                    ("/train/model/layers/0", json!(1000)),
+                    ("/train/stream", json!({})),
+                ],
+                &["train.stream: generated data is not read from anywhere"],
+            ),
             (&[("/train/max_grad_norm", json!(0.0))], &["train.max_grad_norm: expected a positive number, found 0.0"]),
             (&[("/train/max_grad_norm", json!(1e-50))], &["train.max_grad_norm"]),
             (&[("/train/max_grad_norm", json!(1.0)), ("/train/model/activation", json!("gelu"))], &[]),

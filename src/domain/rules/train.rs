@@ -17,6 +17,10 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     );
     found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
     found.extend(split(&train.split));
+    if train.stream.is_some() && matches!(train.data, DataSource::Randn { .. }) {
+        let message = "generated data is not read from anywhere";
+        found.push(Problem::new("train.stream", message, "leave it out, or train on files"));
+    }
     found.extend(optimizer(&train.optimizer));
     if let Some(norm) = train.max_grad_norm.filter(|norm| !positive(*norm)) {
         let message = format!("expected a positive number, found {norm:?}");

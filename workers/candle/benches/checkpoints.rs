@@ -24,7 +24,10 @@ use mlctl_protocol::{
     spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
 };
 use mlworker::{
-    data::examples::{Answers, Examples},
+    data::{
+        examples::{Answers, Examples},
+        rows::Shuffled,
+    },
     fault::Fault,
     host::{Host, Order},
     rng::{Rng, Stream},
@@ -144,6 +147,7 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
         register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+        stream: None,
         split: Split::default(),
         scaling: Scaling::None,
         loss: Loss::Mse,
@@ -156,12 +160,13 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
     };
     let policy = CheckpointPolicy { every_steps: Some(every), keep: 1, ..CheckpointPolicy::default() };
     let (device, host) = (Device::Cpu, Clock(Instant::now(), Mutex::default()));
-    let plan = Plan::new(&spec, &policy, examples.train.len())?;
+    let plan = Plan::new(&spec, &policy, examples.train.len() as u64)?;
     let identity = Identity::new(&spec, "")?;
+    let source = Shuffled::new(examples, spec.seed);
     let work = Work {
         spec: &spec,
         plan: &plan,
-        examples,
+        source: &source,
         identity: &identity,
         threads: 1,
         device: &device,

@@ -13,7 +13,10 @@ use mlctl_protocol::{
     spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
 };
 use mlworker::{
-    data::examples::{Answers, Examples},
+    data::{
+        examples::{Answers, Examples},
+        rows::Shuffled,
+    },
     fault::Fault,
     host::{Host, Order},
     rng::{Rng, Stream},
@@ -82,6 +85,7 @@ fn measure(
         register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+        stream: None,
         split: Split::default(),
         scaling: Scaling::None,
         loss,
@@ -94,12 +98,13 @@ fn measure(
     };
     let run = |steps: u64| -> Result<Duration, Fault> {
         let (spec, device, host) = (spec(steps), Device::Cpu, Deaf(Instant::now()));
-        let plan = Plan::new(&spec, &CheckpointPolicy::default(), rows as usize)?;
+        let plan = Plan::new(&spec, &CheckpointPolicy::default(), u64::from(rows))?;
         let identity = Identity::new(&spec, "")?;
+        let source = Shuffled::new(&examples, spec.seed);
         let work = Work {
             spec: &spec,
             plan: &plan,
-            examples: &examples,
+            source: &source,
             identity: &identity,
             threads: 1,
             device: &device,

@@ -9,7 +9,7 @@ import struct
 import sys
 
 MASK32 = 0xFFFFFFFF
-INIT, SHUFFLE, DROPOUT, SPLIT, DATA = 1, 2, 3, 4, 5
+INIT, SHUFFLE, DROPOUT, SPLIT, DATA, BLOCKS, ROWS, PARTS = 1, 2, 3, 4, 5, 6, 7, 8
 
 
 def philox(key, counter):
@@ -87,6 +87,30 @@ def split(seed, rows, validation, test):
     return [sorted(part) for part in cuts]
 
 
+def parts(seed, rows, validation, test):
+    """The part of each row of a streamed source."""
+    rng = Rng(seed, PARTS)
+    to_test, to_validate = (math.floor(share * 2**32 + 0.5) for share in (test, test + validation))
+    return ["test" if word < to_test else "validation" if word < to_validate else "train"
+            for word in (rng.next() for _ in range(rows))]
+
+
+def stream_order(seed, epoch, train, window):
+    """(block, row) of each place of an epoch, by the rows to train on of each block and the rows of a window."""
+    windows, held = [[]], 0
+    for block in Rng(seed, BLOCKS, 0, epoch).permutation(len(train)):
+        if held > 0 and held + train[block] > window:
+            windows.append([])
+            held = 0
+        windows[-1].append(block)
+        held += train[block]
+    out = []
+    for number, blocks in enumerate(windows):
+        rows = [(block, row) for block in blocks for row in range(train[block])]
+        out += [rows[row] for row in Rng(seed, ROWS, number, epoch).permutation(len(rows))]
+    return out
+
+
 def vectors():
     """What `tests/rng_twin.rs` compares with the Rust side: words, numbers and orders of every kind of stream."""
     bits = lambda values: [struct.unpack("<I", struct.pack("<f", v))[0] for v in values]
@@ -97,6 +121,9 @@ def vectors():
         (7, DROPOUT, 2**32 - 1, 123456789012),
         (7, SPLIT, 0, 0),
         (1 << 40, DATA, 1, 9),
+        (9, BLOCKS, 0, 3),
+        (9, ROWS, 5, 3),
+        (9, PARTS, 0, 0),
     ]
     out = []
     for stream in streams:
@@ -109,7 +136,8 @@ def vectors():
             "permutation": draw().permutation(257),
             "below_3_000_000_000": [rng.below(3_000_000_000) for _ in range(64)],
         })
-    return {"streams": out, "data": bits(randn_row(3, 1, 12345, 7)), "parts": split(7, 1797, 0.15, 0.1)}
+    return {"streams": out, "data": bits(randn_row(3, 1, 12345, 7)), "parts": split(7, 1797, 0.15, 0.1),
+            "streamed_parts": parts(7, 500, 0.15, 0.1), "order": stream_order(9, 3, [7, 0, 12, 5, 30, 1, 9], 20)}
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["vectors"]:

@@ -40,6 +40,20 @@ pub enum Stream {
         /// The row, modulo 2^48.
         block: u64,
     },
+    /// The order of a streamed source's blocks in an epoch.
+    Blocks {
+        /// The epoch from 0, modulo 2^48.
+        epoch: u64,
+    },
+    /// The order of the rows within a window of blocks.
+    Rows {
+        /// The epoch from 0, modulo 2^48.
+        epoch: u64,
+        /// The window from 0.
+        window: u32,
+    },
+    /// The division of a streamed source's rows into parts: a word a row.
+    Parts,
 }
 
 impl Stream {
@@ -51,6 +65,9 @@ impl Stream {
             Self::Dropout { step, layer } => (3, layer, step),
             Self::Split => (4, 0, 0),
             Self::Data { table, block } => (5, table, block),
+            Self::Blocks { epoch } => (6, 0, epoch),
+            Self::Rows { epoch, window } => (7, window, epoch),
+            Self::Parts => (8, 0, 0),
         }
     }
 }

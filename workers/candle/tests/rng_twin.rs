@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
-use mlctl_protocol::spec::Split;
+use mlctl_protocol::spec::{Split, SplitPart};
 use mlworker::{
     data::{
+        blocks::{Block, Divider},
+        order::Order,
         randn::{self, Table},
         split::divide,
     },
@@ -28,6 +30,10 @@ struct Twin {
     data: Vec<u32>,
     /// The parts of a split.
     parts: [Vec<u32>; 3],
+    /// Those of a streamed source, row by row.
+    streamed_parts: Vec<SplitPart>,
+    /// Block and row of each place of an epoch.
+    order: Vec<(u32, u32)>,
 }
 
 fn vectors(seed: u64, stream: Stream) -> Vectors {
@@ -51,7 +57,7 @@ fn rust_and_python_draw_the_same_numbers() {
     let twin = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rng.py");
     let output = Command::new("python3").args([twin, "vectors"]).output().expect("python3 is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let Twin { streams: theirs, data, parts } = serde_json::from_slice(&output.stdout).unwrap();
+    let Twin { streams: theirs, data, parts, streamed_parts, order } = serde_json::from_slice(&output.stdout).unwrap();
     let ours = [
         vectors(0, Stream::Init { tensor: 0 }),
         vectors(42, Stream::Init { tensor: 3 }),
@@ -59,6 +65,9 @@ fn rust_and_python_draw_the_same_numbers() {
         vectors(7, Stream::Dropout { step: 123_456_789_012, layer: u32::MAX }),
         vectors(7, Stream::Split),
         vectors(1 << 40, Stream::Data { table: 1, block: 9 }),
+        vectors(9, Stream::Blocks { epoch: 3 }),
+        vectors(9, Stream::Rows { epoch: 3, window: 5 }),
+        vectors(9, Stream::Parts),
     ];
     assert_eq!(theirs.len(), ours.len());
     for (ours, theirs) in ours.iter().zip(&theirs) {
@@ -66,8 +75,21 @@ fn rust_and_python_draw_the_same_numbers() {
     }
     let rows = randn::rows(3, Table::Targets, 12_344, 2, 7);
     assert_eq!(rows[7..].iter().map(|value| value.to_bits()).collect::<Vec<_>>(), data);
-    let ours = divide(&Split { validation: 0.15, test: 0.1, seed: 7 }, 1797).unwrap();
+    let split = Split { validation: 0.15, test: 0.1, seed: 7 };
+    let ours = divide(&split, 1797).unwrap();
     assert_eq!([ours.train, ours.validation, ours.test], parts);
+    let mut divider = Divider::new(&split);
+    assert_eq!((0..500).map(|row| divider.part(row)).collect::<Vec<_>>(), streamed_parts);
+    let train = [7, 0, 12, 5, 30, 1, 9];
+    let blocks: Vec<_> = train.map(|train| Block { train, ..Block::default() }).into();
+    let ours = Order::new(9, 3, &blocks, 20);
+    let places = (0..u64::from(train.iter().sum::<u32>())).map(|place| {
+        let (window, at) = ours.find(place);
+        let rows: Vec<_> =
+            ours.blocks(window).iter().flat_map(|block| (0..train[*block as usize]).map(|row| (*block, row))).collect();
+        rows[ours.rows(window)[at] as usize]
+    });
+    assert_eq!(places.collect::<Vec<_>>(), order);
 }
 
 #[test]

@@ -43,8 +43,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the file cannot be read or has no header.
     pub fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
-        let mut reader = Self {
-            stream: Stream::open(access, uri)?,
+        let mut reader = Self::over(Stream::open(access, uri)?);
+        reader.read_header()?;
+        Ok(reader)
+    }
+
+    /// A reader of records without a header before them.
+    pub(super) fn over(stream: Stream<'a>) -> Self {
+        Self {
+            stream,
             piece: Bytes::new(),
             at: 0,
             ended: false,
@@ -56,9 +63,13 @@ impl<'a> Reader<'a> {
             text: vec![0; 4096],
             ends: vec![0; 64],
             fields: 0,
-        };
-        reader.read_header()?;
-        Ok(reader)
+        }
+    }
+
+    /// How many bytes of the file are used up, where records can be read from there on: not of a compressed one.
+    pub(super) fn place(&self) -> Option<u64> {
+        let left = (self.piece.len() - self.at) as u64;
+        (!self.stream.is_compressed()).then(|| self.stream.made() - left)
     }
 
     /// The names of the columns.

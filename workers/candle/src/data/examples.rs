@@ -44,24 +44,62 @@ pub struct Batch {
     pub classes: Vec<u32>,
 }
 
+impl Answers {
+    /// Appends a row's of others of the same kind.
+    pub fn push(&mut self, from: &Self, row: usize) {
+        match (self, from) {
+            (Self::Classes(classes), Self::Classes(from)) => classes.extend(from.get(row)),
+            (Self::Values { values, width }, Self::Values { values: from, .. }) => {
+                values.extend_from_slice(from.get(row * *width..(row + 1) * *width).unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Batch {
+    /// Rows of `width` features, and what is to be learnt of each.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn new(features: Vec<f32>, width: usize, answers: Answers, device: &Device) -> Result<Self> {
+        let count = features.len() / width.max(1);
+        let features = Tensor::from_vec(features, (count, width), device)?;
+        let (targets, classes) = match answers {
+            Answers::Classes(classes) => (Tensor::from_slice(&classes, count, device)?, classes),
+            Answers::Values { values, width } => (Tensor::from_vec(values, (count, width), device)?, Vec::new()),
+        };
+        Ok(Self { features, targets, classes })
+    }
+}
+
 impl Examples {
     /// The given rows, in the order given.
     ///
     /// # Errors
     /// When the device refuses memory.
     pub fn batch(&self, rows: impl ExactSizeIterator<Item = u32> + Clone, device: &Device) -> Result<Batch> {
-        let count = rows.len();
-        let features = Tensor::from_vec(gather(&self.features, self.width, rows.clone()), (count, self.width), device)?;
-        let (targets, classes) = match &self.answers {
-            Answers::Classes(classes) => {
-                let classes: Vec<u32> = rows.map(|row| classes[row as usize]).collect();
-                (Tensor::from_slice(&classes, count, device)?, classes)
-            }
+        let features = gather(&self.features, self.width, rows.clone());
+        let answers = match &self.answers {
+            Answers::Classes(classes) => Answers::Classes(rows.map(|row| classes[row as usize]).collect()),
             Answers::Values { values, width } => {
-                (Tensor::from_vec(gather(values, *width, rows), (count, *width), device)?, Vec::new())
+                Answers::Values { values: gather(values, *width, rows), width: *width }
             }
         };
-        Ok(Batch { features, targets, classes })
+        Batch::new(features, self.width, answers, device)
+    }
+
+    /// Which of so many classes a row to train on has; `None` where there are no classes.
+    #[must_use]
+    pub fn classes_trained_on(&self, count: usize) -> Option<Vec<bool>> {
+        let Answers::Classes(classes) = &self.answers else { return None };
+        let mut seen = vec![false; count];
+        for row in &self.train {
+            if let Some(seen) = seen.get_mut(classes[*row as usize] as usize) {
+                *seen = true;
+            }
+        }
+        Some(seen)
     }
 
     /// Whether rows belong to classes, so that there is an accuracy.

@@ -135,18 +135,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the file cannot be read, is empty, or does not begin with a JSON object.
     pub fn open(access: &Access<'a>, uri: &str, keys: Option<Arc<Keys>>) -> Result<Self, Fault> {
-        let mut reader = Self {
-            stream: Stream::open(access, uri)?,
-            chunk: Bytes::new(),
-            keys: keys.clone().unwrap_or_default(),
-            text: Vec::new(),
-            line: 0,
-            pending: false,
-            rows: 0,
-            fields: Vec::new(),
-            ends: Vec::new(),
-            wrong: None,
-        };
+        let mut reader = Self::over(Stream::open(access, uri)?, keys.clone().unwrap_or_default());
         if keys.is_some() {
             return Ok(reader);
         }
@@ -162,6 +151,27 @@ impl<'a> Reader<'a> {
         reader.keys = Arc::new(keys);
         reader.pending = true;
         Ok(reader)
+    }
+
+    /// A reader of lines with these keys.
+    pub(super) fn over(stream: Stream<'a>, keys: Arc<Keys>) -> Self {
+        Self {
+            stream,
+            chunk: Bytes::new(),
+            keys,
+            text: Vec::new(),
+            line: 0,
+            pending: false,
+            rows: 0,
+            fields: Vec::new(),
+            ends: Vec::new(),
+            wrong: None,
+        }
+    }
+
+    /// How many bytes of the file are used up, where lines can be read from there on: not of a compressed one.
+    pub(super) fn place(&self) -> Option<u64> {
+        (!self.stream.is_compressed()).then(|| self.stream.made() - self.chunk.len() as u64)
     }
 
     /// The keys, for another file with the same ones.

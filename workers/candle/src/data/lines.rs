@@ -33,6 +33,14 @@ impl Lines<'_> {
         }
     }
 
+    /// How many bytes of the file are used up, where records can be read from there on.
+    pub(super) fn place(&self) -> Option<u64> {
+        match self {
+            Self::Csv(reader) => reader.place(),
+            Self::Jsonl(reader) => reader.place(),
+        }
+    }
+
     /// The current record.
     #[must_use]
     pub fn record(&self) -> Record<'_> {

@@ -1,24 +1,32 @@
 //! All rows of a training job: read, checked, divided, scaled. What is in memory afterwards is four bytes a value, and no more than
 //! half of the memory that was available.
 
+use std::sync::Arc;
+
 use mlctl_protocol::{
     ExitClass,
     progress::Progress,
-    spec::{DataSource, Loss, ModelSpec, TrainSpec},
+    spec::{DataSource, Loss, ModelSpec, SplitPart, TrainSpec},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
+    blocks::Index,
     columns::{Column, Wanted},
     examples::{Answers, Examples},
-    memory,
+    indexing, memory,
     randn::{self, Table as Letter},
     scaling::Scaler,
     split::divide,
     stream::Access,
+    streamed::{Loader, Streamed},
     table::Table,
 };
 use crate::{fault::Fault, job::Job, orders::Orders};
+
+/// The longest index that is kept in checkpoints.
+const MAX_INDEX_BYTES: usize = 8 * 1024 * 1024;
 
 /// Rows between two looks at the orders.
 const ROWS_PER_LOOK: u64 = 4096;
@@ -27,7 +35,7 @@ const ROWS_PER_LOOK: u64 = 4096;
 #[derive(Debug)]
 pub struct Dataset {
     /// The rows.
-    pub examples: Examples,
+    pub rows: Rows,
     /// The names of the feature columns.
     pub features: Vec<String>,
     /// The names of the target columns.
@@ -36,6 +44,19 @@ pub struct Dataset {
     pub scaler: Scaler,
     /// Which data it was.
     pub identity: Identity,
+    /// Where the rows of streamed data lie, for checkpoints.
+    pub index: Option<Box<RawValue>>,
+    /// Which classes a row to train on has, where that was looked at.
+    pub classes: Option<Vec<bool>>,
+}
+
+/// Where a job's rows are.
+#[derive(Debug)]
+pub enum Rows {
+    /// In memory, all of them.
+    Memory(Examples),
+    /// In storage, and some in memory.
+    Streamed(Streamed),
 }
 
 /// Which data a model was trained on.
@@ -50,10 +71,13 @@ pub struct Identity {
     /// What the store called the version of the file that was read, for messages; nothing for local files and generated data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Whether rows were divided each by its number, as those are that are streamed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub streamed: bool,
 }
 
 /// Unscaled rows.
-struct Rows {
+struct Unscaled {
     features: Vec<f32>,
     answers: Answers,
     count: u64,
@@ -64,7 +88,7 @@ struct Rows {
 /// # Errors
 /// `spec`, with the row, the column and the text, when the data is not what the spec and the model need; `storage` when it cannot be
 /// read; the class of an order to end.
-pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
+pub fn load(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index>) -> Result<Dataset, Fault> {
     let ModelSpec::Mlp { layers, .. } = &spec.model;
     let shape = Shape {
         inputs: layers.first().copied().unwrap_or(0),
@@ -73,6 +97,9 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
     };
     let table = Table::open(&Access::of(job), &spec.data)?;
     let Read { features, targets, mut rows, content_digest, version, table } = match (table, &spec.data) {
+        (Some(table), source) if spec.stream.is_some() => {
+            return stream(job, spec, (table, wanted(source), shape), saved);
+        }
         (Some(table), source) => read(job, table, wanted(source), shape)?,
         (None, DataSource::Randn { rows, features, targets, seed }) => {
             shape.check(*features as usize, *targets as usize)?;
@@ -108,7 +135,7 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
         }
     }
     let digest = digest(&content_digest, &features, &targets);
-    let identity = Identity { digest, content_digest, rows: rows.count, version };
+    let identity = Identity { digest, content_digest, rows: rows.count, version, streamed: false };
     let examples = Examples {
         features: rows.features,
         width,
@@ -117,14 +144,17 @@ pub fn load(job: Job<'_>, spec: &TrainSpec) -> Result<Dataset, Fault> {
         validation: parts.validation,
         test: parts.test,
     };
-    Ok(Dataset { examples, features, targets, scaler, identity })
+    let classes = examples.classes_trained_on(shape.classes());
+    let rows = Rows::Memory(examples);
+    Ok(Dataset { rows, features, targets, scaler, identity, index: None, classes })
 }
 
 /// What the model needs of the data.
-#[derive(Clone, Copy)]
-struct Shape {
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
     inputs: u32,
-    outputs: u32,
+    /// Its outputs.
+    pub(super) outputs: u32,
     loss: Loss,
 }
 
@@ -150,7 +180,15 @@ impl Shape {
         }
     }
 
-    fn empty(self, targets: usize) -> Answers {
+    /// Classes; 0 where values are learnt.
+    pub(super) const fn classes(self) -> usize {
+        match self.loss {
+            Loss::CrossEntropy => self.outputs as usize,
+            Loss::Mse => 0,
+        }
+    }
+
+    pub(super) fn empty(self, targets: usize) -> Answers {
         match self.loss {
             Loss::CrossEntropy => Answers::Classes(Vec::new()),
             Loss::Mse => Answers::Values { values: Vec::new(), width: targets },
@@ -162,11 +200,82 @@ impl Shape {
 struct Read<'a> {
     features: Vec<String>,
     targets: Vec<String>,
-    rows: Rows,
+    rows: Unscaled,
     content_digest: String,
     version: Option<String>,
     /// Where the rows came from, unless they were generated.
     table: Option<Table<'a>>,
+}
+
+/// Rows that stay in storage: their index is that of a checkpoint, where the files are still those of then, or is made.
+fn stream(
+    job: Job<'_>,
+    spec: &TrainSpec,
+    (mut table, wanted, shape): (Table<'_>, Wanted<'_>, Shape),
+    saved: impl FnOnce() -> Option<Index>,
+) -> Result<Dataset, Fault> {
+    let access = Access::of(job);
+    let columns = table.select(wanted)?;
+    let names = |columns: &[Column]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let (features, targets) = (names(&columns.features), names(&columns.targets));
+    shape.check(features.len(), targets.len())?;
+    let layout = table.layout();
+    let same = |saved: &Index| {
+        let content = &saved.identity.content_digest;
+        saved.format == indexing::FORMAT
+            && saved.scaler.fits(features.len())
+            && saved.identity.digest == digest(content, &features, &targets)
+    };
+    let saved = saved().filter(same);
+    let known = saved
+        .map(|saved| (indexing::versions(&access, &layout), saved))
+        .and_then(|(versions, saved)| versions.is_ok_and(|versions| versions == saved.files).then_some(saved));
+    let (index, classes) = match known {
+        Some(saved) => (saved, None),
+        None => {
+            let found = indexing::index(job, &mut table, spec, shape)?;
+            (found.index, Some(found.classes).filter(|classes| !classes.is_empty()))
+        }
+    };
+    check_parts(spec, &index)?;
+    let values = (features.len() + targets.len()) as u64 + 2;
+    let window = u64::from(spec.stream.clone().unwrap_or_default().window_mib) << 20;
+    let rows = (window / (4 * values)).max(1);
+    let largest = index.blocks.iter().map(|block| u64::from(block.train)).max().unwrap_or(0);
+    let kept = Some(index.count(SplitPart::Validation)).filter(|kept| *kept <= rows).unwrap_or(0);
+    check_budget(
+        3 * rows.max(largest).min(index.count(SplitPart::Train)) + kept,
+        features.len() + targets.len() + 1,
+        memory::budget(),
+    )
+        .map_err(|fault| fault.with_hint("lower train.stream.window_mib; a compressed file and a row group of Parquet are read as a whole: make smaller ones"))?;
+    let raw = serde_json::value::to_raw_value(&index)
+        .map_err(|error| Fault::new(ExitClass::Crash, format!("the index of the data cannot be written: {error}")))?;
+    let (scaler, identity) = (index.scaler.clone(), index.identity.clone());
+    let loader = Loader::new(&access, layout, Arc::new(index), &spec.split, (shape, job.start.threads as usize));
+    let rows = Rows::Streamed(Streamed::new(Arc::new(loader), spec.seed, rows, spec.max_epochs));
+    // One that is too long for a checkpoint is made again.
+    let index = Some(raw).filter(|raw| raw.get().len() <= MAX_INDEX_BYTES);
+    Ok(Dataset { rows, features, targets, scaler, identity, index, classes })
+}
+
+/// Whether every part that is asked for got a row.
+fn check_parts(spec: &TrainSpec, index: &Index) -> Result<(), Fault> {
+    if index.identity.rows == 0 {
+        return Err(Fault::spec("the data has no rows", "a header alone is not enough: bring at least one row"));
+    }
+    let parts = [
+        ("to train on", 1.0, SplitPart::Train),
+        ("to validate on", spec.split.validation, SplitPart::Validation),
+        ("to test on", spec.split.test, SplitPart::Test),
+    ];
+    match parts.into_iter().find(|(_, share, part)| *share > 0.0 && index.count(*part) == 0) {
+        None => Ok(()),
+        Some((what, ..)) => Err(Fault::spec(
+            format!("of {} rows that are divided by chance, each by itself, there is none {what}", index.identity.rows),
+            "bring more data, change split.seed, or train without train.stream, which divides exactly",
+        )),
+    }
 }
 
 /// The columns that a spec names.
@@ -198,12 +307,12 @@ fn read<'a>(job: Job<'a>, mut table: Table<'a>, wanted: Wanted<'_>, shape: Shape
         look.count()?;
     }
     let (content_digest, version) = (table.content_digest(), table.version());
-    let rows = Rows { features, answers, count: look.count };
+    let rows = Unscaled { features, answers, count: look.count };
     Ok(Read { features: names, targets: target_names, rows, content_digest, version, table: Some(table) })
 }
 
 /// Looks up from reading once in a while: for orders, and whether what was read still fits.
-struct Look<'a> {
+pub(super) struct Look<'a> {
     job: Job<'a>,
     columns: usize,
     budget: u64,
@@ -216,8 +325,18 @@ impl<'a> Look<'a> {
         Self { job, columns, budget: memory::budget(), orders: Orders::default(), count: 0 }
     }
 
+    /// For rows that are not kept.
+    pub(super) fn unbounded(job: Job<'a>) -> Self {
+        Self { budget: u64::MAX, ..Self::new(job, 0) }
+    }
+
+    /// Rows counted.
+    pub(super) const fn rows(&self) -> u64 {
+        self.count
+    }
+
     /// Counts a row.
-    fn count(&mut self) -> Result<(), Fault> {
+    pub(super) fn count(&mut self) -> Result<(), Fault> {
         self.count += 1;
         if !self.count.is_multiple_of(ROWS_PER_LOOK) {
             return Ok(());
@@ -233,7 +352,7 @@ impl<'a> Look<'a> {
     }
 }
 
-fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape) -> Result<Rows, Fault> {
+fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape) -> Result<Unscaled, Fault> {
     if shape.loss == Loss::CrossEntropy {
         return Err(Fault::spec(
             "randn makes values, not the class numbers that cross_entropy learns",
@@ -245,7 +364,7 @@ fn generate(seed: u64, rows: u64, (features, targets): (u32, u32), shape: Shape)
     let count = usize::try_from(rows).unwrap_or(usize::MAX);
     let values = randn::rows(seed, Letter::Targets, 0, count, target_width);
     let features = randn::rows(seed, Letter::Features, 0, count, width);
-    Ok(Rows { features, answers: Answers::Values { values, width: target_width }, count: rows })
+    Ok(Unscaled { features, answers: Answers::Values { values, width: target_width }, count: rows })
 }
 
 /// Four bytes a value, and a row's number in the order of its part.
@@ -273,7 +392,7 @@ pub(crate) fn randn_digest(source: &DataSource) -> String {
 }
 
 /// See [`Identity::digest`]. Every name is preceded by its length, so that no two lists read the same.
-fn digest(content: &str, features: &[String], targets: &[String]) -> String {
+pub(super) fn digest(content: &str, features: &[String], targets: &[String]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"mlctl dataset 1\n");
     hasher.update(content.as_bytes());

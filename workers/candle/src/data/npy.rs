@@ -3,11 +3,12 @@
 //! it has, and every size is checked before memory is taken.
 
 use bytes::{Buf, Bytes};
+use mlctl_artifacts::Pieces;
 
 use super::{
     columns::{BadRow, class_of},
     record::{MAX_COLUMNS, MAX_RECORD_BYTES},
-    stream::{Access, Stream},
+    stream::{self, Access, Stream},
 };
 use crate::fault::Fault;
 
@@ -45,6 +46,24 @@ impl<'a> Arrays<'a> {
             ));
         }
         Ok(Self { features, targets, read: 0 })
+    }
+
+    /// Some rows of files whose headers were read.
+    pub(super) fn part(access: &Access<'a>, files: &Headers, rows: std::ops::Range<u64>) -> Self {
+        let array = |(uri, pieces, header, at): &(String, Pieces, Header, u64)| {
+            let size = (header.width * header.kind.size()) as u64;
+            let stream = Stream::of(access, uri, pieces.range(at + rows.start * size..at + rows.end * size));
+            let header = Header { rows: rows.end - rows.start, ..*header };
+            Array { stream, chunk: Bytes::new(), header, row: vec![0; header.width * header.kind.size()] }
+        };
+        Self { features: array(&files.features), targets: files.targets.as_ref().map(array), read: 0 }
+    }
+
+    /// Bytes of a row in all files, where the rows can be read from any on: not of compressed ones.
+    pub(super) fn row_bytes(&self) -> Option<u64> {
+        let arrays = || [Some(&self.features), self.targets.as_ref()].into_iter().flatten();
+        let compressed = arrays().any(|array| array.stream.is_compressed());
+        (!compressed).then(|| arrays().map(|array| array.row.len() as u64).sum())
     }
 
     /// Rows in all.
@@ -148,6 +167,38 @@ impl<'a> Arrays<'a> {
     }
 }
 
+/// The headers of files, and how their versions of this moment are read.
+#[derive(Debug)]
+pub struct Headers {
+    features: (String, Pieces, Header, u64),
+    targets: Option<(String, Pieces, Header, u64)>,
+}
+
+impl Headers {
+    pub(super) fn read(access: &Access<'_>, uri: &str, targets_uri: Option<&str>) -> Result<Self, Fault> {
+        let one = |uri: &str| {
+            let (at, pieces) = access.open(uri)?;
+            let head = || Stream::of(access, at.uri(), pieces.range(0..MAX_HEADER_BYTES as u64 + 12));
+            let (header, place) = match Array::over(head()) {
+                Ok(array) => (array.header, array.stream.made() - array.chunk.len() as u64),
+                // It is read as a whole, with the header that it has then.
+                Err(_) if head().next()?.is_some_and(|bytes| stream::is_compressed(&bytes)) => (NO_HEADER, 0),
+                Err(fault) => return Err(fault),
+            };
+            Ok::<_, Fault>((at.uri().to_owned(), pieces, header, place))
+        };
+        Ok(Self { features: one(uri)?, targets: targets_uri.map(one).transpose()? })
+    }
+
+    /// What tells these versions of the files from others: size and tag.
+    pub(super) fn version(&self) -> (u64, Option<String>) {
+        let all = || [Some(&self.features), self.targets.as_ref()].into_iter().flatten();
+        let tags: Vec<_> = all().filter_map(|(_, pieces, ..)| pieces.fingerprint()).collect();
+        let tag = (tags.len() == all().count()).then(|| tags.join(" and "));
+        (all().map(|(_, pieces, ..)| pieces.size()).sum(), tag)
+    }
+}
+
 /// A file being read.
 struct Array<'a> {
     stream: Stream<'a>,
@@ -165,8 +216,11 @@ impl std::fmt::Debug for Array<'_> {
 
 impl<'a> Array<'a> {
     fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
-        let header = Header { kind: Kind::F32, big_endian: false, rows: 0, width: 0 };
-        let mut array = Self { stream: Stream::open(access, uri)?, chunk: Bytes::new(), header, row: Vec::new() };
+        Self::over(Stream::open(access, uri)?)
+    }
+
+    fn over(stream: Stream<'a>) -> Result<Self, Fault> {
+        let mut array = Self { stream, chunk: Bytes::new(), header: NO_HEADER, row: Vec::new() };
         let mut start = [0; 8];
         let is_npy = array.fill(&mut start)? == start.len() && start.starts_with(MAGIC);
         // Version 1 has a length of two bytes, later ones of four.
@@ -240,6 +294,9 @@ impl<'a> Array<'a> {
         Fault::spec(format!("the array in {} cannot be used: {what}", self.stream.uri()), SAVE_AGAIN)
     }
 }
+
+/// What is known of an array before its header is read.
+const NO_HEADER: Header = Header { kind: Kind::F32, big_endian: false, rows: 0, width: 0 };
 
 /// A type of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

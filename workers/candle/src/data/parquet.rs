@@ -37,7 +37,7 @@ const WRITE_AGAIN: &str =
 
 /// A file's footer, and how its version is read.
 #[derive(Debug, Clone)]
-pub(super) struct Footer {
+pub struct Footer {
     uri: String,
     at: Location,
     pieces: Arc<Pieces>,
@@ -98,6 +98,11 @@ impl Footer {
     /// The names of the columns: a list has one for each of its numbers.
     fn header(&self) -> Vec<String> {
         self.leaves.iter().flat_map(Leaf::names).collect()
+    }
+
+    /// What tells this version of the file from others: size and tag.
+    pub(super) fn version(&self) -> (u64, Option<String>) {
+        (self.pieces.size(), self.pieces.fingerprint().map(str::to_owned))
     }
 
     pub(super) fn groups(&self) -> usize {
@@ -187,7 +192,7 @@ impl<'a> Parquet<'a> {
     pub(super) fn over(access: &Access<'a>, footer: Footer, groups: Option<std::ops::Range<usize>>) -> Self {
         let groups = groups.unwrap_or(0..footer.groups());
         Self {
-            access: *access,
+            access: access.clone(),
             footer,
             read: Vec::new(),
             places: Vec::new(),
@@ -201,6 +206,11 @@ impl<'a> Parquet<'a> {
             hashing: None,
             digest: String::new(),
         }
+    }
+
+    /// The row group after the current row, where that is the last of its own.
+    pub(super) const fn group_after(&self) -> Option<u64> {
+        if self.left == 0 && self.at + 1 == self.cells.rows { Some(self.groups.start as u64) } else { None }
     }
 
     /// The names of the columns.

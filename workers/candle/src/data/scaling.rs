@@ -93,7 +93,7 @@ fn min_max<'a>(rows: impl Iterator<Item = &'a [f32]>, width: usize) -> (Vec<f64>
 }
 
 /// 0 where there is nothing to divide by: a constant column becomes 0.
-fn reciprocal(spread: f64) -> f64 {
+pub(super) fn reciprocal(spread: f64) -> f64 {
     let factor = 1.0 / spread;
     if factor.is_finite() { factor } else { 0.0 }
 }

@@ -28,25 +28,34 @@ const ZSTD_WINDOW_LOG: u32 = 27;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// What a job's files are read through. Cheap to clone.
-#[derive(Debug, Clone, Copy)]
+/// What files are read through. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Access<'a> {
-    job: Job<'a>,
+    stores: Stores,
+    runtime: Handle,
+    /// The job that can be told that a store is waited for, where that is on the job's own thread.
+    job: Option<Job<'a>>,
 }
 
 impl<'a> Access<'a> {
     /// That of a job.
     #[must_use]
-    pub const fn of(job: Job<'a>) -> Self {
-        Self { job }
+    pub fn of(job: Job<'a>) -> Self {
+        Self { stores: job.stores.clone(), runtime: job.runtime.clone(), job: Some(job) }
     }
 
-    pub(super) const fn stores(&self) -> &'a Stores {
-        self.job.stores
+    /// The same for other threads, which wait for no store that is away longer than its own tries take.
+    #[must_use]
+    pub fn apart(&self) -> Access<'static> {
+        Access { stores: self.stores.clone(), runtime: self.runtime.clone(), job: None }
     }
 
-    pub(super) const fn runtime(&self) -> &'a Handle {
-        self.job.runtime
+    pub(super) const fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    pub(super) const fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// Reads of a file that was opened; a remote store that does not answer is waited for.
@@ -55,11 +64,12 @@ impl<'a> Access<'a> {
         at: &Location,
         mut read: impl FnMut() -> Result<T, ArtifactError>,
     ) -> Result<T, Fault> {
+        let Some(job) = self.job else { return read().map_err(|error| Fault::input("the data", &error)) };
         let again = || match read() {
             Err(error @ ArtifactError::Unavailable { .. }) if at.is_remote() => Err(error),
             read => Ok(read),
         };
-        let read = storage::patiently(self.job, "the job's data is waited for", again)?;
+        let read = storage::patiently(job, "the job's data is waited for", again)?;
         read.map_err(|error| Fault::input("the data", &error))
     }
 
@@ -73,6 +83,11 @@ impl<'a> Access<'a> {
         let pieces = self.runtime().block_on(at.pieces(u64::MAX)).map_err(fault)?;
         Ok((at, pieces))
     }
+}
+
+/// Whether a file with this beginning is compressed.
+pub(super) fn is_compressed(beginning: &[u8]) -> bool {
+    beginning.starts_with(GZIP) || beginning.starts_with(ZSTD)
 }
 
 /// A file being read.
@@ -97,7 +112,7 @@ impl<'a> Stream<'a> {
     pub(super) fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
         let (at, pieces) = access.open(uri)?;
         let uri = at.uri().to_owned();
-        let mut stored = Stored::new(access, at, pieces);
+        let mut stored = Stored::new(access, Some(at), pieces);
         stored.refill()?;
         let decoder = if stored.piece.starts_with(GZIP) {
             Decoder::Gzip(MultiGzDecoder::new(stored))
@@ -111,6 +126,16 @@ impl<'a> Stream<'a> {
             Decoder::Plain(stored)
         };
         Ok(Self { uri, decoder, made: 0 })
+    }
+
+    /// A part of a file that is not compressed.
+    pub(super) fn of(access: &Access<'a>, uri: &str, pieces: Pieces) -> Self {
+        Self { uri: uri.to_owned(), decoder: Decoder::Plain(Stored::new(access, None, pieces)), made: 0 }
+    }
+
+    /// Bytes that came out of it.
+    pub(super) const fn made(&self) -> u64 {
+        self.made
     }
 
     /// The file.
@@ -207,8 +232,10 @@ fn damaged(uri: &str, what: &str, error: &io::Error) -> Fault {
 
 /// A file as it is stored.
 struct Stored<'a> {
-    job: Job<'a>,
-    at: Location,
+    job: Option<Job<'a>>,
+    runtime: Handle,
+    /// The file, where it is read from its beginning on.
+    at: Option<Location>,
     pieces: Pieces,
     /// What is left of the piece.
     piece: Bytes,
@@ -222,16 +249,18 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn new(access: &Access<'a>, at: Location, pieces: Pieces) -> Self {
-        let (job, hasher) = (access.job, blake3::Hasher::new());
-        Self { job, at, pieces, piece: Bytes::new(), fetched: 0, hasher, used: 0, fault: None }
+    fn new(access: &Access<'a>, at: Option<Location>, pieces: Pieces) -> Self {
+        let (job, runtime, hasher) = (access.job, access.runtime.clone(), blake3::Hasher::new());
+        Self { job, runtime, at, pieces, piece: Bytes::new(), fetched: 0, hasher, used: 0, fault: None }
     }
 
     /// Fetches the next piece; none is left at the end. A remote store that stops to answer in the middle is waited for.
     fn refill(&mut self) -> Result<(), Fault> {
-        let next = match self.job.runtime.block_on(self.pieces.next()) {
-            Err(ArtifactError::Unavailable { .. }) if self.fetched > 0 && self.at.is_remote() => self.go_on()?,
-            next => next.map_err(|error| Fault::input("the data", &error))?,
+        let next = match (self.runtime.block_on(self.pieces.next()), self.job, self.at.clone()) {
+            (Err(ArtifactError::Unavailable { .. }), Some(job), Some(at)) if self.fetched > 0 && at.is_remote() => {
+                self.go_on(job, &at)?
+            }
+            (next, ..) => next.map_err(|error| Fault::input("the data", &error))?,
         };
         self.piece = next.unwrap_or_default();
         self.fetched += self.piece.len() as u64;
@@ -240,8 +269,8 @@ impl<'a> Stored<'a> {
     }
 
     /// Opens the file once more where it was left, which must be the same one. What is wrong with it by then is told as of any data.
-    fn go_on(&mut self) -> Result<Option<Bytes>, Fault> {
-        let Self { job, at, pieces, fetched, .. } = self;
+    fn go_on(&mut self, job: Job<'_>, at: &Location) -> Result<Option<Bytes>, Fault> {
+        let Self { pieces, fetched, .. } = self;
         let again = || {
             job.runtime.block_on(async {
                 let mut again = at.pieces(u64::MAX).await?;
@@ -257,7 +286,7 @@ impl<'a> Stored<'a> {
                 }
             })
         };
-        let (again, piece) = storage::patiently(*job, "the job's data is waited for", again)?
+        let (again, piece) = storage::patiently(job, "the job's data is waited for", again)?
             .map_err(|error| Fault::input("the data", &error))?;
         *pieces = again;
         Ok(piece)

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
+use mlctl_artifacts::Pieces;
 use mlctl_protocol::spec::DataSource;
 
 use super::{
+    blocks::Version,
     columns::{BadRow, Columns, Wanted},
     csv,
     files::Files,
     jsonl,
     lines::Lines,
-    npy::Arrays,
-    parquet::Parquet,
+    npy::{Arrays, Headers},
+    parquet::{Footer, Parquet},
     randn::{self, Table as Letter},
     record::Record,
-    stream::Access,
+    stream::{Access, Stream},
 };
 use crate::fault::Fault;
 
@@ -23,6 +25,31 @@ use crate::fault::Fault;
 #[derive(Debug)]
 pub struct Table<'a> {
     access: Access<'a>,
+    layout: Arc<Layout>,
+    part: Part<'a>,
+    /// Where the first row of the file being read lies in it.
+    origin: u64,
+    /// The first row of each file that was begun.
+    starts: Vec<u64>,
+    /// Rows read.
+    rows: u64,
+    /// What each file that was read to its end holds.
+    contents: Vec<String>,
+    /// Where a table that is one block alone lies.
+    block: Option<Place>,
+}
+
+/// Where a block lies: in which file, after how many rows of others, and of its own file.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    before: u64,
+    skipped: u64,
+}
+
+/// What all files of a source have in common.
+#[derive(Debug, Clone)]
+pub struct Layout {
     format: Format,
     files: Files,
     /// The files with what is to be learnt, where that lies in others.
@@ -31,13 +58,79 @@ pub struct Table<'a> {
     header: Vec<String>,
     keys: Option<Arc<jsonl::Keys>>,
     columns: Columns,
-    part: Part<'a>,
-    /// The first row of each file that was begun.
-    starts: Vec<u64>,
-    /// Rows read.
-    rows: u64,
-    /// What each file that was read to its end holds.
-    contents: Vec<String>,
+}
+
+impl Layout {
+    /// Files.
+    #[must_use]
+    pub const fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Where a file is.
+    #[must_use]
+    pub fn uri(&self, file: usize) -> &str {
+        self.files.get(file).map_or(self.files.uri(), |file| file.uri.as_str())
+    }
+
+    fn targets_uri(&self, file: usize) -> Option<&str> {
+        self.target_files.as_ref()?.get(file).map(|file| file.uri.as_str())
+    }
+
+    /// Features a row.
+    #[must_use]
+    pub const fn width(&self) -> usize {
+        self.columns.features.len()
+    }
+
+    /// Targets a row.
+    #[must_use]
+    pub const fn targets(&self) -> usize {
+        self.columns.targets.len()
+    }
+
+    /// The name of a feature.
+    #[must_use]
+    pub fn feature(&self, at: usize) -> Option<String> {
+        self.columns.features.get(at).map(|column| column.name.clone())
+    }
+}
+
+/// A version of a file, and what must be known of it before any of its blocks is read.
+#[derive(Debug)]
+pub enum Handle {
+    /// A file of lines.
+    Lines(Pieces),
+    /// Arrays.
+    Arrays(Box<Headers>),
+    /// A Parquet file.
+    Parquet(Footer),
+}
+
+impl Handle {
+    /// Asks the store for a file.
+    ///
+    /// # Errors
+    /// When it is not there, or its beginning or end cannot be read.
+    pub fn open(access: &Access<'_>, layout: &Layout, file: usize) -> Result<Self, Fault> {
+        let uri = layout.uri(file);
+        Ok(match layout.format {
+            Format::Csv | Format::Jsonl => Self::Lines(access.open(uri)?.1),
+            Format::Npy => Self::Arrays(Box::new(Headers::read(access, uri, layout.targets_uri(file))?)),
+            Format::Parquet => Self::Parquet(Footer::read(access, uri)?),
+        })
+    }
+
+    /// What tells this version from others.
+    #[must_use]
+    pub fn version(&self, uri: &str) -> Version {
+        let (size, tag) = match self {
+            Self::Lines(pieces) => (pieces.size(), pieces.fingerprint().map(str::to_owned)),
+            Self::Arrays(headers) => headers.version(),
+            Self::Parquet(footer) => footer.version(),
+        };
+        Version { uri: uri.to_owned(), size, tag }
+    }
 }
 
 /// A format of files.
@@ -80,21 +173,80 @@ impl<'a> Table<'a> {
         }
         let part = begin(access, format, (&files, target_files.as_ref()), 0, None)?;
         let (header, keys) = (part.header(), part.keys());
-        let access = *access;
-        let (columns, starts, contents) = (Columns::default(), vec![0], Vec::new());
-        Ok(Some(Self { access, format, files, target_files, header, keys, columns, part, starts, rows: 0, contents }))
+        let layout = Layout { format, files, target_files, header, keys, columns: Columns::default() };
+        let (access, layout, origin) = (access.clone(), Arc::new(layout), part.origin());
+        let (starts, contents) = (vec![0], Vec::new());
+        Ok(Some(Self { access, layout, part, origin, starts, rows: 0, contents, block: None }))
+    }
+
+    /// The rows of a block alone.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn block(
+        access: &Access<'a>,
+        layout: &Arc<Layout>,
+        (file, handle): (usize, &Handle),
+        (start, end): (u64, u64),
+        (first, of_file): (u64, u64),
+    ) -> Result<Self, Fault> {
+        let (uri, whole) = (layout.uri(file), end == 0);
+        let files = (&layout.files, layout.target_files.as_ref());
+        let mut part = match (handle, &layout.keys) {
+            _ if whole => begin(access, layout.format, files, file, layout.keys.clone())?,
+            (Handle::Lines(pieces), keys) => {
+                let stream = Stream::of(access, uri, pieces.range(start..end));
+                Part::Lines(match keys {
+                    Some(keys) => Lines::Jsonl(Box::new(jsonl::Reader::over(stream, Arc::clone(keys)))),
+                    None => Lines::Csv(Box::new(csv::Reader::over(stream))),
+                })
+            }
+            (Handle::Arrays(headers), _) => Part::Arrays(Box::new(Arrays::part(access, headers, start..end))),
+            (Handle::Parquet(footer), _) => {
+                let narrow = |group| usize::try_from(group).unwrap_or(usize::MAX);
+                Part::Parquet(Box::new(Parquet::over(access, footer.clone(), Some(narrow(start)..narrow(end)))))
+            }
+        };
+        if let Part::Parquet(file) = &mut part {
+            file.select(&layout.columns)?;
+        }
+        let block = Some(Place { file, before: of_file, skipped: first - of_file });
+        let (access, layout) = (access.clone(), Arc::clone(layout));
+        Ok(Self { access, layout, part, origin: 0, starts: vec![0], rows: 0, contents: Vec::new(), block })
+    }
+
+    /// What all files have in common.
+    #[must_use]
+    pub fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.layout)
+    }
+
+    /// Where the first row of the file being read lies in it.
+    #[must_use]
+    pub const fn origin(&self) -> u64 {
+        self.origin
+    }
+
+    /// Where the next row lies, if it can be read without those before it; and how many bytes of the file come before that, about.
+    #[must_use]
+    pub fn place_after(&self) -> Option<(u64, u64)> {
+        match &self.part {
+            Part::Lines(lines) => lines.place().map(|place| (place, place)),
+            Part::Arrays(arrays) => arrays.row_bytes().map(|bytes| (arrays.row() + 1, (arrays.row() + 1) * bytes)),
+            Part::Parquet(file) => file.group_after().map(|group| (group, group << 40)),
+        }
     }
 
     /// The names of the columns.
     #[must_use]
     pub fn header(&self) -> &[String] {
-        &self.header
+        &self.layout.header
     }
 
     /// What the spec calls the files.
     #[must_use]
     pub fn uri(&self) -> &str {
-        self.files.uri()
+        self.layout.files.uri()
     }
 
     /// Says which columns are read; arrays have theirs by their files.
@@ -102,28 +254,30 @@ impl<'a> Table<'a> {
     /// # Errors
     /// As [`Columns::find`].
     pub fn select(&mut self, wanted: Wanted<'_>) -> Result<&Columns, Fault> {
-        self.columns = match &self.part {
-            Part::Arrays(arrays) => Columns::in_order(&self.header, arrays.widths().0),
-            Part::Lines(_) | Part::Parquet(_) => Columns::find(self.files.uri(), &self.header, wanted)?,
+        let columns = match &self.part {
+            Part::Arrays(arrays) => Columns::in_order(self.header(), arrays.widths().0),
+            Part::Lines(_) | Part::Parquet(_) => Columns::find(self.uri(), self.header(), wanted)?,
         };
         if let Part::Parquet(file) = &mut self.part {
-            file.select(&self.columns)?;
+            file.select(&columns)?;
         }
-        Ok(&self.columns)
+        let layout = Arc::make_mut(&mut self.layout);
+        layout.columns = columns;
+        Ok(&layout.columns)
     }
 
     /// The columns that are read.
     #[must_use]
-    pub const fn columns(&self) -> &Columns {
-        &self.columns
+    pub fn columns(&self) -> &Columns {
+        &self.layout.columns
     }
 
     /// Rows in all, where that is known before the end.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
         match &self.part {
-            Part::Arrays(arrays) if self.files.len() == 1 => Some(arrays.rows()),
-            Part::Parquet(file) if self.files.len() == 1 => Some(file.total()),
+            Part::Arrays(arrays) if self.layout.files() == 1 => Some(arrays.rows()),
+            Part::Parquet(file) if self.layout.files() == 1 => Some(file.total()),
             _ => None,
         }
     }
@@ -136,41 +290,41 @@ impl<'a> Table<'a> {
         while !self.part.advance()? {
             self.contents.push(self.part.content_digest());
             let at = self.starts.len();
-            if at == self.files.len() {
+            if at == self.layout.files() || self.block.is_some() {
                 return Ok(None);
             }
-            let files = (&self.files, self.target_files.as_ref());
-            self.part = begin(&self.access, self.format, files, at, self.keys.clone())?;
+            let files = (&self.layout.files, self.layout.target_files.as_ref());
+            self.part = begin(&self.access, self.layout.format, files, at, self.layout.keys.clone())?;
             self.check_header(at)?;
+            self.origin = self.part.origin();
             if let Part::Parquet(file) = &mut self.part {
-                file.select(&self.columns)?;
+                file.select(&self.layout.columns)?;
             }
             self.starts.push(self.rows);
         }
         self.rows += 1;
         let at = self.starts.len() - 1;
-        let before = self.starts[at];
+        let place = self.block.unwrap_or(Place { file: at, before: self.starts[at], skipped: 0 });
         let of = match &self.part {
             Part::Lines(lines) => Of::Record(lines.record()),
             Part::Arrays(arrays) => Of::Arrays(arrays),
             Part::Parquet(file) => Of::Parquet(file),
         };
-        Ok(Some(Row { of, columns: &self.columns, before, files: &self.files, at }))
+        Ok(Some(Row { of, columns: &self.layout.columns, place, files: &self.layout.files }))
     }
 
     /// The file of a row that was read, and the row's number in it.
     #[must_use]
     pub fn place(&self, row: u64) -> (&str, u64) {
         let at = self.starts.partition_point(|start| *start <= row).saturating_sub(1);
-        let uri = self.files.get(at).map_or(self.uri(), |file| file.uri.as_str());
-        (uri, row - self.starts.get(at).copied().unwrap_or(0))
+        (self.layout.uri(at), row - self.starts.get(at).copied().unwrap_or(0))
     }
 
     /// What the store calls the version of the file, where it has such a thing and the file is the only one.
     #[must_use]
     pub fn version(&self) -> Option<String> {
         match &self.part {
-            _ if self.files.len() > 1 => None,
+            _ if self.layout.files() > 1 => None,
             Part::Lines(lines) => lines.version(),
             Part::Arrays(arrays) => arrays.version(),
             Part::Parquet(file) => file.version(),
@@ -180,19 +334,19 @@ impl<'a> Table<'a> {
     /// What all files hold, once they are read to the end: BLAKE3 of the one, or over all with their names and sizes.
     #[must_use]
     pub fn content_digest(&self) -> String {
-        self.files.digest(&self.contents)
+        self.layout.files.digest(&self.contents)
     }
 
     fn check_header(&self, at: usize) -> Result<(), Fault> {
         let header = self.part.header();
-        if header == self.header {
+        if header == self.header() {
             return Ok(());
         }
-        let uri = |at| self.files.get(at).map_or(self.uri(), |file| file.uri.as_str());
-        let differs = self.header.iter().zip(&header).find(|(ours, theirs)| ours != theirs);
+        let uri = |at| self.layout.uri(at);
+        let differs = self.header().iter().zip(&header).find(|(ours, theirs)| ours != theirs);
         let how = match differs {
             Some((ours, theirs)) => format!("a column {theirs:?} where that has {ours:?}"),
-            None => format!("{} columns, and that has {}", header.len(), self.header.len()),
+            None => format!("{} columns, and that has {}", header.len(), self.header().len()),
         };
         Err(Fault::spec(
             format!("{} is not of the same columns as {}: it has {how}", uri(at), uri(0)),
@@ -234,6 +388,14 @@ impl Part<'_> {
         }
     }
 
+    /// Where the first row lies.
+    fn origin(&self) -> u64 {
+        match self {
+            Self::Lines(Lines::Csv(reader)) => reader.place().unwrap_or(0),
+            Self::Lines(Lines::Jsonl(_)) | Self::Arrays(_) | Self::Parquet(_) => 0,
+        }
+    }
+
     fn keys(&self) -> Option<Arc<jsonl::Keys>> {
         match self {
             Self::Lines(Lines::Jsonl(reader)) => Some(reader.keys()),
@@ -263,10 +425,8 @@ impl Part<'_> {
 pub struct Row<'a> {
     of: Of<'a>,
     columns: &'a Columns,
-    /// Rows of the files before.
-    before: u64,
+    place: Place,
     files: &'a Files,
-    at: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -285,13 +445,19 @@ impl Row<'_> {
             Of::Arrays(arrays) => arrays.row(),
             Of::Parquet(file) => file.row(),
         };
-        self.before + row
+        self.place.before + self.place.skipped + row
+    }
+
+    /// Its file's number, from 0.
+    #[must_use]
+    pub const fn file(&self) -> usize {
+        self.place.file
     }
 
     /// Its file.
     #[must_use]
     pub fn uri(&self) -> &str {
-        self.files.get(self.at).map_or(self.files.uri(), |file| file.uri.as_str())
+        self.files.get(self.place.file).map_or(self.files.uri(), |file| file.uri.as_str())
     }
 
     /// Appends its features.
@@ -366,10 +532,14 @@ impl Row<'_> {
             Of::Record(record) => Some(record.line),
             Of::Arrays(_) | Of::Parquet(_) => None,
         };
-        self.placed(BadRow { line, ..BadRow::of_row(self.number() - self.before, column, what) })
+        let row = self.number() - self.place.before - self.place.skipped;
+        self.placed(BadRow { line, ..BadRow::of_row(row, column, what) })
     }
 
     fn placed(&self, bad: BadRow) -> BadRow {
-        BadRow { before: self.before, file: self.files.name(self.at).map(str::to_owned), ..bad }
+        let Place { file, before, skipped } = self.place;
+        // Lines of a block are not those of its file.
+        let line = bad.line.filter(|_| skipped == 0);
+        BadRow { row: bad.row + skipped, before, line, file: self.files.name(file).map(str::to_owned), ..bad }
     }
 }

@@ -3,13 +3,14 @@
 
 use mlctl_protocol::{
     ExitClass,
-    spec::{DataSource, InferSpec},
+    spec::{DataSource, InferSpec, SplitPart},
 };
 
 use super::task::Task;
 use crate::{
     bundle::{ModelConfig, config::shape, read::Model},
     data::{
+        blocks::Divider,
         columns::{BadRow, Column, Wanted},
         load::{randn_digest, wanted},
         randn::{self, Table as Letter},
@@ -59,6 +60,14 @@ enum Source<'a> {
     Generator { seed: u64, rows: u64, widths: (usize, usize) },
 }
 
+/// The rows that are wanted of all.
+enum Part {
+    /// In order, and how many of them are behind.
+    Listed(Vec<u32>, usize),
+    /// As each was divided by its number.
+    Chance(Box<Divider>, SplitPart),
+}
+
 /// The rows of a job.
 pub(super) struct Input<'a> {
     source: Source<'a>,
@@ -67,7 +76,7 @@ pub(super) struct Input<'a> {
     /// The names of the inputs, for messages.
     features: Vec<String>,
     /// The rows wanted, in order, and how many of them are behind; all when absent.
-    part: Option<(Vec<u32>, usize)>,
+    part: Option<Part>,
     /// The data that the part is a part of.
     whole: Option<ModelConfig>,
     next: u64,
@@ -99,7 +108,7 @@ impl<'a> Input<'a> {
         let part = spec.part.map(|part| part_rows(spec, config, part)).transpose()?;
         let whole = if part.is_some() { config.cloned() } else { None };
         let scaler = config.map_or_else(Scaler::none, |config| config.scaling.clone());
-        Ok(Self { source, task, scaler, features, part: part.map(|rows| (rows, 0)), whole, next: 0, unread_labels: 0 })
+        Ok(Self { source, task, scaler, features, part, whole, next: 0, unread_labels: 0 })
     }
 
     pub(super) const fn task(&self) -> &Task {
@@ -109,7 +118,8 @@ impl<'a> Input<'a> {
     /// Rows in all, where that is known before the end.
     pub(super) fn total(&self) -> Option<u64> {
         match (&self.part, &self.source) {
-            (Some((rows, _)), _) => Some(rows.len() as u64),
+            (Some(Part::Listed(rows, _)), _) => Some(rows.len() as u64),
+            (Some(Part::Chance(..)), _) => None,
             (None, Source::Generator { rows, .. }) => Some(*rows),
             (None, Source::Table(table)) => table.total(),
         }
@@ -217,11 +227,7 @@ fn other_data(uri: &str) -> Fault {
 }
 
 /// The rows of the part, as they were divided for the model's training.
-fn part_rows(
-    spec: &InferSpec,
-    config: Option<&ModelConfig>,
-    part: mlctl_protocol::spec::SplitPart,
-) -> Result<Vec<u32>, Fault> {
+fn part_rows(spec: &InferSpec, config: Option<&ModelConfig>, part: SplitPart) -> Result<Part, Fault> {
     let Some(config) = config else {
         return Err(Fault::spec(
             "infer.part needs to know how the data was divided, and the model has no config",
@@ -231,6 +237,9 @@ fn part_rows(
     if matches!(spec.data, DataSource::Randn { .. }) && randn_digest(&spec.data) != config.dataset.content_digest {
         return Err(other_data("the generated data"));
     }
+    if config.dataset.streamed {
+        return Ok(Part::Chance(Box::new(Divider::new(&config.split)), part));
+    }
     let rows = u32::try_from(config.dataset.rows).unwrap_or(u32::MAX);
     let rows = divide(&config.split, rows)?.of(part).to_vec();
     if rows.is_empty() {
@@ -239,11 +248,15 @@ fn part_rows(
             "leave infer.part out, or train with a split",
         ));
     }
-    Ok(rows)
+    Ok(Part::Listed(rows, 0))
 }
 
-fn is_wanted(part: &mut Option<(Vec<u32>, usize)>, row: u64) -> bool {
-    let Some((rows, behind)) = part else { return true };
+fn is_wanted(part: &mut Option<Part>, row: u64) -> bool {
+    let (rows, behind) = match part {
+        None => return true,
+        Some(Part::Chance(divider, part)) => return divider.part(row) == *part,
+        Some(Part::Listed(rows, behind)) => (rows, behind),
+    };
     let wanted = rows.get(*behind).is_some_and(|next| u64::from(*next) == row);
     *behind += usize::from(wanted);
     wanted

@@ -1,11 +1,16 @@
 //! Measures a model on rows it is not trained on: loss, accuracy, and the confusion matrix that goes into `evaluation.json`.
 
+use std::ops::ControlFlow;
+
 use candle_core::Device;
-use mlctl_protocol::{progress::Metrics, spec::Loss};
+use mlctl_protocol::{
+    progress::Metrics,
+    spec::{Loss, SplitPart},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::examples::Examples,
+    data::{examples::Batch, rows::Source},
     fault::Fault,
     loss::{loss, predicted_classes},
     nn::Mlp,
@@ -62,70 +67,83 @@ pub(super) fn put(metrics: &mut Metrics, name: &str, value: f64) {
 }
 
 /// What is measured with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Measure<'a> {
     /// The model, over tensors outside any graph.
     pub model: &'a Mlp,
     /// The loss.
     pub loss: Loss,
     /// Where the rows are.
-    pub examples: &'a Examples,
+    pub source: &'a dyn Source,
     /// Where the model is.
     pub device: &'a Device,
 }
 
+impl std::fmt::Debug for Measure<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Measure").field("loss", &self.loss).finish_non_exhaustive()
+    }
+}
+
 impl Measure<'_> {
-    /// Measures some rows, telling `seen` of each row's (class, prediction). `None` when `interrupted` said so between batches.
+    /// Measures the rows of a part, telling `seen` of each row's (class, prediction). `None` when `interrupted` said so between batches.
     ///
     /// # Errors
     /// When tensor arithmetic fails.
     pub fn rows(
         &self,
-        rows: &[u32],
+        part: SplitPart,
         mut interrupted: impl FnMut() -> bool,
         mut seen: impl FnMut(u32, u32),
     ) -> Result<Option<Score>, Fault> {
-        let mut score = Score { correct: self.examples.has_classes().then_some(0), ..Score::default() };
-        for chunk in rows.chunks(BATCH) {
-            if interrupted() {
-                return Ok(None);
+        let mut score = Score { correct: self.source.has_classes().then_some(0), ..Score::default() };
+        let mut stopped = false;
+        self.source.walk(part, BATCH, self.device, &mut |batch| {
+            stopped = interrupted();
+            if stopped {
+                return Ok(ControlFlow::Break(()));
             }
-            let batch = self.examples.batch(chunk.iter().copied(), self.device)?;
-            let outputs = self.model.forward(&batch.features, None)?;
-            let mean = f64::from(loss(self.loss, &outputs, &batch.targets)?.to_scalar::<f32>()?);
-            #[expect(clippy::cast_precision_loss, reason = "a chunk is small")]
-            let sum = mean * chunk.len() as f64;
-            score.loss += sum;
-            score.rows += chunk.len() as u64;
-            if let Some(correct) = &mut score.correct {
-                for (class, predicted) in batch.classes.iter().zip(predicted_classes(&outputs)?) {
-                    *correct += u64::from(*class == predicted);
-                    seen(*class, predicted);
-                }
-            }
-        }
-        Ok(Some(score))
+            self.count(&batch, &mut score, &mut seen)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(if stopped { None } else { Some(score) })
     }
 
-    /// Measures some rows in full, for `evaluation.json`. `None` when interrupted.
+    fn count(&self, batch: &Batch, score: &mut Score, mut seen: impl FnMut(u32, u32)) -> Result<(), Fault> {
+        let rows = batch.features.dim(0)?;
+        let outputs = self.model.forward(&batch.features, None)?;
+        let mean = f64::from(loss(self.loss, &outputs, &batch.targets)?.to_scalar::<f32>()?);
+        #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+        let sum = mean * rows as f64;
+        score.loss += sum;
+        score.rows += rows as u64;
+        if let Some(correct) = &mut score.correct {
+            for (class, predicted) in batch.classes.iter().zip(predicted_classes(&outputs)?) {
+                *correct += u64::from(*class == predicted);
+                seen(*class, predicted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Measures the rows of a part in full, for `evaluation.json`. `None` when interrupted.
     ///
     /// # Errors
     /// When tensor arithmetic fails.
     pub fn in_full(
         &self,
-        part: &str,
-        rows: &[u32],
+        part: SplitPart,
         outputs: usize,
         interrupted: impl FnMut() -> bool,
     ) -> Result<Option<(Score, Evaluation)>, Fault> {
-        let classes = if self.examples.has_classes() && outputs <= MAX_CONFUSION { outputs } else { 0 };
+        let classes = if self.source.has_classes() && outputs <= MAX_CONFUSION { outputs } else { 0 };
         let mut confusion = vec![vec![0_u64; classes]; classes];
-        let score = self.rows(rows, interrupted, |class, predicted| {
+        let score = self.rows(part, interrupted, |class, predicted| {
             if let Some(count) = confusion.get_mut(class as usize).and_then(|row| row.get_mut(predicted as usize)) {
                 *count += 1;
             }
         })?;
-        Ok(score.map(|score| (score, Evaluation::new(part, score, confusion))))
+        Ok(score.map(|score| (score, Evaluation::new(name(part), score, confusion))))
     }
 }
 
@@ -161,6 +179,14 @@ impl Evaluation {
     }
 }
 
+const fn name(part: SplitPart) -> &'static str {
+    match part {
+        SplitPart::Train => "train",
+        SplitPart::Validation => "validation",
+        SplitPart::Test => "test",
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "rows are counted in u32")]
 fn ratio(sum: f64, count: u64) -> f64 {
     sum / count as f64
@@ -172,7 +198,13 @@ mod tests {
     use mlctl_protocol::spec::{Activation, ModelSpec};
 
     use super::*;
-    use crate::{data::examples::Answers, nn::Tensors};
+    use crate::{
+        data::{
+            examples::{Answers, Examples},
+            rows::Shuffled,
+        },
+        nn::Tensors,
+    };
 
     /// A model that predicts class 1 where the feature is above 0.
     fn model() -> Mlp {
@@ -190,19 +222,19 @@ mod tests {
             features: vec![1.0, -1.0, 2.0, -2.0, 3.0],
             width: 1,
             answers: Answers::Classes(vec![1, 0, 1, 1, 0]),
-            train: vec![],
-            validation: vec![],
-            test: vec![],
+            train: vec![0],
+            validation: vec![0, 2],
+            test: (0..5).collect(),
         };
-        let model = model();
-        let measure = Measure { model: &model, loss: Loss::CrossEntropy, examples: &examples, device: &Device::Cpu };
-        let (score, full) = measure.in_full("test", &[0, 1, 2, 3, 4], 2, || false).unwrap().unwrap();
+        let (model, source) = (model(), Shuffled::new(&examples, 0));
+        let measure = Measure { model: &model, loss: Loss::CrossEntropy, source: &source, device: &Device::Cpu };
+        let (score, full) = measure.in_full(SplitPart::Test, 2, || false).unwrap().unwrap();
         assert_eq!((score.rows, score.correct), (5, Some(3)));
         assert_eq!(full.confusion, [[1, 1], [1, 2]]);
         assert_eq!(full.recall, [Some(0.5), Some(2.0 / 3.0)]);
         assert_eq!(full.accuracy, Some(0.6));
-        assert!(measure.rows(&[0], || true, |_, _| {}).unwrap().is_none());
-        let (_, none) = measure.in_full("test", &[0, 2], 2, || false).unwrap().unwrap();
+        assert!(measure.rows(SplitPart::Train, || true, |_, _| {}).unwrap().is_none());
+        let (_, none) = measure.in_full(SplitPart::Validation, 2, || false).unwrap().unwrap();
         assert_eq!(none.recall, [None, Some(1.0)], "a class without rows has no recall");
     }
 
@@ -215,12 +247,11 @@ mod tests {
             answers: Answers::Values { values: vec![0.25; 2 * rows], width: 2 },
             train: vec![],
             validation: vec![],
-            test: vec![],
+            test: (0..u32::try_from(rows).unwrap()).collect(),
         };
-        let model = model();
-        let measure = Measure { model: &model, loss: Loss::Mse, examples: &examples, device: &Device::Cpu };
-        let all: Vec<u32> = (0..u32::try_from(rows).unwrap()).collect();
-        let score = measure.rows(&all, || false, |_, _| {}).unwrap().unwrap();
+        let (model, source) = (model(), Shuffled::new(&examples, 0));
+        let measure = Measure { model: &model, loss: Loss::Mse, source: &source, device: &Device::Cpu };
+        let score = measure.rows(SplitPart::Test, || false, |_, _| {}).unwrap().unwrap();
         assert_eq!((score.rows, score.correct, score.mean_loss()), (rows as u64, None, 0.0625));
     }
 }

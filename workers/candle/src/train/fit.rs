@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use mlctl_protocol::{result::CheckpointRef, spec::TrainSpec};
+use mlctl_protocol::{
+    result::CheckpointRef,
+    spec::{SplitPart, TrainSpec},
+};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
     learner::Learner,
@@ -15,12 +19,14 @@ use super::{
     state::Identity,
     vault::{self, ObjectVault},
 };
-use crate::{bundle::read::read_initial, data::examples::Examples, device, fault::Fault, job::Job, nn, storage};
+use crate::{bundle::read::read_initial, data::rows::Source, device, fault::Fault, job::Job, nn, storage};
 
 /// A job's data, ready to train on.
 pub struct Prepared<'a, C> {
     /// The rows.
-    pub examples: &'a Examples,
+    pub source: &'a dyn Source,
+    /// Where streamed rows lie, for checkpoints.
+    pub index: Option<&'a RawValue>,
     /// BLAKE3 of the dataset, 64 hexadecimal digits.
     pub dataset_digest: &'a str,
     /// What the store called the version of the data that was read.
@@ -41,11 +47,12 @@ impl<C> std::fmt::Debug for Prepared<'_, C> {
 /// As [`Session::train`], and when the spec asks for what cannot be: no rows, no end, a device that is not there, a checkpoint
 /// of another run.
 pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_, C>) -> Result<Trained, Fault> {
-    let Prepared { examples, dataset_digest, config, .. } = *prepared;
+    let Prepared { source, dataset_digest, config, .. } = *prepared;
     let Job { start, host, .. } = job;
     let device = &device::open(&start.spec.resources)?;
-    let plan = &Plan::new(spec, &start.spec.checkpoint, examples.train.len())?;
-    let identity = &Identity::new(spec, dataset_digest)?.of_version(prepared.dataset_version);
+    let plan = &Plan::new(spec, &start.spec.checkpoint, source.count(SplitPart::Train))?;
+    let identity =
+        &Identity::new(spec, dataset_digest)?.of_version(prepared.dataset_version).with_index(prepared.index);
     let values = nn::values(&nn::layout(&spec.model));
     let threads = start.threads;
     let beginning = || match &spec.init {
@@ -69,7 +76,7 @@ pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_,
     }
     let seconds = start.storage.spool.as_ref().map_or(0, |place| place.wait_seconds);
     let patience = Duration::from_secs(seconds.into());
-    let work = Work { spec, plan, examples, identity, threads, device, host, patience };
+    let work = Work { spec, plan, source, identity, threads, device, host, patience };
     Session::new(work, config, saver, learner).train()
 }
 

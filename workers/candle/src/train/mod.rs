@@ -8,6 +8,7 @@ pub mod flight;
 pub mod learner;
 pub mod plan;
 pub mod resume;
+pub mod saved;
 pub mod saver;
 pub mod session;
 pub mod state;
@@ -28,7 +29,10 @@ use self::{
 };
 use crate::{
     bundle::{self, ModelConfig},
-    data::{self, Dataset, examples::Answers},
+    data::{
+        self, Dataset, Rows,
+        rows::{Shuffled, Source},
+    },
     fault::Fault,
     host::Done,
     job::Job,
@@ -42,15 +46,24 @@ const LISTED: usize = 10;
 /// # Errors
 /// Whatever a job can end with, see `Fault`.
 pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
-    let dataset = data::load(job, spec)?;
-    warn_of_missing_classes(job, &dataset, spec)?;
+    let dataset = data::load(job, spec, || saved::index(job))?;
+    warn_of_missing_classes(job, &dataset)?;
     let config = |step, metrics: &Metrics| config_of(spec, &dataset, step, metrics);
     // Before anything is computed: a config that cannot be stored would end the job with its last step.
     config(0, &Metrics::new())
         .to_json()
         .map_err(|what| Fault::spec(what, "take fewer columns, or shorter names for them"))?;
+    let shuffled;
+    let source: &dyn Source = match &dataset.rows {
+        Rows::Memory(examples) => {
+            shuffled = Shuffled::new(examples, spec.seed);
+            &shuffled
+        }
+        Rows::Streamed(streamed) => streamed,
+    };
     let prepared = Prepared {
-        examples: &dataset.examples,
+        source,
+        index: dataset.index.as_deref(),
         dataset_digest: &dataset.identity.digest,
         dataset_version: dataset.identity.version.as_deref(),
         config: &config,
@@ -85,15 +98,9 @@ fn config_of(spec: &TrainSpec, dataset: &Dataset, step: u64, metrics: &Metrics) 
 }
 
 /// A class that no train row belongs to cannot be learnt: most often the last layer is too wide.
-fn warn_of_missing_classes(job: Job<'_>, dataset: &Dataset, spec: &TrainSpec) -> Result<(), Fault> {
-    let Answers::Classes(classes) = &dataset.examples.answers else { return Ok(()) };
-    let mut seen = vec![false; bundle::config::shape(&spec.model).1];
-    for row in &dataset.examples.train {
-        if let Some(seen) = seen.get_mut(classes[*row as usize] as usize) {
-            *seen = true;
-        }
-    }
-    let missing: Vec<_> = (0..).zip(&seen).filter(|(_, seen)| !**seen).map(|(class, _): (u32, _)| class).collect();
+fn warn_of_missing_classes(job: Job<'_>, dataset: &Dataset) -> Result<(), Fault> {
+    let Some(seen) = &dataset.classes else { return Ok(()) };
+    let missing: Vec<_> = (0..).zip(seen).filter(|(_, seen)| !**seen).map(|(class, _): (u32, _)| class).collect();
     if missing.is_empty() {
         return Ok(());
     }

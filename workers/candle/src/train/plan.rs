@@ -27,7 +27,7 @@ impl Plan {
     ///
     /// # Errors
     /// `spec` when there is nothing to train on, or no end to it.
-    pub fn new(spec: &TrainSpec, policy: &CheckpointPolicy, rows: usize) -> Result<Self, Fault> {
+    pub fn new(spec: &TrainSpec, policy: &CheckpointPolicy, rows: u64) -> Result<Self, Fault> {
         if rows == 0 {
             return Err(Fault::spec(
                 "no row is left to train on once validation and test have theirs",
@@ -38,7 +38,7 @@ impl Plan {
             return Err(Fault::spec("the training has no end", "set max_epochs, max_steps or both"));
         }
         Ok(Self {
-            rows: rows as u64,
+            rows,
             batch_size: u64::from(spec.batch_size).max(1),
             max_epochs: spec.max_epochs,
             max_steps: spec.max_steps,
@@ -68,10 +68,9 @@ impl Plan {
 
     /// The places of a batch's rows in the epoch's order.
     #[must_use]
-    pub fn batch(&self, number: u64) -> Range<usize> {
-        let place = |n: u64| usize::try_from(n.min(self.rows)).unwrap_or(usize::MAX);
+    pub fn batch(&self, number: u64) -> Range<u64> {
         let start = number.saturating_mul(self.batch_size);
-        place(start)..place(start.saturating_add(self.batch_size))
+        start.min(self.rows)..start.saturating_add(self.batch_size).min(self.rows)
     }
 
     /// Whether every batch of the epoch is done and the epoch is to be closed.
@@ -122,13 +121,14 @@ mod tests {
 
     use super::*;
 
-    fn plan(rows: usize, batch_size: u32, max_epochs: Option<u64>, max_steps: Option<u64>) -> Result<Plan, Fault> {
+    fn plan(rows: u64, batch_size: u32, max_epochs: Option<u64>, max_steps: Option<u64>) -> Result<Plan, Fault> {
         let spec = TrainSpec {
             seed: 0,
             model: ModelSpec::Mlp { layers: vec![1, 1], activation: Activation::Relu, dropout: 0.0 },
             register: None,
             init: None,
             data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+            stream: None,
             split: Split::default(),
             scaling: Scaling::None,
             loss: Loss::Mse,
@@ -152,7 +152,7 @@ mod tests {
     fn batches_cover_every_row_once_and_the_last_is_smaller() {
         for (rows, size, last) in [(10, 3, 9..10), (10, 5, 5..10), (10, 100, 0..10), (1, 1, 0..1)] {
             let plan = plan(rows, size, Some(1), None).unwrap();
-            let covered: Vec<usize> = (0..plan.batches()).flat_map(|b| plan.batch(b)).collect();
+            let covered: Vec<u64> = (0..plan.batches()).flat_map(|b| plan.batch(b)).collect();
             assert_eq!(covered, (0..rows).collect::<Vec<_>>());
             assert_eq!(plan.batch(plan.batches() - 1), last);
             assert!(plan.batch(plan.batches()).is_empty());

@@ -11,7 +11,7 @@ use mlctl_protocol::{
     ExitClass,
     message::ReportBody,
     progress::{Metrics, Progress},
-    spec::TrainSpec,
+    spec::{SplitPart, TrainSpec},
 };
 use serde::Serialize;
 
@@ -25,14 +25,13 @@ use super::{
 };
 use crate::{
     coverage,
-    data::examples::{Batch, Examples},
+    data::{examples::Batch, rows::Source},
     fault::Fault,
     host::Host,
     loss::{loss, predicted_classes},
     nn::{self, Dropping, Mlp, Tensors},
     optim::clip,
     orders::Orders,
-    rng::{Rng, Stream},
 };
 
 /// How long a run that was ordered to end waits for a store that does not answer: what waits for it is safe on this machine.
@@ -46,7 +45,7 @@ pub struct Work<'a> {
     /// How long, and when to save.
     pub plan: &'a Plan,
     /// The rows.
-    pub examples: &'a Examples,
+    pub source: &'a dyn Source,
     /// What the run is made of, for its checkpoints.
     pub identity: &'a Identity,
     /// Threads of arithmetic, for its checkpoints.
@@ -94,8 +93,6 @@ pub struct Session<'a, C> {
     config: ConfigOf<'a, C>,
     saver: Saver<'a>,
     learner: Learner,
-    /// The rows of the epoch in their order, and which epoch's it is.
-    order: Option<(u64, Vec<u32>)>,
     covered: bool,
     orders: Orders,
     curve: Curve,
@@ -123,7 +120,6 @@ impl<'a, C: Serialize> Session<'a, C> {
             config,
             saver,
             learner,
-            order: None,
             covered: false,
             orders: Orders::default(),
             curve: Curve::default(),
@@ -173,21 +169,10 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
     }
 
-    /// The rows of the next batch: a permutation of the train part for each epoch, cut in its order.
+    /// The rows of the next batch: those at its places in the epoch's order.
     fn next_batch(&mut self) -> Result<Batch, Fault> {
-        let Work { spec, plan, examples, device, .. } = self.work;
-        let epoch = self.learner.run.epoch;
-        let order = match self.order.take() {
-            Some((of, order)) if of == epoch => order,
-            _ => {
-                let rows = u32::try_from(examples.train.len())
-                    .map_err(|_| Fault::spec("more than 2^32 rows cannot be shuffled", "split the dataset"))?;
-                Rng::new(spec.seed, Stream::Shuffle { epoch }).permutation(rows)
-            }
-        };
-        let (_, order) = self.order.insert((epoch, order));
-        let places = &order[plan.batch(self.learner.run.batch)];
-        Ok(examples.batch(places.iter().map(|place| examples.train[*place as usize]), device)?)
+        let Work { plan, source, device, .. } = self.work;
+        source.batch(self.learner.run.epoch, plan.batch(self.learner.run.batch), device)
     }
 
     /// The loss as a number, unless training has diverged. The weights are still those of the step before.
@@ -310,15 +295,15 @@ impl<'a, C: Serialize> Session<'a, C> {
         let seconds = self.work.host.elapsed().saturating_sub(since).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
         let rate = rows as f64 / seconds;
-        let (sums, examples) = (&self.learner.run.sums, self.work.examples);
-        let correct = examples.has_classes().then_some(sums.correct);
+        let (sums, source) = (&self.learner.run.sums, self.work.source);
+        let correct = source.has_classes().then_some(sums.correct);
         let trained = Score { rows: sums.rows, loss: sums.loss, correct };
         let mut metrics = Metrics::new();
         trained.name("train", &mut metrics);
         let mut judged = trained.mean_loss();
-        if !examples.validation.is_empty() {
+        if source.count(SplitPart::Validation) > 0 {
             let (measure, orders, host) = (measure(self.work, &self.learner.frozen), &mut self.orders, self.work.host);
-            let Some(score) = measure.rows(&examples.validation, || interrupts(orders, host), |_, _| {})? else {
+            let Some(score) = measure.rows(SplitPart::Validation, || interrupts(orders, host), |_, _| {})? else {
                 return Ok(None);
             };
             score.name("val", &mut metrics);
@@ -390,7 +375,7 @@ impl<'a, C: Serialize> Session<'a, C> {
 
     /// Saves the last state, measures the model for good and hands it over.
     fn finish(mut self) -> Result<Trained, Fault> {
-        let Work { host, examples, .. } = self.work;
+        let Work { host, source, .. } = self.work;
         self.saver.save(host, &self.learner.run, || content(self.work, self.config, &self.learner))?;
         if self.learner.run.batch > 0 {
             let measured = self.measure_epoch()?;
@@ -400,11 +385,11 @@ impl<'a, C: Serialize> Session<'a, C> {
             }
         }
         let mut evaluation = None;
-        if !examples.test.is_empty() {
+        if source.count(SplitPart::Test) > 0 {
             let outputs =
                 nn::layout(&self.work.spec.model).last().and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
             let (measure, orders) = (measure(self.work, &self.learner.frozen), &mut self.orders);
-            let measured = measure.in_full("test", &examples.test, outputs, || interrupts(orders, host))?;
+            let measured = measure.in_full(SplitPart::Test, outputs, || interrupts(orders, host))?;
             self.ended()?;
             if let Some((score, full)) = measured {
                 let mut metrics = Metrics::new();
@@ -447,7 +432,7 @@ fn interrupts(orders: &mut Orders, host: &dyn Host) -> bool {
 }
 
 fn measure<'a>(work: Work<'a>, model: &'a Mlp) -> Measure<'a> {
-    Measure { model, loss: work.spec.loss, examples: work.examples, device: work.device }
+    Measure { model, loss: work.spec.loss, source: work.source, device: work.device }
 }
 
 /// The bytes of a checkpoint.

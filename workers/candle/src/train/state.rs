@@ -86,6 +86,9 @@ pub struct Identity {
     /// Which data is meant, for messages: it decides nothing, since the same content may be uploaded again.
     #[serde(skip)]
     data: Named,
+    /// Where the rows of streamed data lie, which a resume reads before it reads data.
+    #[serde(skip)]
+    index: Option<Box<RawValue>>,
 }
 
 /// Data by the names it has outside.
@@ -115,8 +118,13 @@ impl Identity {
         // What a job without it lacks, and so did jobs of earlier releases.
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
-        let fields =
-            fields.into_iter().chain(init).chain(norm).map(|(name, text)| text.map(|text| (name.to_owned(), text)));
+        let stream = spec.stream.iter().map(|stream| ("stream", raw(serde_json::to_string(stream))));
+        let fields = fields
+            .into_iter()
+            .chain(init)
+            .chain(norm)
+            .chain(stream)
+            .map(|(name, text)| text.map(|text| (name.to_owned(), text)));
         let uri = match &spec.data {
             DataSource::Csv { uri, .. }
             | DataSource::Jsonl { uri, .. }
@@ -125,7 +133,7 @@ impl Identity {
             DataSource::Randn { .. } => None,
         };
         let data = Named { uri, version: None };
-        fields.collect::<Result<_, _>>().map(|fields| Self { fields, data }).map_err(|e| {
+        fields.collect::<Result<_, _>>().map(|fields| Self { fields, data, index: None }).map_err(|e| {
             Fault::spec(
                 format!("the spec cannot be written as JSON: {e}"),
                 "look for a number that is infinite or not a number",
@@ -137,6 +145,13 @@ impl Identity {
     #[must_use]
     pub fn of_version(mut self, version: Option<&str>) -> Self {
         self.data.version = version.map(str::to_owned);
+        self
+    }
+
+    /// The identity with the index of streamed data.
+    #[must_use]
+    pub fn with_index(mut self, index: Option<&RawValue>) -> Self {
+        self.index = index.map(ToOwned::to_owned);
         self
     }
 
@@ -193,6 +208,8 @@ struct StateOut<'a, C> {
     threads: u32,
     run: &'a RunState,
     identity: &'a Identity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<&'a RawValue>,
     config: &'a C,
 }
 
@@ -262,7 +279,7 @@ pub enum Refusal {
 /// When something in it cannot be written: a bug.
 pub fn encode<C: Serialize>(told: &Told<'_, C>) -> Result<Bytes, Fault> {
     let Told { run, identity, threads, config } = *told;
-    let state = StateOut { format: STATE_FORMAT, threads, run, identity, config };
+    let state = StateOut { format: STATE_FORMAT, threads, run, identity, index: identity.index.as_deref(), config };
     serde_json::to_vec_pretty(&state).map(Bytes::from).map_err(|e| cannot("state.json", &e))
 }
 

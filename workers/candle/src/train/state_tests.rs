@@ -13,6 +13,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
         register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+        stream: None,
         split: Split::default(),
         scaling: Scaling::None,
         loss: Loss::Mse,

@@ -23,7 +23,10 @@ use mlctl_protocol::{
 };
 use mlworker::{
     bundle::tensors,
-    data::examples::{Answers, Examples},
+    data::{
+        examples::{Answers, Examples},
+        rows::Shuffled,
+    },
     fault::Fault,
     host::{Host, Order},
     rng::{Rng, Stream},
@@ -139,6 +142,7 @@ impl Problem {
             register: None,
             init: None,
             data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
+            stream: None,
             split: Split::default(),
             scaling: Scaling::None,
             loss: Loss::CrossEntropy,
@@ -179,21 +183,14 @@ impl Problem {
         read: impl FnMut(&CheckpointRef) -> Result<Found, Unreadable>,
     ) -> Result<Trained, Fault> {
         let (spec, device) = (&self.spec, &Device::Cpu);
-        let plan = Plan::new(spec, &self.policy, self.examples.train.len())?;
+        let plan = Plan::new(spec, &self.policy, self.examples.train.len() as u64)?;
         let identity = &Identity::new(spec, "dataset")?;
         let resume = Resume { spec, identity, threads: 1, device };
         let (learner, from) = resume.first_of(candidates, host, read, || Learner::fresh(spec, device))?;
         let saver = Saver::new(vault, from.map(|from| from.step), host.elapsed());
-        let work = Work {
-            spec,
-            plan: &plan,
-            examples: &self.examples,
-            identity,
-            threads: 1,
-            device,
-            host,
-            patience: Duration::ZERO,
-        };
+        let source = Shuffled::new(&self.examples, spec.seed);
+        let work =
+            Work { spec, plan: &plan, source: &source, identity, threads: 1, device, host, patience: Duration::ZERO };
         Session::new(work, &|step, _| step, saver, learner).train()
     }
 }

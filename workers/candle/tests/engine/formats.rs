@@ -21,7 +21,7 @@ use super::{
 const JSONL: &str = "{\"a\": 1, \"b\": 2, \"class\": 0}\n{\"b\":4.5,\"a\":3,\"class\":1}\n\n{\"a\":-1e3,\"b\":0.0,\"class\":2,\"note\":[1,{}]}\r\n\
     {\"a\": \"7\", \"b\": 8, \"class\": 1}\n{\"a\":9,\"b\":10,\"class\":0}\n{\"a\":11,\"b\":12,\"class\":2}";
 
-fn gzip(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+pub fn gzip(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes.as_ref()).unwrap();
     encoder.finish().unwrap()

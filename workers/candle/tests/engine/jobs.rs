@@ -67,6 +67,21 @@ impl Bench {
         (job, attempt): (u64, u32),
         resume: &[CheckpointRef],
     ) -> Result<Done, Fault> {
+        self.as_job(spec, host, (job, attempt, resume), |job| match &job.start.spec.work {
+            Work::Train(spec) => train::run(job, spec),
+            Work::Infer(spec) => infer::run(job, spec),
+            Work::Command(_) => unreachable!("jobs of this worker train or infer"),
+        })
+    }
+
+    /// Does something as an attempt of a job.
+    pub fn as_job<T>(
+        &self,
+        spec: &Value,
+        host: &dyn Host,
+        (job, attempt, resume): (u64, u32, &[CheckpointRef]),
+        work: impl FnOnce(Job<'_>) -> T,
+    ) -> T {
         let spec: JobSpec = serde_json::from_value(spec.clone()).unwrap();
         let home = self.uri(&format!("jobs/{job}"));
         let start = Start {
@@ -88,12 +103,7 @@ impl Bench {
             array_index: None,
         };
         let (attempt, runtime) = (AttemptNumber(attempt), self.runtime.handle());
-        let job = Job { id: JobId(job), attempt, start: &start, host, stores: &self.stores, runtime };
-        match &start.spec.work {
-            Work::Train(spec) => train::run(job, spec),
-            Work::Infer(spec) => infer::run(job, spec),
-            Work::Command(_) => unreachable!("jobs of this worker train or infer"),
-        }
+        work(Job { id: JobId(job), attempt, start: &start, host, stores: &self.stores, runtime })
     }
 }
 

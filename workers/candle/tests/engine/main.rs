@@ -25,6 +25,8 @@ mod resume;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
+mod streamed;
+#[cfg(test)]
 mod threads;
 #[cfg(test)]
 mod training;

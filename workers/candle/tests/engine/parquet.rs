@@ -16,7 +16,7 @@ use super::{
     jobs::{Bench, SMALL},
 };
 
-fn fixture(name: &str) -> Vec<u8> {
+pub fn fixture(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
     std::fs::read(folder.join(format!("{name}.parquet"))).unwrap()
 }

@@ -9,6 +9,7 @@ use mlctl_protocol::{
     result::CheckpointRef,
 };
 use mlworker::{
+    data::rows::Shuffled,
     fault::Fault,
     host::Order,
     job::Job,
@@ -66,7 +67,17 @@ impl Store {
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(number), self.runtime.handle());
         let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime };
         let (examples, dataset_digest) = (&problem.examples, &"d".repeat(64));
-        fit(job, &problem.spec, &Prepared { examples, dataset_digest, dataset_version: None, config: &|step, _| step })
+        fit(
+            job,
+            &problem.spec,
+            &Prepared {
+                source: &Shuffled::new(examples, problem.spec.seed),
+                index: None,
+                dataset_digest,
+                dataset_version: None,
+                config: &|step, _| step,
+            },
+        )
     }
 
     /// Stops a first attempt; answers with its checkpoints, the latest first.

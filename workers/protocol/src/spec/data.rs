@@ -118,6 +118,23 @@ impl Default for Split {
     }
 }
 
+/// Rows are read from storage while training goes on, instead of all before it. One pass is made first, which checks every row, fits the scaling and finds the blocks that can be
+/// read each by itself: of CSV and JSONL about a MiB, of Parquet a row group, a whole file where it is compressed. Each epoch shuffles the blocks and the rows of a window of them; see
+/// `workers/candle/docs/rng.md`. A resumed run makes no second pass and reads on where it was. Parts are divided row by row, so that shares are met on average.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSpec {
+    /// How much of the rows, in MiB as they are trained on (4 bytes a value), is shuffled together. Two windows are in memory, and the rows to validate on where they are no more than one. Another value is another order.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub window_mib: u32,
+}
+
+impl Default for StreamSpec {
+    fn default() -> Self {
+        Self { window_mib: 256 }
+    }
+}
+
 /// A part of a split dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

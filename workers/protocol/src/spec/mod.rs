@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
-pub use data::{DataSource, Scaling, Split, SplitPart, file_set};
+pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, file_set};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use policy::{
     BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    data::{DataSource, Scaling, Split},
+    data::{DataSource, Scaling, Split, StreamSpec},
     infer::InitSpec,
 };
 
@@ -27,6 +27,9 @@ pub struct TrainSpec {
     pub init: Option<InitSpec>,
     /// What to train on.
     pub data: DataSource,
+    /// Reads the rows while training, for data that is larger than memory; all are in memory when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamSpec>,
     /// How rows are divided.
     #[serde(default)]
     pub split: Split,
