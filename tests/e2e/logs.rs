@@ -60,6 +60,7 @@ fn a_gigabyte_on_one_line_of_a_worker_is_bounded_on_disk_and_in_memory() {
         job["state"] == "succeeded"
     });
     until("the log is cut", || (kept() <= bytes * files).then_some(()));
+    until("its end is there", || daemon.mlctl(&["logs", &id, "--tail", "2"]).ok().ends_with("the end\n").then_some(()));
     println!("at most {} MiB at once", most >> 20);
     for args in [&["logs", &id, "--tail", "2"][..], &["logs", &id, "--tail", "100000"], &["show", &id]] {
         let said = daemon.mlctl(args).ok();

@@ -86,8 +86,13 @@ fn what_is_meant_for_the_daemons_terminal_ends_no_worker() {
 #[test]
 fn nor_does_it_end_one_that_is_just_being_started() {
     let mut daemon = in_a_group(Worker::Fake).start();
-    let ids: Vec<String> = (0..40).map(|n| daemon.submit(&fake(&format!("short-{n}"), "steps:2:1"))).collect();
     let (mut signals, mut fallen) = (0, 0);
+    let submits = (0..40).map(|n| {
+        signal_group(&daemon, Signal::HUP);
+        signals += 1;
+        daemon.submit(&fake(&format!("short-{n}"), "steps:2:1"))
+    });
+    let ids: Vec<String> = submits.collect();
     for id in &ids {
         let job = daemon.wait_until(id, "has succeeded", |job| {
             signal_group(&daemon, Signal::HUP);
