@@ -167,15 +167,15 @@ impl Put {
         let work = async {
             match self.recursive {
                 true => streams.send_folder(&file, &to).await,
-                false => streams.send(&file, &to).await.map(|sent| Moved {
-                    files: 1,
-                    bytes: sent.size,
-                    reused: sent.reused,
-                    skipped: 0,
-                }),
+                false => streams.send(&file, &to).await.map(Moved::from),
             }
         };
-        let moved = self.limits.watch(work, "what has arrived is kept: the same command goes on with it").await;
+        let left = match (to.is_remote() && context.environment.state_home.is_some(), self.recursive) {
+            (true, false) => "what has arrived of a large file is kept: the same command goes on with it",
+            (true, true) => "files that have arrived are there, and the same command goes on with a large one",
+            (false, _) => "what was not whole is not there",
+        };
+        let moved = self.limits.watch(work, left).await;
         bar.close();
         let (from, to) = (file.display().to_string(), to.uri().to_owned());
         storage::transferred(&mut context.out, &Transferred::new(from, to, moved?, began.elapsed()))?;
@@ -196,17 +196,18 @@ impl Get {
         let work = async {
             match self.recursive {
                 true => streams.receive_folder(&from, &file).await,
-                false => streams.receive(&from, &file).await.map(|received| Moved {
-                    files: 1,
-                    bytes: received.size,
-                    ..Moved::default()
-                }),
+                false => streams.receive(&from, &file).await.map(Moved::from),
             }
         };
         let moved = self.limits.watch(work, "no half file is left").await;
         bar.close();
-        let (from, to) = (from.uri().to_owned(), file.display().to_string());
-        storage::transferred(&mut context.out, &Transferred::new(from, to, moved?, began.elapsed()))?;
+        let is_remote = from.is_remote();
+        let (from, to, took) = (from.uri().to_owned(), file.display().to_string(), began.elapsed());
+        let done = match is_remote {
+            true => Transferred::received(from, to, moved?, took),
+            false => Transferred::new(from, to, moved?, took),
+        };
+        storage::transferred(&mut context.out, &done)?;
         Ok(Exit::Ok)
     }
 }
@@ -238,7 +239,7 @@ impl Abort {
     async fn run(self, context: &mut Context<'_>, stores: &Stores) -> Done {
         let at = stores.open(&self.uri).map_err(failure)?;
         let until = context.clock.now().saturating_sub(self.older_than).unwrap_or(Timestamp::MIN);
-        let mut uploads = Vec::new();
+        let (mut uploads, mut failed) = (Vec::new(), None);
         for open in at.open_uploads().await.map_err(failure)? {
             // A moment that cannot be read is none that is long ago.
             if !open.begun.parse::<Timestamp>().is_ok_and(|begun| begun <= until) {
@@ -247,13 +248,16 @@ impl Abort {
             if !self.dry_run {
                 match stores.open(&open.uri).map_err(failure)?.abort_upload(&open.id).await {
                     Ok(()) | Err(ArtifactError::NotFound { .. }) => {}
-                    Err(error) => return Err(failure(error)),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        continue;
+                    }
                 }
             }
             uploads.push(AbortedUpload { uri: open.uri, upload_id: open.id, begun_at: open.begun });
         }
         storage::aborted(&mut context.out, &Aborted::new(self.dry_run, uploads))?;
-        Ok(Exit::Ok)
+        failed.map_or(Ok(Exit::Ok), |error| Err(failure(error)))
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Transferred {
     pub reused_bytes: u64,
     /// What was passed over in a folder.
     pub skipped: u64,
+    /// Files that came and were compared with the checksum that the store keeps of the whole; nothing where none comes from a store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_files: Option<u64>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -35,8 +38,24 @@ pub struct Transferred {
 impl Transferred {
     pub fn new(from: String, to: String, moved: Moved, took: Duration) -> Self {
         let seconds = took.as_secs_f64();
-        let Moved { files, bytes, reused, skipped } = moved;
-        Self { schema: SCHEMA, from, to, files, size_bytes: bytes, reused_bytes: reused, skipped, seconds }
+        let Moved { files, bytes, reused, skipped, verified: _ } = moved;
+        let verified_files = None;
+        Self {
+            schema: SCHEMA,
+            from,
+            to,
+            files,
+            size_bytes: bytes,
+            reused_bytes: reused,
+            skipped,
+            verified_files,
+            seconds,
+        }
+    }
+
+    /// The same of what came from a store.
+    pub fn received(from: String, to: String, moved: Moved, took: Duration) -> Self {
+        Self { verified_files: Some(moved.verified), ..Self::new(from, to, moved, took) }
     }
 }
 
@@ -117,6 +136,10 @@ pub fn transferred(out: &mut Output, done: &Transferred) -> Result<(), Failure> 
             }
             if done.skipped > 0 {
                 line += &format!("; {} passed over: links to folders, and what is no file", text::count(done.skipped));
+            }
+            if let Some(unverified @ 1..) = done.verified_files.map(|verified| done.files - verified.min(done.files)) {
+                let unverified = text::count(unverified);
+                line += &format!("; not compared: the store keeps no checksum of {unverified} of {}", done.files);
             }
             out.line(line)
         }

@@ -4,12 +4,12 @@
 use std::fmt;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::PutPayload;
 
 use crate::{
     ArtifactError, Location, Upload,
     chunks::{self, Chunks},
+    crc,
     transfer::{self, PART_BYTES, WHOLE_BYTES},
 };
 
@@ -55,11 +55,11 @@ impl Body {
 
     /// Writes it to a place, over an older object if there is one: readers see the old or the new one whole. Little of it is in memory twice.
     pub(crate) async fn put(&self, at: &Location) -> Result<(), ArtifactError> {
+        if at.is_remote() && self.size > WHOLE_BYTES as u64 {
+            return transfer::put(at, self).await;
+        }
         if self.pieces.len() == 1 || self.size <= WHOLE_BYTES as u64 {
             return at.put(self.whole()).await;
-        }
-        if at.is_remote() {
-            return self.send(at).await;
         }
         let mut upload = Upload::new(at.clone());
         for chunk in self.pieces.iter().flat_map(|piece| piece.chunks(PART_BYTES)) {
@@ -70,37 +70,15 @@ impl Body {
 }
 
 impl Body {
-    /// Writes a large one to a store over the network, in parts; on failure nothing of it stays.
-    async fn send(&self, at: &Location) -> Result<(), ArtifactError> {
-        let sort = |error| ArtifactError::from_store(at.uri(), error);
-        let size = transfer::part_bytes(usize::try_from(self.size).unwrap_or(usize::MAX));
-        let mut upload = at.begin_parts().await?;
-        let parts = stream::iter(self.parts(size)).map(|part| upload.put_part(part));
-        if let Err(error) = parts.buffer_unordered(transfer::PARALLEL).try_collect::<()>().await {
-            transfer::abort(at.uri(), &mut *upload).await;
-            return Err(sort(error));
-        }
-        match upload.complete().await.map_err(sort) {
-            Ok(_) => Ok(()),
-            // It was complete, the answer was lost, and the library asked again: the upload is gone because the object is there.
-            Err(ArtifactError::NotFound { .. }) if self.is_at(at).await? => Ok(()),
-            Err(error) => {
-                transfer::abort(at.uri(), &mut *upload).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn is_at(&self, at: &Location) -> Result<bool, ArtifactError> {
-        match at.digest().await {
-            Ok((size, digest)) => Ok(size == self.size && digest == self.sums().await.0),
-            Err(ArtifactError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+    /// Its CRC-64/NVME.
+    pub(crate) fn crc(&self) -> u64 {
+        let mut crc = crc::Running::default();
+        self.pieces.iter().for_each(|piece| crc.update(piece));
+        crc.finish()
     }
 
     /// Parts of `size` bytes and a last one, over the same memory.
-    fn parts(&self, size: usize) -> Vec<PutPayload> {
+    pub(crate) fn parts(&self, size: usize) -> Vec<PutPayload> {
         let (mut parts, mut part, mut room) = (Vec::new(), Vec::new(), size);
         for piece in &self.pieces {
             let mut rest = piece.clone();

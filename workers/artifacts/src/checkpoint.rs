@@ -127,8 +127,8 @@ pub async fn write<B: Into<Body>>(
     let at = folder.join(keys::MANIFEST)?;
     let manifest = describe(&at, header, &parts).await?;
     // Before any object is touched: overwriting those of a committed checkpoint would destroy it.
-    if let Some(existing) = at.get_optional(MAX_MANIFEST_BYTES).await? {
-        return same_state(&at, &folder, &existing, &manifest).await;
+    if let Some(existing) = same_state(&at, &folder, &manifest).await? {
+        return Ok(existing);
     }
     send(&folder, parts).await?;
     commit(&at, &folder, &manifest).await
@@ -157,11 +157,12 @@ pub(crate) async fn commit_bytes(
             Err(error @ (ArtifactError::AlreadyExists { .. } | ArtifactError::Unavailable { .. })) => error,
             Err(error) => return Err(error),
         };
-        match at.get_optional(MAX_MANIFEST_BYTES).await {
-            Ok(Some(existing)) => return same_writer(at, folder, &existing, manifest).await,
+        // It is ours when its answer was lost and the library tried again.
+        match existing(at, folder, |theirs| theirs.writer_id == manifest.writer_id).await? {
+            Some(existing) => return Ok(existing),
             // A concurrent create was refused as well, or ours never arrived.
-            Ok(None) if left > 0 => {}
-            Ok(None) | Err(_) => return Err(error),
+            None if left > 0 => {}
+            None => return Err(error),
         }
     }
     Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() })
@@ -212,41 +213,39 @@ pub(crate) fn manifest_of(at: &Location, header: Header, objects: Vec<Object>) -
     Ok(manifest)
 }
 
-/// The checkpoint was there before: it stands for ours when it holds the same state of the same attempt.
+/// The checkpoint that was there before, which stands for ours when it holds the same state of the same attempt.
 pub(crate) async fn same_state(
     at: &Location,
     folder: &Location,
-    existing: &[u8],
     ours: &Manifest,
-) -> Result<CheckpointRef, ArtifactError> {
-    let theirs = Manifest::from_json(existing).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
-    let same = (theirs.job, theirs.attempt, theirs.token) == (ours.job, ours.attempt, ours.token)
-        && theirs.objects == ours.objects;
-    adopt(at, folder, existing, same.then_some(theirs)).await
+) -> Result<Option<CheckpointRef>, ArtifactError> {
+    let whose = |manifest: &Manifest| (manifest.job, manifest.attempt, manifest.token);
+    existing(at, folder, |theirs| whose(theirs) == whose(ours) && theirs.objects == ours.objects).await
 }
 
-/// A create met an object: it is ours when its answer was lost and the library tried again.
-async fn same_writer(
+/// The checkpoint that is there, if it is ours. What is there decides whether anything is written, so two looks in a row must agree: an answer that was damaged on its way is no other's
+/// manifest.
+async fn existing(
     at: &Location,
     folder: &Location,
-    existing: &[u8],
-    ours: &Manifest,
-) -> Result<CheckpointRef, ArtifactError> {
-    let theirs = Manifest::from_json(existing).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
-    let same = theirs.writer_id == ours.writer_id;
-    adopt(at, folder, existing, same.then_some(theirs)).await
-}
-
-async fn adopt(
-    at: &Location,
-    folder: &Location,
-    existing: &[u8],
-    manifest: Option<Manifest>,
-) -> Result<CheckpointRef, ArtifactError> {
-    let Some(manifest) = manifest else { return Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() }) };
-    // Seen is not yet durable: whoever wrote it may not have come to the sync.
-    at.sync().await?;
-    Ok(reference(folder, &manifest, existing))
+    is_ours: impl Fn(&Manifest) -> bool,
+) -> Result<Option<CheckpointRef>, ArtifactError> {
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let Some(json) = at.get_optional(MAX_MANIFEST_BYTES).await? else { return Ok(None) };
+        if before.as_ref() != Some(&json) {
+            before = Some(json);
+            continue;
+        }
+        let manifest = parse(at, &json, None)?;
+        if !is_ours(&manifest) {
+            return Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() });
+        }
+        // Seen is not yet durable: whoever wrote it may not have come to the sync.
+        at.sync().await?;
+        return Ok(Some(reference(folder, &manifest, &json)));
+    }
+    Err(ArtifactError::corrupt(at.uri(), "it reads differently each time"))
 }
 
 fn reference(folder: &Location, manifest: &Manifest, json: &[u8]) -> CheckpointRef {
@@ -324,6 +323,9 @@ const PARALLEL_OBJECTS: usize = 4;
 
 /// Tries to create a manifest while none is there.
 const CREATE_TRIES: u32 = 3;
+
+/// Looks at a manifest that is there before its content is given up.
+const LOOKS: u32 = 5;
 
 pub(crate) const MISSING: &str = "it is listed in the manifest and not there";
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::{
     ArtifactError, Location, Stores, Upload,
     checkpoint::{self, Header, MISSING},
-    digest, keys,
+    digest, keys, local,
     manifest::{MAX_MANIFEST_BYTES, MAX_OBJECTS, Manifest, Object, Role, is_object_name},
 };
 
@@ -173,14 +173,14 @@ pub async fn write(
     let index = Index::of(found);
     let listed: Bytes =
         serde_json::to_vec(&index).map_err(|error| ArtifactError::corrupt(at.uri(), error.to_string()))?.into();
-    let existing = at.get_optional(MAX_MANIFEST_BYTES).await?;
+    let is_there = at.size().await?.is_some();
     let mut objects = Vec::with_capacity(index.files.len() + 1);
     for (file, place) in found.files.iter().zip(&index.files) {
         // What a manifest names already is compared and not touched.
-        let to = if existing.is_none() { Some(folder.join(&place.object)?) } else { None };
+        let to = if is_there { None } else { Some(folder.join(&place.object)?) };
         let (size_bytes, blake3) = send(&dir.join(&file.path), to).await?;
         if size_bytes != file.size_bytes {
-            return Err(ArtifactError::corrupt(&file_uri(&dir.join(&file.path)), "it was changed while it was read"));
+            return Err(ArtifactError::corrupt(&local::uri(&dir.join(&file.path)), "it was changed while it was read"));
         }
         objects.push(Object { name: place.object.clone(), role: Role::State, size_bytes, blake3, chunks: None });
     }
@@ -193,13 +193,14 @@ pub async fn write(
         chunks: None,
     });
     let manifest = checkpoint::manifest_of(&at, header, objects)?;
-    if let Some(existing) = existing {
-        return checkpoint::same_state(&at, &folder, &existing, &manifest).await;
+    if is_there {
+        let existing = checkpoint::same_state(&at, &folder, &manifest).await?;
+        return existing.ok_or_else(|| ArtifactError::NotFound { uri: at.uri().to_owned() });
     }
     let (root, name) = (dir.to_owned(), found.name.clone());
     let now = tokio::task::spawn_blocking(move || Found::look(&root, &name)).await;
     if !matches!(now, Ok(Ok(Some(now))) if now == *found) {
-        return Err(ArtifactError::corrupt(&file_uri(&dir.join(&found.name)), "it was changed while it was read"));
+        return Err(ArtifactError::corrupt(&local::uri(&dir.join(&found.name)), "it was changed while it was read"));
     }
     folder.join(keys::CHECKPOINT_FILES)?.put(listed).await?;
     checkpoint::commit(&at, &folder, &manifest).await
@@ -207,13 +208,13 @@ pub async fn write(
 
 /// Reads a file through, and writes what was read to an object where one is named. Gives its size and its BLAKE3.
 async fn send(file: &Path, to: Option<Location>) -> Result<(u64, String), ArtifactError> {
-    let local = |error| ArtifactError::from_io(&file_uri(file), error);
-    let mut from = tokio::fs::File::open(file).await.map_err(local)?;
+    let here = |error| ArtifactError::from_io(&local::uri(file), error);
+    let mut from = tokio::fs::File::open(file).await.map_err(here)?;
     let mut upload = to.map(Upload::new);
     let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let read = from.read(&mut chunk).await.map_err(local)?;
+        let read = from.read(&mut chunk).await.map_err(here)?;
         let Some(piece) = chunk.get(..read).filter(|piece| !piece.is_empty()) else { break };
         hasher.update(piece);
         size += piece.len() as u64;
@@ -249,13 +250,13 @@ async fn bring(stores: &Stores, from: &CheckpointRef, dir: &Path) -> Result<Path
     let found = (bytes.len() as u64, digest::of(&bytes).await);
     checkpoint::compare(listed, &found).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
     let index = Index::from_json(&bytes).map_err(|what| ArtifactError::corrupt(at.uri(), what))?;
-    let local = |error| ArtifactError::from_io(&file_uri(dir), error);
-    tokio::fs::create_dir(dir).await.map_err(local)?;
+    let here = |error| ArtifactError::from_io(&local::uri(dir), error);
+    tokio::fs::create_dir(dir).await.map_err(here)?;
     for Place { path, object: name } in &index.files {
         let object = object(&manifest, name).map_err(corrupt)?;
         let to = dir.join(path);
         if let Some(parent) = to.parent() {
-            tokio::fs::create_dir_all(parent).await.map_err(local)?;
+            tokio::fs::create_dir_all(parent).await.map_err(here)?;
         }
         let at = folder.join(name)?;
         let found = fetch(&at, object.size_bytes, &to).await;
@@ -275,23 +276,19 @@ fn object<'a>(manifest: &'a Manifest, name: &str) -> Result<&'a Object, String> 
 
 /// Writes an object to a file. Gives its size and its BLAKE3.
 async fn fetch(at: &Location, size_bytes: u64, to: &Path) -> Result<(u64, String), ArtifactError> {
-    let local = |error| ArtifactError::from_io(&file_uri(to), error);
+    let here = |error| ArtifactError::from_io(&local::uri(to), error);
     let mut pieces = at.pieces(u64::MAX).await?;
     if pieces.size() != size_bytes {
         return Ok((pieces.size(), String::new()));
     }
-    let mut file = tokio::fs::File::create(to).await.map_err(local)?;
+    let mut file = tokio::fs::File::create(to).await.map_err(here)?;
     let mut hasher = blake3::Hasher::new();
     while let Some(piece) = pieces.next().await? {
         hasher.update(&piece);
-        file.write_all(&piece).await.map_err(local)?;
+        file.write_all(&piece).await.map_err(here)?;
     }
-    file.flush().await.map_err(local)?;
+    file.flush().await.map_err(here)?;
     Ok((size_bytes, hasher.finalize().to_hex().to_string()))
-}
-
-fn file_uri(path: &Path) -> String {
-    format!("file://{}", path.display())
 }
 
 #[cfg(test)]

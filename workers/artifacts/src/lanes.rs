@@ -47,7 +47,7 @@ struct State {
     pace: Pace,
     /// Lanes that there are, free or not.
     open: usize,
-    /// Storms that were heeded.
+    /// The number of storms at which one was last heeded.
     heeded: u64,
 }
 
@@ -73,15 +73,19 @@ impl Lanes {
 /// A request's place. Given up when dropped.
 pub(crate) struct Lane {
     shared: Arc<Shared>,
+    weather: Option<Weather>,
+    /// Storms before it was entered.
+    before: u64,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Lanes {
-    /// Waits for a free lane.
-    pub(crate) async fn enter(&self) -> Lane {
+    /// Waits for a free lane to a store with this weather.
+    pub(crate) async fn enter(&self, weather: Option<&Weather>) -> Lane {
         // It is never closed; were it, whoever comes is let in.
         let permit = self.shared.free.clone().acquire_owned().await.ok();
-        Lane { shared: self.shared.clone(), permit }
+        let before = weather.map_or(0, Weather::storms);
+        Lane { shared: self.shared.clone(), weather: weather.cloned(), before, permit }
     }
 
     /// How many there are.
@@ -103,11 +107,11 @@ impl Shared {
 
 impl Lane {
     /// What was asked for is done: so many bytes.
-    pub(crate) fn done(self, bytes: u64, weather: Option<&Weather>) {
+    pub(crate) fn done(self, bytes: u64) {
         let now = self.shared.now();
         let mut state = self.shared.state();
-        let storms = weather.map_or(0, Weather::storms);
-        if storms > state.heeded {
+        let storms = self.weather.as_ref().map_or(0, Weather::storms);
+        if storms > state.heeded.max(self.before) {
             state.heeded = storms;
             state.pace.overloaded(now);
         } else {
@@ -140,16 +144,19 @@ mod tests {
     #[tokio::test]
     async fn lanes_are_closed_when_a_store_is_overloaded() {
         let (lanes, weather) = (Lanes::default(), Weather::default());
-        let begun = lanes.open();
-        let taken = futures_util::future::join_all((0..begun).map(|_| lanes.enter())).await;
-        assert!(tokio::time::timeout(Duration::from_millis(20), lanes.enter()).await.is_err());
         weather.storm();
-        for lane in taken {
-            lane.done(1, Some(&weather));
-        }
+        let enter = || lanes.enter(Some(&weather));
+        let begun = lanes.open();
+        let taken = futures_util::future::join_all((0..begun).map(|_| enter())).await;
+        assert!(tokio::time::timeout(Duration::from_millis(20), enter()).await.is_err());
+        let mut taken = taken.into_iter();
+        taken.next().unwrap().done(1);
+        assert_eq!(lanes.open(), begun, "what was before is over");
+        weather.storm();
+        taken.for_each(|lane| lane.done(1));
         assert_eq!(lanes.open(), begun / 2, "one storm is heeded once");
-        let taken = futures_util::future::join_all((0..begun / 2).map(|_| lanes.enter())).await;
-        assert!(tokio::time::timeout(Duration::from_millis(20), lanes.enter()).await.is_err());
+        let taken = futures_util::future::join_all((0..begun / 2).map(|_| enter())).await;
+        assert!(tokio::time::timeout(Duration::from_millis(20), enter()).await.is_err());
         drop(taken);
     }
 }

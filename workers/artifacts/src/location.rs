@@ -181,9 +181,14 @@ impl Location {
     pub(crate) async fn look(&self) -> Result<Looked, ArtifactError> {
         self.require_readable().await?;
         let options = GetOptions { head: true, ..GetOptions::default() };
-        let Ok(found) = self.reader().get_opts(&self.path, options).await else {
-            let ObjectMeta { size, e_tag, .. } = self.head().await?;
-            return Ok(Looked { size, version: e_tag, crc64nvme: None });
+        let found = match self.reader().get_opts(&self.path, options).await.map_err(|error| self.sort(error)) {
+            Ok(found) => found,
+            // Why, or without a question for a checksum that it does not understand.
+            Err(ArtifactError::NotFound { .. } | ArtifactError::Denied { .. } | ArtifactError::Refused { .. }) => {
+                let ObjectMeta { size, e_tag, .. } = self.head().await?;
+                return Ok(Looked { size, version: e_tag, crc64nvme: None });
+            }
+            Err(error) => return Err(error),
         };
         let crc64nvme = found.extensions.get::<WholeCrc>().map(|crc| crc.0);
         Ok(Looked { size: found.meta.size, version: found.meta.e_tag, crc64nvme })
@@ -278,7 +283,7 @@ impl Location {
     /// [`ArtifactError::Full`], [`ArtifactError::Refused`], [`ArtifactError::Unavailable`].
     pub async fn put(&self, bytes: Bytes) -> Result<(), ArtifactError> {
         if self.is_remote() && bytes.len() > transfer::WHOLE_BYTES {
-            return transfer::put(self, &bytes).await;
+            return transfer::put(self, &bytes.into()).await;
         }
         self.write(bytes, PutMode::Overwrite).await
     }

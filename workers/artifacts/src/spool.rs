@@ -308,10 +308,9 @@ impl Inner {
         let manifest = checkpoint::parse(&local, &json, Some(&kept.manifest_digest)).map_err(Failure::Here)?;
         let to = self.impatient.join(&keys::checkpoint(manifest.step)).map_err(Failure::Store)?;
         let at = to.join(keys::MANIFEST).map_err(Failure::Store)?;
-        let existing = at.get_optional(MAX_MANIFEST_BYTES).await.map_err(Failure::Store)?;
         // A try that took effect, and whose answer did not come: of this one, or of the one before it was kept here.
-        if let Some(existing) = existing {
-            return checkpoint::same_state(&at, &to, &existing, &manifest).await.map_err(Failure::Store);
+        if let Some(stored) = checkpoint::same_state(&at, &to, &manifest).await.map_err(Failure::Store)? {
+            return Ok(stored);
         }
         for object in &manifest.objects {
             let (from, to) = (folder.join(&object.name), to.join(&object.name));

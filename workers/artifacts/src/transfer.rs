@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::MultipartUpload;
+use object_store::{MultipartUpload, PutPayload};
 use tokio::task::JoinSet;
 
-use crate::{ArtifactError, Location, lanes::Lanes};
+use crate::{ArtifactError, Body, Location, crc, lanes::Lanes};
 
 /// What is read or written by one request, in bytes. S3 takes parts from 5 MiB on.
 pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
@@ -27,10 +27,9 @@ pub(crate) const fn part_bytes(size: usize) -> usize {
 }
 
 /// Writes an object in parts; on failure nothing of it stays.
-pub(crate) async fn put(at: &Location, bytes: &Bytes) -> Result<(), ArtifactError> {
+pub(crate) async fn put(at: &Location, body: &Body) -> Result<(), ArtifactError> {
     let mut upload = at.begin_parts().await?;
-    let size = part_bytes(bytes.len());
-    let parts = (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..bytes.len().min(start + size)));
+    let parts = body.parts(part_bytes(usize::try_from(body.size()).unwrap_or(usize::MAX)));
     let mut tasks = JoinSet::new();
     if let Err(error) = put_parts(at, &mut *upload, parts, &mut tasks).await {
         // A part that arrives after its upload was aborted may stay for ever.
@@ -38,40 +37,76 @@ pub(crate) async fn put(at: &Location, bytes: &Bytes) -> Result<(), ArtifactErro
         abort(at.uri(), &mut *upload).await;
         return Err(error);
     }
-    match upload.complete().await.map_err(|error| ArtifactError::from_store(at.uri(), error)) {
-        Ok(_) => Ok(()),
-        // It was complete, the answer was lost, and the library asked again: the upload is gone because the object is there.
-        Err(ArtifactError::NotFound { .. }) if is_there(at, bytes).await? => Ok(()),
-        Err(error) => {
-            abort(at.uri(), &mut *upload).await;
-            Err(error)
-        }
+    complete(at, upload, || (body.size(), body.crc())).await
+}
+
+/// Has an object appear whose parts are all there; `content` tells its size in bytes and its CRC-64/NVME. On failure nothing of it stays.
+pub(crate) async fn complete(
+    at: &Location,
+    mut upload: Box<dyn MultipartUpload>,
+    content: impl FnOnce() -> (u64, u64),
+) -> Result<(), ArtifactError> {
+    let error = match upload.complete().await {
+        Ok(_) => return Ok(()),
+        Err(error) => ArtifactError::from_store(at.uri(), error),
+    };
+    if !at.is_remote() || !matches!(error, ArtifactError::NotFound { .. }) {
+        abort(at.uri(), &mut *upload).await;
+        return Err(error);
     }
+    // Its success may be our own: the answer was lost, the library asked again, and the upload is gone because the object is there.
+    match found(at).await {
+        Ok(found) if found == content() => Ok(()),
+        Ok(_) | Err(ArtifactError::NotFound { .. }) => Err(unknown_upload(at)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a part failed with. That there is no such upload says nothing of the object: somebody gave it up, or its name came damaged. Another may do.
+pub(crate) fn part_failed(at: &Location, error: object_store::Error) -> ArtifactError {
+    match ArtifactError::from_store(at.uri(), error) {
+        ArtifactError::NotFound { .. } if at.is_remote() => unknown_upload(at),
+        error => error,
+    }
+}
+
+pub(crate) fn unknown_upload(at: &Location) -> ArtifactError {
+    let source = "the store does not know the upload any more".into();
+    ArtifactError::Unavailable { uri: at.uri().to_owned(), source }
+}
+
+/// The size in bytes and the CRC-64/NVME of what is at a place.
+async fn found(at: &Location) -> Result<(u64, u64), ArtifactError> {
+    let (mut pieces, mut crc) = (at.pieces(u64::MAX).await?, crc::Running::default());
+    while let Some(piece) = pieces.next().await? {
+        crc.update(&piece);
+    }
+    Ok((pieces.size(), crc.finish()))
 }
 
 /// Sends parts, as many at a time as the store answers well.
 async fn put_parts(
     at: &Location,
     upload: &mut dyn MultipartUpload,
-    parts: impl Iterator<Item = Bytes>,
+    parts: Vec<PutPayload>,
     tasks: &mut JoinSet<object_store::Result<()>>,
 ) -> Result<(), ArtifactError> {
     // All that are on their way share the line, and none may take longer than a request may.
     let lanes = Lanes::beginning_with(PARALLEL);
     let sort = |ended: Result<object_store::Result<()>, tokio::task::JoinError>| match ended {
-        Ok(sent) => sent.map_err(|error| ArtifactError::from_store(at.uri(), error)),
+        Ok(sent) => sent.map_err(|error| part_failed(at, error)),
         Err(error) => Err(ArtifactError::Unavailable { uri: at.uri().to_owned(), source: error.into() }),
     };
     for part in parts {
-        let lane = lanes.enter().await;
+        let lane = lanes.enter(at.weather()).await;
         while let Some(ended) = tasks.try_join_next() {
             sort(ended)?;
         }
-        let (bytes, weather) = (part.len() as u64, at.weather().cloned());
-        let sent = upload.put_part(part.into());
+        let bytes = part.content_length() as u64;
+        let sent = upload.put_part(part);
         tasks.spawn(async move {
             sent.await?;
-            lane.done(bytes, weather.as_ref());
+            lane.done(bytes);
             Ok(())
         });
     }
@@ -79,14 +114,6 @@ async fn put_parts(
         sort(ended)?;
     }
     Ok(())
-}
-
-async fn is_there(at: &Location, bytes: &Bytes) -> Result<bool, ArtifactError> {
-    match at.digest().await {
-        Ok((size, digest)) => Ok(size == bytes.len() as u64 && digest == crate::digest::of(bytes).await),
-        Err(ArtifactError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Gives up what was sent of an object, so that it is not paid for.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use object_store::MultipartUpload;
 
 use crate::{
-    ArtifactError, Location,
+    ArtifactError, Location, crc,
     transfer::{self, MAX_PARTS, PART_BYTES},
 };
 
@@ -19,6 +19,7 @@ pub struct Upload {
     /// Begun with the first piece: a small object is written at once.
     parts: Option<Box<dyn MultipartUpload>>,
     written: u64,
+    crc: crc::Running,
 }
 
 impl std::fmt::Debug for Upload {
@@ -30,8 +31,8 @@ impl std::fmt::Debug for Upload {
 impl Upload {
     /// An object to be written at a place, over an older one if there is one.
     #[must_use]
-    pub const fn new(at: Location) -> Self {
-        Self { at, buffer: Vec::new(), parts: None, written: 0 }
+    pub fn new(at: Location) -> Self {
+        Self { at, buffer: Vec::new(), parts: None, written: 0, crc: crc::Running::default() }
     }
 
     /// Appends bytes.
@@ -41,6 +42,7 @@ impl Upload {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
         self.buffer.extend_from_slice(bytes);
         self.written += bytes.len() as u64;
+        self.crc.update(bytes);
         if self.written > MAX_BYTES {
             self.clear().await;
             return Err(ArtifactError::TooLarge {
@@ -70,11 +72,8 @@ impl Upload {
         if !rest.is_empty() {
             self.put_part(rest).await?;
         }
-        if let Some(mut parts) = self.parts.take()
-            && let Err(error) = parts.complete().await
-        {
-            transfer::abort(self.at.uri(), &mut *parts).await;
-            return Err(ArtifactError::from_store(self.at.uri(), error));
+        if let Some(parts) = self.parts.take() {
+            transfer::complete(&self.at, parts, || (self.written, self.crc.finish())).await?;
         }
         Ok(self.written)
     }
@@ -97,7 +96,7 @@ impl Upload {
         };
         if let Err(error) = parts.put_part(bytes.into()).await {
             transfer::abort(self.at.uri(), &mut *parts).await;
-            return Err(ArtifactError::from_store(self.at.uri(), error));
+            return Err(transfer::part_failed(&self.at, error));
         }
         self.parts = Some(parts);
         Ok(())

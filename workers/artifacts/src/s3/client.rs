@@ -170,7 +170,7 @@ impl HttpService for Client {
             self.weather.storm();
         }
         let (mut head, body) = answer.into_parts();
-        let body = beginning(body.bytes_stream()).await?;
+        let body = beginning(body.bytes_stream(), MAX_ERROR_BYTES).await?;
         if Refusal::is_expiry(&body) {
             head.status = reqwest::StatusCode::BAD_REQUEST;
         }
@@ -181,14 +181,16 @@ impl HttpService for Client {
     }
 }
 
-async fn beginning(
+/// As much of a body as there is, and no more than `limit` bytes.
+pub(super) async fn beginning(
     mut body: impl futures_util::Stream<Item = Result<Bytes, HttpError>> + Unpin,
+    limit: usize,
 ) -> Result<Bytes, HttpError> {
     let mut read = BytesMut::new();
     while let Some(bytes) = body.next().await {
         let bytes = bytes?;
-        read.extend_from_slice(&bytes[..bytes.len().min(MAX_ERROR_BYTES - read.len())]);
-        if read.len() == MAX_ERROR_BYTES {
+        read.extend_from_slice(&bytes[..bytes.len().min(limit - read.len())]);
+        if read.len() == limit {
             break;
         }
     }

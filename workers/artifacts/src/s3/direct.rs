@@ -12,7 +12,10 @@ use object_store::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, before_host, client::Connector};
+use super::{
+    FIRST_PAUSE, LONGEST_PAUSE, before_host,
+    client::{Connector, beginning},
+};
 use crate::{ArtifactError, crc, digest};
 
 /// The longest answer that is read, in bytes: a page has a thousand entries of a kilobyte or two.
@@ -116,10 +119,10 @@ impl Direct {
             parts.extend(page.parts);
             match page.next_part_number_marker.filter(|next| page.is_truncated && *next != marker) {
                 Some(next) => marker = next,
-                None => break,
+                None => return Ok(parts),
             }
         }
-        Ok(parts)
+        Err(too_many(uri))
     }
 
     /// The uploads that are open under a prefix.
@@ -134,11 +137,11 @@ impl Direct {
             uploads.extend(page.uploads);
             let next = (page.next_key_marker.unwrap_or_default(), page.next_upload_id_marker.unwrap_or_default());
             if !page.is_truncated || next == markers || next.0.is_empty() {
-                break;
+                return Ok(uploads);
             }
             markers = next;
         }
-        Ok(uploads)
+        Err(too_many(uri))
     }
 
     /// Whether the store refuses an object that comes with a wrong checksum. One that takes it has then stored it.
@@ -153,7 +156,8 @@ impl Direct {
             *request.body_mut() = body.clone().into();
             Some(request)
         });
-        Ok(!(200..300).contains(&answered.await?.status))
+        // What is no refusal says nothing.
+        Ok((400..500).contains(&answered.await?.status))
     }
 
     async fn list<T: DeserializeOwned>(
@@ -218,12 +222,16 @@ impl Direct {
             .map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         let answer = self.client.execute(request).await?;
         let status = answer.status().as_u16();
-        let body = answer.into_body().bytes().await?;
+        let body = beginning(answer.into_body().bytes_stream(), MAX_ANSWER_BYTES + 1).await?;
         if body.len() > MAX_ANSWER_BYTES {
             return Err(wrong(std::io::Error::other("the answer is too long")));
         }
         Ok(Answered { status, body })
     }
+}
+
+fn too_many(uri: &str) -> ArtifactError {
+    ArtifactError::corrupt(uri, format!("its list has more than {MAX_PAGES} pages"))
 }
 
 fn failed(uri: &str, error: HttpError) -> ArtifactError {

@@ -11,7 +11,7 @@ use std::{
 use object_store::MultipartId;
 use serde::{Deserialize, Serialize};
 
-use super::local::{Identity, lock};
+use super::local::{Identity, open_locked};
 
 /// What it begins with. Another number is another form, which is not read.
 const VERSION: u32 = 1;
@@ -72,8 +72,8 @@ impl Journal {
         fs::create_dir_all(folder)?;
         let name = blake3::hash(format!("{}\0{}", subject.uri, subject.file.display()).as_bytes()).to_hex();
         let path = folder.join(format!("{}.jsonl", &name[..32]));
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        lock(&file, "another process sends the same file there")?;
+        let options = OpenOptions::new().read(true).append(true).create(true).to_owned();
+        let mut file = open_locked(&path, &options, "another process sends the same file there")?;
         let mut bytes = Vec::new();
         (&mut file).take(MAX_BYTES).read_to_end(&mut bytes)?;
         let left = read(&bytes, &subject);

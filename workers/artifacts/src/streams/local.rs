@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::ArtifactError;
+use crate::{
+    ArtifactError,
+    local::{blocking, sync_folder, uri},
+};
 
 /// `O_NONBLOCK`: opening a pipe would wait for its other end, for ever.
 const NONBLOCK: i32 = 0o4000;
@@ -99,7 +102,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Makes it with its folder. What a killed process left of an earlier one is overwritten.
+    /// Makes it, in a folder that is there. What a killed process left of an earlier one is overwritten.
     pub(super) fn create(target: &Path) -> io::Result<Self> {
         let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(io::Error::new(ErrorKind::IsADirectory, "it is a folder, not a file"));
@@ -107,13 +110,11 @@ impl Partial {
         if target.is_dir() {
             return Err(io::Error::new(ErrorKind::IsADirectory, "a folder is there already"));
         }
-        fs::create_dir_all(folder)?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(".part");
         let path = folder.join(hidden);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-        lock(&file, "another process is writing it")?;
+        let file = open_locked(&path, OpenOptions::new().write(true).create(true), "another process is writing it")?;
         file.set_len(0)?;
         Ok(Self { target: target.to_owned(), path, file, is_published: false })
     }
@@ -127,13 +128,13 @@ impl Partial {
         self.file.write_all_at(bytes, at)
     }
 
-    /// Lets it appear. On return its content survives a power cut, and its name where `sync_folder` says so.
-    pub(super) fn publish(mut self, sync_folder: bool) -> io::Result<()> {
+    /// Lets it appear. On return its content survives a power cut, and its name where `with_name` says so.
+    pub(super) fn publish(mut self, with_name: bool) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, &self.target)?;
         self.is_published = true;
         match self.target.parent() {
-            Some(folder) if sync_folder => File::open(folder)?.sync_all(),
+            Some(folder) if with_name => sync_folder(folder),
             _ => Ok(()),
         }
     }
@@ -149,8 +150,22 @@ impl Drop for Partial {
     }
 }
 
+/// Opens a file, made if need be, and locks it. Who held it before may have let it appear, or removed it, in the meantime: what is locked is what lies there now.
+pub(super) fn open_locked(path: &Path, options: &OpenOptions, who: &'static str) -> io::Result<File> {
+    loop {
+        let file = options.open(path)?;
+        lock(&file, who)?;
+        let ours = file.metadata()?;
+        match fs::metadata(path) {
+            Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+}
+
 /// Locks a file, or says why not. Whoever holds it may be about to end, or be a process between fork and exec, so that it is tried for a moment.
-pub(super) fn lock(file: &File, who: &'static str) -> io::Result<()> {
+fn lock(file: &File, who: &'static str) -> io::Result<()> {
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {
@@ -160,18 +175,6 @@ pub(super) fn lock(file: &File, who: &'static str) -> io::Result<()> {
             Err(TryLockError::WouldBlock) => return Err(io::Error::new(ErrorKind::ResourceBusy, who)),
         }
     }
-}
-
-/// What messages call a path.
-pub(super) fn uri(path: &Path) -> String {
-    format!("file://{}", path.display())
-}
-
-/// Work that waits for a disk, off the runtime's threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]
@@ -194,8 +197,28 @@ mod tests {
     }
 
     #[test]
+    fn who_waited_for_a_file_that_has_appeared_writes_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        let first = Partial::create(&target).unwrap();
+        first.write(b"first", 0).unwrap();
+        let waits = {
+            let target = target.clone();
+            std::thread::spawn(move || Partial::create(&target))
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        first.publish(true).unwrap();
+        let second = waits.join().unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "first", "it is not emptied under its readers");
+        second.write(b"second", 0).unwrap();
+        second.publish(true).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "second");
+    }
+
+    #[test]
     fn a_file_appears_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("deep")).unwrap();
         let target = dir.path().join("deep/x");
         let partial = Partial::create(&target).unwrap();
         partial.write(b"half", 0).unwrap();

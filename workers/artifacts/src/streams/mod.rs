@@ -13,7 +13,7 @@ mod tree;
 use std::{path::PathBuf, sync::Arc};
 
 use self::buffers::Buffers;
-use crate::lanes::Lanes;
+use crate::{lanes::Lanes, local::LocalFiles};
 
 pub use self::tree::Moved;
 
@@ -57,6 +57,8 @@ pub struct Received {
 pub struct Streams {
     buffers: Buffers,
     lanes: Lanes,
+    /// Folders that were made and survive a power cut.
+    folders: LocalFiles,
     journals: Option<Arc<PathBuf>>,
     progress: Progress,
 }
@@ -80,6 +82,7 @@ impl Streams {
         Self {
             buffers: Buffers::new(budget_bytes),
             lanes: Lanes::default(),
+            folders: LocalFiles::default(),
             journals: None,
             progress: Arc::new(|_| {}),
         }

@@ -14,11 +14,11 @@ use super::{
     Sent, Step, Streams,
     buffers::Reserved,
     journal::{Arrived, Journal, Left, Subject},
-    local::{Source, blocking},
+    local::Source,
     patience::patiently,
     send::{lent, patience},
 };
-use crate::{ArtifactError, Location, crc, lanes::Lane, uploads::Parts};
+use crate::{ArtifactError, Location, crc, lanes::Lane, local::blocking, transfer, uploads::Parts};
 
 /// A file and where it goes.
 pub(super) struct Parted<'a> {
@@ -54,7 +54,10 @@ impl Parted<'_> {
             }
         }
         let id = self.begin(&journal).await?;
-        let sent = self.send_as(&id, BTreeMap::new(), &journal).await;
+        let sent = match self.send_as(&id, BTreeMap::new(), &journal).await {
+            Err(ArtifactError::NotFound { .. }) => Err(transfer::unknown_upload(self.to)),
+            sent => sent,
+        };
         self.ended(&id, journal, sent).await
     }
 
@@ -100,8 +103,8 @@ impl Parted<'_> {
                 Ok(Some(arrived))
             }
             Err(ArtifactError::NotFound { .. }) => Ok(None),
-            // It cannot be asked for its parts: the journal's word is tried.
-            Err(ArtifactError::Refused { .. }) => Ok(Some(arrived)),
+            // It cannot be asked for its parts, or not by this key: the journal's word is tried.
+            Err(ArtifactError::Refused { .. } | ArtifactError::Denied { .. }) => Ok(Some(arrived)),
             Err(error) => Err(error),
         }
     }
@@ -172,7 +175,7 @@ impl Parted<'_> {
         for number in 0..count {
             let length = usize::try_from(self.length(number)).unwrap_or(usize::MAX);
             let reserved = self.streams.buffers.reserve(length).await;
-            let lane = self.streams.lanes.enter().await;
+            let lane = self.streams.lanes.enter(self.to.weather()).await;
             while let Some(ended) = tasks.try_join_next() {
                 take(ended)?;
             }
@@ -241,7 +244,11 @@ impl Parted<'_> {
         if self.to.bucket().is_none() {
             return Ok(());
         }
-        let found = self.to.look().await?;
+        let found = match self.to.look().await {
+            // A key that may write and not read: the store has compared each part.
+            Err(ArtifactError::Denied { .. }) => return Ok(()),
+            found => found?,
+        };
         let is_same = found.crc64nvme.is_none_or(|found| found == crc) && found.size == self.source.identity.size;
         match is_same {
             true => Ok(()),
@@ -301,7 +308,7 @@ impl Part {
             return Ok(Done { arrived, bytes: length, is_reused: true });
         }
         let PartId { content_id } = patiently(patience(&self.to), || self.put(lent(&self.to, &bytes))).await?;
-        lane.done(length, self.to.weather());
+        lane.done(length);
         let arrived = Arrived { number: self.number, content_id, crc64nvme };
         if let Some(journal) = &self.journal
             && let Err(error) = lock(journal).arrived(&arrived)

@@ -13,13 +13,13 @@ use futures_util::StreamExt as _;
 use object_store::GetResult;
 use tokio::task::JoinSet;
 
-use super::{
-    Received, Step, Streams,
-    local::{Partial, blocking, uri},
-    patience::patiently,
-    send::patience,
+use super::{Received, Step, Streams, local::Partial, patience::patiently, send::patience};
+use crate::{
+    ArtifactError, Location, crc,
+    local::{blocking, uri},
+    location::Looked,
+    transfer::PART_BYTES,
 };
-use crate::{ArtifactError, Location, crc, location::Looked, transfer::PART_BYTES};
 
 /// What is asked for by one request, in bytes.
 const RANGE_BYTES: u64 = PART_BYTES as u64;
@@ -46,18 +46,19 @@ impl Streams {
         from: &Location,
         file: &Path,
         found: Looked,
-        sync_folder: bool,
+        with_name: bool,
     ) -> Result<Received, ArtifactError> {
         if found.size <= RANGE_BYTES {
-            return self.receive_whole(from, file, found.size, sync_folder).await;
+            return self.receive_whole(from, file, found.size, with_name).await;
         }
         let failed = |error| ArtifactError::from_io(&uri(file), error);
+        self.folders.make_folder_of(file.to_owned()).await.map_err(failed)?;
         let target = file.to_owned();
         let partial = Arc::new(blocking(move || Partial::create(&target)).await.map_err(failed)?);
         let crc = self.receive_ranges(from, &partial, &found).await?;
         compare(from, found.crc64nvme, crc)?;
         let published = blocking(move || match Arc::into_inner(partial) {
-            Some(partial) => partial.publish(sync_folder),
+            Some(partial) => partial.publish(with_name),
             None => Err(io::Error::other("it is still being written")),
         });
         published.await.map_err(failed)?;
@@ -70,10 +71,10 @@ impl Streams {
         from: &Location,
         file: &Path,
         size: u64,
-        sync_folder: bool,
+        with_name: bool,
     ) -> Result<Received, ArtifactError> {
         let _reserved = self.buffers.reserve(usize::try_from(size).unwrap_or(usize::MAX)).await;
-        let lane = self.lanes.enter().await;
+        let lane = self.lanes.enter(from.weather()).await;
         let get = || async {
             let found = from.fetch(None, None).await?;
             let (size, crc64nvme) = (found.meta.size, whole_crc(&found));
@@ -89,14 +90,16 @@ impl Streams {
         if crc64nvme.is_some() {
             compare(from, crc64nvme, crc::of(&bytes))?;
         }
+        let failed = |error| ArtifactError::from_io(&uri(file), error);
+        self.folders.make_folder_of(file.to_owned()).await.map_err(failed)?;
         let target = file.to_owned();
         let written = blocking(move || {
             let partial = Partial::create(&target)?;
             partial.write(&bytes, 0)?;
-            partial.publish(sync_folder)
+            partial.publish(with_name)
         });
-        written.await.map_err(|error| ArtifactError::from_io(&uri(file), error))?;
-        lane.done(size, from.weather());
+        written.await.map_err(failed)?;
+        lane.done(size);
         self.tell(Step::Moved(size));
         Ok(Received { size, is_verified: crc64nvme.is_some() })
     }
@@ -122,7 +125,7 @@ impl Streams {
         for number in 0..found.size.div_ceil(RANGE_BYTES) {
             let range = number * RANGE_BYTES..found.size.min((number + 1) * RANGE_BYTES);
             let reserved = self.buffers.reserve(RANGE_BUDGET_BYTES).await;
-            let lane = self.lanes.enter().await;
+            let lane = self.lanes.enter(from.weather()).await;
             while let Some(ended) = tasks.try_join_next() {
                 take(ended)?;
             }
@@ -137,7 +140,7 @@ impl Streams {
                 let _reserved = reserved;
                 let (begin, length) = (part.range.start, part.range.end - part.range.start);
                 let crc = patiently(patience(&part.from), || part.receive()).await?;
-                lane.done(length, part.from.weather());
+                lane.done(length);
                 part.streams.tell(Step::Moved(length));
                 Ok((begin, crc, length))
             });

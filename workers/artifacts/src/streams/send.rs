@@ -4,13 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{
-    Sent, Step, Streams,
-    local::{Source, blocking},
-    parts::Parted,
-    patience::patiently,
-};
-use crate::{ArtifactError, Location, transfer};
+use super::{Sent, Step, Streams, local::Source, parts::Parted, patience::patiently};
+use crate::{ArtifactError, Location, local::blocking, transfer};
 
 /// A file up to this size is sent by one request, in bytes.
 pub(super) const WHOLE_BYTES: u64 = transfer::PART_BYTES as u64;
@@ -38,7 +33,7 @@ impl Streams {
     pub(super) async fn send_whole(&self, source: Arc<Source>, to: &Location) -> Result<Sent, ArtifactError> {
         let size = source.identity.size;
         let reserved = self.buffers.reserve(usize::try_from(size).unwrap_or(usize::MAX)).await;
-        let lane = self.lanes.enter().await;
+        let lane = self.lanes.enter(to.weather()).await;
         let reading = Arc::clone(&source);
         let read = blocking(move || {
             let mut buffer = reserved.buffer();
@@ -48,7 +43,7 @@ impl Streams {
         let bytes: Bytes = read.await.map_err(|error| source.failed(error))?;
         source.require_unchanged()?;
         patiently(patience(to), || to.put(lent(to, &bytes))).await?;
-        lane.done(size, to.weather());
+        lane.done(size);
         self.tell(Step::Moved(size));
         Ok(Sent { size, reused: 0, crc64nvme: None })
     }

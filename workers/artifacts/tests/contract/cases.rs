@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use mlctl_artifacts::{
     ArtifactError, Body, Entry, Location, Stores, Upload, blake3_hex,
-    checkpoint::{self, Header, Part},
+    checkpoint::{self, Part},
     keys,
     manifest::{Manifest, Object, Role},
     probe, publish,
     restore::Reader,
 };
-use mlctl_protocol::{AttemptNumber, FencingToken, JobId};
+
+use super::header::header;
 
 const MIB: usize = 1 << 20;
 
@@ -216,21 +217,6 @@ async fn folders_are_deleted_whole(_: &Stores, folder: &Location) {
     inner.delete_prefix().await.unwrap();
     let left: Vec<_> = folder.list().await.unwrap().into_iter().map(|entry| entry.name).collect();
     assert_eq!(left, ["ab/x"]);
-}
-
-fn header(step: u64) -> Header {
-    Header {
-        job: JobId(7),
-        attempt: AttemptNumber(1),
-        token: FencingToken(3),
-        step,
-        epoch: 1,
-        created_at: "2026-01-01T00:00:00Z".into(),
-        spec_digest: "0".repeat(64),
-        dataset_digest: "1".repeat(64),
-        parent: None,
-        metrics: [("train_loss".into(), 0.5)].into(),
-    }
 }
 
 fn parts(seed: u8) -> Vec<Part> {

@@ -8,6 +8,9 @@ mod denied;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+#[path = "../../../../tests/support/header.rs"]
+mod header;
+#[cfg(test)]
 mod moves;
 #[cfg(test)]
 #[path = "../../../../tests/support/puppet.rs"]

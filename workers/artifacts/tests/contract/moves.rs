@@ -77,9 +77,10 @@ async fn folders_come_back_as_they_went(folder: &Location) {
     let streams = Streams::default();
     let sent = streams.send_folder(&here, folder).await.unwrap();
     let bytes: usize = expected.iter().map(|(_, size)| size).sum();
-    assert_eq!(sent, Moved { files: 121, bytes: bytes as u64, reused: 0, skipped: 1 });
+    assert_eq!(sent, Moved { files: 121, bytes: bytes as u64, reused: 0, skipped: 1, verified: 0 });
     let received = streams.receive_folder(folder, &back).await.unwrap();
-    assert_eq!((received.files, received.bytes), (121, bytes as u64));
+    let verified = if folder.uri().starts_with("s3://") { 121 } else { 0 };
+    assert_eq!(received, Moved { files: 121, bytes: bytes as u64, reused: 0, skipped: 0, verified });
     for (number, (name, size)) in (0..).zip(&expected) {
         assert!(std::fs::read(back.join(name)).unwrap() == noise(number, *size), "{name}");
     }

@@ -5,6 +5,9 @@
 #[path = "../../../../tests/support/chance.rs"]
 mod chance;
 #[cfg(test)]
+#[path = "../../../../tests/support/header.rs"]
+mod header;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod random;

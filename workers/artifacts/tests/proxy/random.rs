@@ -12,9 +12,10 @@ use mlctl_protocol::result::CheckpointRef;
 
 use super::{
     chance::{Chance, cases},
+    header::header,
     proxy::{Fault, Proxy},
     s3::Server,
-    works::{Ways, header, parts},
+    works::{Ways, parts},
 };
 
 /// Scenarios at a time, which mostly wait, and how often.
@@ -51,9 +52,9 @@ async fn scenario(server: &Server, mut chance: Chance) -> usize {
     let proxy = Proxy::before(&server.url, move |number, request| {
         let mut chance = Chance(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let fault = (number < spoiled && chance.once_in(often)).then(|| fault(&mut chance))?;
-        // Nobody says so of what has no condition; and one that lies about the manifest that was just created makes it another's, which ends an attempt.
+        // Nobody says so of what has no condition; and one whose lies about a manifest agree with each other makes it another's, which ends an attempt.
         let is_wrong = fault == CONFLICT && !request.is_create();
-        let is_lie = matches!(fault, Fault::Shorten(_) | Fault::SpoilAnswer(_) | Fault::Stale | Fault::Say(200, _));
+        let is_lie = matches!(fault, Fault::Stale | Fault::Say(200, _));
         let is_manifest = request.line.starts_with("GET ") && request.line.ends_with("/manifest.json");
         Some(if is_wrong || is_lie && is_manifest { Fault::Lose } else { fault })
     });

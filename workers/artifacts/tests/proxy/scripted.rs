@@ -1,9 +1,10 @@
 //! One fault at a time, at a chosen request, and what must come of it.
 
 use futures_util::{StreamExt as _, stream};
-use mlctl_artifacts::{ArtifactError, Upload, checkpoint};
+use mlctl_artifacts::{ArtifactError, Location, Upload, checkpoint, streams::Streams};
 
 use super::{
+    header::header,
     proxy::{
         Fault::{
             self, CutAnswer, CutRequest, Drip, HangUp, Lose, Say, SayAfter, Shorten, SpoilAnswer, SpoilRequest, Stale,
@@ -11,7 +12,7 @@ use super::{
         Proxy,
     },
     s3::Server,
-    works::{Ways, content, header, parts},
+    works::{Ways, content, parts},
 };
 
 const SMALL: usize = 1000;
@@ -29,10 +30,16 @@ enum Work {
     Put(usize),
     /// Writes an object as it is made.
     Stream(usize),
+    /// Sends a file.
+    Send(usize),
+    /// Receives one.
+    Receive(usize),
     Create,
     Delete,
     /// Writes a checkpoint whose model has so many bytes.
     Save(usize),
+    /// Writes one that is there already.
+    Again,
     /// Reads one.
     Load(usize),
 }
@@ -82,6 +89,13 @@ const READS: &[Script] = &[
     (Work::List, "GET", 1, CutAnswer(500), Then::Unavailable),
     (Work::List, "GET", 1, Lose, Then::Works),
     (Work::List, "GET", ALWAYS, Shorten(700), Then::Unavailable),
+    (Work::Receive(LARGE), "GET", 2, CutAnswer(500), Then::Works),
+    (Work::Receive(LARGE), "GET", 1, Shorten(500), Then::Works),
+    (Work::Receive(LARGE), "GET", 1, SpoilAnswer(500), Then::Corrupt),
+    (Work::Receive(LARGE), "HEAD", 1, Say(503, "SlowDown"), Then::Works),
+    (Work::Receive(LARGE), "HEAD", ALWAYS, Say(500, "InternalError"), Then::Unavailable),
+    (Work::Receive(SMALL), "GET", 1, SpoilAnswer(500), Then::Corrupt),
+    (Work::Receive(SMALL), "GET", 2, HangUp, Then::Works),
     (Work::Load(SMALL), MODEL, 1, SpoilAnswer(500), Then::Corrupt),
     (Work::Load(SMALL), MODEL, 1, Shorten(500), Then::Corrupt),
     (Work::Load(LARGE), MODEL, ALWAYS, SpoilAnswer(700), Then::Corrupt),
@@ -111,7 +125,24 @@ const WRITES: &[Script] = &[
     (Work::Put(LARGE), "?uploadId", 1, Lose, Then::Works),
     (Work::Put(LARGE), "?uploadId", 1, SayAfter(500, "InternalError"), Then::Works),
     (Work::Put(LARGE), "?uploadId", 1, SayAfter(200, "InternalError"), Then::Works),
+    (Work::Put(LARGE), "partNumber=2", 1, Say(404, "NoSuchUpload"), Then::Unavailable),
+    (Work::Stream(LARGE), "partNumber=2", 1, Say(404, "NoSuchUpload"), Then::Unavailable),
+    (Work::Send(LARGE), "partNumber=2", 1, Say(404, "NoSuchUpload"), Then::Unavailable),
     (Work::Stream(LARGE), "partNumber=2", 1, Lose, Then::Works),
+    (Work::Stream(LARGE), "?uploadId", 1, Lose, Then::Works),
+    (Work::Send(LARGE), "?uploads", 1, HangUp, Then::Works),
+    (Work::Send(LARGE), "partNumber=2", 2, Lose, Then::Works),
+    (Work::Send(LARGE), "partNumber=1", 1, CutRequest(500), Then::Works),
+    (Work::Send(LARGE), "partNumber=2", 1, SpoilRequest(500), Then::Works),
+    (Work::Send(LARGE), "partNumber=2", ALWAYS, SpoilRequest(500), Then::Unavailable),
+    (Work::Send(LARGE), "?uploadId", 1, Lose, Then::Works),
+    (Work::Send(LARGE), "?uploadId", 1, SayAfter(500, "InternalError"), Then::Works),
+    (Work::Send(LARGE), "HEAD", 1, Say(403, ""), Then::Works),
+    (Work::Send(SMALL), "PUT", 2, Lose, Then::Works),
+    (Work::Again, MANIFEST, 1, SpoilAnswer(500), Then::Works),
+    (Work::Again, MANIFEST, 1, Shorten(500), Then::Works),
+    (Work::Again, MANIFEST, 2, Shorten(500), Then::Corrupt),
+    (Work::Again, MANIFEST, ALWAYS, Shorten(500), Then::Corrupt),
     (Work::Stream(LARGE), "partNumber=2", ALWAYS, SpoilRequest(500), Then::Unavailable),
     (Work::Create, "PUT", 1, Say(500, "InternalError"), Then::Works),
     (Work::Create, "PUT", 1, SayAfter(500, "InternalError"), Then::Exists),
@@ -204,6 +235,8 @@ async fn attempt(ways: &Ways, work: Work) -> Result<(), ArtifactError> {
             whole_or_not(&sure, size, put.is_ok()).await;
             put?;
         }
+        Work::Send(size) => sent(&at, &sure, size).await?,
+        Work::Receive(size) => received(&at, &sure, size).await?,
         Work::Create => {
             let created = at.create(content(SMALL, 1)).await;
             whole_or_not(&sure, SMALL, created.is_ok()).await;
@@ -222,6 +255,14 @@ async fn attempt(ways: &Ways, work: Work) -> Result<(), ArtifactError> {
             );
             saved?;
         }
+        Work::Again => {
+            let parts = parts(SMALL, 1);
+            let first = checkpoint::write(&ways.sure, header(10), parts.clone()).await.unwrap();
+            assert_eq!(
+                checkpoint::write(&ways.spoiled, header(10), parts).await?.manifest_digest,
+                first.manifest_digest
+            );
+        }
         Work::Load(size) => {
             let reference = checkpoint::write(&ways.sure, header(10), parts(size, 1)).await.unwrap();
             assert!(ways.load(&reference).await? == parts(size, 1), "a corrupt read was accepted");
@@ -230,7 +271,28 @@ async fn attempt(ways: &Ways, work: Work) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-async fn in_pieces(at: &mlctl_artifacts::Location) -> Result<Vec<u8>, ArtifactError> {
+async fn sent(at: &Location, sure: &Location, size: usize) -> Result<(), ArtifactError> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x");
+    std::fs::write(&file, content(size, 1)).unwrap();
+    let sent = Streams::default().send(&file, at).await;
+    whole_or_not(sure, size, sent.is_ok()).await;
+    sent.map(|_| ())
+}
+
+async fn received(at: &Location, sure: &Location, size: usize) -> Result<(), ArtifactError> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x");
+    sure.put(content(size, 1)).await.unwrap();
+    let received = Streams::default().receive(at, &file).await;
+    match std::fs::read(&file) {
+        Ok(found) => assert!(found == content(size, 1), "something else was received"),
+        Err(_) => assert!(received.is_err()),
+    }
+    received.map(|_| ())
+}
+
+async fn in_pieces(at: &Location) -> Result<Vec<u8>, ArtifactError> {
     let (mut pieces, mut found) = (at.pieces(1 << 30).await?, Vec::new());
     while let Some(piece) = pieces.next().await? {
         found.extend_from_slice(&piece);
@@ -238,7 +300,7 @@ async fn in_pieces(at: &mlctl_artifacts::Location) -> Result<Vec<u8>, ArtifactEr
     Ok(found)
 }
 
-async fn streamed(at: &mlctl_artifacts::Location, size: usize) -> Result<(), ArtifactError> {
+async fn streamed(at: &Location, size: usize) -> Result<(), ArtifactError> {
     let mut upload = Upload::new(at.clone());
     for piece in content(size, 1).chunks(1_000_003) {
         upload.write(piece).await?;
@@ -246,7 +308,7 @@ async fn streamed(at: &mlctl_artifacts::Location, size: usize) -> Result<(), Art
     upload.finish().await.map(|_| ())
 }
 
-async fn whole_or_not(sure: &mlctl_artifacts::Location, size: usize, must: bool) {
+async fn whole_or_not(sure: &Location, size: usize, must: bool) {
     match sure.get(1 << 30).await {
         Ok(found) => assert!(found == content(size, 1), "something else was written"),
         Err(error) => assert!(!must && matches!(error, ArtifactError::NotFound { .. }), "{error}"),

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use mlctl_artifacts::{
     ArtifactError, Location, Stores,
-    checkpoint::{self, Header, Part},
+    checkpoint::{self, Part},
     keys,
     manifest::Role,
 };
-use mlctl_protocol::{AttemptNumber, FencingToken, JobId, result::CheckpointRef, s3::S3Access};
+use mlctl_protocol::{result::CheckpointRef, s3::S3Access};
 
 use super::{
     proxy::Proxy,
@@ -55,21 +55,6 @@ impl Ways {
         let uri = format!("{}/{}", self.spoiled.uri(), keys::checkpoint(reference.step));
         let which = CheckpointRef { uri, ..reference.clone() };
         checkpoint::read(&self.stores, &which, LIMIT).await.map(|found| found.parts)
-    }
-}
-
-pub fn header(step: u64) -> Header {
-    Header {
-        job: JobId(7),
-        attempt: AttemptNumber(1),
-        token: FencingToken(3),
-        step,
-        epoch: 1,
-        created_at: "2026-01-01T00:00:00Z".into(),
-        spec_digest: "0".repeat(64),
-        dataset_digest: "1".repeat(64),
-        parent: None,
-        metrics: [("train_loss".into(), 0.5)].into(),
     }
 }
 
