@@ -6,8 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write as _},
     mem::MaybeUninit,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -28,6 +28,9 @@ use super::readiness;
 /// The least time between two looks at files that keep growing. A file at rest is not looked at.
 const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// How often the end of a file is copied that grows too fast to be copied to its end.
+const MAX_COPIES: u32 = 3;
 
 /// Notifications taken at one look; the rest wait for the next.
 const MAX_EVENTS: usize = 4096;
@@ -78,6 +81,8 @@ pub(crate) struct LogKeeper {
 
 struct Shared {
     bounds: Bounds,
+    /// Held while a file is cut: of two that cut the same one, the second would find nothing and tell of bytes dropped.
+    cutting: Mutex<()>,
     inotify: AsyncFd<OwnedFd>,
     watched: Mutex<BTreeMap<i32, PathBuf>>,
 }
@@ -92,12 +97,12 @@ pub(crate) struct Watched {
 impl Watched {
     /// Cuts what the worker wrote last and ends the watch.
     pub(crate) async fn finish(self) {
-        let bounds = self.shared.bounds;
-        let is_large = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() >= bounds.max_bytes);
+        let shared = self.shared.clone();
+        let is_large = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() >= shared.bounds.max_bytes);
         let large: Vec<PathBuf> = self.paths.iter().filter(|path| is_large(path)).cloned().collect();
         drop(self);
         if !large.is_empty() {
-            let cut = move || large.iter().for_each(|path| cut_or_warn(path, bounds));
+            let cut = move || shared.cut(&large);
             // It does not panic, and is not aborted but with the runtime.
             let _ = tokio::task::spawn_blocking(cut).await;
         }
@@ -123,7 +128,7 @@ impl LogKeeper {
     pub(crate) fn new(bounds: Bounds) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let inotify = readiness::readable(fd)?;
-        Ok(Self { shared: Arc::new(Shared { bounds, inotify, watched: Mutex::default() }) })
+        Ok(Self { shared: Arc::new(Shared { bounds, cutting: Mutex::default(), inotify, watched: Mutex::default() }) })
     }
 
     /// Keeps an attempt's files within bounds from now on, until the answer is dropped.
@@ -141,9 +146,9 @@ impl LogKeeper {
                     warn!(path = %path.display(), %error, "a log file cannot be bounded");
                 }
             }
-            // What was written while nobody looked.
-            cut_or_warn(path, self.shared.bounds);
         }
+        // What was written while nobody looked.
+        self.shared.cut(&paths);
         Watched { shared: self.shared.clone(), paths, descriptors }
     }
 
@@ -167,9 +172,8 @@ impl LogKeeper {
     /// Waits until a file has grown, and cuts those that are too large.
     async fn look(&self) -> io::Result<()> {
         let grown = self.grown().await?;
-        let bounds = self.shared.bounds;
-        let cut = move || grown.iter().for_each(|path| cut_or_warn(path, bounds));
-        tokio::task::spawn_blocking(cut).await.map_err(io::Error::other)
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || shared.cut(&grown)).await.map_err(io::Error::other)
     }
 
     async fn grown(&self) -> io::Result<Vec<PathBuf>> {
@@ -202,11 +206,17 @@ impl LogKeeper {
     }
 }
 
-fn cut_or_warn(path: &Path, bounds: Bounds) {
-    if let Err(error) = cut(path, bounds)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        warn!(path = %path.display(), %error, "a log file cannot be cut");
+impl Shared {
+    /// Cuts those of some files that are too large.
+    fn cut(&self, paths: &[PathBuf]) {
+        let _alone = self.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            if let Err(error) = cut(path, self.bounds)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(path = %path.display(), %error, "a log file cannot be cut");
+            }
+        }
     }
 }
 
@@ -229,16 +239,23 @@ fn cut(path: &Path, bounds: Bounds) -> io::Result<()> {
     file.set_len(0)
 }
 
-/// Copies at most the last `max_bytes` of a file; what stood before is counted in the copy's first line.
-fn copy_end(mut file: &File, to: &Path, max_bytes: u64) -> io::Result<()> {
+/// Copies the last `max_bytes` of a file, and what is appended to it meanwhile; what stood before is counted in the copy's first line. Where more than an eighth
+/// of that is appended meanwhile, it begins again with what is the end by then, a few times.
+fn copy_end(mut file: impl Read + Seek, to: &Path, max_bytes: u64) -> io::Result<()> {
     let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
-    let length = file.metadata()?.len();
-    let skipped = length.saturating_sub(max_bytes);
-    if skipped > 0 {
-        writeln!(copy, "[{skipped} bytes dropped: the worker printed faster than its log is kept]")?;
+    let room = max_bytes + max_bytes / 8;
+    for _ in 0..MAX_COPIES {
+        copy.set_len(0)?;
+        copy.rewind()?;
+        let skipped = file.seek(SeekFrom::End(0))?.saturating_sub(max_bytes);
+        if skipped > 0 {
+            writeln!(copy, "[{skipped} bytes dropped: the worker printed faster than its log is kept]")?;
+        }
+        file.seek(SeekFrom::Start(skipped))?;
+        if io::copy(&mut file.by_ref().take(room), &mut copy)? < room {
+            break;
+        }
     }
-    file.seek(SeekFrom::Start(skipped))?;
-    io::copy(&mut file.take(length - skipped), &mut copy)?;
     Ok(())
 }
 
@@ -250,6 +267,8 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds { max_bytes: 100, files: 3 };
@@ -292,6 +311,66 @@ mod tests {
         fs::write(&path, [b'x'; 300]).unwrap();
         cut(&path, Bounds { max_bytes: 100, files: 1 }).unwrap();
         assert_eq!(sizes(dir.path()), [("stderr.log".into(), 0)]);
+    }
+
+    /// A file to which a worker appends at every read, so many times.
+    struct Growing {
+        file: File,
+        worker: File,
+        times: u32,
+        by: usize,
+    }
+
+    impl Read for Growing {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            if let Some(left) = self.times.checked_sub(1) {
+                self.times = left;
+                self.worker.write_all(&vec![b'y'; self.by])?;
+                self.worker.write_all(b"z")?;
+            }
+            self.file.read(out)
+        }
+    }
+
+    impl Seek for Growing {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.file.seek(to)
+        }
+    }
+
+    #[test]
+    fn what_a_worker_prints_while_its_file_is_copied_is_copied_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, to) = (dir.path().join("log"), dir.path().join("copy"));
+        // A little meanwhile; too much for a while; and too much without an end.
+        for (times, by, whole) in [(1, 9, true), (2, 500, true), (1000, 500, false)] {
+            fs::write(&path, [b'x'; 150]).unwrap();
+            let worker = OpenOptions::new().append(true).open(&path).unwrap();
+            let file = File::open(&path).unwrap();
+            copy_end(Growing { file, worker, times, by }, &to, 100).unwrap();
+            let copied = fs::read_to_string(&to).unwrap();
+            assert!(copied.len() < 112 + 100, "{} bytes", copied.len());
+            let end = format!("{}z", "y".repeat(by.min(99)));
+            assert_eq!(copied.ends_with(&end), whole, "{copied}");
+        }
+    }
+
+    #[tokio::test]
+    async fn two_that_cut_a_file_at_once_cut_it_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Stream::Stdout.path(dir.path());
+        let keeper = LogKeeper::new(BOUNDS).unwrap();
+        let paths = vec![path.clone()];
+        for _ in 0..50 {
+            fs::write(&path, [&[b'x'; 300][..], b"the end"].concat()).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| keeper.shared.cut(&paths));
+                }
+            });
+            let kept = fs::read_to_string(numbered(&path, 1)).unwrap();
+            assert!(kept.starts_with("[207 bytes") && kept.ends_with("the end"), "{kept}");
+        }
     }
 
     #[tokio::test]

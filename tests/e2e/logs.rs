@@ -42,11 +42,12 @@ fn a_flood_in_the_daemons_log_is_cut_short_and_the_rest_is_there() {
 }
 
 #[test]
-fn a_gigabyte_on_one_line_of_a_worker_is_bounded_on_disk_and_in_memory() {
+fn four_hundred_megabytes_on_one_line_of_a_worker_are_bounded_on_disk_and_in_memory() {
     let (bytes, files) = (1_u64 << 20, 3);
     let setup = Setup::of(Worker::Fake).set(&format!("workers.log_max_bytes={bytes}"));
     let daemon = setup.set(&format!("workers.log_files={files}")).start();
-    let line = "head -c 1000000000 /dev/zero | tr '\\0' x; echo; echo the end";
+    // The end comes when the flood has been cut: what is printed at the moment of a cut may be lost.
+    let line = "head -c 400000000 /dev/zero | tr '\\0' x; echo; sleep 1; echo the end";
     let id = daemon.mlctl(&["submit", "-q", "--", "sh", "-c", line]).ok().trim().to_owned();
     let attempt = daemon.state_dir.join("attempts").join(&id).join("1");
     let kept = || {

@@ -98,7 +98,7 @@ impl<'a> Saver<'a> {
 
     /// Begins a checkpoint, while none is on its way. What becomes of it is heard by [`Self::catch_up`].
     pub fn begin(&mut self, host: &dyn Host, state: &RunState, content: Content) {
-        (self.last, self.owed) = (host.elapsed(), false);
+        (self.last, self.retry_at, self.owed) = (host.elapsed(), None, false);
         self.flight = Some((state.step, self.vault.write(state, content)));
     }
 

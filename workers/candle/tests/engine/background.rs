@@ -1,10 +1,13 @@
 //! Checkpoints that are on their way while training goes on: what is saved is the state at the step named, one is on its way at a time, and the last one is waited for.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::SyncSender,
     },
     thread,
     time::{Duration, Instant},
@@ -21,9 +24,10 @@ use mlworker::{
     host::Order,
     rng::{Rng, Stream},
     train::{
-        flight::Flight,
+        flight::{Flight, Landing},
+        plan::Plan,
         resume::Unreadable,
-        saver::Vault,
+        saver::{Saver, Vault},
         state::{Content, RunState},
     },
 };
@@ -118,19 +122,99 @@ fn what_is_saved_is_the_state_at_the_step_named_however_late_it_is_read() {
     }
 }
 
+/// A checkpoint's step, and where it is told what has become of it.
+type Begun = (u64, SyncSender<Landing>);
+
+/// Checkpoints that land when the test says so.
+#[derive(Clone, Default)]
+struct Handed(Rc<RefCell<Vec<Begun>>>);
+
+impl Vault for Handed {
+    fn write(&mut self, run: &RunState, _: Content) -> Flight {
+        let (told, flight) = Flight::begun();
+        self.0.borrow_mut().push((run.step, told));
+        flight
+    }
+}
+
+impl Handed {
+    fn steps(&self) -> Vec<u64> {
+        self.0.borrow().iter().map(|(step, _)| *step).collect()
+    }
+
+    /// Tells the last one what has become of it.
+    fn land(&self, failing: Option<ExitClass>) {
+        let handed = self.0.borrow();
+        let (step, told) = handed.last().unwrap();
+        let failed = failing.map(|class| Fault::new(class, "the store is down"));
+        told.send(failed.map_or(Ok(Kept::Stored(reference(*step))), Err)).unwrap();
+    }
+}
+
+/// Goes to a step at a time of the run, in seconds, and takes a checkpoint if one is due.
+fn step(saver: &mut Saver<'_>, plan: &Plan, (host, content): (&Recorder, &Content), (step, now): (u64, u64)) -> bool {
+    let state = RunState { step, ..RunState::default() };
+    saver.catch_up(host).unwrap();
+    let due = saver.is_due(plan, &state, Duration::from_secs(now));
+    if due {
+        saver.begin(host, &state, copied(content));
+    }
+    due
+}
+
 #[test]
 fn a_checkpoint_that_is_due_meanwhile_is_taken_as_soon_as_none_is_on_its_way() {
     let mut problem = Problem::classes();
-    problem.policy.every_steps = Some(1);
-    let (host, mut slow) = (Recorder::default(), Slow::of(3));
-    attempt(&problem, &host, &mut slow).unwrap();
-    let steps: Vec<u64> = slow.begun.keys().copied().collect();
-    assert!(steps.len() > 3 && steps.windows(2).all(|pair| pair[1] - pair[0] >= 2), "{steps:?}");
+    let content = &every_state(&problem)[&1];
+    problem.policy.every_steps = Some(2);
+    let plan = Plan::new(&problem.spec, &problem.policy, 40).unwrap();
+    let (host, handed) = (Recorder::default(), Handed::default());
+    let mut vault = handed.clone();
+    let mut saver = Saver::new(&mut vault, None, Duration::ZERO);
+    let mut to = |at| step(&mut saver, &plan, (&host, content), (at, 0));
+    assert!([1, 2, 3, 4].map(&mut to) == [false, true, false, false]);
+    handed.land(None);
+    assert!([5, 6].map(&mut to) == [true, false]);
+    handed.land(None);
+    assert!([7, 9].map(&mut to) == [true, false]);
+    handed.land(None);
+    assert!(!to(11), "nothing was due meanwhile");
     // One that is wished for while another is on its way is not lost.
+    assert!(to(12));
+    saver.wish();
+    assert!(!step(&mut saver, &plan, (&host, content), (13, 0)));
+    handed.land(None);
+    assert!(step(&mut saver, &plan, (&host, content), (15, 0)));
+    assert_eq!(handed.steps(), [2, 5, 7, 12, 15]);
+}
+
+#[test]
+fn a_checkpoint_that_is_wished_for_after_a_failure_is_what_would_have_been_tried_again() {
+    let mut problem = Problem::classes();
+    let content = &every_state(&problem)[&1];
     problem.policy.every_steps = Some(1000);
-    let (host, mut slow) = (Recorder::ordering(7, Order::Checkpoint), Slow::of(2));
-    attempt(&problem, &host, &mut slow).unwrap();
-    assert_eq!((slow.begun.keys().next(), slow.begun.len()), (Some(&6), 2));
+    let plan = Plan::new(&problem.spec, &problem.policy, 40).unwrap();
+    let (host, handed) = (Recorder::default(), Handed::default());
+    let mut vault = handed.clone();
+    let mut saver = Saver::new(&mut vault, None, Duration::ZERO);
+    let mut to = |at, now, wished| {
+        saver.catch_up(&host).unwrap();
+        if wished {
+            saver.wish();
+        }
+        step(&mut saver, &plan, (&host, content), (at, now))
+    };
+    assert!(to(1, 0, true));
+    handed.land(Some(ExitClass::Storage));
+    assert!(to(2, 0, true), "a wish waits for no second try");
+    assert!(!to(3, 60, false), "it is on its way for longer than until the failed one is tried again");
+    handed.land(None);
+    assert!(!to(4, 60, false), "{:?}", handed.steps());
+    // The control: without a wish it is tried again, once.
+    assert!(to(5, 60, true));
+    handed.land(Some(ExitClass::Storage));
+    let tried = [(6, 1), (7, 60), (8, 61)].map(|(at, now)| to(at, now, false));
+    assert_eq!(tried, [false, true, false]);
 }
 
 #[test]
@@ -143,9 +227,10 @@ fn an_end_waits_for_what_is_on_its_way_and_saves_the_last_state() {
         assert_eq!(reported(&host), steps, "all that was begun is durable, stopped at {at}");
     }
     // An attempt that is no longer valid waits for nothing.
-    let (host, mut slow) = (Recorder::ordering(7, Order::Refused("stale".into())), Slow::of(1000));
-    assert_eq!(attempt(&problem, &host, &mut slow).unwrap_err().class, ExitClass::Lost);
-    assert_eq!((slow.begun.len(), reported(&host).len()), (1, 0));
+    let (host, mut never) = (Recorder::ordering(7, Order::Refused("stale".into())), Handed::default());
+    let end = problem.attempt_from(&host, &mut never, &[], |_| Err(Unreadable::This("there is none".into())));
+    assert_eq!(end.unwrap_err().class, ExitClass::Lost);
+    assert_eq!((never.steps().len(), reported(&host).len()), (1, 0));
 }
 
 #[test]
