@@ -1,6 +1,7 @@
 //! Where the rows of a streamed source lie: its files and the blocks that can be read each by itself, found by one pass at the beginning of a run and kept in its
 //! checkpoints. Rows that are divided by chance are divided here too, each by its number alone.
 
+use mlctl_artifacts::Pieces;
 use mlctl_protocol::spec::{Split, SplitPart};
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,20 @@ pub struct Version {
     pub size: u64,
     /// What its store calls this version of it; of a local file, its number, size and time.
     pub tag: Option<String>,
+}
+
+impl Version {
+    /// That of a file, and of those that belong to it.
+    pub(super) fn of(uri: &str, files: &[&Pieces]) -> Self {
+        let tags: Option<Vec<_>> = files.iter().map(|pieces| pieces.fingerprint()).collect();
+        let size = files.iter().map(|pieces| pieces.size()).sum();
+        Self { uri: uri.to_owned(), size, tag: tags.map(|tags| tags.join(" and ")) }
+    }
+
+    /// Whether another is surely the same: of a store that has no tags, size tells nothing.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.tag.is_some() && self == other
+    }
 }
 
 impl Index {
@@ -189,5 +204,19 @@ impl Fitting {
         let factor =
             self.first.iter().zip(&self.second).map(|columns| super::scaling::reciprocal(spread(columns))).collect();
         Scaler { kind: self.kind, offset: self.first, factor }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_without_a_tag_are_never_surely_the_same() {
+        let version = |tag: Option<&str>| Version { uri: "s3://b/x".into(), size: 7, tag: tag.map(str::to_owned) };
+        assert!(version(Some("1")).is(&version(Some("1"))));
+        for (one, other) in [(Some("1"), Some("2")), (Some("1"), None), (None, Some("1")), (None, None)] {
+            assert!(!version(one).is(&version(other)), "{one:?} {other:?}");
+        }
     }
 }

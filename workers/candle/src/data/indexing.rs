@@ -1,16 +1,12 @@
 //! One pass over a source that is to be streamed: every row is read and checked, the blocks are found, the scaling is fitted. In memory is one row.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering},
-};
-
 use mlctl_protocol::spec::{SplitPart, TrainSpec};
 
 use super::{
     blocks::{Block, Divider, Fitting, Index, MAX_BLOCKS, MIN_BLOCK_BYTES, Version},
     columns::Column,
     load::{Identity, Look, Shape, digest},
+    pool,
     stream::Access,
     table::{Handle, Layout, Table},
 };
@@ -31,25 +27,7 @@ pub(super) struct Found {
 
 /// The versions of the files of a source.
 pub(super) fn versions(access: &Access<'_>, layout: &Layout) -> Result<Vec<Version>, Fault> {
-    let (next, count) = (AtomicUsize::new(0), layout.files());
-    let slots: Vec<OnceLock<Result<Version, Fault>>> = (0..count).map(|_| OnceLock::new()).collect();
-    let ask = || {
-        while let Some((file, slot)) = {
-            let file = next.fetch_add(1, Ordering::Relaxed);
-            slots.get(file).map(|slot| (file, slot))
-        } {
-            let version = Handle::open(access, layout, file).map(|handle| handle.version(layout.uri(file)));
-            // Each slot is one thread's.
-            drop(slot.set(version));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..ASKED_AT_ONCE.min(count) {
-            scope.spawn(ask);
-        }
-        ask();
-    });
-    slots.into_iter().filter_map(OnceLock::into_inner).collect()
+    pool::each(layout.files(), ASKED_AT_ONCE, |file| Handle::version_now(access, layout, file))
 }
 
 /// Makes the pass.

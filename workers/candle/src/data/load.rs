@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    blocks::Index,
+    blocks::{Index, Version},
     columns::{Column, Wanted},
     examples::{Answers, Examples},
     indexing, memory,
@@ -229,7 +229,7 @@ fn stream(
     let saved = saved().filter(same);
     let known = saved
         .map(|saved| (indexing::versions(&access, &layout), saved))
-        .and_then(|(versions, saved)| versions.is_ok_and(|versions| versions == saved.files).then_some(saved));
+        .and_then(|(versions, saved)| versions.is_ok_and(|versions| are(&versions, &saved.files)).then_some(saved));
     let (index, classes) = match known {
         Some(saved) => (saved, None),
         None => {
@@ -257,6 +257,11 @@ fn stream(
     // One that is too long for a checkpoint is made again.
     let index = Some(raw).filter(|raw| raw.get().len() <= MAX_INDEX_BYTES);
     Ok(Dataset { rows, features, targets, scaler, identity, index, classes })
+}
+
+/// Whether files are surely of the versions that an index is of.
+fn are(versions: &[Version], indexed: &[Version]) -> bool {
+    versions.len() == indexed.len() && versions.iter().zip(indexed).all(|(version, indexed)| version.is(indexed))
 }
 
 /// Whether every part that is asked for got a row.

@@ -15,6 +15,7 @@ pub mod npy;
 pub mod order;
 pub mod parquet;
 mod parquet_column;
+mod pool;
 pub mod randn;
 pub mod record;
 pub mod rows;
@@ -23,5 +24,6 @@ pub mod split;
 pub mod stream;
 pub mod streamed;
 pub mod table;
+mod thrift;
 
 pub use load::{Dataset, Identity, Rows, load};

@@ -190,12 +190,9 @@ impl Headers {
         Ok(Self { features: one(uri)?, targets: targets_uri.map(one).transpose()? })
     }
 
-    /// What tells these versions of the files from others: size and tag.
-    pub(super) fn version(&self) -> (u64, Option<String>) {
-        let all = || [Some(&self.features), self.targets.as_ref()].into_iter().flatten();
-        let tags: Vec<_> = all().filter_map(|(_, pieces, ..)| pieces.fingerprint()).collect();
-        let tag = (tags.len() == all().count()).then(|| tags.join(" and "));
-        (all().map(|(_, pieces, ..)| pieces.size()).sum(), tag)
+    /// The versions of the files.
+    pub(super) fn pieces(&self) -> Vec<&Pieces> {
+        [Some(&self.features), self.targets.as_ref()].into_iter().flatten().map(|(_, pieces, ..)| pieces).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     parquet_column::{Cells, Column, Leaf, Source},
     record::MAX_COLUMNS,
     stream::Access,
+    thrift,
 };
 use crate::fault::Fault;
 
@@ -26,8 +27,12 @@ const MAX_FOOTER_BYTES: u64 = 64 * 1024 * 1024;
 /// The most that is read of a row group at once, whatever memory there is.
 const MAX_GROUP_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Rows decoded at a time.
+/// Rows decoded at a time, and their numbers: rows of many numbers are fewer.
 const ROWS: usize = 1024;
+const NUMBERS: usize = 4 * 1024 * 1024;
+
+/// The most bytes of the names of all columns, those of lists among them.
+const MAX_NAMES_BYTES: usize = 256 * 1024 * 1024;
 
 /// What follows the footer: its length in four bytes, and this.
 const MAGIC: &[u8] = b"PAR1";
@@ -61,7 +66,7 @@ pub struct Parquet<'a> {
     cells: Cells,
     at: usize,
     rows: u64,
-    hashing: Option<JoinHandle<Result<(u64, String), ArtifactError>>>,
+    hashing: Option<JoinHandle<Result<String, ArtifactError>>>,
     digest: String,
 }
 
@@ -87,8 +92,11 @@ impl Footer {
             return Err(damaged(&uri, &format!("its footer is to have {length} bytes")));
         }
         let bytes = range(access, (&at, &pieces), size - 8 - length..size - 8)?;
+        if !thrift::is_sane_file(&bytes) {
+            return Err(damaged(&uri, "its footer makes no sense"));
+        }
         let meta = guarded(&uri, || ParquetMetaDataReader::decode_metadata(&bytes))?;
-        let leaves = Leaf::all(&meta);
+        let leaves = Leaf::all(meta.file_metadata().schema_descr());
         let mut footer =
             Self { at: at.clone(), uri, pieces: Arc::new(pieces), meta: Arc::new(meta), leaves: Arc::new(leaves) };
         footer.measure_lists(access)?;
@@ -100,9 +108,9 @@ impl Footer {
         self.leaves.iter().flat_map(Leaf::names).collect()
     }
 
-    /// What tells this version of the file from others: size and tag.
-    pub(super) fn version(&self) -> (u64, Option<String>) {
-        (self.pieces.size(), self.pieces.fingerprint().map(str::to_owned))
+    /// The version of the file.
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     pub(super) fn groups(&self) -> usize {
@@ -130,6 +138,13 @@ impl Footer {
             for (leaf, column) in lists.iter().zip(&mut columns) {
                 leaves[*leaf].length = guarded(&self.uri, || column.first_length())?;
             }
+        }
+        let names = leaves.iter().map(Leaf::names_bytes).fold(0, usize::saturating_add);
+        if names > MAX_NAMES_BYTES {
+            return Err(Fault::spec(
+                format!("{} has too many columns, those of its lists among them", self.uri),
+                "write it with fewer columns, or with shorter names",
+            ));
         }
         self.leaves = Arc::new(leaves);
         Ok(())
@@ -181,8 +196,7 @@ impl<'a> Parquet<'a> {
     /// When it cannot be read, or is no such file.
     pub fn open(access: &Access<'a>, uri: &str) -> Result<Self, Fault> {
         let footer = Footer::read(access, uri)?;
-        let at = footer.at.clone();
-        let hashing = access.runtime().spawn(async move { at.digest().await });
+        let hashing = access.runtime().spawn(digest(Arc::clone(&footer.pieces)));
         let mut file = Self::over(access, footer, None);
         file.hashing = Some(hashing);
         Ok(file)
@@ -232,13 +246,12 @@ impl<'a> Parquet<'a> {
     pub fn select(&mut self, columns: &Columns) -> Result<(), Fault> {
         let leaves = &self.footer.leaves;
         let of: Vec<usize> = leaves.iter().enumerate().flat_map(|(at, leaf)| leaf.names().map(move |_| at)).collect();
-        let numbers = columns.features.iter().chain(&columns.targets).map(|column| (column, true));
-        let wanted: Vec<_> = numbers.chain(columns.id.iter().map(|column| (column, false))).collect();
-        self.read = wanted.iter().filter_map(|(column, _)| of.get(column.place()).copied()).collect();
+        let wanted: Vec<_> = columns.features.iter().chain(&columns.targets).chain(columns.id.iter()).collect();
+        self.read = wanted.iter().filter_map(|column| of.get(column.place()).copied()).collect();
         self.read.sort_unstable();
         self.read.dedup();
-        for (column, number) in &wanted {
-            let Some(why) = of.get(column.place()).and_then(|leaf| leaves[*leaf].problem(*number)) else { continue };
+        for column in &wanted {
+            let Some(why) = of.get(column.place()).and_then(|leaf| leaves[*leaf].problem()) else { continue };
             return Err(Fault::spec(
                 format!("column {:?} of {} cannot be used: {why}", column.name, self.footer.uri),
                 "name the columns of numbers in `features`, or write it as numbers",
@@ -278,7 +291,7 @@ impl<'a> Parquet<'a> {
             if self.left == 0 && !self.next_group()? {
                 return self.end();
             }
-            let rows = self.left.min(ROWS);
+            let rows = self.left.min(ROWS).min(NUMBERS / self.width.max(1));
             let Self { columns, cells, width, footer, .. } = self;
             cells.clear(rows, *width);
             let mut start = 0;
@@ -308,11 +321,11 @@ impl<'a> Parquet<'a> {
             let mut first = Some(joined.map_err(crash)?);
             let again = || match first.take() {
                 Some(Err(ArtifactError::Unavailable { .. })) | None => {
-                    self.access.runtime().block_on(self.footer.at.digest())
+                    self.access.runtime().block_on(digest(Arc::clone(&self.footer.pieces)))
                 }
                 Some(known) => known,
             };
-            self.digest = self.access.patiently(&self.footer.at, again)?.1;
+            self.digest = self.access.patiently(&self.footer.at, again)?;
         }
         Ok(false)
     }
@@ -392,6 +405,15 @@ impl<'a> Parquet<'a> {
     fn number(&self, column: &super::columns::Column) -> f64 {
         self.cells.number(self.at, self.place(column))
     }
+}
+
+/// The BLAKE3 of the version of a file whose footer was read.
+async fn digest(pieces: Arc<Pieces>) -> Result<String, ArtifactError> {
+    let (mut parts, mut hasher) = (pieces.range(0..pieces.size()), blake3::Hasher::new());
+    while let Some(bytes) = parts.next().await? {
+        hasher.update(&bytes);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Some bytes of a file, in full.

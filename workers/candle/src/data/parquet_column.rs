@@ -1,12 +1,21 @@
 //! A column of a Parquet file while its row group is read: from the bytes of its chunk to numbers and texts of some rows. Knows the crate's types, so that
 //! `parquet` need not.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::{Buf, Bytes};
 use parquet::{
     basic::{ConvertedType, LogicalType, Type},
-    column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader},
+    column::{
+        page::{Page, PageMetadata, PageReader},
+        reader::{ColumnReader, ColumnReaderImpl, get_column_reader},
+    },
     data_type::{ByteArray, DataType},
     errors::{ParquetError, Result},
     file::{
@@ -14,15 +23,25 @@ use parquet::{
         reader::{ChunkReader, Length},
         serialized_reader::SerializedPageReader,
     },
+    schema::types::{ColumnDescriptor, SchemaDescriptor},
 };
 
-use super::columns::shown;
+use super::{columns::shown, thrift};
 
 /// The largest page, decompressed: writers make them of a megabyte.
 const MAX_PAGE_BYTES: u64 = 256 * 1024 * 1024;
 
+/// The longest header of a page: its statistics are values of the column.
+const MAX_HEADER_BYTES: usize = 16 * 1024 * 1024;
+
+/// The most values of a dictionary.
+const MAX_DICTIONARY: usize = 16 * 1024 * 1024;
+
 /// The longest list.
 const MAX_LIST: usize = 100_000;
+
+/// The most values of lists on the pages that are decoded for one read: as runs of the same they take no bytes.
+const MAX_LIST_VALUES: usize = 32 * 1024 * 1024;
 
 /// The bytes of a column chunk, at their place in the file.
 pub(super) struct Source {
@@ -56,7 +75,8 @@ impl ChunkReader for Source {
     /// Called where a page begins, so that its size is seen before the decoder takes memory for it.
     fn get_read(&self, start: u64) -> Result<Self::T> {
         let bytes = self.at(start)?;
-        match page_bytes(&bytes) {
+        let header = bytes.slice(..bytes.len().min(MAX_HEADER_BYTES));
+        match page_bytes(&header).filter(|_| thrift::is_sane(&header)) {
             Some(size) if size <= MAX_PAGE_BYTES => Ok(bytes.reader()),
             Some(size) => Err(ParquetError::General(format!("a page is to have {size} bytes"))),
             None => Err(ParquetError::General("a page has no sane header".into())),
@@ -105,31 +125,12 @@ pub(super) struct Leaf {
 }
 
 impl Leaf {
-    pub(super) fn all(meta: &ParquetMetaData) -> Vec<Self> {
-        let schema = meta.file_metadata().schema_descr();
+    pub(super) fn all(schema: &SchemaDescriptor) -> Vec<Self> {
         let leaf = |column: &parquet::schema::types::ColumnDescPtr| {
             let list = column.max_rep_level() == 1;
             let parts = column.path().parts();
             let name = if list { parts.first().cloned().unwrap_or_default() } else { parts.join(".") };
-            let logical = column.logical_type_ref();
-            let plain = match (column.physical_type(), logical) {
-                (Type::BOOLEAN | Type::FLOAT | Type::DOUBLE, _) => true,
-                (Type::INT32 | Type::INT64, logical) => matches!(logical, None | Some(LogicalType::Integer { .. })),
-                (Type::BYTE_ARRAY, logical) => {
-                    matches!(logical, None | Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))
-                }
-                (Type::FIXED_LEN_BYTE_ARRAY, logical) => matches!(logical, Some(LogicalType::Float16)),
-                (Type::INT96, _) => false,
-            };
-            let problem = match () {
-                () if column.max_rep_level() > 1 => Some("it holds lists of lists".into()),
-                () if !plain => Some(match logical {
-                    Some(logical) => format!("it is of the type {logical:?}"),
-                    None => format!("it is of the type {}", column.physical_type()),
-                }),
-                () => None,
-            };
-            Self { name, list, problem, length: 0 }
+            Self { name, list, problem: problem(column), length: 0 }
         };
         schema.columns().iter().map(leaf).collect()
     }
@@ -149,8 +150,93 @@ impl Leaf {
     }
 
     /// Why it cannot be used as numbers, or to name rows.
-    pub(super) fn problem(&self, _number: bool) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// About how many bytes all its names take.
+    pub(super) fn names_bytes(&self) -> usize {
+        self.width().saturating_mul(self.name.len() + 2 * size_of::<String>())
+    }
+}
+
+/// Why a column cannot be used. What its values mean is said in two ways, of which older files have the second alone.
+fn problem(column: &ColumnDescriptor) -> Option<String> {
+    use ConvertedType as As;
+    let (logical, converted) = (column.logical_type_ref(), column.converted_type());
+    let plain = match (column.physical_type(), logical) {
+        (Type::BOOLEAN | Type::FLOAT | Type::DOUBLE, _) => true,
+        (Type::INT32 | Type::INT64, Some(logical)) => matches!(logical, LogicalType::Integer { .. }),
+        (Type::INT32 | Type::INT64, None) => matches!(
+            converted,
+            As::NONE
+                | As::INT_8
+                | As::INT_16
+                | As::INT_32
+                | As::INT_64
+                | As::UINT_8
+                | As::UINT_16
+                | As::UINT_32
+                | As::UINT_64
+        ),
+        (Type::BYTE_ARRAY, Some(logical)) => {
+            matches!(logical, LogicalType::String | LogicalType::Enum | LogicalType::Json)
+        }
+        (Type::BYTE_ARRAY, None) => matches!(converted, As::NONE | As::UTF8 | As::ENUM | As::JSON),
+        (Type::FIXED_LEN_BYTE_ARRAY, logical) => matches!(logical, Some(LogicalType::Float16)),
+        (Type::INT96, _) => false,
+    };
+    if column.max_rep_level() > 1 {
+        return Some("it holds lists of lists".into());
+    }
+    if plain {
+        return None;
+    }
+    Some(match logical {
+        Some(logical) => format!("it is of the type {logical:?}"),
+        None if converted != As::NONE => format!("it is of the type {converted}"),
+        None => format!("it is of the type {}", column.physical_type()),
+    })
+}
+
+/// Pages whose numbers of values are bounded before they are decoded: runs of the same value are as many as a page says.
+struct Checked {
+    pages: SerializedPageReader<Source>,
+    list: bool,
+    /// Values of lists on the pages since the last read began.
+    values: Arc<AtomicUsize>,
+}
+
+impl Iterator for Checked {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Checked {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        let Some(known) = &page else { return Ok(None) };
+        let values = known.num_values() as usize;
+        let too_many = match known {
+            Page::DictionaryPage { buf, .. } => values > buf.len().min(MAX_DICTIONARY),
+            _ if self.list => {
+                let before = self.values.fetch_add(values, Ordering::Relaxed);
+                before.saturating_add(values) > MAX_LIST_VALUES
+            }
+            _ => false,
+        };
+        if too_many { Err(ParquetError::General(format!("a page is to have {values} values"))) } else { Ok(page) }
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.pages.skip_next_page()
     }
 }
 
@@ -166,7 +252,7 @@ pub(super) struct Cells {
     integers: HashMap<usize, i64>,
     /// What is wrong, by row and column; of a list, at its first number.
     wrong: HashMap<usize, String>,
-    nulls: HashMap<usize, ()>,
+    nulls: HashSet<usize>,
 }
 
 impl Cells {
@@ -196,7 +282,7 @@ impl Cells {
         if let Some(integer) = self.integers.get(&place) {
             return Some(integer.to_string());
         }
-        if self.nulls.contains_key(&place) { None } else { Some(self.number(row, column).to_string()) }
+        if self.nulls.contains(&place) { None } else { Some(self.number(row, column).to_string()) }
     }
 
     fn set(&mut self, place: usize, value: Option<Value>) {
@@ -221,7 +307,7 @@ impl Cells {
                 parsed.unwrap_or(f64::NAN)
             }
             None => {
-                self.nulls.insert(place, ());
+                self.nulls.insert(place);
                 self.wrong.insert(place, "null is where a number must be".into());
                 f64::NAN
             }
@@ -245,6 +331,8 @@ pub(super) struct Column {
     leaf: Leaf,
     present: i16,
     unsigned: bool,
+    /// See [`Checked`].
+    values: Arc<AtomicUsize>,
 }
 
 impl Column {
@@ -266,8 +354,10 @@ impl Column {
                 converted,
                 ConvertedType::UINT_8 | ConvertedType::UINT_16 | ConvertedType::UINT_32 | ConvertedType::UINT_64
             );
-        let pages = SerializedPageReader::new(std::sync::Arc::new(source), chunk, rows, None)?;
-        Ok(Self { reader: get_column_reader(descr, Box::new(pages)), leaf: leaf.clone(), present, unsigned })
+        let pages = SerializedPageReader::new(Arc::new(source), chunk, rows, None)?;
+        let (list, values) = (leaf.list, Arc::default());
+        let pages = Checked { pages, list, values: Arc::clone(&values) };
+        Ok(Self { reader: get_column_reader(descr, Box::new(pages)), leaf: leaf.clone(), present, unsigned, values })
     }
 
     pub(super) const fn width(&self) -> usize {
@@ -315,6 +405,7 @@ impl Column {
 
     /// Calls `each` with row, place in the row and value of the next rows, of which there must be as many.
     fn values(&mut self, rows: usize, each: impl FnMut(usize, usize, Option<Value>)) -> Result<()> {
+        self.values.store(0, Ordering::Relaxed);
         let (present, unsigned) = (self.present, self.unsigned);
         let whole = |value: i64| Value::Integer(value);
         match &mut self.reader {
@@ -378,4 +469,49 @@ fn read<T: DataType>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_values_mean_is_heeded_in_files_that_say_it_the_old_way() {
+        use ConvertedType as As;
+        let problem_of = |physical, converted| {
+            let mut leaf =
+                parquet::schema::types::Type::primitive_type_builder("a", physical).with_converted_type(converted);
+            if converted == As::DECIMAL {
+                leaf = leaf.with_precision(5).with_scale(2);
+            }
+            let leaf = Arc::new(leaf.build().unwrap());
+            let root =
+                parquet::schema::types::Type::group_type_builder("root").with_fields(vec![leaf]).build().unwrap();
+            problem(&SchemaDescriptor::new(Arc::new(root)).column(0))
+        };
+        for (physical, converted) in [
+            (Type::INT32, As::NONE),
+            (Type::INT32, As::UINT_8),
+            (Type::INT64, As::INT_64),
+            (Type::BYTE_ARRAY, As::UTF8),
+            (Type::BYTE_ARRAY, As::NONE),
+        ] {
+            assert_eq!(problem_of(physical, converted), None, "{converted}");
+        }
+        for (physical, converted) in [
+            (Type::INT32, As::DATE),
+            (Type::INT32, As::DECIMAL),
+            (Type::INT64, As::DECIMAL),
+            (Type::INT64, As::TIMESTAMP_MILLIS),
+            (Type::INT64, As::TIMESTAMP_MICROS),
+            (Type::INT32, As::TIME_MILLIS),
+            (Type::BYTE_ARRAY, As::DECIMAL),
+            (Type::BYTE_ARRAY, As::BSON),
+        ] {
+            let why = problem_of(physical, converted).unwrap_or_else(|| panic!("{converted}"));
+            assert!(why.contains(&converted.to_string()), "{why}");
+        }
+    }
 }

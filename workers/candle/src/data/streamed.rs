@@ -6,7 +6,7 @@ use std::{
     ops::{ControlFlow, Range},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -18,10 +18,11 @@ use mlctl_protocol::{
 };
 
 use super::{
-    blocks::{Divider, Index},
+    blocks::{Divider, Index, Version},
     examples::{Answers, Batch},
     load::Shape,
     order::Order,
+    pool,
     rows::{Source, Take},
     stream::Access,
     table::{Handle, Layout, Table},
@@ -136,7 +137,7 @@ impl Loader {
             return Ok(handle);
         }
         let handle = Handle::open(&self.access, &self.layout, file)?;
-        if !self.is_indexed(file, &handle) {
+        if !self.is_indexed(file, &handle.version(self.layout.uri(file))) {
             return Err(changed(self.layout.uri(file)));
         }
         Ok(place.get_or_init(|| handle))
@@ -144,43 +145,16 @@ impl Loader {
 
     /// Whether the store still has the version of a file that the index is of.
     fn is_as_indexed(&self, file: usize) -> Result<bool, Fault> {
-        Ok(self.is_indexed(file, &Handle::open(&self.access, &self.layout, file)?))
+        Ok(self.is_indexed(file, &Handle::version_now(&self.access, &self.layout, file)?))
     }
 
-    fn is_indexed(&self, file: usize, handle: &Handle) -> bool {
-        self.index.files.get(file) == Some(&handle.version(self.layout.uri(file)))
+    fn is_indexed(&self, file: usize, version: &Version) -> bool {
+        self.index.files.get(file) == Some(version)
     }
 
     /// Reads blocks, a few at a time, in the order given.
     fn many(&self, blocks: &[u32], part: SplitPart) -> Result<Vec<Arc<Chunk>>, Fault> {
-        let (next, slots) = (AtomicUsize::new(0), blocks.iter().map(|_| OnceLock::new()).collect::<Vec<_>>());
-        let work = || {
-            while let Some((slot, block)) = {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                slots.get(at).zip(blocks.get(at))
-            } {
-                let chunk = self.block(*block, part).map(Arc::new);
-                if chunk.is_err() {
-                    next.store(blocks.len(), Ordering::Relaxed);
-                }
-                let _ = slot.set(chunk);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.threads.min(blocks.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let mut chunks = Vec::with_capacity(blocks.len());
-        let mut missing = false;
-        for slot in slots {
-            match slot.into_inner() {
-                Some(chunk) => chunks.push(chunk?),
-                None => missing = true,
-            }
-        }
-        if missing { Err(Fault::new(ExitClass::Crash, "a block was not read")) } else { Ok(chunks) }
+        pool::each(blocks.len(), self.threads, |at| self.block(blocks[at], part).map(Arc::new))
     }
 }
 

@@ -121,15 +121,25 @@ impl Handle {
         })
     }
 
+    /// What tells the version of a file from others that the store has now; nothing is read of it.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn version_now(access: &Access<'_>, layout: &Layout, file: usize) -> Result<Version, Fault> {
+        let uri = layout.uri(file);
+        let all = [Some(uri), layout.targets_uri(file)].into_iter().flatten();
+        let all: Vec<_> = all.map(|uri| Ok(access.open(uri)?.1)).collect::<Result<_, Fault>>()?;
+        Ok(Version::of(uri, &all.iter().collect::<Vec<_>>()))
+    }
+
     /// What tells this version from others.
     #[must_use]
     pub fn version(&self, uri: &str) -> Version {
-        let (size, tag) = match self {
-            Self::Lines(pieces) => (pieces.size(), pieces.fingerprint().map(str::to_owned)),
-            Self::Arrays(headers) => headers.version(),
-            Self::Parquet(footer) => footer.version(),
-        };
-        Version { uri: uri.to_owned(), size, tag }
+        match self {
+            Self::Lines(pieces) => Version::of(uri, &[pieces]),
+            Self::Arrays(headers) => Version::of(uri, &headers.pieces()),
+            Self::Parquet(footer) => Version::of(uri, &[footer.pieces()]),
+        }
     }
 }
 

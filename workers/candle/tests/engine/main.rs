@@ -15,6 +15,8 @@ mod jobs;
 #[cfg(test)]
 mod parquet;
 #[cfg(test)]
+mod parquet_hostile;
+#[cfg(test)]
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../../../../tests/support/puppet.rs"]
 mod puppet;

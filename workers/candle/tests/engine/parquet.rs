@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use mlctl_protocol::ExitClass;
+use mlworker::data::{parquet::Parquet, stream::Access};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -79,6 +80,29 @@ fn what_is_wrong_in_a_parquet_file_is_told_with_its_place() {
     ] {
         let said = refusal(part, digest(&bench, source));
         assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_parquet_file_that_is_replaced_while_it_is_read_has_no_digest_of_the_other() {
+    let bench = Bench::new();
+    let (uri, other) = (bench.file("x.parquet", fixture("plain")), bench.uri("other.parquet"));
+    let path = |uri: &str| uri.strip_prefix("file://").unwrap().to_owned();
+    let expected = blake3::hash(&fixture("plain")).to_hex().to_string();
+    for round in 0..20 {
+        bench.file("x.parquet", fixture("plain"));
+        bench.file("other.parquet", fixture("split"));
+        bench.as_job(&job(parquet(&uri)), &Recorder::default(), (1, 1, &[]), |job| {
+            let mut file = Parquet::open(&Access::of(job), &uri).unwrap();
+            std::fs::rename(path(&other), path(&uri)).unwrap();
+            let end = loop {
+                match file.advance() {
+                    Ok(true) => {}
+                    end => break end,
+                }
+            };
+            assert!(end.is_err() || file.content_digest() == expected, "round {round}");
+        });
     }
 }
 
