@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use mlctl_artifacts::{Location, Pieces, checkpoint, keys};
+use mlctl_artifacts::{Location, Pieces, keys, restore::Reader};
 use mlctl_protocol::{JobId, result::ModelRef};
 use tokio::{sync::mpsc, time::timeout};
 use tracing::warn;
@@ -44,13 +44,14 @@ pub(super) async fn checkpoint_object(
         let hint = format!("`mlctl checkpoint ls {id}` lists those that are kept");
         Failure::new(ErrorCode::NotFound, format!("job {id} keeps no checkpoint of step {step}"), hint)
     })?;
-    if name != keys::MANIFEST {
-        let manifest = checkpoint::manifest(&api.artifacts, &found).await?;
-        if !manifest.objects.iter().any(|object| object.name == name) {
-            return Err(absent(id, &name));
-        }
-    }
-    send(&api, &api.artifacts.open(&found.uri)?.join(&name)?, query).await
+    let at = if name == keys::MANIFEST {
+        api.artifacts.open(&found.uri)?.join(&name)?
+    } else {
+        let reader = Reader::open(&api.artifacts, &found).await?;
+        let object = reader.manifest().objects.iter().find(|object| object.name == name);
+        reader.place(object.ok_or_else(|| absent(id, &name))?)?
+    };
+    send(&api, &at, query).await
 }
 
 /// `GET /v1/jobs/{job}/model`: what the final model of a job is made of.

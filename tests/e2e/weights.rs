@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Worker};
+use crate::support::{Daemon, Worker, processes};
 
 /// What a file that harms may be refused with, one of each kind: memory, stack, time, code, a shape that overflows.
 const HOSTILE: [(&str, &str); 6] = [
@@ -100,6 +100,86 @@ fn a_file_made_to_harm_fails_its_job_and_the_daemon_goes_on() {
     let without = "from = \"model.pth\"\nnetwork = { type = \"mlp\", layers = [2, 2] }";
     daemon.write("infer.toml", INFER.replace(without, "from = \"good.pth\""));
     daemon.mlctl(&["submit", "infer.toml"]).must_fail(6, &["infer.model.network"]);
+}
+
+/// The files under a folder, with their sizes.
+fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files(&entry.path())),
+            false => found.push((entry.path(), entry.metadata().unwrap().len())),
+        }
+    }
+    found
+}
+
+const FROZEN: &str = r#"
+version = 1
+name = "fine"
+checkpoint = { every_steps = 4, keep = 3 }
+
+[train]
+loss = "mse"
+batch_size = 8
+max_steps = 40
+freeze = ["layer1.*"]
+model = { type = "mlp", layers = [64, 4096, 2] }
+data = { format = "randn", rows = 64, features = 64, targets = 2 }
+optimizer = { type = "adam" }
+"#;
+
+#[test]
+fn what_is_frozen_is_stored_once_and_stays_while_it_is_needed() {
+    let daemon = Daemon::with(Worker::Real);
+    daemon.write("fine.toml", FROZEN);
+    daemon.mlctl(&["submit", "fine.toml", "-w"]).ok();
+    let undisturbed = daemon.last();
+    // Killed again and again: the same bits, and what is frozen is still where the first attempt has put it.
+    let endless = FROZEN.replace("max_steps = 40", "max_steps = 400").replace("\"fine\"", "\"killed\"");
+    daemon.write("killed.toml", format!("{endless}\n[retry]\nlimit = 100\n"));
+    let id = daemon.mlctl(&["submit", "-q", "killed.toml"]).ok().trim().to_owned();
+    for attempt in 1..=3 {
+        processes::kill(daemon.wait_for_checkpoint(&id, attempt));
+        daemon.wait_until(&id, "the next attempt", |job| job["attempt"].as_u64() > Some(attempt));
+    }
+    let killed = daemon.wait_for(&id, "succeeded");
+    daemon.write("whole.toml", endless.replace("\"killed\"", "\"whole\""));
+    daemon.mlctl(&["submit", "whole.toml", "-w"]).ok();
+    assert_eq!(killed["model"]["digest"], daemon.last()["model"]["digest"]);
+    assert_ne!(killed["model"]["digest"], undisturbed["model"]["digest"]);
+    let objects = daemon.state_dir.join("objects/jobs");
+    let home = std::fs::read_dir(&objects).unwrap().map(|entry| entry.unwrap().path());
+    let home = home.into_iter().find(|home| home.file_name().unwrap().to_string_lossy().starts_with(&format!("{id}-")));
+    let home = home.unwrap();
+    let weights = |name: &str| -> Vec<_> {
+        let of_checkpoints = files(&home).into_iter().filter(|(path, _)| !path.starts_with(home.join("model")));
+        of_checkpoints.filter(|(path, _)| path.to_string_lossy().contains(name)).collect()
+    };
+    let shared = weights("/shared/");
+    assert!(shared.len() == 1 && shared[0].0.starts_with(home.join("1")), "{shared:?}");
+    assert!(shared[0].1 > 65 * 4096 * 4, "the weights and biases of the first layer");
+    // Of the others there is what is trained, and its two averages.
+    let trained = 4 * (4096 * 2 + 2);
+    for (path, size) in weights(".safetensors") {
+        let times = if path.to_string_lossy().contains("/optimizer-") { 2 } else { 1 };
+        assert!(size < times * trained + 1000, "{} has {size} bytes", path.display());
+    }
+    // Nothing that a checkpoint needs is collected, and who pulls one has all of it.
+    daemon.mlctl(&["checkpoint", "gc", "--grace", "0"]).ok();
+    daemon.mlctl(&["checkpoint", "verify", "killed"]).ok();
+    let step = daemon.job(&id)["checkpoint"]["step"].as_u64().unwrap();
+    let pulled = daemon.folder().join("pulled");
+    daemon.mlctl(&["checkpoint", "pull", &format!("{id}/{step}"), pulled.to_str().unwrap()]).ok();
+    let next = format!("{FROZEN}\n[train.init]\nfrom = \"{}\"\n", pulled.display()).replace("\"fine\"", "\"next\"");
+    daemon.write("next.toml", next);
+    daemon.mlctl(&["submit", "next.toml", "-w"]).ok();
+    daemon.mlctl(&["rm", &id]).ok();
+    assert!(weights("/shared/").is_empty(), "what a removed job shared goes with it");
+    daemon.write("wrong.toml", FROZEN.replace("layer1", "layer7"));
+    assert_eq!(daemon.mlctl(&["submit", "wrong.toml", "-w"]).code, 20);
+    let message = daemon.last()["exit_message"].as_str().unwrap().to_owned();
+    assert!(message.contains("\"layer7.*\", fits no tensor of the model"), "{message}");
 }
 
 #[test]

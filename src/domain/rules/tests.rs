@@ -312,6 +312,8 @@ fn numbers_of_training_are_in_range() {
             ),
             (&[("/train/max_grad_norm", json!(0.0))], &["train.max_grad_norm: expected a positive number, found 0.0"]),
             (&[("/train/max_grad_norm", json!(1e-50))], &["train.max_grad_norm"]),
+            (&[("/train/freeze", json!(["layer1.*", "a[b"]))], &["train.freeze[1]: no pattern of names of tensors"]),
+            (&[("/train/freeze", json!([""]))], &["train.freeze[0]: no pattern of names of tensors: it is empty"]),
             (&[("/train/max_grad_norm", json!(1.0)), ("/train/model/activation", json!("gelu"))], &[]),
         ],
     );

@@ -16,6 +16,7 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
             .map(|problem| Problem { path: "train.register".into(), ..problem }),
     );
     found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
+    found.extend(train.freeze.iter().zip(0..).filter_map(|(pattern, number)| frozen(pattern, number)));
     found.extend(split(&train.split));
     if train.stream.is_some() && matches!(train.data, DataSource::Randn { .. }) {
         let message = "generated data is not read from anywhere";
@@ -35,6 +36,20 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     }
     found
 }
+
+/// What is wrong with a pattern of names of tensors. Which tensors there are is known to the worker.
+fn frozen(pattern: &str, number: usize) -> Option<Problem> {
+    let why = match pattern {
+        "" => "it is empty".to_owned(),
+        long if long.len() > MAX_PATTERN_BYTES => format!("it is longer than {MAX_PATTERN_BYTES} bytes"),
+        pattern => mlctl_artifacts::shards::problem(pattern)?,
+    };
+    let message = format!("no pattern of names of tensors: {why}");
+    Some(Problem::new(format!("train.freeze[{number}]"), message, "for example \"layer1.*\""))
+}
+
+/// The longest pattern of names, in bytes.
+const MAX_PATTERN_BYTES: usize = 200;
 
 /// Whether there is something to learn, of the kind that the loss takes.
 fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {

@@ -1,10 +1,14 @@
 //! The bytes of an object that is to be written, in the pieces in which they lie in memory: they are hashed and sent from there, and never copied together.
 //! Made by who writes a checkpoint; read by `checkpoint`.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use object_store::PutPayload;
+use tokio::sync::OnceCell;
 
 use crate::{
     ArtifactError, Location, Upload,
@@ -18,6 +22,15 @@ use crate::{
 pub struct Body {
     pieces: Vec<Bytes>,
     size: u64,
+    is_shared: bool,
+    /// What was found out once, for all clones.
+    known: Arc<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    sums: OnceCell<(String, Option<Chunks>)>,
+    stored: OnceLock<String>,
 }
 
 impl Body {
@@ -25,7 +38,28 @@ impl Body {
     #[must_use]
     pub fn new(pieces: Vec<Bytes>) -> Self {
         let size = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { pieces, size }
+        Self { pieces, size, ..Self::default() }
+    }
+
+    /// The same bytes as what other checkpoints of the job hold too: they are stored once.
+    #[must_use]
+    pub fn shared(self, is_shared: bool) -> Self {
+        Self { is_shared, ..self }
+    }
+
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Where it was stored to be shared.
+    pub(crate) fn stored(&self) -> Option<&str> {
+        self.known.stored.get().map(String::as_str)
+    }
+
+    /// It is stored there from now on: what says so otherwise, as the manifest of the checkpoint that a run began with, may be gone when the next one is written.
+    pub(crate) fn remember(&self, at: &Location) {
+        // The first place is as good as any other.
+        let _ = self.known.stored.set(at.uri().to_owned());
     }
 
     /// How many bytes it has.
@@ -45,12 +79,15 @@ impl Body {
 
     /// BLAKE3 of its bytes, and of its chunks where it has several.
     pub(crate) async fn sums(&self) -> (String, Option<Chunks>) {
-        let body = self.clone();
-        match tokio::task::spawn_blocking(move || chunks::sums(&body.pieces, body.size)).await {
-            Ok(sums) => sums,
-            // The runtime is shutting down and took no more tasks; the answer is needed all the same.
-            Err(_) => chunks::sums(&self.pieces, self.size),
-        }
+        let sums = self.known.sums.get_or_init(|| async {
+            let body = self.clone();
+            match tokio::task::spawn_blocking(move || chunks::sums(&body.pieces, body.size)).await {
+                Ok(sums) => sums,
+                // The runtime is shutting down and took no more tasks; the answer is needed all the same.
+                Err(_) => chunks::sums(&self.pieces, self.size),
+            }
+        });
+        sums.await.clone()
     }
 
     /// Writes it to a place, over an older object if there is one: readers see the old or the new one whole. Little of it is in memory twice.

@@ -8,6 +8,7 @@ use mlctl_protocol::{AttemptNumber, FencingToken, JobId, progress::Metrics, resu
 use crate::{
     ArtifactError, Body, Location, Stores, blake3_hex, digest, keys,
     manifest::{FORMAT, MAX_MANIFEST_BYTES, Manifest, Object, Role},
+    sharing,
     uri::bad_uri,
 };
 
@@ -112,7 +113,7 @@ pub struct Listing {
 }
 
 /// Writes a checkpoint into an attempt's folder. On return it is durable; after an error or a crash at any point it is either
-/// not there or whole. Writing the same state at the same step again returns the checkpoint that is there.
+/// not there or whole. Writing the same state at the same step again returns the checkpoint that is there. What is [`Body::shared`] is stored once for the checkpoints of the job.
 ///
 /// # Errors
 /// [`ArtifactError::AlreadyExists`] when the folder holds another checkpoint of that step, which stays as it was;
@@ -125,13 +126,47 @@ pub async fn write<B: Into<Body>>(
     let parts: Vec<_> = parts.into_iter().map(Part::in_pieces).collect();
     let folder = attempt.join(&keys::checkpoint(header.step))?;
     let at = folder.join(keys::MANIFEST)?;
-    let manifest = describe(&at, header, &parts).await?;
+    let mut manifest = describe(&at, header, &parts).await?;
     // Before any object is touched: overwriting those of a committed checkpoint would destroy it.
     if let Some(existing) = same_state(&at, &folder, &manifest).await? {
         return Ok(existing);
     }
-    send(&folder, parts).await?;
+    let sends = targets(attempt, &folder, parts, &mut manifest).await?;
+    send(sends).await?;
     commit(&at, &folder, &manifest).await
+}
+
+/// Where each object is to be written, if it is not stored already; has the manifest say where those lie that are shared.
+async fn targets(
+    attempt: &Location,
+    folder: &Location,
+    parts: Vec<Part<Body>>,
+    manifest: &mut Manifest,
+) -> Result<Vec<(Location, Body)>, ArtifactError> {
+    let mut parent = None;
+    if parts.iter().any(|part| part.bytes.is_shared() && part.bytes.stored().is_none()) {
+        parent = sharing::parent(attempt, manifest.parent.as_deref()).await;
+    }
+    let mut sends = Vec::with_capacity(parts.len());
+    for (Part { name, bytes, .. }, object) in parts.into_iter().zip(&mut manifest.objects) {
+        if !bytes.is_shared() {
+            sends.push((folder.join(&name)?, bytes));
+            continue;
+        }
+        let at = match sharing::stored(attempt, parent.as_ref(), (object, &bytes)).await? {
+            Some(at) => {
+                bytes.remember(&at);
+                at
+            }
+            None => {
+                let at = sharing::home(attempt, object)?;
+                sends.push((at.clone(), bytes));
+                at
+            }
+        };
+        object.uri = Some(at.uri().to_owned());
+    }
+    Ok(sends)
 }
 
 /// Creates the manifest. A try whose answer was lost may have taken effect, so what is there decides.
@@ -168,12 +203,14 @@ pub(crate) async fn commit_bytes(
     Err(ArtifactError::AlreadyExists { uri: at.uri().to_owned() })
 }
 
-async fn send(folder: &Location, parts: Vec<Part<Body>>) -> Result<(), ArtifactError> {
-    let mut sends = Vec::with_capacity(parts.len());
-    for Part { name, bytes, .. } in parts {
-        let at = folder.join(&name)?;
-        sends.push(async move { bytes.put(&at).await });
-    }
+async fn send(objects: Vec<(Location, Body)>) -> Result<(), ArtifactError> {
+    let sends = objects.into_iter().map(|(at, bytes)| async move {
+        bytes.put(&at).await?;
+        if bytes.is_shared() {
+            bytes.remember(&at);
+        }
+        Ok(())
+    });
     // An upload that has begun is let end: dropped in the middle it would leave its parts in the store.
     let sent: Vec<_> = stream::iter(sends).buffer_unordered(PARALLEL_OBJECTS).collect().await;
     sent.into_iter().collect()
@@ -183,7 +220,7 @@ async fn describe(at: &Location, header: Header, parts: &[Part<Body>]) -> Result
     let mut objects = Vec::with_capacity(parts.len());
     for Part { name, role, bytes } in parts {
         let (blake3, chunks) = bytes.sums().await;
-        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.size(), blake3, chunks });
+        objects.push(Object { name: name.clone(), role: *role, size_bytes: bytes.size(), blake3, uri: None, chunks });
     }
     manifest_of(at, header, objects)
 }
@@ -220,7 +257,11 @@ pub(crate) async fn same_state(
     ours: &Manifest,
 ) -> Result<Option<CheckpointRef>, ArtifactError> {
     let whose = |manifest: &Manifest| (manifest.job, manifest.attempt, manifest.token);
-    existing(at, folder, |theirs| whose(theirs) == whose(ours) && theirs.objects == ours.objects).await
+    let same = |theirs: &Manifest| {
+        let pairs = theirs.objects.iter().zip(&ours.objects);
+        theirs.objects.len() == ours.objects.len() && pairs.into_iter().all(|(theirs, ours)| theirs.is_like(ours))
+    };
+    existing(at, folder, |theirs| whose(theirs) == whose(ours) && same(theirs)).await
 }
 
 /// The checkpoint that is there, if it is ours. What is there decides whether anything is written, so two looks in a row must agree: an answer that was damaged on its way is no other's
@@ -277,7 +318,7 @@ pub async fn read<'a>(
     }
     let mut parts = Vec::with_capacity(manifest.objects.len());
     for object in &manifest.objects {
-        let at = folder.join(&object.name)?;
+        let at = sharing::place(&folder, object)?;
         let bytes = whole(&at, object).await?;
         parts.push(Part { name: object.name.clone(), role: object.role, bytes });
     }
@@ -306,7 +347,7 @@ pub async fn verify<'a>(stores: &Stores, which: impl Into<Which<'a>>) -> Result<
     let (folder, manifest, reference) = open(stores, which.into()).await?;
     let mut problems = Vec::new();
     for object in &manifest.objects {
-        let at = folder.join(&object.name)?;
+        let at = sharing::place(&folder, object)?;
         let problem = match at.digest().await {
             Ok(found) => compare(object, &found).err(),
             Err(ArtifactError::NotFound { .. }) => Some(MISSING.to_owned()),

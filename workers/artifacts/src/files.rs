@@ -182,7 +182,14 @@ pub async fn write(
         if size_bytes != file.size_bytes {
             return Err(ArtifactError::corrupt(&local::uri(&dir.join(&file.path)), "it was changed while it was read"));
         }
-        objects.push(Object { name: place.object.clone(), role: Role::State, size_bytes, blake3, chunks: None });
+        objects.push(Object {
+            name: place.object.clone(),
+            role: Role::State,
+            size_bytes,
+            blake3,
+            uri: None,
+            chunks: None,
+        });
     }
     let (size_bytes, blake3) = (listed.len() as u64, digest::of(&listed).await);
     objects.push(Object {
@@ -190,6 +197,7 @@ pub async fn write(
         role: Role::State,
         size_bytes,
         blake3,
+        uri: None,
         chunks: None,
     });
     let manifest = checkpoint::manifest_of(&at, header, objects)?;

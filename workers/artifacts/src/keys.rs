@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <prefix>/jobs/<job>-<instance>/<attempt>/checkpoints/<step, 12 digits>/manifest.json    written last
+//! <prefix>/jobs/<job>-<instance>/<attempt>/shared/<blake3>                                what several checkpoints of the job hold
 //! <prefix>/jobs/<job>-<instance>/model/<attempt>/{model.safetensors, config.json}         config.json written last
 //! <prefix>/jobs/<job>-<instance>/output/<attempt>/…
 //! <prefix>/doctor/…                                                                       probes, deleted at once
@@ -35,6 +36,9 @@ pub const MODEL_CONFIG: &str = "config.json";
 pub const MODEL: &str = "model.safetensors";
 /// The folder of an attempt that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of an attempt that holds what several of the job's checkpoints do, by its BLAKE3.
+pub const SHARED: &str = "shared";
 
 /// The folder of all jobs.
 #[must_use]

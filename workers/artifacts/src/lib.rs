@@ -22,6 +22,7 @@ pub mod references;
 pub mod restore;
 mod s3;
 pub mod shards;
+mod sharing;
 pub mod spool;
 mod stores;
 pub mod streams;

@@ -122,10 +122,14 @@ impl Location {
     /// # Errors
     /// [`ArtifactError::BadUri`] as [`Self::join`], and when there is no folder above.
     pub fn sibling(&self, name: &str) -> Result<Self, ArtifactError> {
-        let (Some(path), Some((uri, _))) = (self.path.parent(), self.uri.rsplit_once('/')) else {
-            return Err(bad_uri(&self.uri, "there is no folder above it"));
-        };
-        Self { path, uri: uri.to_owned(), ..self.clone() }.join(name)
+        let above = self.above().ok_or_else(|| bad_uri(&self.uri, "there is no folder above it"))?;
+        above.join(name)
+    }
+
+    /// The folder it lies in; nothing where there is none above.
+    pub(crate) fn above(&self) -> Option<Self> {
+        let (path, (uri, _)) = (self.path.parent()?, self.uri.rsplit_once('/')?);
+        Some(Self { path, uri: uri.to_owned(), ..self.clone() })
     }
 
     /// Reads an object of at most `max_bytes`. Its size is checked before anything is read.

@@ -44,7 +44,7 @@ pub struct Manifest {
     /// The metrics known when it was taken.
     #[serde(default)]
     pub metrics: Metrics,
-    /// The objects beside the manifest.
+    /// The objects, beside the manifest or shared.
     pub objects: Vec<Object>,
 }
 
@@ -59,6 +59,9 @@ pub struct Object {
     pub size_bytes: u64,
     /// BLAKE3 of its bytes, 64 hexadecimal digits.
     pub blake3: String,
+    /// Where it lies when it is shared, in a folder beside those of the job's checkpoints: several manifests name it, and it is stored once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
     /// Checksums of its chunks, where it has several and its writer knew of chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<Chunks>,
@@ -74,6 +77,15 @@ pub enum Role {
     Optimizer,
     /// Everything else: counters, random numbers, data position, configuration.
     State,
+}
+
+impl Object {
+    /// Whether it is the same object of the same bytes, wherever each of the two lies.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let content = |of: &Self| (of.name.clone(), of.role, of.size_bytes, of.blake3.clone());
+        content(self) == content(other)
+    }
 }
 
 impl Manifest {

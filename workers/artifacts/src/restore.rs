@@ -11,6 +11,7 @@ use crate::{
     ArtifactError, Location, Stores,
     checkpoint::{self, MISSING, Which, whole, wrong_size},
     manifest::{Manifest, Object},
+    sharing,
 };
 
 /// Bytes that are on their way or wait to be taken, at most, where chunks are not larger.
@@ -55,6 +56,14 @@ impl Reader {
         &self.reference
     }
 
+    /// Where one of its objects lies.
+    ///
+    /// # Errors
+    /// [`ArtifactError::BadUri`] for a name that is none.
+    pub fn place(&self, object: &Object) -> Result<Location, ArtifactError> {
+        sharing::place(&self.folder, object)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn uri(&self) -> &str {
@@ -73,7 +82,7 @@ impl Reader {
     /// [`ArtifactError::TooLarge`] beyond `max_bytes`; else as [`checkpoint::read`].
     pub async fn get(&self, name: &str, max_bytes: u64) -> Result<Option<Bytes>, ArtifactError> {
         let Some(object) = self.manifest.objects.iter().find(|object| object.name == name) else { return Ok(None) };
-        let at = self.folder.join(name)?;
+        let at = sharing::place(&self.folder, object)?;
         if object.size_bytes > max_bytes {
             let size = object.size_bytes;
             return Err(ArtifactError::TooLarge { uri: at.uri().to_owned(), size, limit: max_bytes });
@@ -92,7 +101,7 @@ impl Reader {
     ) -> Result<(), ArtifactError> {
         let mut places = Vec::new();
         for object in objects {
-            places.push(self.folder.join(&object.name)?);
+            places.push(sharing::place(&self.folder, object)?);
         }
         let sizes = places.iter().map(|at| async move { at.size().await });
         let sizes: Vec<_> = stream::iter(sizes).buffered(PARALLEL_SIZES).try_collect().await?;

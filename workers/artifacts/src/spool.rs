@@ -141,15 +141,18 @@ impl Spool {
     pub async fn write<B: Into<Body>>(&self, header: Header, parts: Vec<Part<B>>) -> Result<Kept, SpoolError> {
         let parts: Vec<_> = parts.into_iter().map(Part::in_pieces).collect();
         let known = self.inner.lock().away.as_ref().map(|absence| absence.why.clone());
+        // What waits here has all of it beside its manifest, and is sent so.
+        let here = |part: &Part<Body>| Part { bytes: part.bytes.clone().shared(false), ..part.clone() };
+        let waiting = parts.iter().map(here).collect();
         let why = match known {
             Some(why) => why,
-            None => match checkpoint::write(&self.inner.to, header.clone(), parts.clone()).await {
+            None => match checkpoint::write(&self.inner.to, header.clone(), parts).await {
                 Ok(stored) => return Ok(Kept::Stored(stored)),
                 Err(error @ ArtifactError::Unavailable { .. }) => with_causes(&error),
                 Err(error) => return Err(error.into()),
             },
         };
-        self.keep(header, parts, why).await
+        self.keep(header, waiting, why).await
     }
 
     async fn keep(&self, header: Header, parts: Vec<Part<Body>>, why: String) -> Result<Kept, SpoolError> {
@@ -541,6 +544,7 @@ mod tests {
             role: Role::State,
             size_bytes: 1000,
             blake3: crate::blake3_hex(&[1; 1000]),
+            uri: None,
             chunks: None,
         };
         assert!(copy(&from, to.clone(), &right).await.is_ok());

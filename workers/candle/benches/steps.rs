@@ -91,6 +91,7 @@ fn measure(
         loss,
         optimizer: OptimizerSpec::Adam { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 },
         max_grad_norm: None,
+        freeze: Vec::new(),
         batch_size,
         max_epochs: None,
         max_steps: Some(steps),

@@ -52,7 +52,8 @@ fn largest(gradient: &Tensor) -> Result<f32, Fault> {
     Ok(values.into_iter().map(f32::abs).fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a }))
 }
 
-fn list(names: &[&str]) -> String {
+/// Names for a message: the first ones, and how many more there are.
+pub(crate) fn list(names: &[&str]) -> String {
     let shown = names.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED) {
         0 => shown,

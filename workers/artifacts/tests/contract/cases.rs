@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use mlctl_artifacts::{
     ArtifactError, Body, Entry, Location, Stores, Upload, blake3_hex,
-    checkpoint::{self, Part},
+    checkpoint::{self, Header, Part},
     keys,
     manifest::{Manifest, Object, Role},
-    probe, publish,
+    probe, publish, references,
     restore::Reader,
 };
 
@@ -36,6 +36,7 @@ pub async fn all(stores: &Stores, prefix: &str) {
         lists_are_whole_and_sorted
         folders_are_deleted_whole
         checkpoints_are_whole_or_invisible
+        what_checkpoints_share_is_stored_once
         a_damaged_checkpoint_is_found
         what_is_needed_is_read_in_verified_pieces
         results_are_published_whole
@@ -246,6 +247,59 @@ async fn checkpoints_are_whole_or_invisible(stores: &Stores, folder: &Location) 
     let gone = checkpoint::read(stores, &second, u64::MAX).await;
     assert!(matches!(gone, Err(ArtifactError::NotFound { .. })), "{gone:?}");
     assert_eq!(stores.open(&second.uri).unwrap().list().await.unwrap(), []);
+}
+
+/// The parts of a checkpoint of which the model is shared.
+fn sharing(seed: u8) -> Vec<Part<Body>> {
+    let parts = parts(seed).into_iter().map(|Part { name, role, bytes }| {
+        let bytes = if role == Role::Model { noise(1, 17 * MIB) } else { bytes };
+        Part { name, role, bytes: Body::from(bytes).shared(role == Role::Model) }
+    });
+    parts.collect()
+}
+
+async fn what_checkpoints_share_is_stored_once(stores: &Stores, job: &Location) {
+    let [one, two] = ["1", "2"].map(|attempt| job.join(attempt).unwrap());
+    let models = || async { job.list().await.unwrap().into_iter().filter(|entry| entry.size > MIB as u64).collect() };
+    let first = checkpoint::write(&one, header(10), sharing(1)).await.unwrap();
+    let second = checkpoint::write(&one, header(20), sharing(2)).await.unwrap();
+    // A later attempt goes on naming what the one before it has stored.
+    let later = Header { parent: Some(second.uri.clone()), ..header(30) };
+    let parts = sharing(3);
+    let third = checkpoint::write(&two, later.clone(), parts.clone()).await.unwrap();
+    // Even when what it began with is gone.
+    let gone = Header { parent: Some(job.join("gone").unwrap().uri().to_owned()), ..header(40) };
+    let fourth = checkpoint::write(&two, gone, parts).await.unwrap();
+    let stored: Vec<Entry> = models().await;
+    assert!(stored.len() == 1 && stored[0].name.starts_with("1/shared/"), "{stored:?}");
+    let uri = format!("{}/{}", job.uri(), stored[0].name);
+    for (reference, seed) in [(&first, 1), (&second, 2), (&third, 3), (&fourth, 3)] {
+        let read = checkpoint::read(stores, reference, u64::MAX).await.unwrap();
+        let expected: Vec<_> = sharing(seed).iter().map(|part| part.bytes.whole()).collect();
+        assert!(read.parts.iter().map(|part| &part.bytes).eq(&expected), "step {}", reference.step);
+        assert!(checkpoint::verify(stores, reference).await.unwrap().problems.is_empty());
+        let folder = stores.open(&reference.uri).unwrap();
+        assert_eq!(references::of(&folder, "elsewhere://x").await.unwrap(), std::slice::from_ref(&uri));
+    }
+    assert_eq!(checkpoint::write(&two, later, sharing(3)).await.unwrap(), third, "the same again is the same");
+    // Who copies a checkpoint has all of it beside the manifest; and nothing outside of a job is read for it.
+    let copy = job.join("copies/of/a/checkpoint/30").unwrap();
+    let manifest = stores.open(&third.uri).unwrap().join(keys::MANIFEST).unwrap().get(u64::MAX).await.unwrap();
+    copy.join(keys::MANIFEST).unwrap().put(manifest).await.unwrap();
+    let objects = checkpoint::manifest(stores, &third).await.unwrap().objects;
+    for (object, part) in objects.iter().zip(sharing(3)) {
+        let read = checkpoint::read(stores, copy.uri(), u64::MAX).await;
+        assert!(matches!(read, Err(ArtifactError::Corrupt { .. })), "{read:?}");
+        copy.join(&object.name).unwrap().put(part.bytes.whole()).await.unwrap();
+    }
+    assert_eq!(checkpoint::read(stores, copy.uri(), u64::MAX).await.unwrap().reference.step, 30);
+    // The others go, and it stays for who needs it.
+    checkpoint::delete(stores, &first.uri).await.unwrap();
+    checkpoint::delete(stores, &second.uri).await.unwrap();
+    assert!(checkpoint::verify(stores, &third).await.unwrap().problems.is_empty());
+    stores.open(&uri).unwrap().put(noise(2, 17 * MIB)).await.unwrap();
+    let problems = checkpoint::verify(stores, &third).await.unwrap().problems;
+    assert!(problems.len() == 1 && problems[0].contains("checksum"), "{problems:?}");
 }
 
 async fn a_damaged_checkpoint_is_found(stores: &Stores, folder: &Location) {

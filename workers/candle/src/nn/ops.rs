@@ -15,7 +15,8 @@ use crate::rng::{Rng, Stream};
 /// On shapes that do not fit, and when the device refuses memory.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
-        return x.apply_op3(weight, bias, Linear { relu, wants_input: x.track_op() });
+        let [wants_input, wants_weight, wants_bias] = [x, weight, bias].map(Tensor::track_op);
+        return x.apply_op3(weight, bias, Linear { relu, wants_input, wants_weight, wants_bias });
     }
     linear_composed(x, weight, bias, relu)
 }
@@ -54,10 +55,12 @@ pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [
     }
 }
 
-/// Backward state of [`linear`]. The weight's and bias' gradients are always wanted, the input's only inside the graph.
+/// Backward state of [`linear`]. A gradient is wanted of what is in the graph: not of the model's input, nor of weights that are frozen.
 struct Linear {
     relu: bool,
     wants_input: bool,
+    wants_weight: bool,
+    wants_bias: bool,
 }
 
 impl CustomOp3 for Linear {
@@ -106,8 +109,9 @@ impl CustomOp3 for Linear {
         let grad = grad.contiguous()?;
         let grad = if self.relu { grad.apply_op2_no_bwd(&y, &WherePositive)? } else { grad };
         let to_input = if self.wants_input { Some(grad.matmul(&weight)?) } else { None };
-        let to_weight = grad.t()?.matmul(&x)?;
-        Ok((to_input, Some(to_weight), Some(grad.apply_op1_no_bwd(&SumOverRows)?)))
+        let to_weight = if self.wants_weight { Some(grad.t()?.matmul(&x)?) } else { None };
+        let to_bias = if self.wants_bias { Some(grad.apply_op1_no_bwd(&SumOverRows)?) } else { None };
+        Ok((to_input, to_weight, to_bias))
     }
 }
 

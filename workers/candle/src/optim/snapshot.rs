@@ -80,6 +80,15 @@ impl Drop for Lent {
     }
 }
 
+/// A tensor that nothing changes, as a file holds it.
+///
+/// # Errors
+/// When the device fails.
+pub fn fixed(name: &str, tensor: &Tensor) -> Result<Raw> {
+    let bytes = copied(tensor, &Spares::default())?;
+    Ok(Raw { name: name.to_owned(), dtype: Dtype::F32, shape: tensor.dims().to_vec(), bytes })
+}
+
 /// The bytes of a tensor's values as they are now, over a spare.
 pub(super) fn copied(tensor: &Tensor, spares: &Spares) -> Result<Bytes> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;

@@ -3,14 +3,21 @@
 
 use bytes::Bytes;
 use candle_core::{Device, Tensor, Var};
+use mlctl_artifacts::Body;
 use mlctl_protocol::spec::TrainSpec;
 use serde::Serialize;
 
-use super::state::{self, Content, Identity, Refusal, Restored, RunState, Told};
+use super::{
+    freeze,
+    state::{self, Content, Identity, Refusal, Restored, RunState, Told},
+};
 use crate::{
     fault::Fault,
     nn::{self, Mlp, Tensors},
-    optim::{Optimizer, Parameter},
+    optim::{
+        Optimizer, Parameter,
+        snapshot::{self, Snapshot},
+    },
 };
 
 /// A model and all that its next step depends on.
@@ -22,6 +29,8 @@ pub struct Learner {
     pub(super) frozen: Mlp,
     /// The optimizer, which owns the variables.
     pub(super) optimizer: Optimizer,
+    /// The tensors that are not trained, and their files in every checkpoint.
+    fixed: (Tensors, Vec<Body>),
     /// Where the run stands.
     pub(super) run: RunState,
 }
@@ -56,13 +65,21 @@ impl Learner {
     }
 
     fn over(spec: &TrainSpec, weights: Tensors, device: &Device) -> Result<Self, Fault> {
+        let (trained, fixed) = freeze::divide(&spec.freeze, weights)?;
+        let there = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(device)?));
+        let fixed = fixed.into_iter().map(there).collect::<candle_core::Result<Tensors>>()?;
         let var = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor.to_device(device)?)?));
-        let parameters = weights.into_iter().map(var).collect::<candle_core::Result<Vec<Parameter>>>()?;
-        let tensors = |of: fn(&Var) -> Tensor| parameters.iter().map(|(name, var)| (name.clone(), of(var))).collect();
+        let parameters = trained.into_iter().map(var).collect::<candle_core::Result<Vec<Parameter>>>()?;
+        let tensors = |of: fn(&Var) -> Tensor| {
+            let trained = parameters.iter().map(|(name, var)| (name.clone(), of(var)));
+            trained.chain(fixed.clone()).collect()
+        };
         let model = Mlp::new(&spec.model, &tensors(|var| var.as_tensor().clone()))?;
         let frozen = Mlp::new(&spec.model, &tensors(Var::as_detached_tensor))?;
         let optimizer = Optimizer::new(&spec.optimizer, parameters)?;
-        Ok(Self { model, frozen, optimizer, run: RunState::default() })
+        let raws = fixed.iter().map(|(name, tensor)| snapshot::fixed(name, tensor));
+        let files = state::frozen_files(raws.collect::<candle_core::Result<_>>()?)?;
+        Ok(Self { model, frozen, optimizer, fixed: (fixed, files), run: RunState::default() })
     }
 
     /// Where the run stands.
@@ -78,7 +95,11 @@ impl Learner {
     pub fn weights(&self) -> Result<Tensors, Fault> {
         let copy =
             |(name, var): &Parameter| Ok((name.clone(), var.as_detached_tensor().copy()?.to_device(&Device::Cpu)?));
-        Ok(self.optimizer.parameters().iter().map(copy).collect::<candle_core::Result<_>>()?)
+        let mut weights = self.optimizer.parameters().iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
+        for (name, tensor) in &self.fixed.0 {
+            weights.insert(name.clone(), tensor.to_device(&Device::Cpu)?);
+        }
+        Ok(weights)
     }
 
     /// The content of a checkpoint of this moment, over a copy of the tensors.
@@ -86,7 +107,15 @@ impl Learner {
     /// # Errors
     /// When the device fails.
     pub fn content(&self, identity: &Identity, threads: u32, config: &impl Serialize) -> Result<Content, Fault> {
-        Content::new(self.optimizer.copied()?, self.told(identity, threads, config)?)
+        self.content_of(self.optimizer.copied()?, self.told(identity, threads, config)?)
+    }
+
+    /// The content of a checkpoint of what the optimizer has kept, and of what was told of that moment.
+    ///
+    /// # Errors
+    /// When tensors are not what they say: a bug.
+    pub fn content_of(&self, snapshot: Snapshot, told: Bytes) -> Result<Content, Fault> {
+        Content::new(snapshot, &self.fixed.1, told)
     }
 
     /// What a checkpoint of this moment tells beside the tensors.

@@ -5,6 +5,7 @@ pub mod curve;
 pub mod evaluate;
 pub mod fit;
 pub mod flight;
+pub mod freeze;
 pub mod learner;
 pub mod plan;
 pub mod resume;

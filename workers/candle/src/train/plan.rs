@@ -134,6 +134,7 @@ mod tests {
             loss: Loss::Mse,
             optimizer: OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0, nesterov: false },
             max_grad_norm: None,
+            freeze: Vec::new(),
             batch_size,
             max_epochs,
             max_steps,

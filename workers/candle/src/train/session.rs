@@ -212,7 +212,7 @@ impl<'a, C: Serialize> Session<'a, C> {
         let taken = self.taken.take();
         let diverged = self.learner.optimizer.update(gradients, factor)?;
         if let (Some((run, told)), Some(kept)) = (taken, self.learner.optimizer.take_kept()) {
-            self.saver.begin(self.work.host, &run, Content::new(kept, told)?);
+            self.saver.begin(self.work.host, &run, self.learner.content_of(kept, told)?);
         }
         match diverged {
             Some(name) => Err(self.diverged(&format!("{name:?} is no longer finite"))),
@@ -227,7 +227,7 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
         let Self { work, learner, saver, taken, .. } = self;
         let left = match taken.take() {
-            Some((run, told)) => saver.save(work.host, &run, || Content::new(learner.optimizer.copied()?, told)),
+            Some((run, told)) => saver.save(work.host, &run, || learner.content_of(learner.optimizer.copied()?, told)),
             None => saver.land(work.host),
         };
         if let Err(fault) = left {

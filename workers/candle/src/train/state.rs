@@ -14,7 +14,12 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{bundle::tensors, fault::Fault, nn::Tensors, optim::snapshot::Snapshot};
+use crate::{
+    bundle::tensors::{self, Raw},
+    fault::Fault,
+    nn::Tensors,
+    optim::snapshot::Snapshot,
+};
 
 /// The version of `state.json` this build reads and writes.
 pub const STATE_FORMAT: u32 = 1;
@@ -118,11 +123,13 @@ impl Identity {
         // What a job without it lacks, and so did jobs of earlier releases.
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
+        let freeze = (!spec.freeze.is_empty()).then(|| ("freeze", raw(serde_json::to_string(&spec.freeze))));
         let stream = spec.stream.iter().map(|stream| ("stream", raw(serde_json::to_string(stream))));
         let fields = fields
             .into_iter()
             .chain(init)
             .chain(norm)
+            .chain(freeze)
             .chain(stream)
             .map(|(name, text)| text.map(|text| (name.to_owned(), text)));
         let uri = match &spec.data {
@@ -287,15 +294,27 @@ fn cannot(what: &str, error: &dyn std::fmt::Display) -> Fault {
     Fault::new(ExitClass::Crash, format!("{what} cannot be written: {error}"))
 }
 
+fn files(what: &str, tensors: Vec<Raw>) -> Result<Vec<Body>, Fault> {
+    tensors::files(tensors, SHARD_BYTES).map_err(|error| cannot(what, &error))
+}
+
+/// The files of tensors that are not trained, which are the same in each checkpoint.
+///
+/// # Errors
+/// When tensors are not what they say: a bug.
+pub fn frozen_files(tensors: Vec<Raw>) -> Result<Vec<Body>, Fault> {
+    Ok(files("the frozen part of the model", tensors)?.into_iter().map(|file| file.shared(true)).collect())
+}
+
 impl Content {
-    /// The content of a checkpoint of some tensors, over their memory, and of what was told of that moment.
+    /// The content of a checkpoint of some tensors, over their memory, of those that are frozen, and of what was told of that moment.
     ///
     /// # Errors
     /// When tensors are not what they say: a bug.
-    pub fn new(snapshot: Snapshot, state: Bytes) -> Result<Self, Fault> {
-        let file = |what: &str, tensors| tensors::files(tensors, SHARD_BYTES).map_err(|e| cannot(what, &e));
+    pub fn new(snapshot: Snapshot, frozen: &[Body], state: Bytes) -> Result<Self, Fault> {
         let (model, optimizer) =
-            (file("the model", snapshot.model)?, file("the optimizer's state", snapshot.optimizer)?);
+            (files("the model", snapshot.model)?, files("the optimizer's state", snapshot.optimizer)?);
+        let model = frozen.iter().cloned().chain(model).collect();
         Ok(Self { model, optimizer, state })
     }
 }

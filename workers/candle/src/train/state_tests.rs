@@ -19,6 +19,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
         loss: Loss::Mse,
         optimizer: OptimizerSpec::Sgd { learning_rate, momentum: 0.0, weight_decay: 0.0, nesterov: false },
         max_grad_norm: None,
+        freeze: Vec::new(),
         batch_size: 5,
         max_epochs: Some(1),
         max_steps: None,

@@ -1,7 +1,7 @@
 //! The promise of resume: a run that is stopped, killed or interrupted anywhere, any number of times, ends with the same bits, the
 //! same metrics and the same evaluation as one that was never touched.
 
-use super::common::{Memory, Problem, Recorder, bits};
+use super::common::{Memory, Problem, Recorder, bits, found};
 use mlctl_protocol::{
     ExitClass,
     message::StopClass,
@@ -72,6 +72,9 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             }
             _ => problem.spec.optimizer = adamw.clone(),
         }
+        if round % 5 == 0 {
+            problem.spec.freeze = vec!["layer1.*".into()];
+        }
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
         problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));
@@ -99,6 +102,32 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
         };
         assert_same(&resumed, &whole, &format!("round {round}, {attempts} attempts"));
     }
+}
+
+#[test]
+fn frozen_tensors_stay_and_the_others_learn_the_same() {
+    let mut problem = Problem::classes();
+    problem.spec.optimizer =
+        OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.0, weight_decay: 0.0, nesterov: false };
+    (problem.spec.max_steps, problem.policy.every_steps) = (Some(1), Some(1));
+    let free = bits(&undisturbed(&problem));
+    problem.spec.freeze = vec!["layer1.*".into(), "layer2.bias".into()];
+    let begun = mlworker::nn::initial(&problem.spec.model, problem.spec.seed, &candle_core::Device::Cpu).unwrap();
+    let is_frozen = |name: &str| name.starts_with("layer1.") || name == "layer2.bias";
+    let frozen = bits(&undisturbed(&problem));
+    for (name, values) in &frozen {
+        let begun: Vec<f32> = begun[name].flatten_all().unwrap().to_vec1().unwrap();
+        let begun: Vec<u32> = begun.into_iter().map(f32::to_bits).collect();
+        assert_eq!(*values == begun, is_frozen(name), "{name}");
+        assert_eq!(*values == free[name], !is_frozen(name), "{name}: the first step of the others is the same");
+    }
+    // Of each checkpoint the first file is that of the frozen tensors, and the optimizer knows nothing of them.
+    problem.spec.max_steps = Some(6);
+    let mut vault = Memory::default();
+    problem.attempt(&Recorder::default(), &mut vault).unwrap();
+    let files: Vec<_> = vault.kept.values().map(|content| content.model[0].whole()).collect();
+    assert!(files.len() == 6 && files.iter().all(|file| *file == files[0]));
+    assert!(vault.kept.values().all(|content| found(content).optimizer.keys().all(|name| !is_frozen(name))));
 }
 
 #[test]

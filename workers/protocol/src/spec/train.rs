@@ -25,6 +25,10 @@ pub struct TrainSpec {
     /// What its weights are at the beginning; fresh ones, drawn by the seed, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitSpec>,
+    /// Tensors that stay as they are, by their names in the model: `layer1.*`, where `*` stands for any text. Checkpoints store them once. None when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub freeze: Vec<String>,
     /// What to train on.
     pub data: DataSource,
     /// Reads the rows while training, for data that is larger than memory; all are in memory when absent.
