@@ -1,7 +1,5 @@
 //! Handlers about a job's checkpoints: list, show, verify, take one now. Called by the router. Nothing here is larger than a manifest: objects are read back in pieces.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State};
 use mlctl_artifacts::{ArtifactError, checkpoint, manifest::Role};
 use mlctl_protocol::{JobId, result::CheckpointRef};
@@ -14,10 +12,6 @@ use super::{
     view,
 };
 use crate::{store::StoreError, supervisor::Judged};
-
-/// How often it is looked whether a damaged checkpoint is on record, and the pause between two looks.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// `GET /v1/jobs/{job}/checkpoints`.
 pub(super) async fn list(State(api): State<Context>, Named(id): Named) -> Result<Json<CheckpointList>, Failure> {
@@ -97,15 +91,9 @@ async fn problems(api: &Shared, found: &CheckpointRef) -> Result<Vec<String>, Fa
     }
 }
 
-/// Whether a checkpoint is still on record a while later: the objects of one that is deleted go before its row does.
+/// Whether a checkpoint is still on record: the row of one that is deleted goes before its objects do.
 async fn stays(api: &Shared, id: JobId, checkpoint: &CheckpointRef) -> Result<bool, StoreError> {
-    for _ in 0..LOOKS {
-        if !api.store.checkpoints(id).await?.iter().any(|(_, kept)| kept.uri == checkpoint.uri) {
-            return Ok(false);
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-    Ok(true)
+    Ok(api.store.checkpoints(id).await?.iter().any(|(_, kept)| kept.uri == checkpoint.uri))
 }
 
 fn none(id: JobId, step: Option<u64>) -> Failure {

@@ -125,12 +125,15 @@ impl From<StoreError> for Failure {
                 message,
                 format!("`mlctl queue drain {name}` takes no more; `mlctl ls --queue {name}` shows what is left"),
             ),
+            StoreError::NoCheckpoint { job, .. } => {
+                Self::new(ErrorCode::NotFound, message, format!("`mlctl checkpoint ls {job}` lists what is kept"))
+            }
             StoreError::NoModel(_) => Self::new(ErrorCode::NotFound, message, "`mlctl model ls` lists every model"),
             StoreError::NoVersion { model, .. } => {
                 Self::new(ErrorCode::NotFound, message, format!("`mlctl model show {model}` lists its versions"))
             }
             StoreError::VersionInUse { .. } => {
-                Self::new(ErrorCode::WrongState, message, "wait until it has ended, or cancel it")
+                Self::new(ErrorCode::WrongState, message, "wait until the job has ended, or remove the schedule")
             }
             StoreError::Ambiguous { .. } => {
                 Self::new(ErrorCode::Ambiguous, message, "`mlctl ls` shows the ids of jobs and their names")

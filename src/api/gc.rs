@@ -22,7 +22,10 @@ use super::{
     extract::Sent,
     types::{DEFAULT_GRACE_SECONDS, ErrorCode, GarbageView, GcRequest, GcView, SCHEMA, SumView},
 };
-use crate::registry::gc::{Collected, GcError, Sum, Terms};
+use crate::{
+    registry::gc::{Collected, GcError, Sum, Terms},
+    scheduler::dispatch::DAMAGED_HINT,
+};
 
 /// How often it is said how far it has come.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -123,6 +126,7 @@ impl From<GcError> for Failure {
         let message = error.to_string();
         match error {
             GcError::Busy => Self::new(ErrorCode::Busy, message, "wait until it is over, and ask again"),
+            GcError::Unsound => Self::new(ErrorCode::Damaged, message, DAMAGED_HINT),
             GcError::Store(error) => error.into(),
             GcError::Artifact(error) => error.into(),
             GcError::Unreadable(cause) => Self::new(

@@ -41,6 +41,7 @@ pub(super) async fn register(
     NamedModel(name): NamedModel,
     Sent(RegisterRequest { job, step }): Sent<RegisterRequest>,
 ) -> Result<Json<VersionView>, Failure> {
+    api.check_sound()?;
     if let Some(problem) = rules::model_name(&name) {
         return Err(Failure::bad_request(problem.message, problem.hint.unwrap_or_default()));
     }
@@ -55,6 +56,7 @@ pub(super) async fn remove(
     Extension(peer): Extension<Peer>,
     NamedVersion { model, version }: NamedVersion,
 ) -> Result<Json<VersionView>, Failure> {
+    api.check_sound()?;
     let removed = api.store.remove_version(&model, version, peer.uid).await?;
     Ok(Json(view(removed, &api.scene())))
 }
@@ -96,11 +98,6 @@ impl From<RegistryError> for Failure {
             RegistryError::NoModel(job) => {
                 Self::new(ErrorCode::NotFound, message, format!("`mlctl show {job}` shows where it stands"))
             }
-            RegistryError::NoCheckpoint { job, .. } => Self::new(
-                ErrorCode::NotFound,
-                message,
-                format!("`mlctl checkpoint ls {job}` lists those that are kept"),
-            ),
             RegistryError::Damaged { job, .. } => {
                 Self::new(ErrorCode::Storage, message, format!("`mlctl checkpoint verify {job}` finds what is whole"))
             }

@@ -140,11 +140,22 @@ async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Re
     };
     Ok(match place(api, from, &roots, Kind::Model).await {
         Ok(kept) => {
-            *from = kept;
+            *from = as_stored(api, kept).await;
             None
         }
         Err(wrong) => Some(wrong.at(path)),
     })
+}
+
+/// The URI of weights: in this daemon's own storage as it names them itself, whatever links led there, since what is needed is known by name.
+async fn as_stored(api: &Shared, kept: String) -> String {
+    let prefix = api.config.storage_url.trim_end_matches('/');
+    let (Ok(Some(own)), Ok(Some(path))) = (uri::to_path(prefix), uri::to_path(&kept)) else { return kept };
+    let (Ok(own), Ok(real)) = (fs::canonicalize(own).await, fs::canonicalize(path).await) else { return kept };
+    match real.strip_prefix(&own).ok().and_then(Path::to_str) {
+        Some(rest) if !rest.is_empty() => format!("{prefix}/{rest}"),
+        _ => kept,
+    }
 }
 
 /// What is wrong with something named, and what to do.

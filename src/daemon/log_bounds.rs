@@ -129,7 +129,7 @@ impl<W: Write> Write for Line<W> {
             LogFormat::Text => text(line, note.as_deref()),
             LogFormat::Json => json(line, note.as_deref()),
         };
-        // Nobody can be told, and the work goes on: a full disk or a pipe that nobody reads is no reason to end it. Told of an error, the library would panic over it.
+        // Nobody can be told, and the work goes on: a full disk or a pipe whose reader has gone is no reason to end it. Told of an error, the library would panic over it.
         let _ = self.out.write_all(&bounded);
         Ok(line.len())
     }

@@ -89,7 +89,9 @@ impl Knobs {
         self.max_queued.send_replace(settings.limits.max_queued);
         self.retention.send_replace(retention(settings));
         self.check_every.send_replace(check_every(settings));
-        self.collection.send_replace(collection(settings));
+        // Who is told collects at once.
+        let collection = collection(settings);
+        self.collection.send_if_modified(|plan| std::mem::replace(plan, collection) != collection);
         self.plan.send_replace(offline::plan(settings));
     }
 }
@@ -347,6 +349,19 @@ mod tests {
         new.backup.keep += 1;
         new.log.level = "trace".into();
         new
+    }
+
+    #[test]
+    fn a_reload_that_leaves_the_collection_as_it_is_begins_none() {
+        let mut settings = settings();
+        let knobs = Knobs::new(&settings, &Machine::default());
+        let plan = knobs.collection.subscribe();
+        settings.check_hours += 1;
+        knobs.turn(&settings, 7);
+        assert!(!plan.has_changed().unwrap());
+        settings.retention.gc_hours += 1;
+        knobs.turn(&settings, 7);
+        assert!(plan.has_changed().unwrap() && *plan.borrow() == collection(&settings));
     }
 
     #[test]

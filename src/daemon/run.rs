@@ -206,12 +206,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         dispatch: dispatch.clone(),
         vault,
         registry: Registry::new(store.clone(), artifacts.clone()),
-        collector: Collector::new(
-            store.clone(),
-            artifacts.clone(),
-            clock.clone(),
-            settings.storage.url.trim_end_matches('/').to_owned(),
-        ),
+        collector: collector(&settings, &store, &artifacts, &clock, &dispatch),
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
@@ -236,6 +231,24 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     outcome
 }
 
+/// Who deletes what is stored and nothing needs.
+fn collector(
+    settings: &Settings,
+    store: &Store,
+    artifacts: &Stores,
+    clock: &Arc<dyn Clock>,
+    dispatch: &Dispatch,
+) -> Collector {
+    let storage_url = settings.storage.url.trim_end_matches('/').to_owned();
+    Collector::new(store.clone(), artifacts.clone(), clock.clone(), storage_url, is_sound(dispatch))
+}
+
+/// Says whether the database is not known to be damaged.
+fn is_sound(dispatch: &Dispatch) -> registry::IsSound {
+    let dispatch = dispatch.clone();
+    Arc::new(move || dispatch.standing().frozen.is_none())
+}
+
 async fn close(store: &Store, stop: &Stop) {
     if timeout(STOP_LIMIT, stop.hard.run_until_cancelled(store.close())).await.is_err() {
         warn!("the database did not close in time");
@@ -253,13 +266,11 @@ fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &Cance
     let keeper = Keeper { store: store.clone(), supervisor: supervisor.clone(), clock: clock.clone(), retention };
     let deadlines = Deadlines { store: store.clone(), clock };
     let check_every = knobs.check_every.subscribe();
-    let watched = dispatch.clone();
-    let is_sound = move || watched.standing().frozen.is_none();
     vec![
         Part::spawn("cron", cron::run(cron, dispatch.clone(), stop.clone())),
         Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
-        Part::spawn("registrar", registry::register_all(registry, stop.clone())),
-        Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), is_sound, stop.clone())),
+        Part::spawn("registrar", registry::register_all(registry, is_sound(&dispatch), stop.clone())),
+        Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), stop.clone())),
         Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),
         Part::spawn("drain", drain::run(dispatch.clone(), supervisor, stop_daemon, stop.clone())),

@@ -55,3 +55,9 @@ impl Content {
         (self.job, &self.uri) == (other.job, &other.uri)
     }
 }
+
+/// Whether a URI is this one, or lies in the folder that it is.
+#[must_use]
+pub fn is_within(uri: &str, root: &str) -> bool {
+    uri.strip_prefix(root.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

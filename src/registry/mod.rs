@@ -4,6 +4,8 @@
 pub mod gc;
 mod registrar;
 
+use std::sync::Arc;
+
 use mlctl_artifacts::{ArtifactError, Stores, checkpoint, keys};
 use mlctl_protocol::{
     JobId,
@@ -18,6 +20,9 @@ use crate::{
     },
     store::{JobDetail, ModelVersion, NewVersion, Store, StoreError},
 };
+
+/// Whether the database may be relied on.
+pub type IsSound = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Models and their versions. Cheap to clone.
 #[derive(Clone)]
@@ -38,14 +43,6 @@ pub enum RegistryError {
     /// The job has no final model.
     #[error("job {0} has published no model")]
     NoModel(JobId),
-    /// The job keeps no checkpoint of that step.
-    #[error("job {job} keeps no checkpoint of step {step}")]
-    NoCheckpoint {
-        /// The job.
-        job: JobId,
-        /// The step.
-        step: u64,
-    },
     /// What is stored is not whole.
     #[error("what job {job} has stored is damaged: {what}")]
     Damaged {
@@ -84,7 +81,7 @@ impl Registry {
         let Some(step) = step else { return self.of_model(detail).await };
         let kept = self.store.checkpoints(id).await?;
         let found = kept.into_iter().map(|(_, found)| found).find(|found| found.step == step);
-        self.of_checkpoint(detail, &found.ok_or(RegistryError::NoCheckpoint { job: id, step })?).await
+        self.of_checkpoint(detail, &found.ok_or(StoreError::NoCheckpoint { job: id, step })?).await
     }
 
     async fn of_model(&self, detail: JobDetail) -> Result<Content, RegistryError> {

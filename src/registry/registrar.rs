@@ -1,13 +1,16 @@
 //! Registers the models of jobs whose spec asks for it, when they have succeeded: woken by changes, and by the clock only while one could not be read. Run once by the daemon's lifecycle.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use mlctl_protocol::JobId;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Registry, RegistryError};
+use super::{IsSound, Registry, RegistryError};
 use crate::{
     domain::{Uid, causes},
     store::StoreError,
@@ -22,18 +25,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a job is left alone whose model could not be read.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// Registers until `stop`.
-pub async fn run(registry: Registry, stop: CancellationToken) {
+/// Registers until `stop`, and nothing while the database is not to be relied on.
+pub async fn run(registry: Registry, is_sound: IsSound, stop: CancellationToken) {
     let mut changes = registry.store.changes();
     let mut failed = BTreeMap::new();
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
-        if let Some(Err(error)) = stop.run_until_cancelled(round(&registry, &mut failed)).await {
-            warn!(error = causes(&error), "models cannot be registered for the moment");
-        }
+        let next = if is_sound() {
+            if let Some(Err(error)) = stop.run_until_cancelled(round(&registry, &mut failed)).await {
+                warn!(error = causes(&error), "models cannot be registered for the moment");
+            }
+            failed.values().min().copied()
+        } else {
+            Some(Instant::now() + AGAIN)
+        };
         stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-        let next = failed.values().min().copied();
         let waited = async {
             tokio::select! {
                 // The sender lives in the store, which the registry holds.
@@ -48,10 +55,12 @@ pub async fn run(registry: Registry, stop: CancellationToken) {
 /// Registers what there is. `failed`: until when jobs are left alone.
 async fn round(registry: &Registry, failed: &mut BTreeMap<JobId, Instant>) -> Result<(), StoreError> {
     let mut after = JobId(0);
+    let mut listed = BTreeSet::new();
     loop {
         let page = registry.store.unregistered(after, PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
+        let Some((last, _)) = page.last() else { break };
         after = *last;
+        listed.extend(page.iter().map(|(job, _)| *job));
         for (job, model) in page {
             if failed.get(&job).is_some_and(|until| *until > Instant::now()) {
                 continue;
@@ -73,5 +82,40 @@ async fn round(registry: &Registry, failed: &mut BTreeMap<JobId, Instant>) -> Re
                 }
             }
         }
+    }
+    // Of one that was removed, or registered by a person, nothing is left to wait for.
+    failed.retain(|job, _| listed.contains(job));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use mlctl_protocol::{ExitClass, JobSpec, spec::Work};
+
+    use super::*;
+    use crate::registry::gc::tests::World;
+
+    #[tokio::test]
+    async fn a_job_that_could_not_be_registered_is_forgotten_once_it_is_removed() {
+        let mut world = World::new().await;
+        let registers = |spec: &mut JobSpec| {
+            if let Work::Train(train) = &mut spec.work {
+                train.register = Some("m".into());
+            }
+        };
+        world.submit_with(None, registers).await;
+        let id = JobId(1);
+        world.claim(id).await;
+        world.end(id, ExitClass::Ok).await;
+        let config = format!("{}/model/1/config.json", world.home(id));
+        world.stores.open(&config).unwrap().delete().await.unwrap();
+        let mut failed = BTreeMap::new();
+        round(&world.registry, &mut failed).await.unwrap();
+        assert_eq!(failed.keys().collect::<Vec<_>>(), [&id]);
+        round(&world.registry, &mut failed).await.unwrap();
+        assert_eq!(failed.len(), 1, "it is tried again later");
+        world.remove(id).await;
+        round(&world.registry, &mut failed).await.unwrap();
+        assert_eq!(failed, BTreeMap::new());
     }
 }

@@ -258,7 +258,8 @@ pub(super) enum Ask {
     Forget {
         job: JobId,
         uris: Vec<String>,
-        reply: Reply<()>,
+        /// With those that are forgotten.
+        reply: Reply<Vec<String>>,
     },
     EditQueue {
         name: String,
@@ -354,10 +355,10 @@ impl Ask {
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
-            | Self::Forget { reply, .. }
             | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.send(),
+            Self::Forget { reply, .. } => reply.send(),
             Self::Register { reply, .. } => reply.send(),
             Self::Unregister { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } => reply.send(),
@@ -379,10 +380,10 @@ impl Ask {
             Self::Beat { reply, .. }
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
-            | Self::Forget { reply, .. }
             | Self::AssignDevice { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.fail(error),
+            Self::Forget { reply, .. } => reply.fail(error),
             Self::Register { reply, .. } => reply.fail(error),
             Self::Unregister { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } => reply.fail(error),

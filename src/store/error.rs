@@ -49,6 +49,14 @@ pub enum StoreError {
         /// How many.
         jobs: u64,
     },
+    /// The job keeps no checkpoint of that step.
+    #[error("job {job} keeps no checkpoint of step {step}")]
+    NoCheckpoint {
+        /// The job.
+        job: JobId,
+        /// The step.
+        step: u64,
+    },
     /// There is no such model.
     #[error("no model {0}")]
     NoModel(String),
@@ -60,8 +68,8 @@ pub enum StoreError {
         /// The version.
         version: u32,
     },
-    /// A job that has not ended begins with the version.
-    #[error("a job that has not ended begins with version {version} of model {model}")]
+    /// A job that has not ended begins with the version, or one of a schedule.
+    #[error("a job that has not ended, or one of a schedule, begins with version {version} of model {model}")]
     VersionInUse {
         /// The model.
         model: String,

@@ -449,11 +449,11 @@ impl Store {
         read::checkpoints(&self.inner.readers, id).await
     }
 
-    /// Forgets checkpoints whose objects were deleted.
+    /// Forgets checkpoints whose objects are to be deleted, but for the newest and those that are needed for something else. Returns those that are forgotten.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    pub async fn forget_checkpoints(&self, id: JobId, uris: Vec<String>) -> Result<(), StoreError> {
+    pub async fn forget_checkpoints(&self, id: JobId, uris: Vec<String>) -> Result<Vec<String>, StoreError> {
         self.ask(|reply| Ask::Forget { job: id, uris, reply }).await
     }
 

@@ -11,6 +11,7 @@ use super::{
     ask::Ask,
     batch::Batch,
     error::Fault,
+    kept::is_begun_with,
     rows::{Cell, Fields, RowError, Rows, integer, seal},
 };
 use crate::domain::{Uid, registry::Content};
@@ -141,6 +142,7 @@ struct Held {
     last_version: u32,
     /// As it was read; none of a new one.
     last_version_before: Option<u32>,
+    /// Those that are asked for.
     versions: Vec<HeldVersion>,
 }
 
@@ -152,7 +154,7 @@ struct HeldVersion {
     /// As stored: a number in it is not parsed and written again.
     content: String,
     is_changed: bool,
-    /// A job that has not ended begins with it.
+    /// A job that has not ended begins with it, or one of a schedule.
     is_used: bool,
 }
 
@@ -160,17 +162,39 @@ struct HeldVersion {
 #[derive(Default)]
 pub(super) struct HeldModels(BTreeMap<String, Held>);
 
+/// Which versions a group of commands is about.
+#[derive(Default)]
+pub(super) struct Wanted<'a> {
+    models: BTreeSet<&'a str>,
+    same: Rows,
+    numbered: Rows,
+}
+
+impl<'a> Wanted<'a> {
+    /// Those of the same as one that is to be registered.
+    pub(super) fn same(&mut self, new: &'a NewVersion) {
+        let NewVersion { model, content, .. } = new;
+        self.models.insert(model);
+        self.same.push(&[model.into(), content.job.into(), (&content.uri).into()]);
+    }
+
+    /// The one of this number.
+    pub(super) fn numbered(&mut self, model: &'a str, version: u32) {
+        self.models.insert(model);
+        self.numbered.push(&[model.into(), version.into()]);
+    }
+}
+
 impl HeldModels {
-    /// Reads the models of these names with all their versions.
-    pub(super) async fn load(conn: &mut SqliteConnection, names: &BTreeSet<&str>) -> Result<Self, Fault> {
+    /// Reads the models that are asked for, each with those of its versions that are.
+    pub(super) async fn load(conn: &mut SqliteConnection, wanted: Wanted<'_>) -> Result<Self, Fault> {
         let mut models = Self::default();
-        if names.is_empty() {
+        if wanted.models.is_empty() {
             return Ok(models);
         }
-        let mut wanted = Rows::default();
-        names.iter().for_each(|name| wanted.push(&[(*name).into()]));
-        let wanted = wanted.finish();
-        for row in &sqlx::query(LOAD).bind(wanted.clone()).fetch_all(&mut *conn).await? {
+        let mut names = Rows::default();
+        wanted.models.iter().for_each(|name| names.push(&[(*name).into()]));
+        for row in &sqlx::query(LOAD).bind(names.finish()).fetch_all(&mut *conn).await? {
             let fields = Fields { row, table: "models", id: 0 };
             let last_version = fields.number("last_version")?;
             let held = Held {
@@ -181,7 +205,8 @@ impl HeldModels {
             };
             models.0.insert(fields.get("name")?, held);
         }
-        for row in &sqlx::query(LOAD_VERSIONS).bind(wanted).fetch_all(conn).await? {
+        let versions = sqlx::query(LOAD_VERSIONS).bind(wanted.same.finish()).bind(wanted.numbered.finish());
+        for row in &versions.fetch_all(conn).await? {
             let fields = Fields::new(row, "model_versions", "id")?;
             let (content, is_used) = (fields.get("content")?, fields.get("is_used")?);
             let (id, row) = (Some(fields.id), version(row)?);
@@ -311,7 +336,8 @@ const KNOWN: &str = "SELECT id FROM models WHERE name = ?1";
 pub(super) const UNREGISTERED: &str = "SELECT begun.job_id, begun.registers FROM job_specs AS begun INDEXED BY job_specs_registers \
      CROSS JOIN jobs ON jobs.id = begun.job_id AND jobs.state = 'succeeded' AND jobs.model IS NOT NULL \
      WHERE begun.registers IS NOT NULL AND begun.job_id > ?1 \
-     AND NOT EXISTS (SELECT 1 FROM model_versions AS version WHERE version.job_id = begun.job_id AND version.model = begun.registers) \
+     AND NOT EXISTS (SELECT 1 FROM model_versions AS version WHERE version.job_id = begun.job_id AND version.model = begun.registers \
+     AND version.content ->> '$.step' IS NULL) \
      ORDER BY begun.job_id LIMIT ?2 + 0";
 
 pub(super) const LOAD: &str =
@@ -320,9 +346,13 @@ pub(super) const LOAD: &str =
 pub(super) const LOAD_VERSIONS: &str = concat!(
     "SELECT ",
     version_columns!(),
-    ", EXISTS (SELECT 1 FROM job_specs AS begins CROSS JOIN jobs ON jobs.id = begins.job_id AND jobs.finished_us IS NULL \
-     WHERE begins.weights >= version.uri AND begins.weights < version.uri || '0') AS is_used \
-     FROM model_versions AS version WHERE version.model IN (SELECT value ->> 0 FROM jsonb_each(?1)) ORDER BY version.model, version.version"
+    ", ",
+    is_begun_with!("version.uri"),
+    " AS is_used FROM model_versions AS version WHERE version.id IN ( \
+     SELECT same.id FROM jsonb_each(?1) AS new CROSS JOIN model_versions AS same ON same.job_id = new.value ->> 1 \
+     AND same.model = new.value ->> 0 AND same.content ->> '$.uri' = new.value ->> 2 \
+     UNION SELECT old.id FROM jsonb_each(?2) AS gone CROSS JOIN model_versions AS old ON old.model = gone.value ->> 0 \
+     AND old.version = gone.value ->> 1) ORDER BY version.id"
 );
 
 const NEW: &str = "

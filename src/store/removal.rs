@@ -239,7 +239,7 @@ pub(super) const IS_PRUNABLE: &str = concat!(
 
 pub(super) const CUT: &str = "DELETE FROM events WHERE id <= ?1";
 
-/// Without those that a job waits for which has not ended, or of which a checkpoint is what one begins with, or a version of a model.
+/// Without those that a job waits for which has not ended, or of which a checkpoint is what one begins with, or a schedule, or a version of a model.
 pub(super) const OLDEST: &str = concat!(
     "SELECT id, finished_us FROM jobs WHERE finished_us IS NOT NULL AND array_id IS NULL AND NOT EXISTS ( \
      SELECT 1 FROM dependencies AS waits CROSS JOIN jobs AS waiter ON waiter.id = waits.job_id \

@@ -5,7 +5,9 @@ use mlctl_protocol::JobId;
 use super::{
     Store, StoreError,
     error::Fault,
+    kept::within,
     rows::{Fields, RowError, integer},
+    types::TOKEN_BITS,
 };
 
 /// What is on record of a job's folder.
@@ -15,14 +17,18 @@ pub struct StoredRoots {
     pub is_known: bool,
     /// The starts of the job, and whether the last is under way; none when it was removed.
     pub attempts: Option<(u32, bool)>,
+    /// The epochs in which the job ran.
+    pub epochs: Vec<u32>,
     /// URIs of checkpoints on record.
     pub checkpoints: Vec<String>,
     /// The folder of its model, and the file of its predictions.
     pub model: Option<String>,
     /// See `model`.
     pub output: Option<String>,
-    /// What jobs that have not succeeded, and schedules, begin with in this folder.
+    /// What jobs that have not succeeded begin with in this folder.
     pub weights: Vec<String>,
+    /// What the jobs of schedules begin with in this folder.
+    pub scheduled: Vec<String>,
     /// What versions of models hold in this folder.
     pub versions: Vec<String>,
 }
@@ -48,10 +54,11 @@ impl Store {
             let (attempts, model, output) = read().map_err(Fault::from)?;
             (roots.attempts, roots.model, roots.output) = (Some(attempts), model, output);
         }
+        let epochs: Vec<i64> = sqlx::query_scalar(EPOCHS).bind(id).bind(TOKEN_BITS).fetch_all(&mut *snapshot).await?;
+        roots.epochs = epochs.into_iter().filter_map(|epoch| epoch.try_into().ok()).collect();
         roots.checkpoints = sqlx::query_scalar(CHECKPOINTS).bind(id).fetch_all(&mut *snapshot).await?;
         roots.weights = sqlx::query_scalar(WEIGHTS).bind(home).fetch_all(&mut *snapshot).await?;
-        let scheduled: Vec<String> = sqlx::query_scalar(SCHEDULED).bind(home).fetch_all(&mut *snapshot).await?;
-        roots.weights.extend(scheduled);
+        roots.scheduled = sqlx::query_scalar(SCHEDULED).bind(home).fetch_all(&mut *snapshot).await?;
         roots.versions = sqlx::query_scalar(VERSIONS).bind(home).fetch_all(&mut *snapshot).await?;
         snapshot.rollback().await?;
         Ok(roots)
@@ -77,14 +84,14 @@ impl Store {
 pub(super) const IS_KNOWN: &str = "SELECT ?1 <= last_job_id FROM instance";
 pub(super) const JOB: &str =
     "SELECT id, state, attempt, model ->> 'uri' AS model, output ->> 'uri' AS output FROM jobs WHERE id = ?1";
+pub(super) const EPOCHS: &str = "SELECT DISTINCT token >> ?2 FROM attempts WHERE job_id = ?1";
 pub(super) const CHECKPOINTS: &str = "SELECT uri FROM checkpoints WHERE job_id = ?1";
-pub(super) const WEIGHTS: &str = "SELECT DISTINCT begins.weights FROM job_specs AS begins \
-     CROSS JOIN jobs ON jobs.id = begins.job_id AND jobs.state <> 'succeeded' \
-     WHERE begins.weights >= ?1 AND begins.weights < ?1 || '0'";
-/// Schedules are few.
-const SCHEDULED: &str = "SELECT weights FROM ( \
-     SELECT coalesce(spec ->> '$.train.init.from', spec ->> '$.infer.model.from') AS weights FROM schedules) \
-     WHERE weights >= ?1 AND weights < ?1 || '0'";
-pub(super) const VERSIONS: &str = "SELECT uri FROM model_versions WHERE uri >= ?1 AND uri < ?1 || '0'";
+pub(super) const WEIGHTS: &str = concat!(
+    "SELECT DISTINCT begins.weights FROM job_specs AS begins \
+     CROSS JOIN jobs ON jobs.id = begins.job_id AND jobs.state <> 'succeeded' WHERE ",
+    within!("begins.weights", "?1")
+);
+pub(super) const SCHEDULED: &str = concat!("SELECT DISTINCT weights FROM schedules WHERE ", within!("weights", "?1"));
+pub(super) const VERSIONS: &str = concat!("SELECT uri FROM model_versions WHERE ", within!("uri", "?1"));
 pub(super) const ALL_CHECKPOINTS: &str = "SELECT id, uri FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0";
 const ALL_VERSIONS: &str = "SELECT uri FROM model_versions WHERE uri IS NOT NULL";

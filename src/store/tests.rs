@@ -162,6 +162,10 @@ async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)])
             "own",
             "i",
             "schedules",
+            "timed",
+            "begins",
+            "this",
+            "version",
             "ticks",
             "missed_ticks",
             "missed",
@@ -216,18 +220,29 @@ async fn what_is_needed_is_found_without_a_walk() {
         ("checkpoints and who needs them", kept::KEPT),
         ("what is begun from", kept::BEGUN_FROM),
         ("what versions hold", kept::VERSIONS_OF),
+        ("checkpoints that are needed", kept::NEEDED),
+        ("checkpoints on record", kept::RECORDED),
         ("versions of a model", models::VERSIONS),
         ("load models", models::LOAD),
         ("load versions", models::LOAD_VERSIONS),
         ("count versions", models::COUNTED),
         ("remove versions", models::REMOVED),
         ("a job's roots", roots::JOB),
+        ("epochs of a job", roots::EPOCHS),
         ("checkpoints as roots", roots::CHECKPOINTS),
         ("weights as roots", roots::WEIGHTS),
+        ("what schedules begin with as roots", roots::SCHEDULED),
         ("versions as roots", roots::VERSIONS),
         ("all checkpoints", roots::ALL_CHECKPOINTS),
     ];
     must_not_walk(&mut conn, &statements).await;
+    // However many versions a model has: those of one job, and the one of a number.
+    let versions = plan(&mut conn, models::LOAD_VERSIONS).await;
+    let sought: Vec<_> = versions.iter().filter_map(|step| step.strip_prefix("SEARCH ")).collect();
+    for index in ["model_versions_job (job_id=?)", "sqlite_autoindex_model_versions_1 (model=? AND version=?)"] {
+        assert!(sought.iter().any(|step| step.ends_with(index)), "{versions:#?}");
+    }
+    assert!(!sought.iter().any(|step| step.ends_with("(model=?)")), "{versions:#?}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
     flush::{Others, Writes},
     halving::Rungs,
     held::{self, HeldAttempt, Metrics},
-    kept,
+    kept::{self, HeldCheckpoints},
     ledger::Ledger,
     load::{self, Loaded},
     models::{HeldModels, ModelVersion, NewVersion},
@@ -51,6 +51,7 @@ pub(super) struct Unit {
     settling: Settling,
     arrivals: Arrivals,
     begun: Begun,
+    kept: HeldCheckpoints,
     models: HeldModels,
     writes: Writes,
 }
@@ -58,7 +59,7 @@ pub(super) struct Unit {
 /// Of what is to be removed: what others hold.
 #[derive(Default)]
 struct Begun {
-    /// Jobs that have not ended begin with it.
+    /// Jobs that have not ended begin with it, or those of a schedule.
     jobs: Stored,
     /// It is a version of a model.
     versions: Stored,
@@ -76,11 +77,11 @@ struct Stored {
 impl Begun {
     async fn load(conn: &mut SqliteConnection, removed: &BTreeSet<JobId>, with_objects: bool) -> Result<Self, Fault> {
         let mut begun = Self::default();
-        begun.jobs.checkpoints = kept::begun_from(conn, removed, false).await?;
-        begun.versions.checkpoints = kept::versions_of(conn, removed, false).await?;
+        begun.jobs.checkpoints = kept::among(conn, kept::BEGUN_FROM, removed, false).await?;
+        begun.versions.checkpoints = kept::among(conn, kept::VERSIONS_OF, removed, false).await?;
         if with_objects {
-            begun.jobs.models = kept::begun_from(conn, removed, true).await?;
-            begun.versions.models = kept::versions_of(conn, removed, true).await?;
+            begun.jobs.models = kept::among(conn, kept::BEGUN_FROM, removed, true).await?;
+            begun.versions.models = kept::among(conn, kept::VERSIONS_OF, removed, true).await?;
         }
         Ok(begun)
     }
@@ -151,7 +152,8 @@ impl Unit {
             settling,
             arrivals: Arrivals::default(),
             begun,
-            models: HeldModels::load(conn, &needs.models).await?,
+            kept: HeldCheckpoints::load(conn, needs.forgotten, needs.registered).await?,
+            models: HeldModels::load(conn, needs.versions).await?,
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts,
@@ -215,6 +217,12 @@ impl Unit {
         let job = new.content.job;
         if !self.jobs.contains_key(&job) {
             return Ok(Err(StoreError::NotFound(job.to_string())));
+        }
+        // One that is being deleted is gone from the record before it is from storage.
+        if let Some(step) = new.content.step
+            && !self.kept.register(&new.content.uri)
+        {
+            return Ok(Err(StoreError::NoCheckpoint { job, step }));
         }
         // For a removal behind it in the same group.
         let begun = &mut self.begun;
@@ -303,7 +311,9 @@ impl Unit {
             return Some("removed while a job that has not ended waits for it");
         }
         if jobs.holds(job.id, with_objects) {
-            return Some("removed while a job that has not ended is to begin with what it has stored");
+            return Some(
+                "removed while a job that has not ended, or one of a schedule, is to begin with what it has stored",
+            );
         }
         let is_held = versions.holds(job.id, with_objects);
         is_held.then_some("removed with what a version of a model holds")

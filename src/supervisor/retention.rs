@@ -1,5 +1,5 @@
-//! Which checkpoints of a job are kept, and the deletion of the others: only after the newest was read back whole, objects before rows, so that a row never
-//! points at nothing for longer than it takes to delete it. Which stay is `domain::retention`'s to say. Called by the attempts, and by who shows what is kept.
+//! Which checkpoints of a job are kept, and the deletion of the others: only after the newest was read back whole, rows before objects, so that a row never
+//! points at nothing. A kill between the two leaves objects that no row names, which the collection finds. Which stay is `domain::retention`'s to say. Called by the attempts, and by who shows what is kept.
 
 use std::sync::Arc;
 
@@ -78,11 +78,6 @@ pub(super) async fn tidy(shared: &Shared, job: JobId, policy: &CheckpointPolicy)
             return warn!(job_id = %job, error = causes(&error), "the newest checkpoint cannot be verified: the older ones stay");
         }
     }
-    // Reading it may have taken long, and a job may have been submitted meanwhile that begins with one of the others.
-    let gone = match self::judged(shared, job, policy).await {
-        Ok(judged) => expired(judged).into_iter().filter(|uri| gone.contains(uri)).collect(),
-        Err(error) => return warn!(job_id = %job, error = causes(&error), "checkpoints cannot be tidied"),
-    };
     delete(shared, job, gone).await;
 }
 
@@ -94,18 +89,16 @@ async fn delete(shared: &Shared, job: JobId, gone: Vec<String>) {
     let instance = shared.store.instance();
     let homes: Vec<_> =
         instance.names().map(|name| format!("{}/", keys::job_uri(&shared.config.storage_url, &name, job))).collect();
-    let mut deleted = Vec::new();
-    for uri in gone {
-        if !homes.iter().any(|home| uri.starts_with(home)) {
-            continue;
+    let own = gone.into_iter().filter(|uri| homes.iter().any(|home| uri.starts_with(home)));
+    // What somebody has come to need since it was judged stays.
+    let forgotten = match shared.store.forget_checkpoints(job, own.collect()).await {
+        Ok(forgotten) => forgotten,
+        Err(error) => return warn!(job_id = %job, error = causes(&error), "old checkpoints cannot be forgotten"),
+    };
+    debug!(job_id = %job, forgotten = forgotten.len(), "old checkpoints are deleted");
+    for uri in forgotten {
+        if let Err(error) = checkpoint::delete(&shared.artifacts, &uri).await {
+            warn!(job_id = %job, uri, error = causes(&error), "objects of an old checkpoint stay in storage");
         }
-        match checkpoint::delete(&shared.artifacts, &uri).await {
-            Ok(()) => deleted.push(uri),
-            Err(error) => warn!(job_id = %job, error = causes(&error), "an old checkpoint cannot be deleted"),
-        }
-    }
-    debug!(job_id = %job, deleted = deleted.len(), "old checkpoints were deleted");
-    if let Err(error) = shared.store.forget_checkpoints(job, deleted).await {
-        warn!(job_id = %job, error = causes(&error), "deleted checkpoints are still on record");
     }
 }

@@ -69,6 +69,21 @@ async fn collect(rig: &Rig, body: serde_json::Value) -> GcView {
 }
 
 #[tokio::test]
+async fn nothing_is_registered_or_removed_while_the_database_is_damaged() {
+    let rig = Rig::new().await;
+    trained(&rig, "one").await;
+    let _: VersionView = rig.post("/v1/models/digits", json!({"job": "one"}).to_string()).await;
+    rig.dispatch.examined(&Ok(vec!["a row is wrong".to_owned()])).await;
+    let refused = rig.post_error("/v1/models/other", json!({"job": "one"}).to_string()).await;
+    assert_eq!(refused.1, ErrorCode::Damaged);
+    let refused = bad(rig.ask(Method::DELETE, "/v1/models/digits/versions/1", "").await);
+    assert_eq!(refused.1, ErrorCode::Damaged);
+    rig.dispatch.examined(&Ok(Vec::new())).await;
+    let _: VersionView = rig.delete("/v1/models/digits/versions/1").await;
+    rig.end_server().await;
+}
+
+#[tokio::test]
 async fn a_collection_says_what_it_would_do_and_does_it() {
     let rig = Rig::new().await;
     let (id, uri) = trained(&rig, "one").await;

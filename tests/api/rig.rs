@@ -109,6 +109,7 @@ fn supervision(dir: &std::path::Path, storage_url: &str, machine: Machine) -> su
 pub struct Rig {
     pub store: Store,
     pub supervisor: Handle,
+    pub dispatch: Dispatch,
     pub stop: CancellationToken,
     pub stop_daemon: CancellationToken,
     pub serving: JoinHandle<()>,
@@ -147,15 +148,18 @@ impl Rig {
         };
         let config = supervision(dir.path(), &storage_url, machine);
         let supervisor = Supervisor::new(config, parts, stop.clone()).unwrap().handle();
+        let dispatch = Dispatch::new(store.clone(), clock.clone());
+        let standing = dispatch.clone();
+        let is_sound = Arc::new(move || standing.standing().frozen.is_none());
         let parts = api::Parts {
             store: store.clone(),
             supervisor: supervisor.clone(),
             observer: Observer::new(store.clone(), supervisor.clone(), watch::Sender::new(SHARE).subscribe()),
-            dispatch: Dispatch::new(store.clone(), clock.clone()),
+            dispatch: dispatch.clone(),
             artifacts: Stores::new(),
             vault: vault_of(dir.path(), &storage_url, clock.clone()),
             registry: Registry::new(store.clone(), Stores::new()),
-            collector: Collector::new(store.clone(), Stores::new(), clock.clone(), storage_url.clone()),
+            collector: Collector::new(store.clone(), Stores::new(), clock.clone(), storage_url.clone(), is_sound),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
             reload: Arc::new(|| Err("there is nothing to read".to_owned())),
@@ -182,7 +186,7 @@ impl Rig {
         config.policy = watch::Sender::new(Arc::new(policy)).subscribe();
         let listener = UnixListener::bind(&config.socket).unwrap();
         let serving = tokio::spawn(Api::new(config, parts, stop.clone()).run(listener));
-        Self { store, supervisor, stop, stop_daemon, serving, clock, dir }
+        Self { store, supervisor, dispatch, stop, stop_daemon, serving, clock, dir }
     }
 
     pub fn store_now(&self) -> Timestamp {

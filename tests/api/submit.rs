@@ -289,6 +289,32 @@ async fn a_model_must_be_there_too() {
     rig.end_server().await;
 }
 
+/// What is needed of the storage is found by its names there.
+#[tokio::test]
+async fn weights_in_storage_are_named_as_storage_names_them() {
+    for roots in [Vec::new(), vec!["/no/such/root".into()]] {
+        let rig = Rig::with(|config, policy| {
+            let link = config.state_dir.join("link");
+            symlink(config.state_dir.join("objects"), &link).unwrap();
+            config.storage_url = format!("file://{}", link.display());
+            policy.data_roots = roots;
+        })
+        .await;
+        let dir = rig.dir.path();
+        fs::create_dir_all(dir.join("objects/jobs/1-x/model/1")).unwrap();
+        fs::write(dir.join("objects/jobs/1-x/model/1/model.safetensors"), "x").unwrap();
+        let weights = "jobs/1-x/model/1/model.safetensors";
+        for by in ["link", "objects"] {
+            let from = format!("file://{}", dir.canonicalize().unwrap().join(by).join(weights).display());
+            let view: JobView = rig.post("/v1/jobs", submission(infer(&from), by)).await;
+            let spec: SpecView = rig.get(&format!("/v1/jobs/{}/spec", view.id)).await;
+            let kept = serde_json::to_value(&spec.spec).unwrap();
+            assert_eq!(kept["infer"]["model"]["from"], format!("file://{}/link/{weights}", dir.display()));
+        }
+        rig.end_server().await;
+    }
+}
+
 #[tokio::test]
 async fn what_keeps_a_command_from_running_is_said_before_it_is_taken() {
     let rig = Rig::new().await;

@@ -2,7 +2,7 @@
 
 use mlctl::{
     domain::{Command, Hold, Refusal, Uid},
-    store::{Finished, KeptCheckpoint, NeededBy, NewJob, StoreError},
+    store::{Finished, KeptCheckpoint, NeededBy, NewJob, NewSchedule, StoreError},
 };
 use mlctl_protocol::{
     ExitClass, JobId,
@@ -14,7 +14,7 @@ use mlctl_protocol::{
 use crate::rig::{Rig, USER, checkpoint, exit, new_job};
 
 /// A job that begins with these weights, and starts only when it is let go.
-fn beginner(name: &str, from: &str) -> NewJob {
+pub fn beginner(name: &str, from: &str) -> NewJob {
     let mut new = new_job(name, name);
     if let Work::Train(train) = &mut new.spec.work {
         train.init = Some(InitSpec { from: from.to_owned(), key: None });
@@ -92,7 +92,8 @@ async fn a_job_stays_while_one_is_to_begin_with_what_it_has_stored() {
     let model = rig.store.job(other).await.unwrap().job.model.unwrap().uri;
     let waits = rig.store.submit(beginner("waits", &uri)).await.unwrap().id;
     let models = rig.store.submit(beginner("models", &model)).await.unwrap().id;
-    let refused = Err("removed while a job that has not ended is to begin with what it has stored");
+    let refused =
+        Err("removed while a job that has not ended, or one of a schedule, is to begin with what it has stored");
     assert_eq!(remove(&rig, id, false).await, refused);
     assert_eq!(remove(&rig, other, true).await, refused, "its model would be deleted");
     // What removes jobs by itself passes over it.
@@ -101,5 +102,37 @@ async fn a_job_stays_while_one_is_to_begin_with_what_it_has_stored() {
     rig.store.command(waits, None, Command::Cancel { by: Uid(0) }).await.unwrap();
     assert_eq!((remove(&rig, id, true).await, remove(&rig, other, false).await), (Ok(()), Ok(())), "the model stays");
     rig.store.command(models, None, Command::Cancel { by: Uid(0) }).await.unwrap();
+    rig.check().await;
+}
+
+/// A schedule whose jobs begin with these weights.
+pub async fn schedule(rig: &Rig, name: &str, from: &str) {
+    let spec = beginner(name, from).spec;
+    let (cron, zone, created_at) = ("@daily".to_owned(), "UTC".to_owned(), rig.now());
+    let new = NewSchedule { name: name.into(), cron, zone, spec, user: USER, created_at, next: None };
+    rig.store.add_schedule(new).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_jobs_of_a_schedule_begin_with_stays() {
+    let rig = Rig::new().await;
+    let (id, other) = (trained(&rig, "one").await, trained(&rig, "other").await);
+    let uri = rig.store.kept_checkpoints(id).await.unwrap().remove(1).checkpoint.uri;
+    let model = rig.store.job(other).await.unwrap().job.model.unwrap().uri;
+    schedule(&rig, "file", &format!("{uri}/model.safetensors")).await;
+    schedule(&rig, "models", &model).await;
+    schedule(&rig, "alike", &format!("{uri}1")).await;
+    let needed: Vec<_> = rig.store.kept_checkpoints(id).await.unwrap().into_iter().map(|one| one.needed_by).collect();
+    assert_eq!(needed, [None, Some(NeededBy::Schedule("file".into()))]);
+    let refused =
+        Err("removed while a job that has not ended, or one of a schedule, is to begin with what it has stored");
+    assert_eq!((remove(&rig, id, false).await, remove(&rig, other, true).await), (refused, refused));
+    let (oldest, _) = rig.store.oldest_finished(10).await.unwrap();
+    assert_eq!(oldest.iter().map(|(one, _)| *one).collect::<Vec<_>>(), [Finished::Job(other)]);
+    for name in ["file", "models"] {
+        rig.store.remove_schedule(name).await.unwrap();
+    }
+    assert_eq!(rig.store.oldest_finished(10).await.unwrap().0.len(), 2);
+    assert_eq!((remove(&rig, id, false).await, remove(&rig, other, true).await), (Ok(()), Ok(())));
     rig.check().await;
 }

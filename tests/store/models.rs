@@ -9,11 +9,15 @@ use mlctl::{
 };
 use mlctl_protocol::{
     ExitClass, JobId,
+    message::ReportBody,
     result::ModelRef,
     spec::{InitSpec, Work},
 };
 
-use crate::rig::{Rig, USER, exit, new_job};
+use crate::{
+    kept,
+    rig::{Rig, USER, checkpoint, exit, new_job},
+};
 
 fn content(job: JobId, step: Option<u64>) -> Content {
     Content {
@@ -39,6 +43,8 @@ async fn trained(rig: &Rig, name: &str, register: Option<&str>) -> JobId {
     }
     let id = rig.store.submit(new).await.unwrap().id;
     let fence = rig.claim(id).await;
+    let body = ReportBody::Checkpoint { checkpoint: checkpoint(&content(id, Some(5)).uri, 5) };
+    rig.store.report(fence, 1, body).await.unwrap();
     let model = Some(ModelRef { uri: format!("file:///o/jobs/{id}-x/model/1"), digest: "0".repeat(64) });
     let command = mlctl::domain::Command::End { exit: exit(ExitClass::Ok), model, output: None, jitter: 0.5 };
     rig.store.command(id, Some(fence), command).await.unwrap();
@@ -107,6 +113,10 @@ async fn what_a_version_holds_is_not_removed_and_a_version_in_use_neither() {
     assert_eq!(numbers(&rig).await, [1], "a version outlives its job");
     let fence = rig.claim(begins).await;
     rig.end(fence, ExitClass::Ok).await;
+    kept::schedule(&rig, "nightly", &content(id, None).uri).await;
+    let in_use = rig.store.remove_version("digits", 1, USER).await;
+    assert!(matches!(in_use, Err(StoreError::VersionInUse { version: 1, .. })), "{in_use:?}");
+    rig.store.remove_schedule("nightly").await.unwrap();
     rig.store.remove_version("digits", 1, USER).await.unwrap();
     let gone = NewVersion { model: "digits".into(), content: content(id, None), by: USER, once: false };
     assert!(matches!(rig.store.register_version(gone).await, Err(StoreError::NotFound(_))));
@@ -123,10 +133,43 @@ async fn jobs_whose_spec_names_a_model_are_found_until_they_have_a_version() {
         train.register = Some("digits".into());
     }
     rig.store.submit(waits).await.unwrap();
+    register(&rig, two, Some(5), USER).await;
     let found = async |after| rig.store.unregistered(JobId(after), 10).await.unwrap();
     assert_eq!(found(0).await, [(one, "digits".to_owned()), (two, "digits".to_owned())]);
     assert_eq!(found(one.0).await, [(two, "digits".to_owned())]);
     register(&rig, one, None, Uid::SYSTEM).await;
-    rig.store.remove_version("digits", 1, USER).await.unwrap();
+    rig.store.remove_version("digits", 2, USER).await.unwrap();
     assert_eq!(found(0).await, [(two, "digits".to_owned())], "one that was removed is not made again");
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_registered_or_forgotten_and_never_both() {
+    let rig = Rig::new().await;
+    let id = rig.submit("one").await;
+    let fence = rig.claim(id).await;
+    let uri = |step| content(id, Some(step)).uri;
+    for step in 1..=5 {
+        let body = ReportBody::Checkpoint { checkpoint: checkpoint(&uri(step), step) };
+        rig.store.report(fence, step, body).await.unwrap();
+    }
+    register(&rig, id, Some(1), USER).await;
+    kept::schedule(&rig, "nightly", &uri(2)).await;
+    let begins = kept::beginner("begins", &format!("{}/model.safetensors", uri(3)));
+    rig.store.submit(begins).await.unwrap();
+    let forgotten = rig.store.forget_checkpoints(id, (1..=5).map(uri).collect()).await.unwrap();
+    assert_eq!(forgotten, [uri(4)], "a version, a schedule and a job need others, and the newest stays");
+    let late = NewVersion { model: "digits".into(), content: content(id, Some(4)), by: USER, once: false };
+    let refused = rig.store.register_version(late).await;
+    assert!(matches!(refused, Err(StoreError::NoCheckpoint { step: 4, .. })), "{refused:?}");
+    // In one group, in either order.
+    let new = |step| NewVersion { model: "digits".into(), content: content(id, Some(step)), by: USER, once: false };
+    rig.store.remove_schedule("nightly").await.unwrap();
+    let (forgotten, refused) =
+        tokio::join!(rig.store.forget_checkpoints(id, vec![uri(2)]), rig.store.register_version(new(2)));
+    assert!(forgotten.unwrap() == [uri(2)] && matches!(refused, Err(StoreError::NoCheckpoint { step: 2, .. })));
+    rig.store.remove_version("digits", 1, USER).await.unwrap();
+    let (registered, forgotten) =
+        tokio::join!(rig.store.register_version(new(1)), rig.store.forget_checkpoints(id, vec![uri(1)]));
+    assert!(registered.is_ok() && forgotten.unwrap().is_empty());
+    rig.check().await;
 }

@@ -4,6 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 use mlctl_artifacts::keys::{Key, Part};
 
+use crate::domain::registry::is_within;
+
 /// What is to be collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -87,12 +89,6 @@ impl Roots {
             false => Fate::Garbage,
         }
     }
-}
-
-/// Whether a URI is this one, or lies in the folder that it is.
-#[must_use]
-pub fn is_within(uri: &str, root: &str) -> bool {
-    uri.strip_prefix(root.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What must stay for who begins with these weights: a file of them may have a `config.json` beside it.

@@ -4,7 +4,7 @@
 
 mod judge;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod walk;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 pub use self::judge::Terms;
 use self::walk::Collection;
+use super::IsSound;
 use crate::{
     domain::{Clock, causes},
     store::{Store, StoreError},
@@ -76,6 +77,9 @@ pub enum GcError {
     /// Another collection is under way.
     #[error("a collection is under way already")]
     Busy,
+    /// The database is known to be damaged.
+    #[error("the database is damaged, and what it says is needed is not to be relied on")]
+    Unsound,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -94,6 +98,7 @@ pub struct Collector {
     artifacts: Stores,
     clock: Arc<dyn Clock>,
     storage_url: String,
+    is_sound: IsSound,
     turn: Arc<Mutex<()>>,
     /// What it does not see, in a test of the tests.
     #[cfg(test)]
@@ -107,18 +112,20 @@ enum Blind {
     Checkpoints,
     Published,
     Weights,
+    Schedules,
     Versions,
 }
 
 impl Collector {
-    /// A collector of what lies under `storage_url`, which has no slash at its end.
+    /// A collector of what lies under `storage_url`, which has no slash at its end. Nothing is deleted unless the database `is_sound`.
     #[must_use]
-    pub fn new(store: Store, artifacts: Stores, clock: Arc<dyn Clock>, storage_url: String) -> Self {
+    pub fn new(store: Store, artifacts: Stores, clock: Arc<dyn Clock>, storage_url: String, is_sound: IsSound) -> Self {
         Self {
             store,
             artifacts,
             clock,
             storage_url,
+            is_sound,
             turn: Arc::default(),
             #[cfg(test)]
             blind: None,
@@ -136,6 +143,7 @@ impl Collector {
         heard: &watch::Sender<Collected>,
     ) -> Result<Collected, GcError> {
         let _turn = self.turn.try_lock().map_err(|_| GcError::Busy)?;
+        self.check_sound()?;
         let collected = Collection::new(self, terms, is_dry, heard).run().await?;
         info!(
             is_dry,
@@ -148,6 +156,10 @@ impl Collector {
         );
         Ok(collected)
     }
+
+    fn check_sound(&self) -> Result<(), GcError> {
+        if (self.is_sound)() { Ok(()) } else { Err(GcError::Unsound) }
+    }
 }
 
 /// When it is done by itself.
@@ -159,23 +171,19 @@ pub struct Plan {
     pub grace_hours: u32,
 }
 
-/// Collects by itself until `stop`, as the settings say, and nothing while `is_sound` says that the database is not to be relied on.
-pub async fn run(
-    collector: Collector,
-    mut plan: watch::Receiver<Plan>,
-    is_sound: impl Fn() -> bool,
-    stop: CancellationToken,
-) {
+/// Collects by itself until `stop`, as the settings say.
+pub async fn run(collector: Collector, mut plan: watch::Receiver<Plan>, stop: CancellationToken) {
     stop.run_until_cancelled(tokio::time::sleep(SETTLE)).await;
     while !stop.is_cancelled() {
         let Plan { every_hours, grace_hours } = *plan.borrow_and_update();
         let mut sleep = Duration::from_secs(3600 * u64::from(every_hours));
-        if every_hours > 0 && is_sound() {
+        if every_hours > 0 {
             let terms = Terms { grace: SignedDuration::from_hours(grace_hours.into()), with_results: false };
             let heard = watch::Sender::new(Collected::default());
             match stop.run_until_cancelled(collector.collect(terms, false, &heard)).await {
                 None => return,
                 Some(Ok(_) | Err(GcError::Busy)) => {}
+                Some(Err(GcError::Unsound)) => sleep = SETTLE,
                 Some(Err(error)) => {
                     warn!(error = causes(&error), "what nothing needs cannot be collected: it is tried again");
                     sleep = SETTLE;

@@ -3,11 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
 };
 
 use jiff::Timestamp;
-use mlctl_artifacts::{checkpoint, manifest::Role};
+use mlctl_artifacts::{checkpoint, keys, manifest::Role};
 use mlctl_protocol::{
     AttemptNumber, ExitClass, JobId, JobSpec,
     message::ReportBody,
@@ -18,8 +18,8 @@ use mlctl_protocol::{
 use super::*;
 use crate::{
     domain::{Command, Exit, Fence, Uid},
-    registry::Registry,
-    store::{NewJob, StoreError},
+    registry::{Registry, RegistryError},
+    store::{NewJob, NewSchedule, StoreError, offline},
 };
 
 const PREFIX: &str = "memory:///ml/o";
@@ -70,43 +70,54 @@ struct Known {
     model: Option<String>,
 }
 
-struct World {
+pub(in crate::registry) struct World {
     store: Store,
-    stores: Stores,
-    registry: Registry,
+    pub(in crate::registry) stores: Stores,
+    pub(in crate::registry) registry: Registry,
     collector: Collector,
     jobs: BTreeMap<JobId, Known>,
     /// Folders that versions hold, with the version.
     versions: BTreeMap<(String, u32), String>,
+    /// What the jobs of schedules begin with, by name.
+    schedules: BTreeMap<String, String>,
     /// What must go: URIs of objects.
     litter: BTreeSet<String>,
     submitted: u64,
     /// Whether what removed jobs have left goes too.
     with_results: bool,
-    _dir: tempfile::TempDir,
+    is_sound: Arc<AtomicBool>,
+    dir: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    pub(in crate::registry) async fn new() -> Self {
+        Self::on(tempfile::tempdir().unwrap()).await
+    }
+
+    /// On the database that is there.
+    async fn on(dir: tempfile::TempDir) -> Self {
         let clock = Arc::new(Later(AtomicI64::new(4_000_000_000_000_000)));
         let store = Store::open(&dir.path().join("mld.db"), clock.clone(), entropy).await.unwrap();
-        let stores = Stores::with_memory();
+        let (stores, is_sound) = (Stores::with_memory(), Arc::new(AtomicBool::new(true)));
+        let sound = is_sound.clone();
+        let sound: IsSound = Arc::new(move || sound.load(Ordering::Relaxed));
         Self {
             registry: Registry::new(store.clone(), stores.clone()),
-            collector: Collector::new(store.clone(), stores.clone(), clock, PREFIX.to_owned()),
+            collector: Collector::new(store.clone(), stores.clone(), clock, PREFIX.to_owned(), sound),
             store,
             stores,
             jobs: BTreeMap::new(),
             versions: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             litter: BTreeSet::new(),
             submitted: 0,
             with_results: false,
-            _dir: dir,
+            is_sound,
+            dir,
         }
     }
 
-    fn home(&self, job: JobId) -> String {
+    pub(in crate::registry) fn home(&self, job: JobId) -> String {
         keys_of(&self.store, job)
     }
 
@@ -118,7 +129,8 @@ impl World {
         self.stores.open(uri).unwrap().size().await.unwrap().is_some()
     }
 
-    async fn submit(&mut self, weights: Option<String>) {
+    /// A spec of a name that no other has.
+    fn spec(&mut self, weights: Option<&str>) -> JobSpec {
         self.submitted += 1;
         let spec = serde_json::json!({
             "version": 1, "name": format!("j{}", self.submitted),
@@ -129,16 +141,44 @@ impl World {
             }
         });
         let mut spec: JobSpec = serde_json::from_value(spec).unwrap();
-        if let (Work::Train(train), Some(from)) = (&mut spec.work, &weights) {
-            train.init = Some(InitSpec { from: from.clone(), key: None });
+        if let (Work::Train(train), Some(from)) = (&mut spec.work, weights) {
+            train.init = Some(InitSpec { from: from.to_owned(), key: None });
         }
+        spec
+    }
+
+    async fn submit(&mut self, weights: Option<String>) {
+        self.submit_with(weights, |_| {}).await;
+    }
+
+    pub(in crate::registry) async fn submit_with(
+        &mut self,
+        weights: Option<String>,
+        change: impl FnOnce(&mut JobSpec),
+    ) {
+        let mut spec = self.spec(weights.as_deref());
+        change(&mut spec);
         let key = spec.name.clone();
         let new = NewJob { spec, user: BY, key, asked: None, hold: None };
         let id = self.store.submit(new).await.unwrap().id;
         self.jobs.insert(id, Known { weights, ..Known::default() });
     }
 
-    async fn claim(&mut self, id: JobId) {
+    async fn schedule(&mut self, weights: String) {
+        let spec = self.spec(Some(&weights));
+        let name = spec.name.clone();
+        let (cron, zone, created_at) = ("@yearly".to_owned(), "UTC".to_owned(), Timestamp::UNIX_EPOCH);
+        let new = NewSchedule { name: name.clone(), cron, zone, spec, user: BY, created_at, next: None };
+        self.store.add_schedule(new).await.unwrap();
+        self.schedules.insert(name, weights);
+    }
+
+    async fn unschedule(&mut self) {
+        let Some((name, _)) = self.schedules.pop_first() else { return };
+        self.store.remove_schedule(&name).await.unwrap();
+    }
+
+    pub(in crate::registry) async fn claim(&mut self, id: JobId) {
         let lease = "2200-01-01T00:00:00Z".parse().unwrap();
         let Ok(claimed) = self.store.claim(id, Vec::new(), [7; 32], lease).await else { return };
         let job = self.jobs.get_mut(&id).unwrap();
@@ -166,7 +206,7 @@ impl World {
             parent: None,
             metrics: Default::default(),
         };
-        let name = mlctl_artifacts::keys::CHECKPOINT_STATE.to_owned();
+        let name = keys::CHECKPOINT_STATE.to_owned();
         let part = checkpoint::Part { name, role: Role::State, bytes: bytes::Bytes::from(format!("{id} {step}")) };
         let saved = checkpoint::write(&self.stores.open(&uri).unwrap(), header, vec![part]).await.unwrap();
         if is_reported {
@@ -177,7 +217,7 @@ impl World {
         }
     }
 
-    async fn end(&mut self, id: JobId, class: ExitClass) {
+    pub(in crate::registry) async fn end(&mut self, id: JobId, class: ExitClass) {
         let Some(fence) = self.jobs[&id].running else { return };
         let uri = format!("{}/model/{}", self.home(id), fence.attempt);
         let is_ok = class == ExitClass::Ok;
@@ -195,24 +235,32 @@ impl World {
         job.model = is_ok.then_some(uri);
     }
 
-    /// A row goes whose objects are left; sometimes of one that a job begins with, which was submitted in that very moment.
-    async fn forget(&mut self, id: JobId, is_hasty: bool) {
+    /// A row goes whose objects are left; sometimes a job or a schedule begins with them all the same, which was looked at in that very moment.
+    async fn forget(&mut self, id: JobId, chance: &mut Chance) {
         let job = &self.jobs[&id];
-        let needed = if is_hasty { BTreeSet::new() } else { self.weights() };
-        let old: Vec<_> = job.kept.iter().rev().skip(1).filter(|old| !needed.contains(&old.uri)).cloned().collect();
-        let held: BTreeSet<_> = self.versions.values().cloned().collect();
-        for old in old.into_iter().filter(|old| !held.contains(&old.uri)).take(1) {
-            self.store.forget_checkpoints(id, vec![old.uri.clone()]).await.unwrap();
-            self.jobs.get_mut(&id).unwrap().kept.retain(|kept| kept.uri != old.uri);
-            self.litter.insert(format!("{}/manifest.json", old.uri));
+        let needed = self.weights();
+        let old: Vec<_> = job.kept.iter().rev().skip(1).map(|old| old.uri.clone()).take(1).collect();
+        let held: BTreeSet<_> = self.versions.values().cloned().chain(needed).collect();
+        let forgotten = self.store.forget_checkpoints(id, old.clone()).await.unwrap();
+        let expected: Vec<_> = old.into_iter().filter(|old| !held.contains(old)).collect();
+        assert_eq!(forgotten, expected, "what is needed is not forgotten");
+        for old in forgotten {
+            self.jobs.get_mut(&id).unwrap().kept.retain(|kept| kept.uri != old);
+            self.litter.insert(format!("{old}/manifest.json"));
+            match chance.below(4) {
+                0 => self.submit(Some(old)).await,
+                1 => self.schedule(old).await,
+                _ => {}
+            }
         }
     }
 
     fn weights(&self) -> BTreeSet<String> {
-        self.jobs.values().filter(|job| !job.succeeded).filter_map(|job| job.weights.clone()).collect()
+        let jobs = self.jobs.values().filter(|job| !job.succeeded).filter_map(|job| job.weights.clone());
+        jobs.chain(self.schedules.values().cloned()).collect()
     }
 
-    async fn remove(&mut self, id: JobId) {
+    pub(in crate::registry) async fn remove(&mut self, id: JobId) {
         if self.store.remove(&[id], BY, false).await.unwrap()[0].is_ok() {
             let job = self.jobs.remove(&id).unwrap();
             let needed = self.weights();
@@ -224,7 +272,7 @@ impl World {
     async fn register(&mut self, id: JobId, step: Option<u64>) {
         match self.registry.register("m", id, step, BY).await {
             Ok((version, _)) => drop(self.versions.insert((version.model, version.version), version.content.uri)),
-            Err(crate::registry::RegistryError::NoModel(_) | crate::registry::RegistryError::NoCheckpoint { .. }) => {}
+            Err(RegistryError::NoModel(_) | RegistryError::Store(StoreError::NoCheckpoint { .. })) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -248,7 +296,7 @@ impl World {
             .values()
             .flat_map(|job| job.kept.iter().map(|kept| kept.uri.clone()).chain(job.model.clone()))
             .collect();
-        match (chance.below(16), id) {
+        match (chance.below(18), id) {
             (0, _) | (_, None) => self.submit(None).await,
             (1 | 12 | 13, _) => {
                 let weights = chance.pick(&places).cloned();
@@ -262,8 +310,7 @@ impl World {
                 self.end(id, class).await;
             }
             (8 | 14 | 15, Some(id)) => {
-                let is_hasty = chance.below(2) == 0;
-                self.forget(id, is_hasty).await;
+                self.forget(id, chance).await;
             }
             (9, Some(id)) => self.remove(id).await,
             (10, Some(id)) => {
@@ -271,6 +318,11 @@ impl World {
                 let step = chance.pick(&steps).copied().filter(|_| chance.below(2) == 0);
                 self.register(id, step).await;
             }
+            (16, _) => match chance.pick(&places).cloned() {
+                Some(weights) => self.schedule(weights).await,
+                None => self.unschedule().await,
+            },
+            (17, _) => self.unschedule().await,
             (_, Some(_)) => self.unregister(chance).await,
         }
     }
@@ -291,15 +343,16 @@ impl World {
                 }
             }
             let model = job.model.iter().map(|uri| format!("{uri}/config.json"));
-            let weights =
-                job.weights.iter().filter(|_| !job.succeeded).map(|uri| match uri.contains("/checkpoints/") {
-                    true => format!("{uri}/manifest.json"),
-                    false => format!("{uri}/config.json"),
-                });
-            for uri in model.chain(weights) {
+            for uri in model {
                 if !self.is_there(&uri).await {
                     lost.push(format!("{uri} of job {id}"));
                 }
+            }
+        }
+        for folder in self.weights() {
+            let name = if folder.contains("/checkpoints/") { "manifest.json" } else { "config.json" };
+            if !self.is_there(&format!("{folder}/{name}")).await {
+                lost.push(format!("{folder}, which jobs or schedules begin with"));
             }
         }
         for ((model, version), uri) in &self.versions {
@@ -313,7 +366,7 @@ impl World {
 }
 
 fn keys_of(store: &Store, job: JobId) -> String {
-    mlctl_artifacts::keys::job_uri(PREFIX, &store.instance().id, job)
+    keys::job_uri(PREFIX, &store.instance().id, job)
 }
 
 /// Plays a history and collects now and then. Returns what was lost.
@@ -362,7 +415,7 @@ async fn nothing_that_is_needed_is_ever_collected() {
 
 #[tokio::test]
 async fn a_collection_that_is_blind_for_a_kind_of_root_is_found_out() {
-    for blind in [Blind::Checkpoints, Blind::Published, Blind::Weights, Blind::Versions] {
+    for blind in [Blind::Checkpoints, Blind::Published, Blind::Weights, Blind::Schedules, Blind::Versions] {
         let mut found = false;
         for seed in 1..200 {
             found = !play(seed, Some(blind)).await.is_empty();
@@ -418,7 +471,7 @@ async fn what_another_checkpoint_rests_on_stays() {
     world.end(id, ExitClass::Preempted).await;
     // The manifest of one that stays names an object of the one that goes.
     let manifest = format!("{}/manifest.json", kept[1].uri);
-    let shared = format!("{old}/{}", mlctl_artifacts::keys::CHECKPOINT_STATE);
+    let shared = format!("{old}/{}", keys::CHECKPOINT_STATE);
     let text = serde_json::json!({"objects": [{"name": "state.json", "uri": shared}]}).to_string();
     world.stores.open(&manifest).unwrap().put(text.into()).await.unwrap();
     world.collect(false).await;
@@ -455,4 +508,63 @@ async fn results_of_removed_jobs_go_only_when_they_are_asked_for() {
     let terms = Terms { grace: SignedDuration::ZERO, with_results: true };
     world.collector.collect(terms, false, &watch::Sender::new(Collected::default())).await.unwrap();
     assert!(!world.is_there(&models[0]).await && world.is_there(&models[1]).await, "a version holds the other");
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_once_the_database_is_known_to_be_damaged() {
+    let mut world = World::new().await;
+    world.submit(None).await;
+    world.claim(JobId(1)).await;
+    world.save(JobId(1), false).await;
+    world.end(JobId(1), ExitClass::Preempted).await;
+    let terms = Terms { grace: SignedDuration::ZERO, with_results: false };
+    let heard = watch::Sender::new(Collected::default());
+    world.is_sound.store(false, Ordering::Relaxed);
+    let refused = world.collector.collect(terms, false, &heard).await;
+    assert!(matches!(refused, Err(GcError::Unsound)), "{refused:?}");
+    // Found out during the walk.
+    let asked = AtomicU64::new(0);
+    world.collector.is_sound = Arc::new(move || asked.fetch_add(1, Ordering::Relaxed) == 0);
+    let refused = world.collector.collect(terms, false, &heard).await;
+    assert!(matches!(refused, Err(GcError::Unsound)), "{refused:?}");
+    world.collector.is_sound = Arc::new(|| true);
+    assert!(world.collector.collect(terms, false, &heard).await.unwrap().deleted.objects > 0);
+}
+
+/// A restore gives numbers again: what the jobs had that were taken back is in folders of the epoch before.
+#[tokio::test]
+async fn folders_of_jobs_that_a_restore_took_back_are_not_those_of_who_has_their_number() {
+    let mut world = World::new().await;
+    world.submit(None).await;
+    world.claim(JobId(1)).await;
+    world.save(JobId(1), true).await;
+    world.end(JobId(1), ExitClass::Preempted).await;
+    let World { store, jobs, submitted, dir, .. } = world;
+    store.close().await;
+    offline::renew(&dir.path().join("mld.db"), 2).await.unwrap();
+    let mut world = World::on(dir).await;
+    (world.jobs, world.submitted) = (jobs, submitted);
+    // The second job of the epoch before had come further than its successor.
+    let old = format!("{PREFIX}/jobs/2-{}", world.store.instance().id);
+    let (stray, model) = (format!("{old}/3/checkpoints/000000000007/state.json"), format!("{old}/model/1/config.json"));
+    for uri in [&stray, &model] {
+        world.put(uri).await;
+    }
+    world.submit(None).await;
+    let kept = world.jobs[&JobId(1)].kept[0].clone();
+    let rests = format!("{}/manifest.json", kept.uri);
+    world.stores.open(&rests).unwrap().put("{}".into()).await.unwrap();
+    world.claim(JobId(2)).await;
+    let Some(fence) = world.jobs[&JobId(2)].running else { panic!("it was not claimed") };
+    let home = keys::job_uri(PREFIX, &world.store.instance().name_in(2), JobId(2));
+    let running = format!("{home}/{}/checkpoints/000000000001/state.json", fence.attempt);
+    world.put(&running).await;
+    let terms = Terms { grace: SignedDuration::ZERO, with_results: false };
+    let heard = watch::Sender::new(Collected::default());
+    let collected = world.collector.collect(terms, false, &heard).await.unwrap();
+    assert!(!world.is_there(&stray).await && world.is_there(&running).await && world.is_there(&rests).await);
+    assert_eq!(collected.deleted.objects, 1, "{collected:?}");
+    world.end(JobId(2), ExitClass::Preempted).await;
+    world.collector.collect(terms, false, &heard).await.unwrap();
+    assert!(!world.is_there(&running).await && world.is_there(&model).await, "a result is not taken for garbage");
 }

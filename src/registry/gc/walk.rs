@@ -134,13 +134,17 @@ impl<'a> Collection<'a> {
         let found = self.collector.store.roots(home.job, &home.uri).await?;
         #[cfg(test)]
         let found = self.blinded(found);
+        let instance = self.collector.store.instance();
+        let mut epochs = found.epochs.iter().copied().chain([instance.epoch]);
+        // A folder of an epoch before in which the job did not run is of another one, which a restore took back, and whose number was given again.
+        let is_own = epochs.any(|epoch| instance.name_in(epoch) == home.instance);
         let standing = match found.attempts {
-            Some((attempt, is_running)) => Standing::There { attempt, is_running },
-            None if found.is_known => Standing::Removed,
-            None => Standing::Unknown,
+            Some((attempt, is_running)) if is_own => Standing::There { attempt, is_running },
+            None if !found.is_known => Standing::Unknown,
+            _ => Standing::Removed,
         };
         let output = found.output.as_deref().map(|file| begun_with(file).to_owned());
-        let weights = found.weights.iter().map(|weights| begun_with(weights).to_owned());
+        let weights = found.weights.iter().chain(&found.scheduled).map(|weights| begun_with(weights).to_owned());
         let published = found.model.into_iter().chain(output);
         let uris = found.checkpoints.into_iter().chain(published).chain(weights).chain(found.versions);
         Ok(Roots { standing, uris: uris.collect() })
@@ -153,6 +157,7 @@ impl<'a> Collection<'a> {
             Some(Blind::Checkpoints) => found.checkpoints.clear(),
             Some(Blind::Published) => (found.model, found.output) = (None, None),
             Some(Blind::Weights) => found.weights.clear(),
+            Some(Blind::Schedules) => found.scheduled.clear(),
             Some(Blind::Versions) => found.versions.clear(),
             None => {}
         }
@@ -167,6 +172,8 @@ impl<'a> Collection<'a> {
         if self.references.is_none() {
             self.references = Some(self.rests().await?);
         }
+        // A walk takes long, and the check of the database may have come to something meanwhile.
+        self.collector.check_sound()?;
         let roots = self.roots(home).await?;
         let mut gone = Vec::with_capacity(candidates.len());
         for candidate in candidates {

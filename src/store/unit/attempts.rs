@@ -114,14 +114,18 @@ impl Unit {
         Ok(Ok(()))
     }
 
-    pub(super) fn forget(&mut self, id: JobId, uris: &[String]) -> Result<Result<(), StoreError>, Fault> {
+    pub(super) fn forget(&mut self, id: JobId, uris: &[String]) -> Result<Result<Vec<String>, StoreError>, Fault> {
         let Some(held) = self.jobs.get(&id) else { return Ok(Err(StoreError::NotFound(id.to_string()))) };
         // The newest is what the next attempt starts from: the row would point at nothing.
         let newest = held.job.checkpoint.as_ref().map(|checkpoint| &checkpoint.uri);
+        let mut forgotten = Vec::with_capacity(uris.len());
         for uri in uris.iter().filter(|uri| Some(*uri) != newest) {
-            self.writes.forgotten.push(&[id.into(), uri.into()]);
+            if self.kept.forget(uri) {
+                self.writes.forgotten.push(&[id.into(), uri.into()]);
+                forgotten.push(uri.clone());
+            }
         }
-        Ok(Ok(()))
+        Ok(Ok(forgotten))
     }
 
     /// The attempt that holds its job.

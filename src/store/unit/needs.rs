@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use mlctl_protocol::{FencingToken, JobId, message::ReportBody};
 
-use super::super::ask::{Ask, PreparedTurn};
+use super::super::{
+    ask::{Ask, PreparedTurn},
+    models::Wanted,
+    rows::Rows,
+};
 use crate::domain::{Event, Fence, Uid};
 
 /// Which rows to read.
@@ -25,8 +29,12 @@ pub(in crate::store) struct Needs<'a> {
     pub(in crate::store) awaited: BTreeSet<JobId>,
     /// What is to be removed.
     pub(in crate::store) removed: BTreeSet<JobId>,
-    /// Models whose versions are registered or removed.
-    pub(in crate::store) models: BTreeSet<&'a str>,
+    /// Versions of models that are registered or removed.
+    pub(in crate::store) versions: Wanted<'a>,
+    /// URIs of checkpoints that are to be forgotten.
+    pub(in crate::store) forgotten: Rows,
+    /// Checkpoints that are to be registered: each with its job before its URI.
+    pub(in crate::store) registered: Rows,
     /// Whether models of some of it will be deleted too.
     pub(in crate::store) removes_objects: bool,
 }
@@ -58,8 +66,9 @@ impl<'a> Needs<'a> {
                     needs.jobs.insert(*job);
                     needs.attempts.extend(fence.map(|fence| fence.token));
                 }
-                Ask::Forget { job, .. } => {
+                Ask::Forget { job, uris, .. } => {
                     needs.jobs.insert(*job);
+                    uris.iter().for_each(|uri| needs.forgotten.push(&[uri.into()]));
                 }
                 Ask::Report { fence, body, .. } => {
                     needs.attempt(*fence);
@@ -73,9 +82,12 @@ impl<'a> Needs<'a> {
                 Ask::EditQueue { name, .. } | Ask::RemoveQueue { name, .. } => drop(needs.queues.insert(name)),
                 Ask::Register { new, .. } => {
                     needs.jobs.insert(new.content.job);
-                    needs.models.insert(&new.model);
+                    needs.versions.same(new);
+                    if new.content.step.is_some() {
+                        needs.registered.push(&[new.content.job.into(), (&new.content.uri).into()]);
+                    }
                 }
-                Ask::Unregister { model, .. } => drop(needs.models.insert(model)),
+                Ask::Unregister { model, version, .. } => needs.versions.numbered(model, *version),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
                 Ask::Turn { turn, .. } => {
