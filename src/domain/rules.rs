@@ -6,6 +6,7 @@ mod command;
 mod data;
 mod infer;
 mod job;
+mod model;
 mod time;
 mod train;
 

@@ -35,16 +35,37 @@ fn uri() -> String {
     format!("file://{}/config/jobs/data/digits.csv", env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The same by a convolutional network.
+fn images(name: &str) -> Value {
+    let mut spec = digits(name);
+    spec["train"]["model"] = json!({
+        "type": "cnn", "image": {"channels": 1, "height": 8, "width": 8}, "dropout": 0.2,
+        "convolutions": [{"channels": 16, "pool": 1}, {"channels": 32}], "layers": [64, 10]});
+    spec["train"]["scaling"] = json!("min_max");
+    spec["train"]["optimizer"]["learning_rate"] = json!(0.003);
+    spec["train"]["max_epochs"] = json!(20);
+    spec
+}
+
 #[test]
 fn a_run_killed_at_random_moments_ends_with_the_same_bits_as_one_left_alone() {
+    killed_at_random_moments(digits, 3);
+}
+
+#[test]
+fn so_does_one_of_a_convolutional_network() {
+    killed_at_random_moments(images, 1);
+}
+
+fn killed_at_random_moments(spec: fn(&str) -> Value, rounds: u64) {
     let mut daemon = Setup::of(Worker::Real).set("workers.cpus=1").start();
-    let id = daemon.submit(&digits("undisturbed"));
+    let id = daemon.submit(&spec("undisturbed"));
     let undisturbed = daemon.wait_for(&id, "succeeded");
     assert_eq!(undisturbed["attempt"], 1);
     let length = took(&undisturbed);
     println!("left alone, it took {length:?}");
-    cases(3, |mut chance| {
-        let id = daemon.submit(&digits("disturbed"));
+    cases(rounds, |mut chance| {
+        let id = daemon.submit(&spec("disturbed"));
         let kills = disturb(&mut daemon, &id, length, &mut chance);
         let job = daemon.wait_for(&id, "succeeded");
         assert!(kills >= 3, "it was killed {kills} times only: {job:#}");

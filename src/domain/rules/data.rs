@@ -116,8 +116,7 @@ fn object(path: &str, rest: &str) -> Option<Problem> {
 
 /// Whether the network's ends are those of the data, where both are known before the file is opened. The problems are the network's: `path` is its own.
 pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Option<Loss>) -> Vec<Problem> {
-    let ModelSpec::Mlp { layers, .. } = network;
-    let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return Vec::new() };
+    let (inputs, last) = (network.inputs(), network.outputs());
     let (features, targets) = match data {
         DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
         // A key or a column may have a list of any length.
@@ -125,21 +124,21 @@ pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Opt
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();
-    if let Some(features) = features.filter(|features| features != first) {
-        let message = format!("the network takes {first} features, the data has {features}");
-        found.push(Problem::new(
-            format!("{path}.layers[0]"),
-            message,
-            format!("write {features} here, or change the data's features"),
-        ));
+    if let Some(features) = features.filter(|features| u64::from(*features) != inputs) {
+        let message = format!("the network takes {inputs} features, the data has {features}");
+        let (at, what) = match network {
+            ModelSpec::Mlp { .. } => ("layers[0]", format!("write {features} here")),
+            ModelSpec::Cnn { .. } => ("image", format!("make channels x height x width {features}")),
+        };
+        found.push(Problem::new(format!("{path}.{at}"), message, format!("{what}, or change the data's features")));
     }
-    let at_end = format!("{path}.layers[{}]", layers.len() - 1);
+    let at_end = format!("{path}.layers[{}]", network.layers().len().saturating_sub(1));
     match (loss, targets) {
-        (Some(Loss::Mse), Some(targets)) if targets != *last => {
+        (Some(Loss::Mse), Some(targets)) if targets != last => {
             let message = format!("the network has {last} outputs, the data {targets} target columns");
             found.push(Problem::new(at_end, message, format!("write {targets} here, or change the data's targets")));
         }
-        (Some(Loss::CrossEntropy), _) if *last < 2 => {
+        (Some(Loss::CrossEntropy), _) if last < 2 => {
             let message = "cross_entropy needs an output for each class, and two classes at least";
             found.push(Problem::new(at_end, message, "write the number of classes here"));
         }

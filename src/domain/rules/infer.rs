@@ -2,7 +2,7 @@
 
 use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource, is_pytorch};
 
-use super::{Problem, data};
+use super::{Problem, data, model};
 
 /// What stands in front of the job whose model is meant.
 const JOB_SCHEME: &str = "job:";
@@ -12,9 +12,10 @@ const MAX_REFERENCE_BYTES: usize = 200;
 
 pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     let mut found = Vec::new();
-    found.extend(model(&infer.model));
+    found.extend(source(&infer.model));
     if let Some(network) = &infer.model.network {
         found.extend(data::ends("infer.model.network", network, &infer.data, None));
+        found.extend(model::problem("infer.model.network", network));
     }
     found.extend(data::problems("infer.data", &infer.data));
     match (&infer.data, &infer.id_column) {
@@ -31,7 +32,7 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     found
 }
 
-fn model(model: &ModelSource) -> Option<Problem> {
+fn source(model: &ModelSource) -> Option<Problem> {
     let ModelSource { from, network, key } = model;
     let problem = weights("infer.model", from, key.as_deref());
     if problem.is_some() {

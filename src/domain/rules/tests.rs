@@ -90,6 +90,59 @@ fn what_makes_sense_is_accepted() {
 }
 
 #[test]
+fn images_agree_with_the_data_and_with_what_is_done_to_them() {
+    let cnn = |image: Json, convolutions: Json| json!({"type": "cnn", "image": image, "convolutions": convolutions, "layers": [32, 10]});
+    let image = |channels, height, width| json!({"channels": channels, "height": height, "width": width});
+    let (eight, two) = (image(1, 8, 8), json!([{"channels": 4}, {"channels": 8, "kernel": 5, "pool": 1}]));
+    let randn = json!({"format": "randn", "rows": 10, "features": 63, "targets": 10});
+    let network = cnn(image(1, 3, 3), json!([{"channels": 4}, {"channels": 4}]));
+    check(
+        &train(),
+        &[
+            (&[("/train/model", cnn(eight.clone(), two.clone()))], &[]),
+            (
+                &[
+                    ("/train/model", cnn(eight.clone(), two.clone())),
+                    ("/train/data", randn),
+                    ("/train/loss", json!("mse")),
+                ],
+                &["train.model.image: the network takes 64 features, the data has 63"],
+            ),
+            (
+                &[("/train/model", cnn(eight.clone(), json!([{"channels": 4}, {"channels": 4, "pool": 5}])))],
+                &["train.model.convolutions[1].pool: the image is 4 x 4 there, too small to be pooled by 5"],
+            ),
+            (
+                &[("/train/model", cnn(image(3, 1000, 1000), two.clone()))],
+                &["train.model.image: the image has 3000000 values, more than 1,000,000"],
+            ),
+            (
+                &[("/train/model", cnn(eight.clone(), json!([])))],
+                &["train.model.convolutions: expected from 1 to 100 items"],
+            ),
+            (
+                &[("/train/model", cnn(image(0, 8, 8), json!([{"channels": 4, "kernel": 0}])))],
+                &[
+                    "train.model.convolutions[0].kernel: expected from 1 to 31, found 0",
+                    "train.model.image.channels: expected from 1 to 10000, found 0",
+                ],
+            ),
+            (
+                &[("/train/model", cnn(eight, two)), ("/train/model/layers", json!([1]))],
+                &["train.model.layers[0]: cross_entropy needs an output"],
+            ),
+        ],
+    );
+    check(
+        &infer(),
+        &[(
+            &[("/infer/model", json!({"from": "/m/a.pth", "network": network}))],
+            &["infer.model.network.convolutions[1].pool: the image is 1 x 1 there"],
+        )],
+    );
+}
+
+#[test]
 fn times_and_retries() {
     let (early, late) = (json!("2126-11-26T02:00:00+01:00"), json!("2126-11-26T03:00:00Z"));
     check(

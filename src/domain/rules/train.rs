@@ -2,10 +2,11 @@
 
 use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
 
-use super::{Problem, data, infer, job};
+use super::{Problem, data, infer, job, model};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
+    found.extend(model::problem("train.model", &train.model));
     found.extend(data::problems("train.data", &train.data));
     found.extend(targets(&train.data, train.loss));
     found.extend(

@@ -1,6 +1,6 @@
-"""PyTorch on the article's job, for comparison: the steps per second of its training loop, in eager mode, as one line of JSON. Needs torch.
+"""PyTorch on the jobs of `steps.rs`, for comparison: the steps per second of its training loop, in eager mode, as one line of JSON. Needs torch.
 
-    python3 pytorch.py --batch 1000 --seconds 3 --threads 2 [--fused]
+    python3 pytorch.py --job mlp --batch 1000 --seconds 3 --threads 2 [--fused]
 """
 
 import argparse
@@ -12,10 +12,10 @@ import time
 import torch
 from torch import nn
 
-ROWS = 10_000
+ROWS = {"mlp": 10_000, "cnn": 2_000}
 
 
-class Net(nn.Module):
+class Mlp(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer1, self.layer2, self.layer3 = nn.Linear(1000, 500), nn.Linear(500, 100), nn.Linear(100, 10)
@@ -24,8 +24,21 @@ class Net(nn.Module):
         return self.layer3(torch.relu(self.layer2(torch.relu(self.layer1(x)))))
 
 
+class Cnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding="same"), nn.Conv2d(32, 64, 3, padding="same")
+        self.fc1, self.fc2 = nn.Linear(64 * 7 * 7, 128), nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.conv1(x.reshape(-1, 1, 28, 28))), 2)
+        x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--job", choices=ROWS, default="mlp")
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=1)
@@ -33,15 +46,19 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    x, y, net = torch.randn(ROWS, 1000), torch.randn(ROWS, 10), Net()
+    rows = ROWS[options.job]
+    if options.job == "mlp":
+        x, y, net, loss_of = torch.randn(rows, 1000), torch.randn(rows, 10), Mlp(), nn.functional.mse_loss
+    else:
+        x, y, net, loss_of = torch.randn(rows, 784), torch.arange(rows) % 10, Cnn(), nn.functional.cross_entropy
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=options.fused or None)
     batch, place, times = options.batch, 0, []
 
     def step():
         nonlocal place
-        if place + batch > ROWS:
+        if place + batch > rows:
             place = 0
-        loss = nn.functional.mse_loss(net(x[place:place + batch]), y[place:place + batch])
+        loss = loss_of(net(x[place:place + batch]), y[place:place + batch])
         place += batch
         optimizer.zero_grad()
         loss.backward()

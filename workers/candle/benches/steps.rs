@@ -10,7 +10,10 @@ use mlctl_protocol::{
     message::ReportBody,
     progress::{Metrics, Progress, StorageAway},
     result::CheckpointRef,
-    spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
+    spec::{
+        Activation, CheckpointPolicy, ConvolutionSpec, DataSource, ImageShape, Loss, ModelSpec, OptimizerSpec, Scaling,
+        Split, TrainSpec,
+    },
 };
 use mlworker::{
     data::{
@@ -62,11 +65,11 @@ impl Vault for Nowhere {
 fn measure(
     options: Options,
     name: &str,
-    layers: &[u32],
+    model: &ModelSpec,
     (rows, batch_size): (u32, u32),
     loss: Loss,
 ) -> Result<(), Fault> {
-    let (width, outputs) = (layers[0] as usize, layers[layers.len() - 1]);
+    let (width, outputs) = (usize::try_from(model.inputs()).unwrap_or(0), model.outputs());
     let mut features = vec![0.0; rows as usize * width];
     Rng::new(0, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
     let answers = match loss {
@@ -81,7 +84,7 @@ fn measure(
     let examples = Examples { features, width, answers, train, validation: vec![], test: vec![] };
     let spec = |steps| TrainSpec {
         seed: 0,
-        model: ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout: 0.0 },
+        model: model.clone(),
         register: None,
         init: None,
         data: DataSource::Randn { rows: 1, features: 1, targets: 1, seed: 0 },
@@ -147,23 +150,48 @@ struct Options {
     json: bool,
 }
 
-const ARTICLE: (&str, &[u32]) = ("1000-500-100-10, mse, adam", &[1000, 500, 100, 10]);
+/// A perceptron: the article's, or a small one.
+fn mlp(layers: &[u32]) -> ModelSpec {
+    ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout: 0.0 }
+}
 
-/// The article's job at one batch size for some seconds, as a line of JSON; or, without arguments, a table.
+/// Two convolutions over grey images of 28 by 28, and two linear layers.
+fn cnn() -> ModelSpec {
+    let convolution = |channels| ConvolutionSpec { channels, kernel: 3, pool: 2 };
+    ModelSpec::Cnn {
+        image: ImageShape { channels: 1, height: 28, width: 28 },
+        convolutions: vec![convolution(32), convolution(64)],
+        layers: vec![128, 10],
+        activation: Activation::Relu,
+        dropout: 0.0,
+    }
+}
+
+/// A job by its name, at one batch size for some seconds, as a line of JSON; or, without arguments, a table.
 fn measure_all(arguments: &[String]) -> Result<(), Fault> {
-    let (name, layers) = ARTICLE;
-    if let [batch, seconds] = arguments {
-        let wrong = |what: &str| Fault::spec(format!("expected {what}"), "steps BATCH SECONDS");
+    let article = ("1000-500-100-10, mse, adam", mlp(&[1000, 500, 100, 10]), 10_000, Loss::Mse);
+    let images = ("cnn 28x28-32-64-128-10, ce", cnn(), 2_000, Loss::CrossEntropy);
+    if let [job, batch, seconds] = arguments {
+        let wrong = |what: &str| Fault::spec(format!("expected {what}"), "steps mlp|cnn BATCH SECONDS");
+        let (name, model, rows, loss) = match job.as_str() {
+            "mlp" => article,
+            "cnn" => images,
+            _ => return Err(wrong("mlp or cnn")),
+        };
         let batch = batch.parse().map_err(|_| wrong("a batch size"))?;
         let length = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let options = Options { length: length.ok_or_else(|| wrong("a number of seconds"))?, json: true };
-        return measure(options, name, layers, (10_000, batch), Loss::Mse);
+        return measure(options, name, &model, (rows, batch), loss);
     }
     let options = Options { length: Duration::from_secs(3), json: false };
-    for batch in [1000, 128, 32] {
-        measure(options, name, layers, (10_000, batch), Loss::Mse)?;
+    let small = ("64-128-10, ce, adam", mlp(&[64, 128, 10]), 1437, Loss::CrossEntropy);
+    for (job, batches) in [(article, [1000, 128, 32].as_slice()), (small, &[64]), (images, &[128, 32])] {
+        let (name, model, rows, loss) = job;
+        for batch in batches {
+            measure(options, name, &model, (rows, *batch), loss)?;
+        }
     }
-    measure(options, "64-128-10, ce, adam", &[64, 128, 10], (1437, 64), Loss::CrossEntropy)
+    Ok(())
 }
 
 fn main() -> Result<(), Fault> {

@@ -16,7 +16,10 @@ import subprocess
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BATCHES = [1000, 128, 32]
+JOBS = {
+    "mlp": ("MLP 1000-500-100-10, ReLU, Adam 1e-3, MSE, f32, 10,000 random rows in memory", [1000, 128, 32]),
+    "cnn": ("CNN of images 1x28x28, convolutions 32 and 64 of 3x3 pooled by 2, linear 128-10, ReLU, Adam 1e-3, cross-entropy, f32", [128, 32]),
+}
 # As the daemon starts a worker.
 KEEP_MEMORY_BYTES = str(1 << 32)
 
@@ -42,14 +45,14 @@ def facts(options, version):
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"machine  {model} x {os.cpu_count()}, Linux {platform.release()}, load {os.getloadavg()[0]:.1f}")
-    print(f"build    mlworker {commit or '?'}, PyTorch {version}, {options.threads} threads each")
-    print("job      MLP 1000-500-100-10, ReLU, Adam 1e-3, MSE, f32, 10,000 random rows in memory\n")
+    print(f"build    mlworker {commit or '?'}, PyTorch {version}, {options.threads} threads each\n")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", required=True, help="the benchmark `steps`, built for release")
     parser.add_argument("--python", required=True, help="a Python that has torch")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -61,20 +64,23 @@ def main():
         "MALLOC_MMAP_THRESHOLD_": KEEP_MEMORY_BYTES,
         "MALLOC_TRIM_THRESHOLD_": KEEP_MEMORY_BYTES,
     }
-    most = 0.0
+    most, told = 0.0, False
     peer = [options.python, os.path.join(HERE, "pytorch.py"), "--seconds", str(options.seconds), "--threads", threads]
-    for at, batch in enumerate(BATCHES):
+    for job, batch in [(job, batch) for job in options.jobs for batch in JOBS[job][1]]:
         sides = {
-            "mlworker": ([options.worker, str(batch), str(options.seconds)], ours),
-            "PyTorch eager": ([*peer, "--batch", str(batch)], {}),
-            "PyTorch eager, fused Adam": ([*peer, "--batch", str(batch), "--fused"], {}),
+            "mlworker": ([options.worker, job, str(batch), str(options.seconds)], ours),
+            "PyTorch eager": ([*peer, "--job", job, "--batch", str(batch)], {}),
+            "PyTorch eager, fused Adam": ([*peer, "--job", job, "--batch", str(batch), "--fused"], {}),
         }
         seen = {name: [] for name in sides}
         for _ in range(options.rounds):
             for name, (command, environment) in sides.items():
                 seen[name].append(run(command, environment))
-        if at == 0:
+        if not told:
             facts(options, seen["PyTorch eager"][0]["version"])
+            told = True
+        if batch == JOBS[job][1][0]:
+            print(f"{job}: {JOBS[job][0]}")
         medians = {name: statistics.median(r["steps_per_s"] for r in runs) for name, runs in seen.items()}
         print(f"batch {batch:<22}{'median steps/s':>15}{'min':>9}{'max':>9}{'mlworker is':>13}{'rss MB':>8}{'others':>8}")
         for name, runs in seen.items():

@@ -7,7 +7,10 @@ use mlctl_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Identity, scaling::Scaler};
+use crate::{
+    data::{Identity, scaling::Scaler},
+    nn,
+};
 
 /// The format this build reads and writes.
 pub const FORMAT: u32 = 1;
@@ -85,6 +88,9 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let Some((name, shape)) = nn::layout(&self.network).into_iter().find(|(_, shape)| shape.contains(&0)) {
+            return Err(format!("its tensor {name:?} of shape {shape:?} would hold nothing"));
+        }
         let (inputs, outputs) = self.shape();
         if inputs != self.features.len() {
             return Err(format!("the network takes {inputs} features and {} are named", self.features.len()));
@@ -105,9 +111,7 @@ impl ModelConfig {
 /// Inputs and outputs of a network.
 #[must_use]
 pub fn shape(network: &ModelSpec) -> (usize, usize) {
-    let ModelSpec::Mlp { layers, .. } = network;
-    let width = |layer: Option<&u32>| layer.copied().unwrap_or(0) as usize;
-    (width(layers.first()), width(layers.last()))
+    (usize::try_from(network.inputs()).unwrap_or(usize::MAX), network.outputs() as usize)
 }
 
 #[cfg(test)]
@@ -135,12 +139,33 @@ pub(crate) mod tests {
             ("\"kind\": \"standard\"", "\"kind\": \"none\"", "scaling"),
             ("\"mlp\"", "\"transformer\"", "transformer"),
             ("\"step\": 40", "\"step\": -1", "not a model's config"),
+            ("      8,\n", "      0,\n", "\"layer1.weight\" of shape [0, 2] would hold nothing"),
         ] {
             let text = V1.replacen(old, new, 1);
             assert_ne!(text, V1, "the edit {old} must apply");
             let error = ModelConfig::from_json(text.as_bytes()).unwrap_err();
             assert!(error.contains(why), "{new}: {error}");
         }
+    }
+
+    #[test]
+    fn a_convolutional_network_s_config_goes_there_and_back_and_its_image_is_checked() {
+        let network = |side: u32| {
+            serde_json::json!({"type": "cnn", "image": {"channels": 2, "height": 1, "width": side}, "layers": [3],
+                "convolutions": [{"channels": 4, "pool": 1}]})
+        };
+        let with = |network| {
+            let mut config: serde_json::Value = serde_json::from_str(V1).unwrap();
+            config["network"] = network;
+            ModelConfig::from_json(config.to_string().as_bytes())
+        };
+        let config = with(network(1)).unwrap();
+        assert_eq!(config.shape(), (2, 3));
+        assert_eq!(ModelConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
+        assert!(with(network(2)).unwrap_err().contains("takes 4 features and 2 are named"));
+        let mut nothing = network(1);
+        nothing["convolutions"][0]["pool"] = 2.into();
+        assert!(with(nothing).unwrap_err().contains("\"fc1.weight\" of shape [3, 0] would hold nothing"));
     }
 
     #[test]

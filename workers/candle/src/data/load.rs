@@ -89,10 +89,10 @@ struct Unscaled {
 /// `spec`, with the row, the column and the text, when the data is not what the spec and the model need; `storage` when it cannot be
 /// read; the class of an order to end.
 pub fn load(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index>) -> Result<Dataset, Fault> {
-    let ModelSpec::Mlp { layers, .. } = &spec.model;
     let shape = Shape {
-        inputs: layers.first().copied().unwrap_or(0),
-        outputs: layers.last().copied().unwrap_or(0),
+        inputs: spec.model.inputs(),
+        is_image: matches!(spec.model, ModelSpec::Cnn { .. }),
+        outputs: spec.model.outputs(),
         loss: spec.loss,
     };
     let table = Table::open(&Access::of(job), &spec.data)?;
@@ -152,7 +152,9 @@ pub fn load(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index
 /// What the model needs of the data.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    inputs: u32,
+    inputs: u64,
+    /// Whether a row is an image.
+    is_image: bool,
     /// Its outputs.
     pub(super) outputs: u32,
     loss: Loss,
@@ -160,11 +162,16 @@ pub struct Shape {
 
 impl Shape {
     fn check(self, features: usize, targets: usize) -> Result<(), Fault> {
-        let Self { inputs, outputs, loss } = self;
-        if features != inputs as usize {
+        let Self { inputs, is_image, outputs, loss } = self;
+        if features as u64 != inputs {
+            let change = if is_image {
+                format!("make channels x height x width of train.model.image {features}")
+            } else {
+                format!("begin train.model.layers with {features}")
+            };
             return Err(Fault::spec(
                 format!("the data has {features} feature columns and the model takes {inputs}"),
-                format!("begin train.model.layers with {features}, or name the columns in train.data.features"),
+                format!("{change}, or name the columns in train.data.features"),
             ));
         }
         match loss {

@@ -22,12 +22,9 @@ use crate::{
     fault::Fault,
     host::Done,
     job::Job,
-    nn::Mlp,
+    nn::Network,
     orders::Orders,
 };
-
-/// Values of the widest layer that a batch may make; 256 MiB.
-const MAX_BATCH_VALUES: usize = 64 * 1024 * 1024;
 
 /// Runs an inference job from its model and data to its published results.
 ///
@@ -40,7 +37,7 @@ pub fn run(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
     let predictor = Predictor::new(model, &device)?;
     let mut output = Output::new(job, spec.output, input.task())?;
     let mut meter = Meter::default();
-    let rows = (spec.batch_size as usize).min(MAX_BATCH_VALUES / predictor.widest).max(1);
+    let rows = predictor.network.rows_at_once(spec.batch_size as usize);
     let mut orders = Orders::default();
     while let Some(batch) = input.next_batch(rows)? {
         orders.poll(job.host);
@@ -66,19 +63,16 @@ pub fn run(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
 
 /// A model on its device.
 struct Predictor<'a> {
-    model: Mlp,
+    network: Network,
     device: &'a Device,
     inputs: usize,
-    widest: usize,
 }
 
 impl<'a> Predictor<'a> {
     fn new(model: Model, device: &'a Device) -> Result<Self, Fault> {
         let on_device = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(device)?));
         let weights = model.weights.into_iter().map(on_device).collect::<candle_core::Result<_>>()?;
-        let mlctl_protocol::spec::ModelSpec::Mlp { layers, .. } = &model.network;
-        let widest = layers.iter().copied().max().unwrap_or(1).max(1) as usize;
-        Ok(Self { model: Mlp::new(&model.network, &weights)?, device, inputs: shape(&model.network).0, widest })
+        Ok(Self { network: Network::new(&model.network, &weights)?, device, inputs: shape(&model.network).0 })
     }
 
     /// The outputs of a batch's rows, row-major.
@@ -87,6 +81,6 @@ impl<'a> Predictor<'a> {
             return Ok(Vec::new());
         }
         let features = Tensor::from_slice(&batch.features, (batch.rows.len(), self.inputs), self.device)?;
-        Ok(self.model.forward(&features, None)?.flatten_all()?.to_vec1()?)
+        Ok(self.network.forward(&features, None)?.flatten_all()?.to_vec1()?)
     }
 }

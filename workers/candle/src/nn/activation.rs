@@ -1,12 +1,25 @@
-//! What stands between the layers when it is not ReLU, which `ops::linear` does in its own pass: GELU and tanh, as in PyTorch. On the CPU one pass over
+//! What stands between the layers when it is not ReLU, which `ops::linear` and `convolution` do in their own pass: GELU and tanh, as in PyTorch. On the CPU one pass over
 //! memory forward and one backward; elsewhere candle's operations, whose backward passes are whole.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, cpu::erf::erf_f32};
+use mlctl_protocol::spec::Activation;
 
 use super::{
     blocks::{BLOCK, for_blocks},
     ops::f32s,
 };
+
+/// What follows a layer that has done ReLU itself where that is the activation.
+///
+/// # Errors
+/// When the device refuses memory.
+pub fn behind(x: Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Relu => Ok(x),
+        Activation::Gelu => gelu(&x),
+        Activation::Tanh => tanh(&x),
+    }
+}
 
 /// `x` times the share of the standard normal distribution below `x`: PyTorch's default, not its approximation by tanh.
 ///

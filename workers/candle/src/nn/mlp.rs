@@ -1,10 +1,13 @@
 //! The multi-layer perceptron: linear layers with an activation and dropout between them. Tensors are named and shaped as in PyTorch.
 
-use candle_core::{Device, Error, Result, Tensor};
-use mlctl_protocol::spec::{Activation, ModelSpec};
+use candle_core::{Result, Tensor};
+use mlctl_protocol::spec::Activation;
 
-use super::{Dropping, Tensors, activation, ops};
-use crate::rng::{Rng, Stream};
+use super::{Dropping, Tensors, activation, bias_name, layer, ops, weight_name};
+use crate::rng::Stream;
+
+/// What the names of a perceptron's tensors begin with.
+pub(super) const PREFIX: &str = "layer";
 
 /// A multi-layer perceptron over tensors that are trained (variables) or not.
 #[derive(Debug)]
@@ -16,19 +19,18 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// The model over tensors of the names and shapes of [`super::layout`]; others are ignored.
+    /// So many layers over tensors whose names begin with `prefix`.
     ///
     /// # Errors
-    /// When one is missing. Shapes are checked where files are read, and by the first forward pass.
-    pub fn new(spec: &ModelSpec, tensors: &Tensors) -> Result<Self> {
-        let ModelSpec::Mlp { layers, activation, dropout } = spec;
-        let take = |name: String| {
-            tensors.get(&name).cloned().ok_or_else(|| Error::Msg(format!("the model has no tensor {name:?}")))
-        };
-        let layers = (1..layers.len())
-            .map(|number| Ok((take(weight_name(number))?, take(bias_name(number))?)))
-            .collect::<Result<_>>()?;
-        Ok(Self { layers, activation: *activation, dropout: *dropout })
+    /// When one is missing.
+    pub fn new(
+        prefix: &str,
+        layers: usize,
+        (activation, dropout): (Activation, f64),
+        tensors: &Tensors,
+    ) -> Result<Self> {
+        let layers = (1..=layers).map(|number| layer(tensors, prefix, number)).collect::<Result<_>>()?;
+        Ok(Self { layers, activation, dropout })
     }
 
     /// Outputs (rows, outputs) of features (rows, features): logits where classes are learnt.
@@ -41,11 +43,9 @@ impl Mlp {
         for (layer, (weight, bias)) in (0_u32..).zip(&self.layers) {
             let hidden = (layer as usize) < last;
             x = ops::linear(&x, weight, bias, hidden && self.activation == Activation::Relu)?;
-            x = match self.activation {
-                Activation::Gelu if hidden => activation::gelu(&x)?,
-                Activation::Tanh if hidden => activation::tanh(&x)?,
-                _ => x,
-            };
+            if hidden {
+                x = activation::behind(x, self.activation)?;
+            }
             if let (true, Some(Dropping { seed, step })) = (hidden && self.dropout > 0.0, training) {
                 x = ops::dropout(&x, self.dropout, seed, Stream::Dropout { step, layer })?;
             }
@@ -54,55 +54,25 @@ impl Mlp {
     }
 }
 
-fn weight_name(layer: usize) -> String {
-    format!("layer{layer}.weight")
-}
-
-fn bias_name(layer: usize) -> String {
-    format!("layer{layer}.bias")
-}
-
 /// Names and shapes, weight before bias, layer by layer.
-pub(super) fn layout(layers: &[u32]) -> Vec<(String, Vec<usize>)> {
+pub(super) fn layout(prefix: &str, widths: impl Iterator<Item = usize> + Clone) -> Vec<(String, Vec<usize>)> {
     let mut tensors = Vec::new();
-    for (number, pair) in (1..).zip(layers.windows(2)) {
-        let (inputs, outputs) = (pair[0] as usize, pair[1] as usize);
-        tensors.push((weight_name(number), vec![outputs, inputs]));
-        tensors.push((bias_name(number), vec![outputs]));
+    for (number, (inputs, outputs)) in (1..).zip(widths.clone().zip(widths.skip(1))) {
+        tensors.push((weight_name(prefix, number), vec![outputs, inputs]));
+        tensors.push((bias_name(prefix, number), vec![outputs]));
     }
     tensors
 }
 
-/// PyTorch's initialisation of `nn.Linear`: weight and bias uniform in [-1/sqrt(in), 1/sqrt(in)).
-pub(super) fn initial(layers: &[u32], seed: u64, device: &Device) -> Result<Tensors> {
-    let mut tensors = Tensors::new();
-    let mut inputs = 1;
-    for (number, (name, shape)) in (0_u32..).zip(layout(layers)) {
-        // A bias follows the weight of its layer and has the same bound.
-        inputs = shape.get(1).copied().unwrap_or(inputs);
-        let mut values = vec![0.0; shape.iter().product()];
-        Rng::new(seed, Stream::Init { tensor: number }).fill_uniform(&mut values);
-        #[expect(clippy::cast_precision_loss, reason = "at most a million inputs")]
-        let bound = 1.0 / (inputs as f32).sqrt();
-        for value in &mut values {
-            *value = (2.0 * *value - 1.0) * bound;
-        }
-        tensors.insert(name, Tensor::from_vec(values, shape, device)?);
-    }
-    Ok(tensors)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use candle_core::Device;
 
-    fn spec(layers: &[u32], dropout: f64) -> ModelSpec {
-        ModelSpec::Mlp { layers: layers.to_vec(), activation: Activation::Relu, dropout }
-    }
+    use super::*;
 
     #[test]
     fn tensors_are_named_and_shaped_as_in_pytorch() {
-        let names = layout(&[4, 3, 2]);
+        let names = layout(PREFIX, [4, 3, 2].into_iter());
         let expected = [
             ("layer1.weight", vec![3, 4]),
             ("layer1.bias", vec![3]),
@@ -110,20 +80,6 @@ mod tests {
             ("layer2.bias", vec![2]),
         ];
         assert_eq!(names, expected.map(|(name, shape)| (name.to_owned(), shape)));
-    }
-
-    #[test]
-    fn initial_values_fill_pytorchs_range_and_follow_the_seed() {
-        let make = |seed| initial(&[100, 50, 10], seed, &Device::Cpu).unwrap();
-        let values = |tensors: &Tensors, name: &str| tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let tensors = make(1);
-        for (name, bound) in [("layer1.weight", 0.1), ("layer1.bias", 0.1), ("layer2.weight", 0.02_f32.sqrt())] {
-            let values = values(&tensors, name);
-            assert!(values.iter().all(|v| v.abs() <= bound), "{name}");
-            assert!(values.iter().any(|v| *v > 0.8 * bound) && values.iter().any(|v| *v < -0.8 * bound), "{name}");
-        }
-        assert_eq!(values(&tensors, "layer1.bias"), values(&make(1), "layer1.bias"));
-        assert_ne!(values(&tensors, "layer1.bias"), values(&make(2), "layer1.bias"));
     }
 
     #[test]
@@ -135,7 +91,7 @@ mod tests {
             ("layer2.weight".into(), Tensor::new(&[[3f32, -2.0]], device).unwrap()),
             ("layer2.bias".into(), Tensor::new(&[0.25f32], device).unwrap()),
         ]);
-        let model = Mlp::new(&spec(&[2, 2, 1], 0.5), &tensors).unwrap();
+        let model = Mlp::new(PREFIX, 2, (Activation::Relu, 0.5), &tensors).unwrap();
         let x = Tensor::new(&[[1f32, 2.0], [3.0, 1.0]], device).unwrap();
         // Hidden: relu(1-2)=0, relu(2+1+1)=4; relu(3-1)=2, relu(6+0.5+1)=7.5. Without `training` nothing is dropped.
         let y = model.forward(&x, None).unwrap();
@@ -146,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_missing_tensor_is_named() {
-        let error = Mlp::new(&spec(&[2, 1], 0.0), &Tensors::new()).unwrap_err();
+        let error = Mlp::new(PREFIX, 1, (Activation::Relu, 0.0), &Tensors::new()).unwrap_err();
         assert!(error.to_string().contains("layer1.weight"));
     }
 }

@@ -13,13 +13,13 @@ use crate::{
     data::{examples::Batch, rows::Source},
     fault::Fault,
     loss::{loss, predicted_classes},
-    nn::Mlp,
+    nn::Network,
 };
 
 /// The file beside the final model.
 pub const EVALUATION_FILE: &str = "evaluation.json";
 
-/// Rows per forward pass.
+/// Rows per forward pass at most.
 const BATCH: usize = 1024;
 
 /// Classes up to which a confusion matrix is kept.
@@ -70,7 +70,7 @@ pub(super) fn put(metrics: &mut Metrics, name: &str, value: f64) {
 #[derive(Clone, Copy)]
 pub struct Measure<'a> {
     /// The model, over tensors outside any graph.
-    pub model: &'a Mlp,
+    pub model: &'a Network,
     /// The loss.
     pub loss: Loss,
     /// Where the rows are.
@@ -98,7 +98,7 @@ impl Measure<'_> {
     ) -> Result<Option<Score>, Fault> {
         let mut score = Score { correct: self.source.has_classes().then_some(0), ..Score::default() };
         let mut stopped = false;
-        self.source.walk(part, BATCH, self.device, &mut |batch| {
+        self.source.walk(part, self.model.rows_at_once(BATCH), self.device, &mut |batch| {
             stopped = interrupted();
             if stopped {
                 return Ok(ControlFlow::Break(()));
@@ -207,13 +207,13 @@ mod tests {
     };
 
     /// A model that predicts class 1 where the feature is above 0.
-    fn model() -> Mlp {
+    fn model() -> Network {
         let spec = ModelSpec::Mlp { layers: vec![1, 2], activation: Activation::Relu, dropout: 0.0 };
         let tensors = Tensors::from([
             ("layer1.weight".into(), Tensor::new(&[[0f32], [1.0]], &Device::Cpu).unwrap()),
             ("layer1.bias".into(), Tensor::new(&[0f32, 0.0], &Device::Cpu).unwrap()),
         ]);
-        Mlp::new(&spec, &tensors).unwrap()
+        Network::new(&spec, &tensors).unwrap()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     fault::Fault,
-    nn::{self, Mlp, Tensors},
+    nn::{self, Network, Tensors},
     optim::{
         Optimizer, Parameter,
         snapshot::{self, Snapshot},
@@ -24,9 +24,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Learner {
     /// The model over variables, to train.
-    pub(super) model: Mlp,
+    pub(super) model: Network,
     /// The same memory outside any graph, to measure.
-    pub(super) frozen: Mlp,
+    pub(super) frozen: Network,
     /// The optimizer, which owns the variables.
     pub(super) optimizer: Optimizer,
     /// The tensors that are not trained, and their files in every checkpoint.
@@ -74,8 +74,8 @@ impl Learner {
             let trained = parameters.iter().map(|(name, var)| (name.clone(), of(var)));
             trained.chain(fixed.clone()).collect()
         };
-        let model = Mlp::new(&spec.model, &tensors(|var| var.as_tensor().clone()))?;
-        let frozen = Mlp::new(&spec.model, &tensors(Var::as_detached_tensor))?;
+        let model = Network::new(&spec.model, &tensors(|var| var.as_tensor().clone()))?;
+        let frozen = Network::new(&spec.model, &tensors(Var::as_detached_tensor))?;
         let optimizer = Optimizer::new(&spec.optimizer, parameters)?;
         let raws = fixed.iter().map(|(name, tensor)| snapshot::fixed(name, tensor));
         let files = state::frozen_files(raws.collect::<candle_core::Result<_>>()?)?;

@@ -29,7 +29,7 @@ use crate::{
     fault::Fault,
     host::Host,
     loss::{loss, predicted_classes},
-    nn::{self, Dropping, Mlp, Tensors},
+    nn::{self, Dropping, Network, Tensors},
     optim::clip,
     orders::Orders,
 };
@@ -431,7 +431,7 @@ fn interrupts(orders: &mut Orders, host: &dyn Host) -> bool {
     orders.ending().is_some()
 }
 
-fn measure<'a>(work: Work<'a>, model: &'a Mlp) -> Measure<'a> {
+fn measure<'a>(work: Work<'a>, model: &'a Network) -> Measure<'a> {
     Measure { model, loss: work.spec.loss, source: work.source, device: work.device }
 }
 

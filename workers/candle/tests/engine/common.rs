@@ -17,8 +17,8 @@ use mlctl_protocol::{
     progress::{MetricPoint, Metrics, Progress, StorageAway},
     result::CheckpointRef,
     spec::{
-        Activation, CheckpointPolicy, Convergence, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split,
-        TrainSpec,
+        Activation, CheckpointPolicy, Convergence, ConvolutionSpec, DataSource, ImageShape, Loss, ModelSpec,
+        OptimizerSpec, Scaling, Split, TrainSpec,
     },
 };
 use mlworker::{
@@ -164,6 +164,20 @@ impl Problem {
         };
         let policy = CheckpointPolicy { every_steps: Some(4), keep: 3, ..CheckpointPolicy::default() };
         Self { spec, policy, examples }
+    }
+
+    /// The same rows as images of two by three pixels.
+    pub fn images() -> Self {
+        let mut problem = Self::classes();
+        let convolution = |channels, kernel, pool| ConvolutionSpec { channels, kernel, pool };
+        problem.spec.model = ModelSpec::Cnn {
+            image: ImageShape { channels: 1, height: 2, width: 3 },
+            convolutions: vec![convolution(5, 3, 1), convolution(4, 2, 2)],
+            layers: vec![8, 3],
+            activation: Activation::Relu,
+            dropout: 0.25,
+        };
+        problem
     }
 
     /// One attempt, from the latest checkpoint in the vault if there is one.

@@ -268,7 +268,7 @@ fn a_class_that_nothing_belongs_to_is_a_warning() {
 /// What is wrong, the file, an edit of the spec, and what the message and the hint must say.
 type Mistake = (&'static str, &'static str, fn(&mut Value), &'static str, &'static str);
 
-const MISTAKES: [Mistake; 27] = [
+const MISTAKES: [Mistake; 28] = [
     ("empty", "", |_| (), "is empty", "header"),
     ("only blank lines", "\n\r\n\n", |_| (), "is empty", "header"),
     ("only a header", "a,b,class\n", |_| (), "no rows", "at least one row"),
@@ -315,6 +315,16 @@ const MISTAKES: [Mistake; 27] = [
         |s| s["train"]["model"]["layers"] = json!([3, 3]),
         "2 feature columns and the model takes 3",
         "begin train.model.layers with 2",
+    ),
+    (
+        "pixels",
+        SMALL,
+        |s| {
+            s["train"]["model"] = json!({"type": "cnn", "image": {"channels": 1, "height": 3, "width": 1},
+                "convolutions": [{"channels": 2, "pool": 1}], "layers": [3]});
+        },
+        "2 feature columns and the model takes 3",
+        "make channels x height x width of train.model.image 2",
     ),
     (
         "outputs",

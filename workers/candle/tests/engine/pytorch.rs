@@ -1,10 +1,13 @@
-//! Against numbers that PyTorch computed (`fixtures/training/make.py`): activations and their derivatives, and whole short trainings with momentum,
+//! Against numbers that PyTorch computed (`fixtures/training/make.py`): activations, convolutions and their derivatives, and whole short trainings with momentum,
 //! Nesterov's momentum, weight decay and clipped gradients, from the same weights over the same rows.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use mlworker::nn::activation;
+use mlworker::{
+    nn::{activation, convolution::convolve, pooling},
+    rng::{Rng, Stream},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,6 +16,7 @@ use super::{common::Recorder, jobs::Bench};
 #[derive(Deserialize)]
 struct Expected {
     activations: Activations,
+    convolutions: Vec<Convolution>,
     runs: BTreeMap<String, Run>,
 }
 
@@ -27,6 +31,18 @@ struct Activations {
 struct Pointwise {
     values: Vec<f32>,
     derivatives: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Convolution {
+    shape: [usize; 4],
+    channels: usize,
+    kernel: usize,
+    pool: usize,
+    relu: bool,
+    values: Vec<f32>,
+    /// Of the images, the weight and the bias.
+    gradients: [Vec<f32>; 3],
 }
 
 #[derive(Deserialize)]
@@ -69,12 +85,42 @@ fn activations_and_their_derivatives_are_pytorchs() {
     }
 }
 
+#[test]
+fn convolutions_and_their_gradients_are_pytorchs() {
+    for (block, case) in (0..).zip(expected().convolutions) {
+        let draw = |table, shape: &[usize]| {
+            let mut values = vec![0.0; shape.iter().product()];
+            Rng::new(8, Stream::Data { table, block }).fill_normal(&mut values);
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        let Convolution { shape, channels, kernel, pool, relu, values, gradients } = case;
+        let shapes: [&[usize]; 3] = [&shape, &[channels, shape[1], kernel, kernel], &[channels]];
+        let [x, weight, bias] = [0, 1, 2].map(|table| Var::from_tensor(&draw(table, shapes[table as usize])).unwrap());
+        let y = pooling::max(&convolve(&x, &weight, &bias, relu).unwrap(), pool).unwrap();
+        let flat = |tensor: &Tensor| wide(&tensor.flatten_all().unwrap().to_vec1().unwrap());
+        assert_close(&format!("{shape:?}"), &flat(&y), &wide(&values), 1e-5, 1.0);
+        let ours = (&y * draw(3, y.dims())).unwrap().sum_all().unwrap().backward().unwrap();
+        for (of, theirs) in [&x, &weight, &bias].into_iter().zip(&gradients) {
+            assert_close(&format!("{shape:?}"), &flat(ours.get(of).unwrap()), &wide(theirs), 1e-5, 1.0);
+        }
+    }
+}
+
 fn spec(activation: &str, optimizer: Value, max_grad_norm: Option<f64>) -> Value {
     json!({"version": 1, "name": "twin", "train": {
         "seed": 11, "loss": "mse", "batch_size": 4, "max_steps": 20, "max_grad_norm": max_grad_norm,
         "model": {"type": "mlp", "layers": [5, 7, 6, 3], "activation": activation},
         "data": {"format": "randn", "rows": 12, "features": 5, "targets": 3, "seed": 11},
         "optimizer": optimizer}})
+}
+
+fn images(activation: &str, optimizer: Value, max_grad_norm: Option<f64>) -> Value {
+    let mut spec = spec(activation, optimizer, max_grad_norm);
+    spec["train"]["model"] = json!({
+        "type": "cnn", "image": {"channels": 2, "height": 5, "width": 6}, "layers": [8, 3], "activation": activation,
+        "convolutions": [{"channels": 4}, {"channels": 6, "kernel": 2, "pool": 1}]});
+    spec["train"]["data"]["features"] = json!(60);
+    spec
 }
 
 #[test]
@@ -87,7 +133,9 @@ fn short_trainings_go_as_in_pytorch() {
         ("relu_nesterov", spec("relu", sgd(true, 0.0), None)),
         ("gelu_nesterov_decay_clipped", spec("gelu", sgd(true, 0.01), Some(0.25))),
         ("tanh_adam_clipped", spec("tanh", adam.clone(), Some(0.5))),
-        ("gelu_adam", spec("gelu", adam, None)),
+        ("gelu_adam", spec("gelu", adam.clone(), None)),
+        ("cnn_relu_adam", images("relu", adam, None)),
+        ("cnn_gelu_nesterov_clipped", images("gelu", sgd(true, 0.0), Some(0.5))),
     ];
     assert_eq!(runs.len(), specs.len());
     for (name, spec) in specs {

@@ -32,8 +32,13 @@ fn assert_same(disturbed: &Trained, whole: &Trained, how: &str) {
 
 #[test]
 fn stopping_at_every_single_poll_changes_nothing() {
-    let problem = Problem::classes();
-    let whole = undisturbed(&problem);
+    for problem in [Problem::classes(), Problem::images()] {
+        stopped_at_every_single_poll(&problem);
+    }
+}
+
+fn stopped_at_every_single_poll(problem: &Problem) {
+    let whole = undisturbed(problem);
     assert!(whole.run.step > 20, "the problem is too short to interrupt: {:?}", whole.run);
     let mut polls = 0;
     for at in 0.. {
@@ -60,12 +65,12 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
     let nesterov = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.0, nesterov: true };
     let adamw = OptimizerSpec::AdamW { learning_rate: 0.01, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
     for round in 0..60 {
-        let mut problem = Problem::classes();
+        let mut problem = if round % 3 == 0 { Problem::images() } else { Problem::classes() };
         match round % 4 {
             0 => {}
             1 => problem.spec.optimizer = sgd.clone(),
             2 => {
-                let ModelSpec::Mlp { activation, .. } = &mut problem.spec.model;
+                let (ModelSpec::Mlp { activation, .. } | ModelSpec::Cnn { activation, .. }) = &mut problem.spec.model;
                 *activation = if round % 8 == 2 { Activation::Gelu } else { Activation::Tanh };
                 problem.spec.optimizer = nesterov.clone();
                 problem.spec.max_grad_norm = Some(0.5);

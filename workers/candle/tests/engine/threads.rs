@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use mlctl_protocol::spec::ModelSpec;
+use mlctl_protocol::spec::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
 use mlworker::{
     data::examples::Answers,
     rng::{Rng, Stream},
@@ -20,25 +20,43 @@ fn wide() -> Problem {
     problem.examples.answers = Answers::Classes((0..rows).map(|row| row % 70).collect());
     (problem.examples.features, problem.examples.width) = (features, width);
     (problem.examples.train, problem.examples.validation) = ((0..1200).collect(), (1200..rows).collect());
-    let ModelSpec::Mlp { layers, .. } = &mut problem.spec.model;
-    *layers = vec![120, 600, 70];
+    let (activation, dropout) = (Activation::Relu, 0.25);
+    problem.spec.model = ModelSpec::Mlp { layers: vec![120, 600, 70], activation, dropout };
     problem.spec.batch_size = 1100;
     problem.spec.max_epochs = Some(2);
+    problem
+}
+
+/// The same rows as images of three channels.
+fn images() -> Problem {
+    let mut problem = wide();
+    let convolution = |channels, pool| ConvolutionSpec { channels, kernel: 3, pool };
+    problem.spec.model = ModelSpec::Cnn {
+        image: ImageShape { channels: 3, height: 8, width: 5 },
+        convolutions: vec![convolution(32, 1), convolution(48, 2)],
+        layers: vec![70],
+        activation: Activation::Relu,
+        dropout: 0.0,
+    };
     problem
 }
 
 #[test]
 #[ignore = "run by the test below, in a process for each number of threads"]
 fn child() {
-    let trained = wide().attempt(&Recorder::default(), &mut Memory::default()).unwrap();
     let mut hasher = blake3::Hasher::new();
-    for (name, bits) in bits(&trained) {
-        hasher.update(name.as_bytes());
-        for value in bits {
-            hasher.update(&value.to_le_bytes());
+    let mut metrics = Vec::new();
+    for problem in [wide(), images()] {
+        let trained = problem.attempt(&Recorder::default(), &mut Memory::default()).unwrap();
+        for (name, bits) in bits(&trained) {
+            hasher.update(name.as_bytes());
+            for value in bits {
+                hasher.update(&value.to_le_bytes());
+            }
         }
+        metrics.push(trained.run.metrics);
     }
-    println!("digest={} {:?}", hasher.finalize().to_hex(), trained.run.metrics);
+    println!("digest={} {metrics:?}", hasher.finalize().to_hex());
 }
 
 #[test]

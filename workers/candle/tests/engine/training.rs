@@ -4,7 +4,7 @@ use super::common::{Memory, Problem, Recorder, found};
 use mlctl_protocol::{
     ExitClass,
     message::{ReportBody, StopClass},
-    spec::{Convergence, Loss, ModelSpec, OptimizerSpec},
+    spec::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec},
 };
 use mlworker::{data::examples::Answers, host::Order};
 
@@ -142,7 +142,6 @@ fn a_stop_saves_first_and_a_refusal_does_not() {
 #[test]
 fn one_linear_layer_is_a_model_too() {
     let mut problem = Problem::classes();
-    let ModelSpec::Mlp { layers, .. } = &mut problem.spec.model;
-    *layers = vec![6, 3];
+    problem.spec.model = ModelSpec::Mlp { layers: vec![6, 3], activation: Activation::Relu, dropout: 0.0 };
     problem.attempt(&Recorder::default(), &mut Memory::default()).unwrap();
 }

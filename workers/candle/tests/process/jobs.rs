@@ -25,11 +25,17 @@ fn short() -> Value {
 
 #[tokio::test]
 async fn the_example_jobs_do_what_they_promise() {
+    for (file, accuracy) in [("digits.toml", 0.97), ("digits-cnn.toml", 0.98)] {
+        train_and_predict(file, accuracy).await;
+    }
+}
+
+async fn train_and_predict(file: &str, accuracy: f64) {
     let daemon = Daemon::new();
-    let trained = daemon.run(&spec(example("digits.toml")), 1, 1).await;
+    let trained = daemon.run(&spec(example(file)), 1, 1).await;
     let result = trained.result.unwrap();
     assert_eq!((result.class, trained.code), (ExitClass::Ok, Some(0)), "{result:?}");
-    assert!(result.metrics["test_accuracy"] >= 0.97, "{:?}", result.metrics);
+    assert!(result.metrics["test_accuracy"] >= accuracy, "{:?}", result.metrics);
     assert_eq!(daemon.result_file(1, 1), result);
     assert!(trained.reports.iter().any(|body| matches!(body, ReportBody::Metrics { .. })));
     let mut infer = example("digits-infer.toml");

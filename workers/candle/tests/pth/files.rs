@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::{Device, Tensor};
 use mlctl_protocol::{
     ExitClass,
-    spec::{Activation, ModelSpec},
+    spec::{Activation, ConvolutionSpec, ImageShape, ModelSpec},
 };
 use mlworker::{
     fault::Fault,
-    nn::{self, Mlp, Tensors},
+    nn::{self, Network, Tensors},
     pth,
 };
 use serde::Deserialize;
@@ -18,6 +18,13 @@ use serde::Deserialize;
 struct Expected {
     inputs: Vec<Vec<f32>>,
     outputs: BTreeMap<String, Vec<Vec<f32>>>,
+    cnn: Cnn,
+}
+
+#[derive(Deserialize)]
+struct Cnn {
+    inputs: Vec<Vec<f32>>,
+    outputs: Vec<Vec<f32>>,
 }
 
 fn network() -> ModelSpec {
@@ -47,10 +54,33 @@ fn outputs_agree_with_pytorchs() {
     assert_eq!(expected.outputs.len(), 9);
     for (name, theirs) in expected.outputs {
         let tensors = load(&name, (name == "checkpoint").then_some("model_state_dict")).unwrap();
-        let ours = Mlp::new(&network(), &tensors).unwrap().forward(&inputs, None).unwrap();
-        for (ours, theirs) in ours.to_vec2::<f32>().unwrap().iter().flatten().zip(theirs.iter().flatten()) {
-            assert!((ours - theirs).abs() <= 1e-5 * (1.0 + theirs.abs()), "{name}: {ours}, not {theirs}");
-        }
+        let ours = Network::new(&network(), &tensors).unwrap().forward(&inputs, None).unwrap();
+        assert_close(&name, &ours, &theirs);
+    }
+}
+
+#[test]
+fn outputs_of_a_convolutional_network_agree_with_pytorchs() {
+    let Cnn { inputs, outputs } = serde_json::from_slice::<Expected>(&read("expected.json")).unwrap().cnn;
+    let convolution = |channels, kernel, pool| ConvolutionSpec { channels, kernel, pool };
+    let network = ModelSpec::Cnn {
+        image: ImageShape { channels: 2, height: 5, width: 4 },
+        convolutions: vec![convolution(4, 3, 2), convolution(3, 2, 1)],
+        layers: vec![5, 3],
+        activation: Activation::Relu,
+        dropout: 0.0,
+    };
+    let tensors = pth::load(&read("cnn.pth"), &nn::layout(&network), None).unwrap();
+    let inputs = Tensor::new(inputs, &Device::Cpu).unwrap();
+    assert_close("cnn", &Network::new(&network, &tensors).unwrap().forward(&inputs, None).unwrap(), &outputs);
+}
+
+#[track_caller]
+fn assert_close(name: &str, ours: &Tensor, theirs: &[Vec<f32>]) {
+    let ours = ours.to_vec2::<f32>().unwrap();
+    assert_eq!(ours.len(), theirs.len());
+    for (ours, theirs) in ours.iter().flatten().zip(theirs.iter().flatten()) {
+        assert!((ours - theirs).abs() <= 1e-5 * (1.0 + theirs.abs()), "{name}: {ours}, not {theirs}");
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     data::{DataSource, SplitPart},
-    train::ModelSpec,
+    model::ModelSpec,
 };
 
 /// Predict every row of a dataset with a model.

@@ -5,6 +5,7 @@ mod after;
 mod command;
 mod data;
 mod infer;
+mod model;
 mod policy;
 mod train;
 
@@ -17,10 +18,11 @@ pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, file_set};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
+pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
 pub use policy::{
     BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,
 };
-pub use train::{Activation, Convergence, Loss, ModelSpec, OptimizerSpec, TrainSpec};
+pub use train::{Convergence, Loss, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.
 pub const SPEC_VERSION: u32 = 1;

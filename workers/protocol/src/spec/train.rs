@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     data::{DataSource, Scaling, Split, StreamSpec},
     infer::InitSpec,
+    model::ModelSpec,
 };
 
 /// Train a model by gradient descent: initialise, then batch, forward, loss, backward, update, until convergence or the
@@ -61,39 +62,6 @@ pub struct TrainSpec {
     /// Ends training when the loss no longer improves.
     #[serde(default)]
     pub convergence: Option<Convergence>,
-}
-
-/// The shape of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ModelSpec {
-    /// A multi-layer perceptron: linear layers with an activation and dropout between them. Tensors are named as in PyTorch: `layer1.weight`
-    /// of shape (out, in), `layer1.bias` of shape (out), and so on.
-    Mlp {
-        /// Widths from the features to the outputs, `[64, 128, 10]` for 64 features, one hidden layer of 128, and 10 outputs.
-        #[schemars(length(min = 2, max = 1000), inner(range(min = 1, max = 1_000_000)))]
-        layers: Vec<u32>,
-        /// What stands between the layers.
-        #[serde(default)]
-        activation: Activation,
-        /// The probability with which a hidden unit is dropped while training.
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 0.99))]
-        dropout: f64,
-    },
-}
-
-/// A non-linearity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// max(0, x); its derivative at 0 is 0, as in PyTorch.
-    #[default]
-    Relu,
-    /// x times the share of the standard normal distribution below x, as PyTorch's `nn.GELU()`.
-    Gelu,
-    /// The hyperbolic tangent.
-    Tanh,
 }
 
 /// What training minimises, averaged over a batch.
