@@ -193,7 +193,8 @@ fn a_resumed_job_publishes_the_same_model_whatever_became_of_its_newest_checkpoi
         let fault = bench.run(&spec, &host, (job, 1), &[]).unwrap_err();
         assert_eq!(fault.class, ExitClass::Preempted, "{}", fault.message);
         let candidates = checkpoints(&host);
-        assert!(candidates.len() > 2);
+        // The last is not the only one, however slow the disk is.
+        assert!(candidates.len() >= 2);
         damage.apply(&format!("{}/model-00001-of-00001.safetensors", candidates[0].uri));
         let host = Recorder::default();
         let model = bench.run(&spec, &host, (job, 2), &candidates).unwrap().model.unwrap();

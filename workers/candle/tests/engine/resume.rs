@@ -78,7 +78,7 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             _ => problem.spec.optimizer = adamw.clone(),
         }
         if round % 5 == 0 {
-            problem.spec.freeze = vec!["layer1.*".into()];
+            problem.spec.freeze = vec!["*1.*".into()];
         }
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
