@@ -133,7 +133,8 @@ def timed(argv, environment):
             with contextlib.suppress(OSError, AttributeError):
                 with open(f'/proc/{process.pid}/status') as status:
                     found = re.search(r'VmHWM:\s+(\d+)', status.read())
-                peak[0] = max(peak[0], int(found[1]))
+                # One that has just ended has none.
+                peak[0] = max(peak[0], int(found[1]) if found else 0)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

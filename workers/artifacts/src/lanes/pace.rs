@@ -23,6 +23,8 @@ const REST: u32 = 12;
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
     limit: usize,
+    /// Requests that were on their way when the limit was set: they say nothing of it.
+    settling: usize,
     began: Duration,
     requests: usize,
     weight: u64,
@@ -48,7 +50,7 @@ impl Default for Pace {
 impl Pace {
     /// One that begins with so many.
     pub(super) const fn beginning_with(limit: usize) -> Self {
-        Self { limit, began: Duration::ZERO, requests: 0, weight: 0, trial: Trial::Base }
+        Self { limit, settling: limit, began: Duration::ZERO, requests: 0, weight: 0, trial: Trial::Base }
     }
 
     /// How many may be on their way.
@@ -58,8 +60,10 @@ impl Pace {
 
     /// A request of some weight in bytes ended at a moment, counted from any fixed one.
     pub(super) fn ended(&mut self, now: Duration, weight: u64) {
-        if self.requests == 0 && self.weight == 0 && self.began == Duration::ZERO {
+        if self.settling > 0 {
+            self.settling -= 1;
             self.began = now;
+            return;
         }
         self.requests += 1;
         // A request costs the way there and back, however small it is.
@@ -70,7 +74,14 @@ impl Pace {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate is no exact thing")]
         let rate = self.weight as f64 / took.as_secs_f64();
+        let before = self.limit;
         self.decide(rate);
+        self.measure_from(now, before);
+    }
+
+    /// Begins to measure anew, once those are through that began under another limit.
+    const fn measure_from(&mut self, now: Duration, before: usize) {
+        self.settling = if self.limit == before { 0 } else { self.limit };
         (self.began, self.requests, self.weight) = (now, 0, 0);
     }
 
@@ -98,9 +109,10 @@ impl Pace {
 
     /// The store said at a moment that it is too much, or did not answer in time.
     pub(super) fn overloaded(&mut self, now: Duration) {
+        let before = self.limit;
         self.limit = (self.limit / 2).max(LEAST);
         self.trial = Trial::Rest { windows: REST };
-        (self.began, self.requests, self.weight) = (now, 0, 0);
+        self.measure_from(now, before);
     }
 }
 
@@ -131,6 +143,20 @@ mod tests {
         assert!((48..=128).contains(&far), "2,000 a second at 30 ms need 60: {far}");
         assert!(farther > 128, "{farther}");
         assert!(settled(60.0, 1e9, 60) <= MOST);
+    }
+
+    #[test]
+    fn requests_that_end_together_are_not_taken_for_a_rate() {
+        // All that are sent at once are answered at once, as at the beginning, and as many more take as long.
+        let mut pace = Pace::default();
+        let mut now = 0.0;
+        for _ in 0..20 {
+            now += 0.06;
+            for _ in 0..pace.limit() {
+                pace.ended(Duration::from_secs_f64(now), 65_536);
+            }
+        }
+        assert!(pace.limit() >= 60, "more lanes move more here: {}", pace.limit());
     }
 
     #[test]
