@@ -83,8 +83,8 @@ impl Object {
     /// Whether it is the same object of the same bytes, wherever each of the two lies.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
-        let content = |of: &Self| (of.name.clone(), of.role, of.size_bytes, of.blake3.clone());
-        content(self) == content(other)
+        (&self.name, self.role, self.size_bytes, &self.blake3)
+            == (&other.name, other.role, other.size_bytes, &other.blake3)
     }
 }
 

@@ -24,7 +24,9 @@ const SUM_VALUES: usize = 1 << 24;
 /// On shapes that do not fit, and when the device refuses memory.
 pub fn convolve(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
-        return x.contiguous()?.apply_op3(weight, bias, Convolution { relu, wants_input: x.track_op() });
+        let [wants_input, wants_weight, wants_bias] = [x, weight, bias].map(Tensor::track_op);
+        let convolution = Convolution { relu, wants_input, wants_weight, wants_bias };
+        return x.contiguous()?.apply_op3(weight, bias, convolution);
     }
     convolve_composed(x, weight, bias, relu)
 }
@@ -42,10 +44,12 @@ fn convolve_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> 
     if relu { y.le(0f32)?.where_cond(&y.zeros_like()?, &y) } else { Ok(y) }
 }
 
-/// Backward state of [`convolve`]. The weight's and bias' gradients are always wanted, the input's only inside the graph.
+/// Backward state of [`convolve`]. A gradient is wanted of what is in the graph: not of the image, nor of weights that are frozen.
 struct Convolution {
     relu: bool,
     wants_input: bool,
+    wants_weight: bool,
+    wants_bias: bool,
 }
 
 impl CustomOp3 for Convolution {
@@ -86,10 +90,12 @@ impl CustomOp3 for Convolution {
             y: self.relu.then(|| f32s(cpu(&outputs.0)?, outputs.1)).transpose()?,
             grad: f32s(cpu(&slopes.0)?, slopes.1)?,
         };
-        let Gradients { input, weight: to_weight, bias: to_bias } = backward(sizes, &known, self.wants_input)?;
-        let input = input.map(|values| Tensor::from_vec(values, x.shape(), x.device())).transpose()?;
-        let to_weight = Tensor::from_vec(to_weight, weight.shape(), x.device())?;
-        Ok((input, Some(to_weight), Some(Tensor::from_vec(to_bias, sizes.outputs, x.device())?)))
+        let found = backward(sizes, &known, (self.wants_input, self.wants_weight))?;
+        let tensor = |values: Option<Vec<f32>>, shape: &Shape| {
+            values.map(|values| Tensor::from_vec(values, shape, x.device())).transpose()
+        };
+        let to_bias = self.wants_bias.then_some(found.bias);
+        Ok((tensor(found.input, x.shape())?, tensor(found.weight, weight.shape())?, tensor(to_bias, bias.shape())?))
     }
 }
 
@@ -325,11 +331,12 @@ struct Known<'a> {
 /// What it ends with.
 struct Gradients {
     input: Option<Vec<f32>>,
-    weight: Vec<f32>,
+    weight: Option<Vec<f32>>,
+    /// Comes with laying out what is needed for the others.
     bias: Vec<f32>,
 }
 
-fn backward(sizes: Sizes, known: &Known<'_>, wants_input: bool) -> Result<Gradients> {
+fn backward(sizes: Sizes, known: &Known<'_>, (wants_input, wants_weight): (bool, bool)) -> Result<Gradients> {
     let (_, group) = sizes.cut();
     let (inward, outward) = sizes.image();
     let mut input = wants_input.then(|| vec![0.0; sizes.images * inward]);
@@ -347,7 +354,7 @@ fn backward(sizes: Sizes, known: &Known<'_>, wants_input: bool) -> Result<Gradie
             y: known.y.map(|y| &y[outs.clone()]),
             grad: &known.grad[outs],
         };
-        backward_of_group(sizes, &known, dx)
+        backward_of_group(sizes, &known, (dx, wants_weight))
     };
     let sums = into.into_par_iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
     let (mut weight, mut bias) = (vec![0.0; sizes.outputs * sizes.taps()], vec![0.0; sizes.outputs]);
@@ -357,11 +364,15 @@ fn backward(sizes: Sizes, known: &Known<'_>, wants_input: bool) -> Result<Gradie
     }
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
     let bias = bias.into_iter().map(|sum| sum as f32).collect();
-    Ok(Gradients { input, weight, bias })
+    Ok(Gradients { input, weight: wants_weight.then_some(weight), bias })
 }
 
-/// Sums of the weight's and bias' gradients over some images, and the gradient of each image.
-fn backward_of_group(sizes: Sizes, known: &Known<'_>, mut dx: Option<&mut [f32]>) -> Result<(Vec<f32>, Vec<f64>)> {
+/// Sums of the weight's gradient, where it is wanted, and of the bias' over some images, and the gradient of each image.
+fn backward_of_group(
+    sizes: Sizes,
+    known: &Known<'_>,
+    (mut dx, wants_weight): (Option<&mut [f32]>, bool),
+) -> Result<(Vec<f32>, Vec<f64>)> {
     let (part, _) = sizes.cut();
     let (inward, outward) = sizes.image();
     let (mut to_weight, mut to_bias) = (vec![0.0; sizes.outputs * sizes.taps()], vec![0.0; sizes.outputs]);
@@ -375,7 +386,9 @@ fn backward_of_group(sizes: Sizes, known: &Known<'_>, mut dx: Option<&mut [f32]>
         fill(sizes, &mut grads, &mut to_bias, (&known.grad[outs.clone()], known.y.map(|y| &y[outs])))?;
         let (narrow, columns) = (grads.layout(count), bench.columns.layout(count).transpose(0, 1)?);
         let size = (1, sizes.outputs, sizes.taps(), count);
-        if let CpuStorage::F32(product) = grads.values.matmul(&bench.columns.values, size, &narrow, &columns)? {
+        if wants_weight
+            && let CpuStorage::F32(product) = grads.values.matmul(&bench.columns.values, size, &narrow, &columns)?
+        {
             add(&mut to_weight, &product);
         }
         if let (Some(dx), Some(returned)) = (&mut dx, &mut returned) {
@@ -502,12 +515,23 @@ mod tests {
     }
 
     #[test]
-    fn an_input_outside_the_graph_gets_no_gradient() {
-        let [x, weight, bias] = vars(CASES[0]);
-        let grads = convolve(&x.as_detached_tensor(), &weight, &bias, true).unwrap().sum_all().unwrap().backward();
-        let grads = grads.unwrap();
-        assert!(grads.get(&x).is_none());
-        assert!(grads.get(&weight).is_some() && grads.get(&bias).is_some());
+    fn what_is_outside_the_graph_gets_no_gradient_and_changes_none() {
+        let vars = vars(CASES[0]);
+        let gradients = |[x, weight, bias]: &[Tensor; 3]| {
+            let grads = convolve(x, weight, bias, true).unwrap().sum_all().unwrap().backward().unwrap();
+            [x, weight, bias].map(|of| grads.get(of).map(|grad| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap()))
+        };
+        let whole = gradients(&[0, 1, 2].map(|place| vars[place].as_tensor().clone()));
+        assert!(whole.iter().all(Option::is_some));
+        for frozen in 0..3 {
+            let tensors = [0, 1, 2].map(|place| match place == frozen {
+                true => vars[place].as_detached_tensor(),
+                false => vars[place].as_tensor().clone(),
+            });
+            for (place, found) in gradients(&tensors).into_iter().enumerate() {
+                assert_eq!(found, whole[place].clone().filter(|_| place != frozen), "{frozen}: {place}");
+            }
+        }
     }
 
     #[test]
