@@ -7,6 +7,7 @@ mod data;
 mod infer;
 mod job;
 mod model;
+mod schedule;
 mod time;
 mod train;
 

@@ -101,7 +101,8 @@ impl Arguments {
         }
         let mut chosen = Vec::new();
         for name in &self.metric {
-            chosen.push(series.get(name).ok_or_else(|| {
+            let full = if name == "lr" { "learning_rate" } else { name };
+            chosen.push(series.get(name).or_else(|| series.get(full)).ok_or_else(|| {
                 let names: Vec<_> = series.keys().map(String::as_str).collect();
                 Failure::new(Exit::NotFound, format!("there is no metric {name}"))
                     .hint(format!("there are: {}", if names.is_empty() { "none yet".into() } else { names.join(", ") }))

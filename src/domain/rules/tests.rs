@@ -373,6 +373,57 @@ fn numbers_of_training_are_in_range() {
 }
 
 #[test]
+fn a_schedule_rises_falls_and_leaves_its_warm_up() {
+    let schedule = |schedule: Json| [("/train/schedule", schedule)];
+    for good in [
+        json!({"type": "constant", "warmup_steps": 100}),
+        json!({"type": "linear", "min_learning_rate": 1e-3}),
+        json!({"type": "cosine", "warmup_steps": 10, "min_learning_rate": 1e-5, "steps": 11}),
+        json!({"type": "step", "step_size": 30, "gamma": 1.0}),
+        json!({"type": "one_cycle"}),
+        json!({"type": "inverse_sqrt", "warmup_steps": 4000, "timescale": 10}),
+    ] {
+        check(&train(), &[(&schedule(good), &[])]);
+    }
+    let cosine = json!({"type": "cosine", "warmup_steps": 500});
+    for (bad, expected) in [
+        (
+            json!({"type": "cosine", "min_learning_rate": 0.01}),
+            "train.schedule.min_learning_rate: expected a number from 0 to the optimizer's learning_rate of 0.001, found 0.01",
+        ),
+        (json!({"type": "linear", "min_learning_rate": -1e-9}), "train.schedule.min_learning_rate"),
+        (json!({"type": "linear", "steps": 0}), "train.schedule.steps: expected at least 1"),
+        (
+            json!({"type": "linear", "steps": 10, "warmup_steps": 10}),
+            "train.schedule.warmup_steps: the warm-up of 10 steps leaves nothing of the 10 that there are",
+        ),
+        (json!({"type": "step", "step_size": 0}), "train.schedule.step_size: expected at least 1"),
+        (
+            json!({"type": "step", "step_size": 1, "gamma": 0.0}),
+            "train.schedule.gamma: expected a number above 0 and up to 1",
+        ),
+        (json!({"type": "step", "step_size": 1, "gamma": 1.5}), "train.schedule.gamma"),
+        (json!({"type": "one_cycle", "div_factor": 0.5}), "train.schedule.div_factor: expected a number from 1 on"),
+        (json!({"type": "one_cycle", "final_div_factor": 1e60}), "train.schedule.final_div_factor"),
+        (json!({"type": "inverse_sqrt", "timescale": 0}), "train.schedule.timescale"),
+    ] {
+        check(&train(), &[(&schedule(bad), &[expected])]);
+    }
+    // As long as the training: one without an end has no such schedule.
+    check(
+        &train(),
+        &[
+            (
+                &[("/train/max_steps", json!(500)), ("/train/schedule", cosine.clone())],
+                &["train.schedule.warmup_steps"],
+            ),
+            (&[("/train/max_steps", json!(501)), ("/train/schedule", cosine.clone())], &[]),
+            (&[("/train/max_epochs", json!(null)), ("/train/schedule", cosine)], &["train: the training has no end"]),
+        ],
+    );
+}
+
+#[test]
 fn inference_has_a_model() {
     let network = json!({"type": "mlp", "layers": [64, 10]});
     let randn = json!({"format": "randn", "rows": 10, "features": 3, "targets": 2});

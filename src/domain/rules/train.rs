@@ -2,7 +2,7 @@
 
 use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
 
-use super::{Problem, data, infer, job, model};
+use super::{Problem, data, infer, job, model, schedule};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
@@ -24,6 +24,7 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
         found.push(Problem::new("train.stream", message, "leave it out, or train on files"));
     }
     found.extend(optimizer(&train.optimizer));
+    found.extend(schedule::problems(train));
     if let Some(norm) = train.max_grad_norm.filter(|norm| !positive(*norm)) {
         let message = format!("expected a positive number, found {norm:?}");
         found.push(Problem::new("train.max_grad_norm", message, "1.0 is usual; leave it out to clip nothing"));
@@ -94,7 +95,7 @@ fn split(split: &Split) -> Option<Problem> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "what the arithmetic makes of the number is the question")]
-fn positive(value: f64) -> bool {
+pub(super) fn positive(value: f64) -> bool {
     (value as f32) > 0.0 && (value as f32).is_finite()
 }
 

@@ -93,6 +93,7 @@ fn measure(
         scaling: Scaling::None,
         loss,
         optimizer: OptimizerSpec::Adam { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 },
+        schedule: None,
         max_grad_norm: None,
         freeze: Vec::new(),
         batch_size,

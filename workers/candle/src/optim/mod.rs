@@ -4,6 +4,7 @@
 
 pub mod clip;
 mod rules;
+pub mod schedule;
 pub mod snapshot;
 mod state;
 
@@ -14,6 +15,7 @@ use mlctl_protocol::spec::OptimizerSpec;
 
 use crate::nn::Tensors;
 use rules::{Old, Rule, Scaled};
+use schedule::Schedule;
 use snapshot::{Snapshot, Spares};
 use state::Moments;
 
@@ -24,6 +26,7 @@ pub type Parameter = (String, Var);
 #[derive(Debug)]
 pub struct Optimizer {
     spec: OptimizerSpec,
+    schedule: Schedule,
     parameters: Vec<Parameter>,
     /// Running averages, one entry a parameter.
     moments: Vec<Moments>,
@@ -44,7 +47,8 @@ impl Optimizer {
         let kept = Rule::kept(spec);
         let moments = parameters.iter().map(|(_, var)| Moments::zeros(kept, var)).collect::<Result<_>>()?;
         let (spares, spec) = (Spares::default(), spec.clone());
-        Ok(Self { spec, parameters, moments, step: 0, spares, keeping: false, kept: None })
+        let schedule = Schedule::constant(spec.learning_rate());
+        Ok(Self { spec, schedule, parameters, moments, step: 0, spares, keeping: false, kept: None })
     }
 
     /// The tensors it updates, in the order given.
@@ -53,14 +57,21 @@ impl Optimizer {
         &self.parameters
     }
 
+    /// Has the learning rate follow a schedule from now on, by the updates that were done.
+    pub fn follow(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+    }
+
     /// The learning rate of the next update.
     #[must_use]
-    pub const fn learning_rate(&self) -> f64 {
-        match self.spec {
-            OptimizerSpec::Sgd { learning_rate, .. }
-            | OptimizerSpec::Adam { learning_rate, .. }
-            | OptimizerSpec::AdamW { learning_rate, .. } => learning_rate,
-        }
+    pub fn learning_rate(&self) -> f64 {
+        self.schedule.rate(self.step)
+    }
+
+    /// The learning rate of the last update; of the first where there was none.
+    #[must_use]
+    pub fn last_learning_rate(&self) -> f64 {
+        self.schedule.rate(self.step.saturating_sub(1))
     }
 
     /// Updates every tensor, its gradient multiplied by `factor` first. Answers with the name of one whose new value or state is not finite: training has diverged and
@@ -70,8 +81,9 @@ impl Optimizer {
     /// When a gradient is missing or of another shape, and when the device refuses memory.
     pub fn update(&mut self, gradients: &GradStore, factor: f32) -> Result<Option<String>> {
         let mut kept = std::mem::take(&mut self.keeping).then(|| Snapshot::at(self.step));
+        let rate = self.learning_rate();
         self.step += 1;
-        let rule = Scaled { rule: Rule::at(&self.spec, self.step), factor };
+        let rule = Scaled { rule: Rule::at(&self.spec, rate, self.step), factor };
         let averages = Rule::kept(&self.spec);
         let mut diverged = None;
         for (parameter @ (name, var), moments) in self.parameters.iter().zip(&mut self.moments) {

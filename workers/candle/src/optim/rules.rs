@@ -69,22 +69,22 @@ impl Rule {
         }
     }
 
-    /// The formula of update number `step`, from 1.
+    /// The formula of update number `step`, from 1, at a learning rate.
     #[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
-    pub(super) fn at(spec: &OptimizerSpec, step: u64) -> Self {
+    pub(super) fn at(spec: &OptimizerSpec, learning_rate: f64, step: u64) -> Self {
         match *spec {
-            OptimizerSpec::Sgd { learning_rate, momentum, weight_decay, nesterov } => {
+            OptimizerSpec::Sgd { momentum, weight_decay, nesterov, .. } => {
                 let (rate, momentum, decay) = (learning_rate as f32, momentum as f32, weight_decay as f32);
                 match momentum {
                     0.0 => Self::Sgd { rate, decay },
                     _ => Self::Momentum { rate, momentum, decay, nesterov },
                 }
             }
-            OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay } => {
+            OptimizerSpec::Adam { betas, eps, weight_decay, .. } => {
                 let adam = Adam::at(step, learning_rate, betas, eps);
                 Self::Adam(Adam { decay: weight_decay as f32, ..adam })
             }
-            OptimizerSpec::AdamW { learning_rate, betas, eps, weight_decay } => {
+            OptimizerSpec::AdamW { betas, eps, weight_decay, .. } => {
                 let adam = Adam::at(step, learning_rate, betas, eps);
                 Self::Adam(Adam { keep: (1.0 - learning_rate * weight_decay) as f32, ..adam })
             }

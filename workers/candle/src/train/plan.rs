@@ -6,7 +6,7 @@ use std::{ops::Range, time::Duration};
 use mlctl_protocol::spec::{CheckpointPolicy, Convergence, TrainSpec};
 
 use super::state::RunState;
-use crate::fault::Fault;
+use crate::{fault::Fault, optim::schedule::Schedule};
 
 /// Points of the learning curve reported between epochs, over a whole run, at most.
 const STEP_POINTS: u64 = 2000;
@@ -20,13 +20,14 @@ pub struct Plan {
     max_steps: Option<u64>,
     convergence: Option<Convergence>,
     policy: CheckpointPolicy,
+    schedule: Schedule,
 }
 
 impl Plan {
     /// The plan for a train part of `rows`.
     ///
     /// # Errors
-    /// `spec` when there is nothing to train on, or no end to it.
+    /// `spec` when there is nothing to train on, no end to it, or no room for the schedule's warm-up.
     pub fn new(spec: &TrainSpec, policy: &CheckpointPolicy, rows: u64) -> Result<Self, Fault> {
         if rows == 0 {
             return Err(Fault::spec(
@@ -37,14 +38,26 @@ impl Plan {
         if spec.max_epochs.is_none() && spec.max_steps.is_none() {
             return Err(Fault::spec("the training has no end", "set max_epochs, max_steps or both"));
         }
-        Ok(Self {
+        let rate = spec.optimizer.learning_rate();
+        let mut plan = Self {
             rows,
             batch_size: u64::from(spec.batch_size).max(1),
             max_epochs: spec.max_epochs,
             max_steps: spec.max_steps,
             convergence: spec.convergence.clone(),
             policy: policy.clone(),
-        })
+            schedule: Schedule::constant(rate),
+        };
+        if let Some(schedule) = &spec.schedule {
+            plan.schedule = Schedule::new(schedule, rate, plan.steps())?;
+        }
+        Ok(plan)
+    }
+
+    /// The learning rate of each step.
+    #[must_use]
+    pub const fn schedule(&self) -> &Schedule {
+        &self.schedule
     }
 
     /// Batches in an epoch; the last may be smaller.
@@ -133,6 +146,7 @@ mod tests {
             scaling: Scaling::None,
             loss: Loss::Mse,
             optimizer: OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0, nesterov: false },
+            schedule: None,
             max_grad_norm: None,
             freeze: Vec::new(),
             batch_size,

@@ -114,7 +114,8 @@ impl<C> std::fmt::Debug for Session<'_, C> {
 
 impl<'a, C: Serialize> Session<'a, C> {
     /// A run from where its learner stands.
-    pub fn new(work: Work<'a>, config: ConfigOf<'a, C>, saver: Saver<'a>, learner: Learner) -> Self {
+    pub fn new(work: Work<'a>, config: ConfigOf<'a, C>, saver: Saver<'a>, mut learner: Learner) -> Self {
+        learner.optimizer.follow(work.plan.schedule().clone());
         Self {
             work,
             config,
@@ -182,7 +183,7 @@ impl<'a, C: Serialize> Session<'a, C> {
     }
 
     fn diverged(&self, what: &str) -> Fault {
-        let rate = self.learner.optimizer.learning_rate();
+        let rate = self.learner.optimizer.last_learning_rate();
         Fault::spec(
             format!("training diverged at step {}: {what}", self.learner.run.step + 1),
             format!(
@@ -255,7 +256,9 @@ impl<'a, C: Serialize> Session<'a, C> {
         self.epoch_work.1 += rows;
         if plan.is_point(self.learner.run.step) {
             let norm = self.last_norm.map(|norm| ("grad_norm", norm));
-            let values: Vec<_> = [("loss", loss)].into_iter().chain(norm).collect();
+            let rate = self.work.spec.schedule.as_ref().map(|_| self.learner.optimizer.last_learning_rate());
+            let rate = rate.map(|rate| ("learning_rate", rate));
+            let values: Vec<_> = [("loss", loss)].into_iter().chain(norm).chain(rate).collect();
             self.curve.add(host, (self.learner.run.step, self.learner.run.epoch), &values)?;
         }
         self.last_loss = Some(loss);
@@ -315,7 +318,7 @@ impl<'a, C: Serialize> Session<'a, C> {
     /// Keeps and reports metrics. The rate is reported only: it is no property of the model.
     fn report_epoch(&mut self, mut metrics: Metrics, rate: Option<f64>) -> Result<(), Fault> {
         self.learner.run.metrics.extend(metrics.clone());
-        put(&mut metrics, "learning_rate", self.learner.optimizer.learning_rate());
+        put(&mut metrics, "learning_rate", self.learner.optimizer.last_learning_rate());
         if let Some(rate) = rate {
             put(&mut metrics, "rows_per_second", rate);
         }

@@ -124,11 +124,21 @@ impl Identity {
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
         let freeze = (!spec.freeze.is_empty()).then(|| ("freeze", raw(serde_json::to_string(&spec.freeze))));
+        let schedule = spec.schedule.iter().map(|schedule| ("schedule", raw(serde_json::to_string(schedule))));
+        // Longer than it was, it would have had other rates from the first step on.
+        let length = spec.schedule.iter().filter(|schedule| schedule.follows_the_training()).flat_map(|_| {
+            [
+                ("max_epochs", raw(serde_json::to_string(&spec.max_epochs))),
+                ("max_steps", raw(serde_json::to_string(&spec.max_steps))),
+            ]
+        });
         let stream = spec.stream.iter().map(|stream| ("stream", raw(serde_json::to_string(stream))));
         let fields = fields
             .into_iter()
             .chain(init)
             .chain(norm)
+            .chain(schedule)
+            .chain(length)
             .chain(freeze)
             .chain(stream)
             .map(|(name, text)| text.map(|text| (name.to_owned(), text)));

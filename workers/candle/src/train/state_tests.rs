@@ -18,6 +18,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
         scaling: Scaling::None,
         loss: Loss::Mse,
         optimizer: OptimizerSpec::Sgd { learning_rate, momentum: 0.0, weight_decay: 0.0, nesterov: false },
+        schedule: None,
         max_grad_norm: None,
         freeze: Vec::new(),
         batch_size: 5,

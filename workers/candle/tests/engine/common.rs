@@ -147,6 +147,7 @@ impl Problem {
             scaling: Scaling::None,
             loss: Loss::CrossEntropy,
             optimizer: OptimizerSpec::Adam { learning_rate: 0.02, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 },
+            schedule: None,
             max_grad_norm: None,
             freeze: Vec::new(),
             batch_size: 9,

@@ -25,6 +25,8 @@ mod pytorch;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod streamed;

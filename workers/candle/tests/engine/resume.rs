@@ -5,7 +5,7 @@ use super::common::{Memory, Problem, Recorder, bits, found};
 use mlctl_protocol::{
     ExitClass,
     message::StopClass,
-    spec::{Activation, CheckpointPolicy, ModelSpec, OptimizerSpec},
+    spec::{Activation, CheckpointPolicy, ModelSpec, OptimizerSpec, ScheduleSpec},
 };
 use mlworker::{
     host::Order,
@@ -80,6 +80,12 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
         if round % 5 == 0 {
             problem.spec.freeze = vec!["*1.*".into()];
         }
+        problem.spec.schedule = match rng.below(4) {
+            0 => Some(ScheduleSpec::Cosine { warmup_steps: 0, min_learning_rate: 1e-3, steps: None }),
+            1 => Some(ScheduleSpec::InverseSqrt { warmup_steps: 0, min_learning_rate: 0.0, timescale: Some(3) }),
+            2 => Some(ScheduleSpec::Step { warmup_steps: 0, min_learning_rate: 0.0, step_size: 2, gamma: 0.8 }),
+            _ => None,
+        };
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
         problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));

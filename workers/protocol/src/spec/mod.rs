@@ -7,6 +7,7 @@ mod data;
 mod infer;
 mod model;
 mod policy;
+mod schedule;
 mod train;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
 pub use policy::{
     BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,
 };
+pub use schedule::ScheduleSpec;
 pub use train::{Convergence, Loss, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.

@@ -7,6 +7,7 @@ use super::{
     data::{DataSource, Scaling, Split, StreamSpec},
     infer::InitSpec,
     model::ModelSpec,
+    schedule::ScheduleSpec,
 };
 
 /// Train a model by gradient descent: initialise, then batch, forward, loss, backward, update, until convergence or the
@@ -45,6 +46,9 @@ pub struct TrainSpec {
     pub loss: Loss,
     /// How weights are updated.
     pub optimizer: OptimizerSpec,
+    /// How the learning rate goes over the steps; always the optimizer's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleSpec>,
     /// The largest norm of all gradients together; larger ones are scaled down to it before each update, as by PyTorch's `clip_grad_norm_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
@@ -125,6 +129,18 @@ pub enum OptimizerSpec {
         #[serde(default = "default_adamw_decay")]
         weight_decay: f64,
     },
+}
+
+impl OptimizerSpec {
+    /// The learning rate, before any schedule.
+    #[must_use]
+    pub const fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Sgd { learning_rate, .. } | Self::Adam { learning_rate, .. } | Self::AdamW { learning_rate, .. } => {
+                *learning_rate
+            }
+        }
+    }
 }
 
 const fn default_lr() -> f64 {
