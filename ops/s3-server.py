@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Starts a real S3 server (SeaweedFS) on 127.0.0.1 for tests and demos, with signed requests required.
 
-    ops/s3-server.py --dir DIR [--port N] [--bucket NAME]...    in the foreground until a signal
+    ops/s3-server.py --dir DIR [--port N] [--bucket NAME]... [--tls]    in the foreground until a signal
     ops/s3-server.py --install                                  fetches the server, says where it is, and starts nothing
 
 Once it serves, it prints one line: `ready URL KEY SECRET READER_KEY READER_SECRET`. KEY may list, get, put and
 delete, READER_KEY may only list and get; neither may make a bucket.
+With --tls it serves TLS on another port as well, whose https URL ends that line; DIR/ca.pem is the authority that its certificate is of.
 With DIR kept, objects and open multipart uploads survive kill -9 of this script and a new start on the same port. The server does not outlive
 this script, sends nothing home, and listens on 127.0.0.1 alone.
 
@@ -24,6 +25,7 @@ def main():
     args.add_argument('--dir')
     args.add_argument('--port', type=int)
     args.add_argument('--bucket', action='append', default=[])
+    args.add_argument('--tls', action='store_true')
     args = args.parse_args()
     weed = program()
     if args.install:
@@ -32,14 +34,15 @@ def main():
     os.makedirs(f'{root}/data', exist_ok=True)
     keys = identities(f'{root}/s3.json')
     port = args.port or free_port()
-    server = start(weed, root, port)
+    secure = free_port() if args.tls else None
+    server = start(weed, root, port, tls(root, secure) if secure else [])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         url = f'http://127.0.0.1:{port}'
         wait_until_ready(server, url, root)
         for bucket in args.bucket:
             make_bucket(url, bucket, *keys[0])
-        print('ready', url, *keys[1], *keys[2], flush=True)
+        print('ready', url, *keys[1], *keys[2], *([f'https://127.0.0.1:{secure}'] if secure else []), flush=True)
         server.wait()
     finally:
         if server.poll() is None:
@@ -79,11 +82,25 @@ def identities(path):
     return [(key['accessKey'], key['secretKey']) for key in found]
 
 
-def start(weed, root, port):
+def tls(root, port):
+    """An authority, a certificate of it for 127.0.0.1, and the arguments with which the server serves that."""
+    new = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
+    with open(f'{root}/names', 'w') as names:
+        names.write('subjectAltName=IP:127.0.0.1\n')
+    for command in [['req', '-x509', *new, '-days', '30', '-subj', '/CN=authority of tests', '-keyout', 'ca.key', '-out', 'ca.pem'],
+                    ['req', *new, '-subj', '/CN=127.0.0.1', '-keyout', 'tls.key', '-out', 'tls.csr'],
+                    ['x509', '-req', '-in', 'tls.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '30', '-extfile', 'names', '-out', 'tls.pem']]:
+        made = subprocess.run(['openssl', *command], cwd=root, capture_output=True, text=True)
+        if made.returncode:
+            sys.exit(f's3-server: no certificate can be made: {made.stderr[-500:]}')
+    return [f'-s3.port.https={port}', f'-s3.cert.file={root}/tls.pem', f'-s3.key.file={root}/tls.key']
+
+
+def start(weed, root, port, more):
     command = [weed, 'server', f'-dir={root}/data', '-ip=127.0.0.1', '-ip.bind=127.0.0.1', f'-master.port={free_port(True)}',
                f'-volume.port={free_port(True)}', f'-filer.port={free_port(True)}', '-filer', '-s3', f'-s3.port={port}',
                f'-s3.port.grpc={free_port()}', f'-s3.config={root}/s3.json', '-s3.port.iceberg=0', '-s3.port.lance=0',
-               '-master.telemetry=false', '-master.volumeSizeLimitMB=256', '-volume.max=0']
+               '-master.telemetry=false', '-master.volumeSizeLimitMB=256', '-volume.max=0', *more]
     environment = {name: value for name, value in os.environ.items() if not name.startswith('AWS_')}
     die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     with open(f'{root}/server.log', 'ab') as log:

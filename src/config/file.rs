@@ -113,6 +113,11 @@ pub struct S3Section {
     pub retry_seconds: u32,
     /// A file with the key, in the form of `~/.aws/credentials`.
     pub credentials_file: Option<PathBuf>,
+    /// A file with the certificates (PEM) of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy that all requests go through, `http://host:port`; none when absent.
+    #[schemars(length(min = 1))]
+    pub proxy: Option<String>,
 }
 
 impl Default for S3Section {
@@ -124,6 +129,8 @@ impl Default for S3Section {
             checksum: S3Checksum::default(),
             retry_seconds: 60,
             credentials_file: None,
+            ca_file: None,
+            proxy: None,
         }
     }
 }

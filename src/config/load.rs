@@ -241,6 +241,8 @@ pub(super) fn s3_settings(section: &S3Section) -> S3Settings {
         checksum: section.checksum,
         retry_seconds: section.retry_seconds,
         credentials_file: section.credentials_file.clone(),
+        ca_file: section.ca_file.clone(),
+        proxy: section.proxy.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
     }
 }
 
@@ -257,6 +259,7 @@ fn unsound(document: &Document, file: &SettingsFile, settings: &Settings) -> Vec
         ("devices.simulated".to_owned(), file.devices.simulated.as_ref()),
         ("commands.executable".to_owned(), file.commands.executable.as_ref()),
         ("storage.s3.credentials_file".to_owned(), file.storage.s3.credentials_file.as_ref()),
+        ("storage.s3.ca_file".to_owned(), file.storage.s3.ca_file.as_ref()),
     ];
     let roots = roots.map(|(index, root)| (format!("storage.data_roots[{index}]"), Some(root)));
     let gpus = file.devices.gpu.iter().enumerate();
@@ -305,6 +308,11 @@ fn unsound_storage(document: &Document, settings: &Settings) -> Vec<Problem> {
         let message = "expected a server's URL without a path or a user: https://host or https://host:port";
         let hint = "the bucket stands in storage.url, the key in storage.s3.credentials_file";
         problems.push(document.problem("storage.s3.endpoint", message).hint(hint));
+    }
+    if settings.storage.s3.proxy.as_deref().is_some_and(|url| !is_endpoint(url)) {
+        let message = "expected a proxy's URL without a path or a user: http://host:port";
+        let hint = "a proxy that asks for a password cannot be used: what stands here is shown by `mlctl config show`";
+        problems.push(document.problem("storage.s3.proxy", message).hint(hint));
     }
     problems
 }

@@ -25,6 +25,9 @@ const SECTION: &str = "default";
 /// The largest credentials file, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// The most of certificates, in bytes: they reach a worker with its job, in a line of twice that.
+const MAX_CA_BYTES: u64 = 32 * 1024;
+
 /// The way into the S3 store; `None` where nothing says who we are and nothing of ours is kept there.
 ///
 /// # Errors
@@ -38,7 +41,7 @@ pub fn access(settings: &Settings, environment: &Environment) -> Result<Option<S
         }
         return Ok(None);
     };
-    Ok(Some(granted(s3, credentials)))
+    granted(s3, credentials).map(Some)
 }
 
 /// The way into the S3 store for a program that a person runs: as the daemon's settings file says it, where there is one that this person may read, with `AWS_ENDPOINT_URL` and `AWS_REGION` over it.
@@ -68,17 +71,31 @@ pub fn own_access(environment: &Environment) -> Result<Option<S3Access>, ConfigE
     if let Some(region) = &environment.aws_region {
         s3.region.clone_from(region);
     }
-    Ok(credentials(s3.credentials_file.as_deref(), environment)?.map(|credentials| granted(&s3, credentials)))
+    let credentials = credentials(s3.credentials_file.as_deref(), environment)?;
+    credentials.map(|credentials| granted(&s3, credentials)).transpose()
 }
 
-fn granted(s3: &S3Settings, credentials: S3Credentials) -> S3Access {
-    S3Access {
+fn granted(s3: &S3Settings, credentials: S3Credentials) -> Result<S3Access, ConfigError> {
+    Ok(S3Access {
         endpoint: s3.endpoint.clone(),
         region: s3.region.clone(),
         path_style: s3.path_style,
         checksum: s3.checksum,
         retry_seconds: s3.retry_seconds,
+        ca_pem: s3.ca_file.as_deref().map(authorities).transpose()?,
+        proxy: s3.proxy.clone(),
         credentials,
+    })
+}
+
+/// Certificates of authorities, which are no secret: they go to workers with the key.
+fn authorities(file: &Path) -> Result<String, ConfigError> {
+    let wrong = |why: String| ConfigError::Credentials { place: file.display().to_string(), why };
+    let pem =
+        opened(file).and_then(|(opened, _)| within(opened, MAX_CA_BYTES)).map_err(|error| wrong(error.to_string()))?;
+    match mlctl_artifacts::check_authorities(&pem) {
+        Ok(()) => Ok(pem),
+        Err(why) => Err(wrong(why)),
     }
 }
 
@@ -105,22 +122,27 @@ fn read(file: &Path) -> Result<S3Credentials, ConfigError> {
 }
 
 fn text(file: &Path) -> io::Result<String> {
+    let (opened, mode) = opened(file)?;
+    if mode & 0o004 != 0 {
+        return Err(io::Error::other("everybody may read it: `chmod o-r` it, and take a new key"));
+    }
+    within(opened, MAX_BYTES)
+}
+
+/// A regular file, and its mode.
+fn opened(file: &Path) -> io::Result<(File, u32)> {
     // Opening a pipe would wait for its writer, for ever.
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let opened = File::options().read(true).custom_flags(flags).open(file)?;
     let found = opened.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if found.mode() & 0o004 != 0 {
-        return Err(io::Error::other("everybody may read it: `chmod o-r` it, and take a new key"));
-    }
+    if found.is_file() { Ok((opened, found.mode())) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// All of a file that is no larger.
+fn within(opened: File, bytes: u64) -> io::Result<String> {
     let mut text = String::new();
-    opened.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {MAX_BYTES} bytes")));
-    }
-    Ok(text)
+    opened.take(bytes + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes { Err(io::Error::other(format!("it is larger than {bytes} bytes"))) } else { Ok(text) }
 }
 
 /// The form of `~/.aws/credentials`, of which `[default]` is read; without a section, the variables of the same names do as well. What is

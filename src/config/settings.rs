@@ -77,6 +77,10 @@ pub struct S3Settings {
     pub retry_seconds: u32,
     /// A file with the key.
     pub credentials_file: Option<PathBuf>,
+    /// A file with the certificates (PEM) of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy that all requests go through, `http://host:port`; none when absent.
+    pub proxy: Option<String>,
 }
 
 /// Workers and what they may use.

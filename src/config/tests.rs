@@ -65,6 +65,7 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     let uncommented = SHIPPED.replace("\n# state_dir = ", "\nstate_dir = ").replace("\n# cpus = ", "\ncpus = ");
     let uncommented =
         uncommented.replace("\n# endpoint = ", "\nendpoint = ").replace("\n# credentials_file", "\ncredentials_file");
+    let uncommented = uncommented.replace("\n# ca_file", "\nca_file").replace("\n# proxy", "\nproxy");
     load_text(&uncommented.replace("\n# url = ", "\nurl = "), &[]).unwrap();
 }
 
@@ -155,6 +156,9 @@ fn what_no_schema_can_say_is_checked_too() {
         ("[storage.s3]\nendpoint = \"https://me:secret@minio\"", "mld.toml:2:12: expected a server's URL"),
         ("[storage.s3]\nendpoint = \"https://minio/bucket\"", "mld.toml:2:12: expected a server's URL"),
         ("[storage.s3]\ncredentials_file = \"key\"", "mld.toml:2:20: expected an absolute path"),
+        ("[storage.s3]\nca_file = \"ca.pem\"", "mld.toml:2:11: expected an absolute path"),
+        ("[storage.s3]\nproxy = \"http://me:secret@proxy:3128\"", "mld.toml:2:9: expected a proxy's URL"),
+        ("[storage.s3]\nproxy = \"proxy:3128\"", "mld.toml:2:9: expected a proxy's URL"),
         ("[storage.s3]\nretry_seconds = 241", "mld.toml:2:17: `retry_seconds` must be"),
         ("[storage.s3]\nchecksum = \"md5\"", "mld.toml:2:12: \"md5\" is no value"),
         ("[storage]\nurl = \"file://\"", "mld.toml:2:7: expected the URI of a folder"),

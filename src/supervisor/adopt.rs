@@ -16,7 +16,7 @@ use super::{
     secret::SecretHash,
 };
 use crate::{
-    domain::Job,
+    domain::{Fence, Job},
     store::{Attempt, Instance, StoreError},
 };
 
@@ -32,7 +32,9 @@ pub struct Adoption {
 /// Takes over what lives and ends what does not. The ends themselves are put on record by tasks that go on afterwards.
 pub(super) async fn all(shared: &Arc<Shared>) -> Result<Adoption, StoreError> {
     let mut adoption = Adoption::default();
-    for (job, found) in shared.store.running().await? {
+    let running = shared.store.running().await?;
+    end_strays(shared, &running).await;
+    for (job, found) in running {
         if one(shared, job, found).await? {
             adoption.adopted += 1;
         } else {
@@ -40,6 +42,18 @@ pub(super) async fn all(shared: &Arc<Shared>) -> Result<Adoption, StoreError> {
         }
     }
     Ok(adoption)
+}
+
+/// Ends what no attempt on record has as its worker: after a restore, the workers of the time that it undid. Those could commit nothing, but may hang and hold what is given away anew.
+async fn end_strays(shared: &Shared, running: &[(Job, Attempt)]) {
+    let known = running.iter().filter_map(|(_, found)| {
+        let Fence { job, attempt, .. } = found.fence;
+        Some((found.process.clone()?, shared.attempt_dir(job, attempt)))
+    });
+    let strays = shared.executor.end_strays(&known.collect::<Vec<_>>()).await;
+    if strays > 0 {
+        warn!(processes = strays, "processes of attempts that are not on record were ended");
+    }
 }
 
 /// Whether it lives.

@@ -38,6 +38,11 @@ pub trait Executor: Send + Sync + 'static {
     /// Finds the worker that an earlier daemon recorded. When it is dead, what is left of its process group is ended first.
     async fn find(&self, identity: &ProcessIdentity, launch_dir: &Path) -> Found;
 
+    /// Ends what is left of attempts that nobody knows: whose worker, with its attempt's folder, is not among `known`. Before any worker is started. Returns how many processes there were.
+    async fn end_strays(&self, _known: &[(ProcessIdentity, PathBuf)]) -> usize {
+        0
+    }
+
     /// Whether a process of this machine belongs to an attempt, of this daemon or an earlier one. Blocks for as long as it takes to read a small file.
     fn is_ours(&self, pid: u32) -> bool;
 

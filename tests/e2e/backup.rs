@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -165,6 +166,26 @@ fn a_worker_of_before_the_restore_is_ended_and_its_work_is_not_lost() {
     assert!(!processes::is_alive(worker));
     assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(2), &json!(0)), "{job:#}");
     assert_ne!(worker_pid(&job), Some(worker));
+}
+
+/// Of a worker that began after the backup the restored database knows nothing: were it left alone, one that hangs would keep its memory and its GPU for ever.
+#[test]
+fn a_worker_of_the_time_that_a_restore_undoes_is_ended_though_it_hangs() {
+    let mut daemon = Setup::of(Worker::Real).set("workers.cpus=1").start();
+    daemon.mlctl(&["db", "backup"]).ok();
+    let id = daemon.submit(&digits(&local()));
+    let worker = daemon.wait_for_checkpoint(&id, 1);
+    daemon.stop();
+    processes::signal(worker, Signal::STOP);
+    db(&daemon, &["restore", "latest"]).ok();
+    assert!(processes::is_alive(worker), "a restore ends no worker");
+    daemon.start();
+    assert!(!processes::is_alive(worker));
+    assert_eq!(daemon.client.get(&format!("/v1/jobs/{id}")).status, 404, "its job is of the time that was undone");
+    // Numbers of jobs and attempts come again.
+    let again = daemon.submit(&digits(&local()));
+    assert_eq!(again, id);
+    daemon.wait_for(&again, "succeeded");
 }
 
 #[test]

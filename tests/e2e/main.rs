@@ -88,6 +88,8 @@ mod terminal;
 #[cfg(test)]
 mod time;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod upgrade;
 #[cfg(test)]
 mod weights;

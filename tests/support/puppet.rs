@@ -65,6 +65,8 @@ impl Puppet {
             region: "us-east-1".into(),
             path_style: true,
             checksum: S3Checksum::None,
+            ca_pem: None,
+            proxy: None,
             retry_seconds: 1,
             credentials: S3Credentials {
                 access_key_id: "key".into(),

@@ -20,6 +20,8 @@ pub struct Server {
     child: Option<Child>,
     /// `http://127.0.0.1:PORT`.
     pub url: String,
+    /// `https://127.0.0.1:PORT`, where it was started with TLS.
+    pub https: Option<String>,
     /// May list, get, put and delete.
     pub writer: S3Credentials,
     /// May list and get.
@@ -29,6 +31,15 @@ pub struct Server {
 impl Server {
     /// Starts one on nothing, with a bucket. `None` only where the environment says to do without.
     pub fn start() -> Option<Self> {
+        Self::with(false)
+    }
+
+    /// The same that serves TLS as well, by a certificate of its own authority.
+    pub fn start_with_tls() -> Option<Self> {
+        Self::with(true)
+    }
+
+    fn with(tls: bool) -> Option<Self> {
         if variable("MLCTL_TEST_S3").as_deref() == Some("skip") {
             println!("MLCTL_TEST_S3=skip: nothing was tried against an S3 server");
             return None;
@@ -36,7 +47,8 @@ impl Server {
         let dir = tempfile::Builder::new().prefix("s3").tempdir().unwrap();
         let nobody =
             S3Credentials { access_key_id: String::new(), secret_access_key: String::new(), session_token: None };
-        let mut server = Self { dir, child: None, url: String::new(), writer: nobody.clone(), reader: nobody };
+        let https = tls.then(String::new);
+        let mut server = Self { dir, child: None, url: String::new(), https, writer: nobody.clone(), reader: nobody };
         server.start_again();
         Some(server)
     }
@@ -49,13 +61,16 @@ impl Server {
         if let Some((_, port)) = self.url.rsplit_once(':') {
             command.args(["--port", port]);
         }
+        if self.https.is_some() {
+            command.arg("--tls");
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("python3 is needed to start the S3 server");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         self.child = Some(child);
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["ready", url, key, secret, reader, reader_secret] = words[..] else {
+        let ["ready", url, key, secret, reader, reader_secret, ref https @ ..] = words[..] else {
             panic!("the S3 server did not start; its reason is above. MLCTL_TEST_S3=skip does without it");
         };
         let credentials = |id: &str, secret: &str| S3Credentials {
@@ -64,6 +79,7 @@ impl Server {
             session_token: None,
         };
         self.url = url.to_owned();
+        self.https = https.first().map(|url| (*url).to_owned());
         (self.writer, self.reader) = (credentials(key, secret), credentials(reader, reader_secret));
     }
 
@@ -72,6 +88,11 @@ impl Server {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// The certificate of its authority.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
     }
 
     /// Access for the writer.
@@ -86,6 +107,8 @@ impl Server {
             region: "us-east-1".into(),
             path_style: true,
             checksum: S3Checksum::Crc64nvme,
+            ca_pem: None,
+            proxy: None,
             retry_seconds: 20,
             credentials: credentials.clone(),
         }

@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// Rounds of looking for and killing what is left of a group, and the pause between them: a second at most.
-const ROUNDS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const ROUNDS: u32 = 100;
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) struct Adopted {
     identity: ProcessIdentity,
@@ -155,12 +155,13 @@ fn younger(found: io::Result<Vec<Member>>, identity: &ProcessIdentity) -> Vec<Me
         .collect()
 }
 
-fn send(member: &Member, signal: process::Signal) {
+/// Signals a process, if it is still the one that was found.
+pub(super) fn send(member: &Member, signal: process::Signal) {
     if let Some(pidfd) = open_if(member.pid, member.stat.start_ticks)
         && let Err(error) = pidfd_send_signal(&pidfd, signal)
         && error != rustix::io::Errno::SRCH
     {
-        warn!(pid = member.pid, error = %io::Error::from(error), "cannot signal a member of a worker's process group");
+        warn!(pid = member.pid, error = %io::Error::from(error), "cannot signal a process of a worker");
     }
 }
 

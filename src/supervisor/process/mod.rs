@@ -7,6 +7,7 @@ mod cgroup;
 mod child;
 mod procfs;
 mod spare;
+mod strays;
 #[cfg(test)]
 mod tests;
 
@@ -178,6 +179,10 @@ impl Executor for LocalProcesses {
                 Found::Dead
             }
         }
+    }
+
+    async fn end_strays(&self, known: &[(ProcessIdentity, PathBuf)]) -> usize {
+        strays::end(&self.attempts_dir, known).await
     }
 
     fn is_ours(&self, pid: u32) -> bool {

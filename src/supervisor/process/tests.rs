@@ -249,6 +249,25 @@ async fn children_of_a_worker_that_died_unwatched_are_ended_and_strangers_are_no
 }
 
 #[tokio::test]
+async fn what_no_attempt_on_record_has_is_ended_even_if_it_is_stopped() {
+    let scene = Scene::new("trap '' TERM; (trap '' TERM; exec sleep 300) & echo $! > child; sleep 300");
+    let identity = scene.start_as_stranger();
+    let child = scene.pid_in("child").await;
+    let mut elsewhere = Command::new("sleep").arg("300").env(procfs::MARK, "/another/daemon/1/1").spawn().unwrap();
+    let known = [(identity.clone(), scene.attempt_dir())];
+    assert_eq!(scene.processes.end_strays(&known).await, 0, "a worker of an attempt on record, and what it started");
+    send(identity.pid, rustix::process::Signal::STOP);
+    let others = [(identity.clone(), scene.dir.path().join("1/2"))];
+    let ended = scene.processes.end_strays(&others).await;
+    // Its shell may have forked for `sleep` or not yet.
+    assert!(ended >= 2, "{ended}");
+    assert!(!lives(child) && !lives(identity.pid));
+    assert!(lives(elsewhere.id()), "of another daemon");
+    elsewhere.kill().unwrap();
+    elsewhere.wait().unwrap();
+}
+
+#[tokio::test]
 async fn a_reused_pid_is_never_taken_for_the_worker() {
     let dir = tempfile::tempdir().unwrap();
     let scene = Scene::new("exit 0");
@@ -318,9 +337,9 @@ async fn the_control_without_a_cgroup_it_escapes() {
     exited(worker.as_ref()).await;
     worker.reap().await;
     assert!(lives(pid) && worker.spent().is_none());
-    send_kill(pid);
+    send(pid, rustix::process::Signal::KILL);
 }
 
-fn send_kill(pid: u32) {
-    rustix::process::kill_process(rustix_pid(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+fn send(pid: u32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix_pid(pid).unwrap(), signal).unwrap();
 }

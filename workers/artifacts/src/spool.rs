@@ -449,6 +449,8 @@ mod tests {
             region: "us-east-1".into(),
             path_style: true,
             checksum: S3Checksum::None,
+            ca_pem: None,
+            proxy: None,
             retry_seconds: 0,
             credentials,
         }))

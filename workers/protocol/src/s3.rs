@@ -19,6 +19,12 @@ pub struct S3Access {
     pub checksum: S3Checksum,
     /// Seconds for which a request that fails is tried again; 0 for never.
     pub retry_seconds: u32,
+    /// Certificates (PEM) of authorities that are trusted beside the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The URL of the proxy that all requests go through, `http://host:port`; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
     /// Who asks.
     pub credentials: S3Credentials,
 }
@@ -71,6 +77,8 @@ mod tests {
             path_style: true,
             checksum: S3Checksum::Crc64nvme,
             retry_seconds: 1,
+            ca_pem: None,
+            proxy: None,
             credentials,
         };
         assert!(!format!("{access:?} {access:#?}").contains("canary"));

@@ -9,10 +9,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use mlctl_protocol::s3::S3Access;
 use object_store::{
     ClientOptions,
     client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
 };
+use reqwest::Certificate;
 
 use super::refusal::Refusal;
 use crate::{crc, lanes::Weather};
@@ -69,6 +71,9 @@ impl WholeCrc {
 #[derive(Clone)]
 pub(super) struct Connector {
     plain: bool,
+    /// Certificates (PEM) that are trusted beside the system's.
+    ca_pem: Option<String>,
+    proxy: Option<String>,
     clock: ServerClock,
     weather: Weather,
     client: Arc<Mutex<Option<reqwest::Client>>>,
@@ -82,9 +87,16 @@ impl fmt::Debug for Connector {
 
 impl Connector {
     /// Without TLS only for an endpoint that says `http://`.
-    pub(super) fn new(endpoint: Option<&str>) -> Self {
-        let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-        Self { plain, clock: ServerClock::default(), weather: Weather::default(), client: Arc::default() }
+    pub(super) fn new(access: &S3Access) -> Self {
+        let plain = access.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        Self {
+            plain,
+            ca_pem: access.ca_pem.clone(),
+            proxy: access.proxy.clone(),
+            clock: ServerClock::default(),
+            weather: Weather::default(),
+            client: Arc::default(),
+        }
     }
 
     pub(super) const fn is_plain(&self) -> bool {
@@ -105,7 +117,7 @@ impl Connector {
             return Ok(client.clone());
         }
         install_tls();
-        let client = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("mlctl/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
@@ -115,9 +127,16 @@ impl Connector {
             // Another region's address: to be set, not to be followed with our signature.
             .redirect(reqwest::redirect::Policy::none())
             // The daemon and its workers must go the same way, and workers do not see the daemon's environment.
-            .no_proxy()
-            .build()?;
-        Ok(made.insert(client).clone())
+            .no_proxy();
+        let builder = match &self.ca_pem {
+            Some(pem) => builder.tls_certs_merge(Certificate::from_pem_bundle(pem.as_bytes())?),
+            None => builder,
+        };
+        let builder = match &self.proxy {
+            Some(url) => builder.proxy(reqwest::Proxy::all(url)?),
+            None => builder,
+        };
+        Ok(made.insert(builder.build()?).clone())
     }
 }
 
@@ -127,6 +146,31 @@ impl HttpConnector for Connector {
             self.client().map_err(|error| object_store::Error::Generic { store: "S3", source: error.into() })?;
         Ok(HttpClient::new(Client { inner: client, clock: self.clock.clone(), weather: self.weather.clone() }))
     }
+}
+
+/// Whether a text is certificates (PEM) that can be trusted beside the system's.
+///
+/// # Errors
+/// Why not, in words.
+pub fn check_authorities(pem: &str) -> Result<(), String> {
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| because(&error))?;
+    if certificates.is_empty() {
+        return Err("there is no certificate in it: expected `-----BEGIN CERTIFICATE-----`".into());
+    }
+    install_tls();
+    let built = reqwest::Client::builder().tls_certs_merge(certificates).build();
+    built.map(drop).map_err(|error| because(&error))
+}
+
+/// An error with what is behind it.
+fn because(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said = format!("{said}: {error}");
+        cause = error.source();
+    }
+    said
 }
 
 /// One implementation of cryptography for the process, once. Another that is there already does as well.
@@ -154,9 +198,13 @@ impl fmt::Debug for Client {
 #[async_trait::async_trait]
 impl HttpService for Client {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let mut answer = HttpService::call(&self.inner, request).await.inspect_err(|error| {
+        let mut answer = HttpService::call(&self.inner, request).await.map_err(|error| {
             if error.kind() == HttpErrorKind::Timeout {
                 self.weather.storm();
+            }
+            match Refusal::of_certificate(&error) {
+                Some(refusal) => HttpError::new(HttpErrorKind::Unknown, refusal),
+                None => error,
             }
         })?;
         self.clock.saw(&answer);

@@ -26,6 +26,7 @@ use self::{
 use crate::lanes::Weather;
 
 pub(crate) use self::client::WholeCrc;
+pub use self::client::check_authorities;
 
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -62,7 +63,7 @@ impl fmt::Debug for Buckets {
 
 impl Buckets {
     pub(crate) fn new(access: S3Access) -> Self {
-        let connector = Connector::new(access.endpoint.as_deref());
+        let connector = Connector::new(&access);
         Self { access, connector, open: Mutex::default() }
     }
 
@@ -103,7 +104,7 @@ impl Buckets {
     }
 
     fn build(&self, bucket: &str, headers: HeaderMap) -> object_store::Result<AmazonS3> {
-        let S3Access { endpoint, region, path_style, checksum, retry_seconds, credentials } = &self.access;
+        let S3Access { endpoint, region, path_style, checksum, retry_seconds, credentials, .. } = &self.access;
         let retry = RetryConfig {
             backoff: BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: 2.0 },
             max_retries: if *retry_seconds == 0 { 0 } else { usize::MAX },

@@ -66,6 +66,22 @@ impl Refusal {
         Some(Self { code, why, hint })
     }
 
+    /// What it means that a connection could not be made, where that is for the server's certificate. `None` for all that may pass.
+    pub(crate) fn of_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref::<rustls::Error>() {
+                let why = format!("the server's certificate is not trusted: {why}");
+                let hint = "name the authority of a certificate of your own making in storage.s3.ca_file of mld, and the server as its certificate does in storage.s3.endpoint";
+                return Some(Self { code: "TLS".into(), why, hint });
+            }
+            // An error of input and output hides the one it was made of.
+            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            next = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+        }
+        None
+    }
+
     /// Whether the key has run out. Some stores say so with the status of a denial, and the library would take it for one.
     pub(crate) fn is_expiry(body: &[u8]) -> bool {
         let code = element(&String::from_utf8_lossy(body), "Code");

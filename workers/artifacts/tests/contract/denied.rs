@@ -78,6 +78,8 @@ async fn a_server_that_is_not_there_is_tried_again_and_then_not_available() {
         path_style: true,
         checksum: Default::default(),
         retry_seconds,
+        ca_pem: None,
+        proxy: None,
         credentials: credentials.clone(),
     };
     for endpoint in [format!("http://127.0.0.1:{port}"), "http://no-such-host.invalid".to_owned()] {
