@@ -49,15 +49,47 @@ fn images(name: &str) -> Value {
 
 #[test]
 fn a_run_killed_at_random_moments_ends_with_the_same_bits_as_one_left_alone() {
-    killed_at_random_moments(digits, 3);
+    let (mut daemon, id) = killed_at_random_moments(digits, 3);
+    predicts(&mut daemon, &id);
 }
 
 #[test]
 fn so_does_one_of_a_convolutional_network() {
-    killed_at_random_moments(images, 1);
+    let (mut daemon, id) = killed_at_random_moments(images, 1);
+    predicts(&mut daemon, &id);
 }
 
-fn killed_at_random_moments(spec: fn(&str) -> Value, rounds: u64) {
+/// A transformer on the text of the example.
+fn letters(name: &str) -> Value {
+    json!({
+        "version": 1,
+        "name": name,
+        "checkpoint": {"every_steps": 23},
+        "retry": {"limit": 100, "backoff_seconds": 1, "max_backoff_seconds": 1},
+        "train": {
+            "seed": 11,
+            "model": {"type": "gpt", "context": 64, "width": 64, "depth": 2, "heads": 4, "kv_heads": 2, "dropout": 0.1, "norm": "rms",
+                "positions": "rope", "feed_forward": "swiglu"},
+            "data": {"format": "text", "tokenizer": "characters",
+                "uri": format!("file://{}/config/jobs/data/genesis.txt", env!("CARGO_MANIFEST_DIR"))},
+            "split": {"validation": 0.1, "test": 0.05},
+            "loss": "cross_entropy",
+            "optimizer": {"type": "adamw", "learning_rate": 0.003},
+            "batch_size": 8,
+            "max_epochs": 4,
+        },
+    })
+}
+
+#[test]
+fn so_does_one_of_a_transformer_on_text() {
+    let (daemon, id) = killed_at_random_moments(letters, 1);
+    let metrics = &daemon.job(&id)["metrics"];
+    assert!(metrics["val_loss"].as_f64().unwrap() < 2.6, "{metrics:#}");
+}
+
+/// The daemon, and the job that was left alone.
+fn killed_at_random_moments(spec: fn(&str) -> Value, rounds: u64) -> (Daemon, String) {
     let mut daemon = Setup::of(Worker::Real).set("workers.cpus=1").start();
     let id = daemon.submit(&spec("undisturbed"));
     let undisturbed = daemon.wait_for(&id, "succeeded");
@@ -79,7 +111,7 @@ fn killed_at_random_moments(spec: fn(&str) -> Value, rounds: u64) {
         assert!(resumed.len() as u64 <= kills, "{resumed:#?}");
         assert_eq!(resumed.last().map(|event| &event["attempt"]), Some(&job["attempt"]), "{resumed:#?}");
     });
-    predicts(&mut daemon, &id);
+    (daemon, id)
 }
 
 /// Kills the worker at random moments, and now and then the daemon first, until it has happened often enough. Returns how often the worker was killed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mlctl_protocol::spec::{DataSource, Loss, ModelSpec, file_set};
+use mlctl_protocol::spec::{DataSource, Loss, ModelSpec, TextTokens, file_set};
 
 use super::Problem;
 
@@ -22,6 +22,7 @@ pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
             found.extend(place(&format!("{path}.uri"), uri));
             found.extend(columns(path, targets, features));
         }
+        DataSource::Text { uri, .. } => found.extend(place(&format!("{path}.uri"), uri)),
         DataSource::Npy { uri, targets_uri } => {
             found.extend(place(&format!("{path}.uri"), uri));
             found.extend(targets_uri.as_ref().and_then(|uri| place(&format!("{path}.targets_uri"), uri)));
@@ -114,20 +115,49 @@ fn object(path: &str, rest: &str) -> Option<Problem> {
     Some(Problem::new(path, message, hint))
 }
 
+/// The tokens of bytes.
+const BYTES: u32 = 256;
+
+/// Whether a network learns from what the data is; `path` is the network's. Tables are for all but transformers, and text is for those alone.
+fn kinds(path: &str, network: &ModelSpec, data: &DataSource) -> Option<Problem> {
+    match (network, data) {
+        (ModelSpec::Gpt(gpt), DataSource::Text { tokenizer: TextTokens::Bytes, .. }) => {
+            let vocab = gpt.vocab.filter(|vocab| *vocab < BYTES)?;
+            let message = format!("bytes are 256 tokens, and the model tells {vocab} apart");
+            Some(Problem::new(format!("{path}.vocab"), message, "leave it out"))
+        }
+        (ModelSpec::Gpt(_), DataSource::Text { .. }) => None,
+        (ModelSpec::Gpt(_), _) => {
+            let message = "a gpt learns from text, and the data is a table";
+            Some(Problem::new(format!("{path}.type"), message, "take data of format = \"text\", or an mlp"))
+        }
+        (_, DataSource::Text { .. }) => {
+            let message = "the data is text, which a gpt alone learns from";
+            Some(Problem::new(format!("{path}.type"), message, "write type = \"gpt\", or take data of another format"))
+        }
+        _ => None,
+    }
+}
+
 /// Whether the network's ends are those of the data, where both are known before the file is opened. The problems are the network's: `path` is its own.
 pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Option<Loss>) -> Vec<Problem> {
+    if matches!(network, ModelSpec::Gpt(_)) || matches!(data, DataSource::Text { .. }) {
+        return kinds(path, network, data).into_iter().collect();
+    }
     let (inputs, last) = (network.inputs(), network.outputs());
     let (features, targets) = match data {
         DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
         // A key or a column may have a list of any length.
-        DataSource::Jsonl { .. } | DataSource::Npy { .. } | DataSource::Parquet { .. } => (None, None),
+        DataSource::Jsonl { .. } | DataSource::Npy { .. } | DataSource::Parquet { .. } | DataSource::Text { .. } => {
+            (None, None)
+        }
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();
     if let Some(features) = features.filter(|features| u64::from(*features) != inputs) {
         let message = format!("the network takes {inputs} features, the data has {features}");
         let (at, what) = match network {
-            ModelSpec::Mlp { .. } => ("layers[0]", format!("write {features} here")),
+            ModelSpec::Mlp { .. } | ModelSpec::Gpt(_) => ("layers[0]", format!("write {features} here")),
             ModelSpec::Cnn { .. } => ("image", format!("make channels x height x width {features}")),
         };
         found.push(Problem::new(format!("{path}.{at}"), message, format!("{what}, or change the data's features")));

@@ -1,6 +1,6 @@
 //! The rules of an inference job.
 
-use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource, is_pytorch};
+use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource, ModelSpec, is_pytorch};
 
 use super::{Problem, data, model};
 
@@ -13,7 +13,9 @@ const MAX_REFERENCE_BYTES: usize = 200;
 pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(source(&infer.model));
-    if let Some(network) = &infer.model.network {
+    if let Some(problem) = text(infer) {
+        found.push(problem);
+    } else if let Some(network) = &infer.model.network {
         found.extend(data::ends("infer.model.network", network, &infer.data, None));
         found.extend(model::problem("infer.model.network", network));
     }
@@ -27,9 +29,27 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
             let message = "neither generated data nor an array has a column that names its rows";
             found.push(Problem::new("infer.id_column", message, "leave it out: rows are numbered from 0"));
         }
-        (DataSource::Csv { .. } | DataSource::Jsonl { .. } | DataSource::Parquet { .. }, Some(_)) => {}
+        (
+            DataSource::Csv { .. } | DataSource::Jsonl { .. } | DataSource::Parquet { .. } | DataSource::Text { .. },
+            Some(_),
+        ) => {}
     }
     found
+}
+
+/// An inference job predicts rows of numbers.
+fn text(infer: &InferSpec) -> Option<Problem> {
+    let path = match (&infer.data, &infer.model.network) {
+        (DataSource::Text { .. }, _) => "infer.data.format",
+        (_, Some(ModelSpec::Gpt(_))) => "infer.model.network.type",
+        _ => return None,
+    };
+    let message = "an inference job predicts rows of numbers: it does not write text yet";
+    Some(Problem::new(
+        path,
+        message,
+        "load the model's files with Hugging Face's transformers: its tensors have their names",
+    ))
 }
 
 fn source(model: &ModelSource) -> Option<Problem> {

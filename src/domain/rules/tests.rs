@@ -90,6 +90,75 @@ fn what_makes_sense_is_accepted() {
 }
 
 #[test]
+fn text_is_for_transformers_alone_and_their_heads_share_the_width() {
+    let gpt = |more: Json| {
+        let mut network = json!({"type": "gpt", "context": 8, "width": 12, "depth": 2, "heads": 3});
+        network.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        network
+    };
+    let text = json!({"format": "text", "uri": "/data/book.txt", "tokenizer": "bytes"});
+    let on_text = |network: Json| [("/train/model", network), ("/train/data", text.clone())];
+    let characters = json!({"format": "text", "uri": "/data/book.txt", "tokenizer": "characters"});
+    check(
+        &train(),
+        &[
+            (&on_text(gpt(json!({}))), &[]),
+            (&[("/train/model", gpt(json!({"vocab": 60}))), ("/train/data", characters)], &[]),
+            (
+                &[("/train/model", gpt(json!({})))],
+                &["train.model.type: a gpt learns from text, and the data is a table"],
+            ),
+            (&[("/train/data", text.clone())], &["train.model.type: the data is text, which a gpt alone learns from"]),
+            (&on_text(gpt(json!({"vocab": 255}))), &["train.model.vocab: bytes are 256 tokens"]),
+            (&on_text(gpt(json!({"heads": 5}))), &["train.model.heads: 5 heads do not share a width of 12 evenly"]),
+            (
+                &on_text(gpt(json!({"kv_heads": 2}))),
+                &["train.model.kv_heads: 2 heads of keys and values do not serve 3"],
+            ),
+            (
+                &on_text(gpt(json!({"heads": 4, "positions": "rope"}))),
+                &["train.model.positions: rope turns pairs of values, and a head has 3"],
+            ),
+            (
+                &on_text(gpt(json!({"width": 65536, "heads": 1, "depth": 1000}))),
+                &["train.model.depth: its weights are more than 2^36 numbers"],
+            ),
+            (
+                &on_text(gpt(json!({"context": 0, "depth": 1001, "dropout": 1.0}))),
+                &[
+                    "train.model.context: expected from 1 to 131072, found 0",
+                    "train.model.depth: expected from 1 to 1000, found 1001",
+                    "train.model.dropout: expected from 0 to 0.99, found 1",
+                ],
+            ),
+            (
+                &[
+                    &on_text(gpt(json!({})))[..],
+                    &[
+                        ("/train/loss", json!("mse")),
+                        ("/train/scaling", json!("standard")),
+                        ("/train/stream", json!({})),
+                    ],
+                ]
+                .concat(),
+                &["train.loss: the next token", "train.scaling: tokens", "train.stream: text is read into memory"],
+            ),
+        ],
+    );
+    let network = json!({"from": "/m/a.safetensors", "network": gpt(json!({"vocab": 9}))});
+    check(
+        &infer(),
+        &[
+            (
+                &[("/infer/data", text), ("/infer/id_column", Json::Null)],
+                &["infer.data.format: an inference job predicts rows"],
+            ),
+            (&[("/infer/model", network)], &["infer.model.network.type: an inference job predicts rows"]),
+        ],
+    );
+}
+
+#[test]
 fn images_agree_with_the_data_and_with_what_is_done_to_them() {
     let cnn = |image: Json, convolutions: Json| json!({"type": "cnn", "image": image, "convolutions": convolutions, "layers": [32, 10]});
     let image = |channels, height, width| json!({"channels": channels, "height": height, "width": width});

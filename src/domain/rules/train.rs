@@ -1,6 +1,6 @@
 //! The rules of a training job.
 
-use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Split, TrainSpec};
+use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Scaling, Split, TrainSpec};
 
 use super::{Problem, data, infer, job, model, schedule};
 
@@ -9,6 +9,7 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     found.extend(model::problem("train.model", &train.model));
     found.extend(data::problems("train.data", &train.data));
     found.extend(targets(&train.data, train.loss));
+    found.extend(text(train));
     found.extend(
         train
             .register
@@ -39,6 +40,25 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     found
 }
 
+/// What a training on text does not take.
+fn text(train: &TrainSpec) -> Vec<Problem> {
+    if !matches!(train.data, DataSource::Text { .. }) {
+        return Vec::new();
+    }
+    let wrong = [
+        (
+            train.loss != Loss::CrossEntropy,
+            "train.loss",
+            "the next token is learnt by cross_entropy",
+            "write loss = \"cross_entropy\"",
+        ),
+        (train.scaling != Scaling::None, "train.scaling", "tokens are not scaled", "leave it out"),
+        (train.stream.is_some(), "train.stream", "text is read into memory, 4 bytes a token", "leave it out"),
+    ];
+    let found = wrong.into_iter().filter(|(is_wrong, ..)| *is_wrong);
+    found.map(|(_, path, message, hint)| Problem::new(path, message, hint)).collect()
+}
+
 /// What is wrong with a pattern of names of tensors. Which tensors there are is known to the worker.
 fn frozen(pattern: &str, number: usize) -> Option<Problem> {
     let why = match pattern {
@@ -59,7 +79,7 @@ fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {
         DataSource::Csv { targets, .. } | DataSource::Jsonl { targets, .. } | DataSource::Parquet { targets, .. } => {
             ("train.data.targets", targets.len())
         }
-        DataSource::Npy { targets_uri: Some(_), .. } => return None,
+        DataSource::Npy { targets_uri: Some(_), .. } | DataSource::Text { .. } => return None,
         DataSource::Npy { targets_uri: None, .. } => {
             let hint = "name its file, for example targets_uri = \"y.npy\"";
             return Some(Problem::new("train.data", "there is no array to learn", hint));

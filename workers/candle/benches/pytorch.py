@@ -12,7 +12,8 @@ import time
 import torch
 from torch import nn
 
-ROWS = {"mlp": 10_000, "cnn": 2_000}
+ROWS = {"mlp": 10_000, "cnn": 2_000, "gpt": 64}
+VOCAB, CONTEXT, WIDTH, DEPTH, HEADS = 65, 256, 384, 6, 6
 
 
 class Mlp(nn.Module):
@@ -36,6 +37,38 @@ class Cnn(nn.Module):
         return self.fc2(torch.relu(self.fc1(x.flatten(1))))
 
 
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.attend, self.attended = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.feed, self.fed = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        rows, places, _ = x.shape
+        heads = lambda y: y.view(rows, places, HEADS, WIDTH // HEADS).transpose(1, 2)
+        query, key, value = map(heads, self.attend(self.ln_1(x)).split(WIDTH, dim=2))
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.attended(mixed.transpose(1, 2).reshape(rows, places, WIDTH))
+        return x + self.fed(nn.functional.gelu(self.feed(self.ln_2(x))))
+
+
+class Gpt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(VOCAB, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+        self.layers, self.ln_f = nn.ModuleList(Layer() for _ in range(DEPTH)), nn.LayerNorm(WIDTH)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.places.weight
+        for layer in self.layers:
+            x = layer(x)
+        return nn.functional.linear(self.ln_f(x), self.tokens.weight).flatten(0, 1)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", choices=ROWS, default="mlp")
@@ -49,6 +82,9 @@ def main():
     rows = ROWS[options.job]
     if options.job == "mlp":
         x, y, net, loss_of = torch.randn(rows, 1000), torch.randn(rows, 10), Mlp(), nn.functional.mse_loss
+    elif options.job == "gpt":
+        tokens = torch.randint(VOCAB, (rows * CONTEXT + 1,))
+        x, y, net, loss_of = tokens[:-1].view(rows, CONTEXT), tokens[1:].view(rows, CONTEXT), Gpt(), nn.functional.cross_entropy
     else:
         x, y, net, loss_of = torch.randn(rows, 784), torch.arange(rows) % 10, Cnn(), nn.functional.cross_entropy
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=options.fused or None)
@@ -58,17 +94,19 @@ def main():
         nonlocal place
         if place + batch > rows:
             place = 0
-        loss = loss_of(net(x[place:place + batch]), y[place:place + batch])
+        wanted = y[place:place + batch]
+        loss = loss_of(net(x[place:place + batch]), wanted.flatten() if options.job == "gpt" else wanted)
         place += batch
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss
 
-    for _ in range(10):
+    least = 3 if options.job == "gpt" else 20
+    for _ in range(least // 2):
         step()
     end = time.perf_counter() + options.seconds
-    while len(times) < 20 or time.perf_counter() < end:
+    while len(times) < least or time.perf_counter() < end:
         began = time.perf_counter()
         step().item()
         times.append(time.perf_counter() - began)

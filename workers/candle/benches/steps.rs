@@ -11,14 +11,15 @@ use mlctl_protocol::{
     progress::{Metrics, Progress, StorageAway},
     result::CheckpointRef,
     spec::{
-        Activation, CheckpointPolicy, ConvolutionSpec, DataSource, ImageShape, Loss, ModelSpec, OptimizerSpec, Scaling,
-        Split, TrainSpec,
+        Activation, CheckpointPolicy, ConvolutionSpec, DataSource, FeedForward, GptSpec, ImageShape, Loss, ModelSpec,
+        Norm, OptimizerSpec, Positions, Scaling, Split, TrainSpec,
     },
 };
 use mlworker::{
     data::{
         examples::{Answers, Examples},
-        rows::Shuffled,
+        rows::{Shuffled, Source},
+        text::Sequences,
     },
     fault::Fault,
     host::{Host, Order},
@@ -62,6 +63,14 @@ impl Vault for Nowhere {
     }
 }
 
+/// Sequences of letters for a transformer. That they are drawn at random changes nothing of what they cost.
+fn letters(model: &ModelSpec, rows: u32) -> Option<Sequences> {
+    let ModelSpec::Gpt(gpt) = model else { return None };
+    let mut rng = Rng::new(0, Stream::Data { table: 2, block: 0 });
+    let tokens = (0..=rows * gpt.context).map(|_| rng.below(model.outputs())).collect();
+    Some(Sequences::new(tokens, gpt.context as usize, [rows, 0, 0], 0))
+}
+
 fn measure(
     options: Options,
     name: &str,
@@ -82,6 +91,7 @@ fn measure(
     };
     let train = (0..rows).collect();
     let examples = Examples { features, width, answers, train, validation: vec![], test: vec![] };
+    let sequences = letters(model, rows);
     let spec = |steps| TrainSpec {
         seed: 0,
         model: model.clone(),
@@ -105,11 +115,12 @@ fn measure(
         let (spec, device, host) = (spec(steps), Device::Cpu, Deaf(Instant::now()));
         let plan = Plan::new(&spec, &CheckpointPolicy::default(), u64::from(rows))?;
         let identity = Identity::new(&spec, "")?;
-        let source = Shuffled::new(&examples, spec.seed);
+        let shuffled = Shuffled::new(&examples, spec.seed);
+        let source = sequences.as_ref().map_or(&shuffled as &dyn Source, |sequences| sequences);
         let work = Work {
             spec: &spec,
             plan: &plan,
-            source: &source,
+            source,
             identity: &identity,
             threads: 1,
             device: &device,
@@ -121,9 +132,10 @@ fn measure(
         Session::new(work, &|_, _| (), Saver::new(&mut Nowhere, None, host.elapsed()), learner).train()?;
         Ok(start.elapsed())
     };
-    // As many steps as take about so long, three times; the middle one counts.
-    let one = run(20)?.max(Duration::from_micros(20)) / 20;
-    let steps = u64::try_from((options.length / 3).as_nanos() / one.as_nanos().max(1)).unwrap_or(1).max(20);
+    // As many steps as take about so long, three times; the middle one counts. A step of seconds needs no twenty to be known.
+    let warm = if sequences.is_some() { 2 } else { 20 };
+    let one = run(warm.into())?.max(Duration::from_micros(20)) / warm;
+    let steps = u64::try_from((options.length / 3).as_nanos() / one.as_nanos().max(1)).unwrap_or(1).max(warm.into());
     let mut rounds = [run(steps)?, run(steps)?, run(steps)?];
     rounds.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "for display")]
@@ -168,16 +180,39 @@ fn cnn() -> ModelSpec {
     }
 }
 
+/// nanoGPT's model of characters.
+fn gpt() -> ModelSpec {
+    ModelSpec::Gpt(GptSpec {
+        vocab: Some(65),
+        context: 256,
+        width: 384,
+        depth: 6,
+        heads: 6,
+        kv_heads: None,
+        norm: Norm::Layer,
+        norm_eps: 1e-5,
+        positions: Positions::Learned,
+        rope_base: 10_000.0,
+        feed_forward: FeedForward::Gelu,
+        hidden: None,
+        bias: None,
+        tied: true,
+        dropout: 0.0,
+    })
+}
+
 /// A job by its name, at one batch size for some seconds, as a line of JSON; or, without arguments, a table.
 fn measure_all(arguments: &[String]) -> Result<(), Fault> {
     let article = ("1000-500-100-10, mse, adam", mlp(&[1000, 500, 100, 10]), 10_000, Loss::Mse);
+    let letters = ("gpt 6 x 384, 256 letters, ce", gpt(), 64, Loss::CrossEntropy);
     let images = ("cnn 28x28-32-64-128-10, ce", cnn(), 2_000, Loss::CrossEntropy);
     if let [job, batch, seconds] = arguments {
-        let wrong = |what: &str| Fault::spec(format!("expected {what}"), "steps mlp|cnn BATCH SECONDS");
+        let wrong = |what: &str| Fault::spec(format!("expected {what}"), "steps mlp|cnn|gpt BATCH SECONDS");
         let (name, model, rows, loss) = match job.as_str() {
             "mlp" => article,
             "cnn" => images,
-            _ => return Err(wrong("mlp or cnn")),
+            "gpt" => letters,
+            _ => return Err(wrong("mlp, cnn or gpt")),
         };
         let batch = batch.parse().map_err(|_| wrong("a batch size"))?;
         let length = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -186,7 +221,8 @@ fn measure_all(arguments: &[String]) -> Result<(), Fault> {
     }
     let options = Options { length: Duration::from_secs(3), json: false };
     let small = ("64-128-10, ce, adam", mlp(&[64, 128, 10]), 1437, Loss::CrossEntropy);
-    for (job, batches) in [(article, [1000, 128, 32].as_slice()), (small, &[64]), (images, &[128, 32])] {
+    for (job, batches) in [(article, [1000, 128, 32].as_slice()), (small, &[64]), (images, &[128, 32]), (letters, &[8])]
+    {
         let (name, model, rows, loss) = job;
         for batch in batches {
             measure(options, name, &model, (rows, *batch), loss)?;

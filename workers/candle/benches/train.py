@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 JOBS = {
     "mlp": ("MLP 1000-500-100-10, ReLU, Adam 1e-3, MSE, f32, 10,000 random rows in memory", [1000, 128, 32]),
     "cnn": ("CNN of images 1x28x28, convolutions 32 and 64 of 3x3 pooled by 2, linear 128-10, ReLU, Adam 1e-3, cross-entropy, f32", [128, 32]),
+    "gpt": ("GPT of 6 layers, 384 wide, 6 heads, 65 characters, a context of 256, tied, GELU, Adam 1e-3, cross-entropy, f32; a step is batch x 256 tokens", [8]),
 }
 # As the daemon starts a worker.
 KEEP_MEMORY_BYTES = str(1 << 32)

@@ -3,12 +3,12 @@
 
 use mlctl_protocol::{
     progress::Metrics,
-    spec::{Loss, ModelSpec, Split},
+    spec::{GptSpec, Loss, ModelSpec, Split},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::{Identity, scaling::Scaler},
+    data::{Identity, scaling::Scaler, tokenizer::Tokenizer},
     nn,
 };
 
@@ -39,6 +39,9 @@ pub struct ModelConfig {
     pub split: Split,
     /// Which data it was.
     pub dataset: Identity,
+    /// How text becomes its tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
     /// Optimizer steps done.
     pub step: u64,
     /// The metrics known at that step.
@@ -88,6 +91,17 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        if let ModelSpec::Gpt(gpt) = &self.network
+            && (gpt.depth > GptSpec::MAX_DEPTH || gpt.context > GptSpec::MAX_CONTEXT)
+        {
+            return Err(format!("a transformer of {} layers and a context of {} is too large", gpt.depth, gpt.context));
+        }
+        match &self.tokenizer {
+            Some(tokenizer) if !tokenizer.is_sound() || tokenizer.size() > self.network.outputs() as usize => {
+                return Err("its tokenizer is not one of its network".into());
+            }
+            _ => {}
+        }
         if let Some((name, shape)) = nn::layout(&self.network).into_iter().find(|(_, shape)| shape.contains(&0)) {
             return Err(format!("its tensor {name:?} of shape {shape:?} would hold nothing"));
         }

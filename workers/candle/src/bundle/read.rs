@@ -16,7 +16,7 @@ use super::{
     tensors::{self, OVERHEAD_BYTES},
 };
 use crate::{
-    data::memory,
+    data::{memory, tokenizer::Tokenizer},
     fault::Fault,
     job::Job,
     nn::{self, Tensors},
@@ -97,6 +97,29 @@ pub fn read_initial(job: Job<'_>, init: &InitSpec, network: &ModelSpec) -> Resul
     Ok(weights)
 }
 
+/// The tokenizer of the model that a training begins with, where one is known.
+///
+/// # Errors
+/// As [`read`].
+pub fn tokenizer(job: Job<'_>, init: &InitSpec) -> Result<Option<Tokenizer>, Fault> {
+    let at = open(job, &init.from)?;
+    if is_pytorch(at.name()) {
+        return Ok(None);
+    }
+    if at.name().ends_with(".safetensors") {
+        let beside = at.sibling(keys::MODEL_CONFIG).map_err(|error| unreadable(&error))?;
+        let json = job.runtime.block_on(beside.get_optional(MAX_CONFIG_BYTES)).map_err(|error| unreadable(&error))?;
+        return Ok(json.and_then(|json| ModelConfig::from_json(&json).ok()?.tokenizer));
+    }
+    if is_there(job, &at, keys::MANIFEST)? {
+        let reader = job.runtime.block_on(Reader::open(job.stores, at.uri())).map_err(|error| unreadable(&error))?;
+        return Ok(checkpoint_config(job, &at, &reader)?.tokenizer);
+    }
+    // A folder that holds no model is told of when the weights are read.
+    let is_model = is_there(job, &at, keys::MODEL_CONFIG)?;
+    Ok(if is_model { folder_config(job, &at)?.tokenizer } else { None })
+}
+
 fn open(job: Job<'_>, from: &str) -> Result<Location, Fault> {
     if from.starts_with("job:") {
         return Err(Fault::spec(
@@ -118,11 +141,15 @@ fn check_finite(from: &str, weights: &Tensors) -> Result<(), Fault> {
 }
 
 fn read_folder(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
-    let at = folder.join(keys::MODEL_CONFIG).map_err(|error| unreadable(&error))?;
-    let json = job.runtime.block_on(at.get(MAX_CONFIG_BYTES)).map_err(|error| unreadable(&error))?;
-    let config = ModelConfig::from_json(&json).map_err(|what| unusable(at.uri(), &what))?;
+    let config = folder_config(job, folder)?;
     let weights = folder.join(keys::MODEL).map_err(|error| unreadable(&error))?;
     with_config(job, &weights, config)
+}
+
+fn folder_config(job: Job<'_>, folder: &Location) -> Result<ModelConfig, Fault> {
+    let at = folder.join(keys::MODEL_CONFIG).map_err(|error| unreadable(&error))?;
+    let json = job.runtime.block_on(at.get(MAX_CONFIG_BYTES)).map_err(|error| unreadable(&error))?;
+    ModelConfig::from_json(&json).map_err(|what| unusable(at.uri(), &what))
 }
 
 /// A file of weights: with a config beside it, or with the spec's network.
@@ -190,20 +217,10 @@ fn load_pth(job: Job<'_>, at: &Location, network: &ModelSpec, key: Option<&str>)
 
 /// Reads the weights of a checkpoint, and nothing of its optimizer.
 fn read_checkpoint(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
-    #[derive(Deserialize)]
-    struct State<'a> {
-        #[serde(borrow)]
-        config: &'a serde_json::value::RawValue,
-    }
     let unfit = |what: &str| unusable(folder.uri(), what);
     let runtime = job.runtime;
     let reader = runtime.block_on(Reader::open(job.stores, folder.uri())).map_err(|error| unreadable(&error))?;
-    let state =
-        runtime.block_on(reader.get(keys::CHECKPOINT_STATE, MAX_STATE_BYTES)).map_err(|error| unreadable(&error))?;
-    let state = state.ok_or_else(|| unfit(&format!("the checkpoint has no {}", keys::CHECKPOINT_STATE)))?;
-    let state: State<'_> =
-        serde_json::from_slice(&state).map_err(|error| unfit(&format!("state.json cannot be read: {error}")))?;
-    let config = ModelConfig::from_json(state.config.get().as_bytes()).map_err(|what| unfit(&what))?;
+    let config = checkpoint_config(job, folder, &reader)?;
     let layout = nn::layout(&config.network);
     let limit = nn::values(&layout).saturating_mul(4).saturating_add(OVERHEAD_BYTES).min(memory::budget());
     let size = reader.manifest().size_of(Role::Model);
@@ -213,6 +230,22 @@ fn read_checkpoint(job: Job<'_>, folder: &Location) -> Result<Model, Fault> {
     let weights = runtime.block_on(incoming::fetch(&reader, Role::Model)).map_err(|error| unreadable(&error))?;
     let weights = tensors::fit(weights, &layout).map_err(|problems| unfit(&problems.join("; ")))?;
     Ok(Model { network: config.network.clone(), weights, config: Some(config) })
+}
+
+/// The config of the model that a checkpoint is of.
+fn checkpoint_config(job: Job<'_>, folder: &Location, reader: &Reader) -> Result<ModelConfig, Fault> {
+    #[derive(Deserialize)]
+    struct State<'a> {
+        #[serde(borrow)]
+        config: &'a serde_json::value::RawValue,
+    }
+    let unfit = |what: &str| unusable(folder.uri(), what);
+    let state = job.runtime.block_on(reader.get(keys::CHECKPOINT_STATE, MAX_STATE_BYTES));
+    let state = state.map_err(|error| unreadable(&error))?;
+    let state = state.ok_or_else(|| unfit(&format!("the checkpoint has no {}", keys::CHECKPOINT_STATE)))?;
+    let state: State<'_> =
+        serde_json::from_slice(&state).map_err(|error| unfit(&format!("state.json cannot be read: {error}")))?;
+    ModelConfig::from_json(state.config.get().as_bytes()).map_err(|what| unfit(&what))
 }
 
 fn is_there(job: Job<'_>, folder: &Location, name: &str) -> Result<bool, Fault> {

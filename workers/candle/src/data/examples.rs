@@ -36,11 +36,11 @@ pub struct Examples {
 /// Some rows as tensors.
 #[derive(Debug)]
 pub struct Batch {
-    /// (rows, features).
+    /// (rows, features); u32 (sequences, context) for text.
     pub features: Tensor,
-    /// u32 (rows) for classes, f32 (rows, targets) for values.
+    /// u32 (rows) for classes, f32 (rows, targets) for values; of text u32 for each token.
     pub targets: Tensor,
-    /// The class of each row; empty for values.
+    /// The class of each row, or what follows each token; empty for values.
     pub classes: Vec<u32>,
 }
 
@@ -58,6 +58,14 @@ impl Answers {
 }
 
 impl Batch {
+    /// What is measured on: rows, or the tokens of sequences.
+    ///
+    /// # Errors
+    /// When there are no targets at all: a bug.
+    pub fn measured(&self) -> Result<u64> {
+        Ok(self.targets.dim(0)? as u64)
+    }
+
     /// Rows of `width` features, and what is to be learnt of each.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ use super::{
     stream::Access,
     streamed::{Loader, Streamed},
     table::Table,
+    text::{self, Sequences},
+    tokenizer::Tokenizer,
 };
 use crate::{fault::Fault, job::Job, orders::Orders};
 
@@ -48,6 +50,8 @@ pub struct Dataset {
     pub index: Option<Box<RawValue>>,
     /// Which classes a row to train on has, where that was looked at.
     pub classes: Option<Vec<bool>>,
+    /// How text became tokens.
+    pub tokenizer: Option<Tokenizer>,
 }
 
 /// Where a job's rows are.
@@ -57,6 +61,8 @@ pub enum Rows {
     Memory(Examples),
     /// In storage, and some in memory.
     Streamed(Streamed),
+    /// In memory, as sequences of tokens.
+    Text(Sequences),
 }
 
 /// Which data a model was trained on.
@@ -83,12 +89,31 @@ struct Unscaled {
     count: u64,
 }
 
-/// Reads a job's data.
+/// Reads a job's data. `saved` is the index that a checkpoint has of streamed rows, `known` the tokenizer of the model that the training begins with.
 ///
 /// # Errors
 /// `spec`, with the row, the column and the text, when the data is not what the spec and the model need; `storage` when it cannot be
 /// read; the class of an order to end.
-pub fn load(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index>) -> Result<Dataset, Fault> {
+pub fn load(
+    job: Job<'_>,
+    spec: &TrainSpec,
+    saved: impl FnOnce() -> Option<Index>,
+    known: impl FnOnce() -> Result<Option<Tokenizer>, Fault>,
+) -> Result<Dataset, Fault> {
+    match (&spec.model, &spec.data) {
+        (ModelSpec::Gpt(gpt), DataSource::Text { uri, tokenizer }) => {
+            text::load(job, (spec, gpt), (uri, *tokenizer), known()?)
+        }
+        (ModelSpec::Gpt(_), _) | (_, DataSource::Text { .. }) => Err(Fault::spec(
+            "a gpt learns from text, and nothing else does",
+            "let train.model and train.data fit together",
+        )),
+        _ => load_table(job, spec, saved),
+    }
+}
+
+/// The same for rows of numbers.
+fn load_table(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index>) -> Result<Dataset, Fault> {
     let shape = Shape {
         inputs: spec.model.inputs(),
         is_image: matches!(spec.model, ModelSpec::Cnn { .. }),
@@ -146,7 +171,7 @@ pub fn load(job: Job<'_>, spec: &TrainSpec, saved: impl FnOnce() -> Option<Index
     };
     let classes = examples.classes_trained_on(shape.classes());
     let rows = Rows::Memory(examples);
-    Ok(Dataset { rows, features, targets, scaler, identity, index: None, classes })
+    Ok(Dataset { rows, features, targets, scaler, identity, index: None, classes, tokenizer: None })
 }
 
 /// What the model needs of the data.
@@ -263,7 +288,7 @@ fn stream(
     let rows = Rows::Streamed(Streamed::new(Arc::new(loader), spec.seed, rows, spec.max_epochs));
     // One that is too long for a checkpoint is made again.
     let index = Some(raw).filter(|raw| raw.get().len() <= MAX_INDEX_BYTES);
-    Ok(Dataset { rows, features, targets, scaler, identity, index, classes })
+    Ok(Dataset { rows, features, targets, scaler, identity, index, classes, tokenizer: None })
 }
 
 /// Whether files are surely of the versions that an index is of.
@@ -296,7 +321,7 @@ pub(crate) fn wanted(source: &DataSource) -> Wanted<'_> {
         DataSource::Csv { features, targets, .. }
         | DataSource::Jsonl { features, targets, .. }
         | DataSource::Parquet { features, targets, .. } => Wanted { features, targets, id: None },
-        DataSource::Npy { .. } | DataSource::Randn { .. } => Wanted::default(),
+        DataSource::Npy { .. } | DataSource::Randn { .. } | DataSource::Text { .. } => Wanted::default(),
     }
 }
 

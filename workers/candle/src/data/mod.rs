@@ -24,6 +24,8 @@ pub mod split;
 pub mod stream;
 pub mod streamed;
 pub mod table;
+pub mod text;
 mod thrift;
+pub mod tokenizer;
 
 pub use load::{Dataset, Identity, Rows, load};

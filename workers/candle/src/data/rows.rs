@@ -38,19 +38,48 @@ pub trait Source {
     fn walk(&self, part: SplitPart, rows: usize, device: &Device, take: Take<'_>) -> Result<(), Fault>;
 }
 
+/// The order of all rows to train on in an epoch: a permutation. That of the last epoch asked for is kept.
+#[derive(Debug)]
+pub(super) struct Permuted {
+    seed: u64,
+    kept: RefCell<Option<(u64, Vec<u32>)>>,
+}
+
+impl Permuted {
+    /// The orders of a run with a seed.
+    pub(super) const fn new(seed: u64) -> Self {
+        Self { seed, kept: RefCell::new(None) }
+    }
+
+    /// Which of so many rows stand at some places.
+    pub(super) fn at(&self, epoch: u64, rows: usize, places: Range<u64>) -> Result<Vec<u32>, Fault> {
+        let mut kept = self.kept.borrow_mut();
+        let order = match kept.take() {
+            Some((of, order)) if of == epoch => order,
+            _ => {
+                let rows = u32::try_from(rows)
+                    .map_err(|_| Fault::spec("more than 2^32 rows cannot be shuffled", "split the dataset"))?;
+                Rng::new(self.seed, Stream::Shuffle { epoch }).permutation(rows)
+            }
+        };
+        let (_, order) = kept.insert((epoch, order));
+        let place = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(order.len());
+        Ok(order[place(places.start)..place(places.end)].to_vec())
+    }
+}
+
 /// Rows in memory; the order of an epoch is a permutation of all to train on.
 #[derive(Debug)]
 pub struct Shuffled<'a> {
     examples: &'a Examples,
-    seed: u64,
-    order: RefCell<Option<(u64, Vec<u32>)>>,
+    order: Permuted,
 }
 
 impl<'a> Shuffled<'a> {
     /// The rows of a run with a seed.
     #[must_use]
     pub const fn new(examples: &'a Examples, seed: u64) -> Self {
-        Self { examples, seed, order: RefCell::new(None) }
+        Self { examples, order: Permuted::new(seed) }
     }
 
     fn part(&self, part: SplitPart) -> &'a [u32] {
@@ -73,18 +102,7 @@ impl Source for Shuffled<'_> {
 
     fn batch(&self, epoch: u64, places: Range<u64>, device: &Device) -> Result<Batch, Fault> {
         let train = &self.examples.train;
-        let mut kept = self.order.borrow_mut();
-        let order = match kept.take() {
-            Some((of, order)) if of == epoch => order,
-            _ => {
-                let rows = u32::try_from(train.len())
-                    .map_err(|_| Fault::spec("more than 2^32 rows cannot be shuffled", "split the dataset"))?;
-                Rng::new(self.seed, Stream::Shuffle { epoch }).permutation(rows)
-            }
-        };
-        let (_, order) = kept.insert((epoch, order));
-        let place = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(order.len());
-        let places = &order[place(places.start)..place(places.end)];
+        let places = self.order.at(epoch, train.len(), places)?;
         Ok(self.examples.batch(places.iter().map(|place| train[*place as usize]), device)?)
     }
 

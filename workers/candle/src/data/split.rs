@@ -36,15 +36,7 @@ impl Parts {
 /// # Errors
 /// `spec` when a share is not one, a part that is asked for gets no row, or none is left to train on.
 pub fn divide(split: &Split, rows: u32) -> Result<Parts, Fault> {
-    let validation = count("validation", split.validation, rows)?;
-    let test = count("test", split.test, rows)?;
-    let Some(train) = rows.checked_sub(validation).and_then(|left| left.checked_sub(test)).filter(|left| *left > 0)
-    else {
-        return Err(Fault::spec(
-            format!("of {rows} rows, {validation} are to validate and {test} to test on: none is left to train on"),
-            "lower split.validation and split.test, or bring more data",
-        ));
-    };
+    let [train, validation, test] = sizes(split, rows)?;
     let mut order = Rng::new(split.seed, Stream::Split).permutation(rows);
     let mut cut = |length: u32| {
         let mut part = order.split_off(order.len() - length as usize);
@@ -54,6 +46,23 @@ pub fn divide(split: &Split, rows: u32) -> Result<Parts, Fault> {
     let (test, validation) = (cut(test), cut(validation));
     let train = cut(train);
     Ok(Parts { train, validation, test })
+}
+
+/// How many of `rows` rows are to train, to validate and to test on.
+///
+/// # Errors
+/// As [`divide`].
+pub(super) fn sizes(split: &Split, rows: u32) -> Result<[u32; 3], Fault> {
+    let validation = count("validation", split.validation, rows)?;
+    let test = count("test", split.test, rows)?;
+    let Some(train) = rows.checked_sub(validation).and_then(|left| left.checked_sub(test)).filter(|left| *left > 0)
+    else {
+        return Err(Fault::spec(
+            format!("of {rows} rows, {validation} are to validate and {test} to test on: none is left to train on"),
+            "lower split.validation and split.test, or bring more data",
+        ));
+    };
+    Ok([train, validation, test])
 }
 
 /// A share of the rows, rounded to the nearest number, halves up.

@@ -171,7 +171,7 @@ impl<'a> Table<'a> {
             DataSource::Jsonl { uri, .. } => (Format::Jsonl, uri, None),
             DataSource::Npy { uri, targets_uri } => (Format::Npy, uri, targets_uri.as_deref()),
             DataSource::Parquet { uri, .. } => (Format::Parquet, uri, None),
-            DataSource::Randn { .. } => return Ok(None),
+            DataSource::Randn { .. } | DataSource::Text { .. } => return Ok(None),
         };
         let files = Files::find(access, uri)?;
         let target_files = targets_uri.map(|uri| Files::find(access, uri)).transpose()?;

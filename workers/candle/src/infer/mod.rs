@@ -9,7 +9,11 @@ mod results;
 mod task;
 
 use candle_core::{Device, Tensor};
-use mlctl_protocol::{message::ReportBody, progress::Progress, spec::InferSpec};
+use mlctl_protocol::{
+    message::ReportBody,
+    progress::Progress,
+    spec::{InferSpec, ModelSpec},
+};
 
 use self::{
     input::{Batch, Input},
@@ -33,6 +37,15 @@ use crate::{
 pub fn run(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
     let device = device::open(&job.start.spec.resources)?;
     let model = bundle::read::read(job, &spec.model)?;
+    if matches!(model.network, ModelSpec::Gpt(_)) {
+        return Err(Fault::spec(
+            format!(
+                "{} is a gpt, and an inference job predicts rows of numbers: it does not write text yet",
+                spec.model.from
+            ),
+            "load the model's files with Hugging Face's transformers: its tensors have their names",
+        ));
+    }
     let mut input = Input::open(job, spec, &model)?;
     let predictor = Predictor::new(model, &device)?;
     let mut output = Output::new(job, spec.output, input.task())?;

@@ -2,21 +2,32 @@
 //! `infer` over frozen tensors: the same forward pass. No file, no loop, no optimizer here.
 
 pub mod activation;
+mod attention;
 pub(crate) mod blocks;
 pub mod cnn;
 pub mod convolution;
+mod embedding;
+mod feed_forward;
+pub mod gpt;
+mod ledger;
+mod math;
+mod matrix;
 pub mod mlp;
+mod norm;
 pub mod ops;
 pub mod pooling;
+mod rope;
 
 pub use cnn::Cnn;
+pub use gpt::Gpt;
 pub use mlp::Mlp;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor, backprop::GradStore};
 use mlctl_protocol::spec::ModelSpec;
 
+use self::gpt::layout::{Begin, plan};
 use crate::rng::{Rng, Stream};
 
 /// Values of the widest layer that a pass of rows which are not trained on may make; 256 MiB.
@@ -45,6 +56,7 @@ pub struct Network {
 enum Kind {
     Mlp(Mlp),
     Cnn(Cnn),
+    Gpt(Gpt),
 }
 
 impl Network {
@@ -62,11 +74,12 @@ impl Network {
                 let cnn = Cnn::new((*image, convolutions), layers.len(), (*activation, *dropout), tensors)?;
                 (Kind::Cnn(cnn), cnn::widest(*image, convolutions, layers))
             }
+            ModelSpec::Gpt(spec) => (Kind::Gpt(Gpt::new(spec, tensors)?), gpt::widest(spec)),
         };
         Ok(Self { kind, widest: widest.max(1) })
     }
 
-    /// Outputs (rows, outputs) of features (rows, features): logits where classes are learnt.
+    /// Outputs (rows, outputs) of features (rows, features): logits where classes are learnt; of tokens (sequences, context) logits for each.
     ///
     /// # Errors
     /// On shapes that do not fit, and when the device refuses memory.
@@ -74,7 +87,20 @@ impl Network {
         match &self.kind {
             Kind::Mlp(mlp) => mlp.forward(features, training),
             Kind::Cnn(cnn) => cnn.forward(features, training),
+            Kind::Gpt(gpt) => gpt.forward(features, training),
         }
+    }
+
+    /// The gradients of a loss of its outputs, by the tensors it is made of.
+    ///
+    /// # Errors
+    /// When an operation has no backward pass, and when the device refuses memory.
+    pub fn gradients(&self, loss: &Tensor) -> Result<GradStore> {
+        let mut gradients = loss.backward()?;
+        if let Kind::Gpt(gpt) = &self.kind {
+            gpt.gather(&mut gradients)?;
+        }
+        Ok(gradients)
     }
 
     /// How many of so many rows go through it at once without taking too much memory, where none of them is trained on.
@@ -90,6 +116,7 @@ pub fn layout(spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
     match spec {
         ModelSpec::Mlp { layers, .. } => mlp::layout(mlp::PREFIX, layers.iter().map(|width| *width as usize)),
         ModelSpec::Cnn { image, convolutions, layers, .. } => cnn::layout(*image, convolutions, layers),
+        ModelSpec::Gpt(spec) => plan(spec).into_iter().map(|(name, shape, _)| (name, shape)).collect(),
     }
 }
 
@@ -100,11 +127,15 @@ pub fn values(layout: &[(String, Vec<usize>)]) -> u64 {
     layout.iter().fold(0, |sum, (_, shape)| sum.saturating_add(of(shape)))
 }
 
-/// Fresh weights of a model, as PyTorch's `nn.Linear` and `nn.Conv2d` begin: weight and bias uniform in [-1/sqrt(in), 1/sqrt(in)), `in` being the values that an output is made of.
+/// Fresh weights of a model, as PyTorch's `nn.Linear` and `nn.Conv2d` begin: weight and bias uniform in [-1/sqrt(in), 1/sqrt(in)), `in` being the values that an output is made of. Those
+/// of a transformer begin as nanoGPT's.
 ///
 /// # Errors
 /// When the device refuses memory.
 pub fn initial(spec: &ModelSpec, seed: u64, device: &Device) -> Result<Tensors> {
+    if let ModelSpec::Gpt(spec) = spec {
+        return normal((0_u32..).zip(plan(spec)), seed, device);
+    }
     let mut tensors = Tensors::new();
     let mut inputs = 1;
     for (number, (name, shape)) in (0_u32..).zip(layout(spec)) {
@@ -124,6 +155,23 @@ pub fn initial(spec: &ModelSpec, seed: u64, device: &Device) -> Result<Tensors> 
         tensors.insert(name, Tensor::from_vec(values, shape, device)?);
     }
     Ok(tensors)
+}
+
+/// Tensors by their numbers, each with what it begins with.
+fn normal(plan: impl Iterator<Item = (u32, gpt::layout::Planned)>, seed: u64, device: &Device) -> Result<Tensors> {
+    let make = |(number, (name, shape, begin)): (u32, gpt::layout::Planned)| {
+        let mut values = vec![0.0; shape.iter().product()];
+        match begin {
+            Begin::Zero => {}
+            Begin::One => values.fill(1.0),
+            Begin::Normal(deviation) => {
+                Rng::new(seed, Stream::Init { tensor: number }).fill_normal(&mut values);
+                values.iter_mut().for_each(|value| *value *= deviation);
+            }
+        }
+        Ok((name, Tensor::from_vec(values, shape, device)?))
+    };
+    plan.map(make).collect()
 }
 
 /// Weight and bias of layer `number`, from 1.

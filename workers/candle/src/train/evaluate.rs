@@ -28,7 +28,7 @@ const MAX_CONFUSION: usize = 1000;
 /// How a model did.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
-    /// Rows measured.
+    /// Rows measured, or tokens of text.
     pub rows: u64,
     /// The sum of their losses.
     pub loss: f64,
@@ -110,13 +110,13 @@ impl Measure<'_> {
     }
 
     fn count(&self, batch: &Batch, score: &mut Score, mut seen: impl FnMut(u32, u32)) -> Result<(), Fault> {
-        let rows = batch.features.dim(0)?;
+        let rows = batch.measured()?;
         let outputs = self.model.forward(&batch.features, None)?;
         let mean = f64::from(loss(self.loss, &outputs, &batch.targets)?.to_scalar::<f32>()?);
         #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
         let sum = mean * rows as f64;
         score.loss += sum;
-        score.rows += rows as u64;
+        score.rows += rows;
         if let Some(correct) = &mut score.correct {
             for (class, predicted) in batch.classes.iter().zip(predicted_classes(&outputs)?) {
                 *correct += u64::from(*class == predicted);
@@ -154,7 +154,7 @@ pub struct Evaluation {
     pub format: u32,
     /// The part of the data measured on.
     pub part: String,
-    /// Its rows.
+    /// Its rows, or the tokens of its text.
     pub rows: u64,
     /// Their mean loss.
     pub loss: Option<f64>,

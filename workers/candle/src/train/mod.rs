@@ -20,7 +20,7 @@ use mlctl_protocol::{
     ExitClass,
     message::ReportBody,
     progress::Metrics,
-    spec::{Loss, TrainSpec},
+    spec::{Loss, ModelSpec, TrainSpec},
 };
 
 use self::{
@@ -47,7 +47,9 @@ const LISTED: usize = 10;
 /// # Errors
 /// Whatever a job can end with, see `Fault`.
 pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
-    let dataset = data::load(job, spec, || saved::index(job))?;
+    let known = || spec.init.as_ref().map_or(Ok(None), |init| bundle::read::tokenizer(job, init));
+    let dataset = data::load(job, spec, || saved::index(job), known)?;
+    let spec = &whole(spec, &dataset);
     warn_of_missing_classes(job, &dataset)?;
     let config = |step, metrics: &Metrics| config_of(spec, &dataset, step, metrics);
     // Before anything is computed: a config that cannot be stored would end the job with its last step.
@@ -61,6 +63,7 @@ pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
             &shuffled
         }
         Rows::Streamed(streamed) => streamed,
+        Rows::Text(sequences) => sequences,
     };
     let prepared = Prepared {
         source,
@@ -80,6 +83,15 @@ pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
     Ok(Done { metrics: run.metrics, model: Some(published), output: None })
 }
 
+/// The spec with what the data alone tells: the size of a vocabulary.
+fn whole(spec: &TrainSpec, dataset: &Dataset) -> TrainSpec {
+    let mut spec = spec.clone();
+    if let (ModelSpec::Gpt(gpt), Some(tokenizer)) = (&mut spec.model, &dataset.tokenizer) {
+        gpt.vocab.get_or_insert(u32::try_from(tokenizer.size()).unwrap_or(u32::MAX));
+    }
+    spec
+}
+
 fn config_of(spec: &TrainSpec, dataset: &Dataset, step: u64, metrics: &Metrics) -> ModelConfig {
     let (_, outputs) = bundle::config::shape(&spec.model);
     ModelConfig {
@@ -92,6 +104,7 @@ fn config_of(spec: &TrainSpec, dataset: &Dataset, step: u64, metrics: &Metrics) 
         scaling: dataset.scaler.clone(),
         split: spec.split.clone(),
         dataset: dataset.identity.clone(),
+        tokenizer: dataset.tokenizer.clone(),
         step,
         metrics: metrics.clone(),
         weights_digest: None,

@@ -29,7 +29,7 @@ use crate::{
     fault::Fault,
     host::Host,
     loss::{loss, predicted_classes},
-    nn::{self, Dropping, Network, Tensors},
+    nn::{Dropping, Network, Tensors},
     optim::clip,
     orders::Orders,
 };
@@ -163,7 +163,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             let outputs = self.learner.model.forward(&batch.features, Some(dropping))?;
             let loss = loss(work.spec.loss, &outputs, &batch.targets)?;
             let value = self.finite(&loss)?;
-            let gradients = loss.backward()?;
+            let gradients = self.learner.model.gradients(&loss)?;
             self.check_coverage(&gradients)?;
             self.update(&gradients)?;
             self.log(value, &batch, &outputs)?;
@@ -239,7 +239,7 @@ impl<'a, C: Serialize> Session<'a, C> {
     /// Counts the step just done and tells of it.
     fn log(&mut self, loss: f64, batch: &Batch, outputs: &Tensor) -> Result<(), Fault> {
         let Work { plan, host, .. } = self.work;
-        let rows = batch.features.dim(0)? as u64;
+        let rows = batch.measured()?;
         #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
         let sum = loss * rows as f64;
         self.learner.run.step += 1;
@@ -389,8 +389,7 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
         let mut evaluation = None;
         if source.count(SplitPart::Test) > 0 {
-            let outputs =
-                nn::layout(&self.work.spec.model).last().and_then(|(_, shape)| shape.first().copied()).unwrap_or(0);
+            let outputs = self.work.spec.model.outputs() as usize;
             let (measure, orders) = (measure(self.work, &self.learner.frozen), &mut self.orders);
             let measured = measure.in_full(SplitPart::Test, outputs, || interrupts(orders, host))?;
             self.ended()?;

@@ -146,7 +146,8 @@ impl Identity {
             DataSource::Csv { uri, .. }
             | DataSource::Jsonl { uri, .. }
             | DataSource::Npy { uri, .. }
-            | DataSource::Parquet { uri, .. } => Some(uri.clone()),
+            | DataSource::Parquet { uri, .. }
+            | DataSource::Text { uri, .. } => Some(uri.clone()),
             DataSource::Randn { .. } => None,
         };
         let data = Named { uri, version: None };

@@ -17,15 +17,16 @@ use mlctl_protocol::{
     progress::{MetricPoint, Metrics, Progress, StorageAway},
     result::CheckpointRef,
     spec::{
-        Activation, CheckpointPolicy, Convergence, ConvolutionSpec, DataSource, ImageShape, Loss, ModelSpec,
-        OptimizerSpec, Scaling, Split, TrainSpec,
+        Activation, CheckpointPolicy, Convergence, ConvolutionSpec, DataSource, FeedForward, GptSpec, ImageShape, Loss,
+        ModelSpec, Norm, OptimizerSpec, Positions, Scaling, Split, SplitPart, TrainSpec,
     },
 };
 use mlworker::{
     bundle::tensors,
     data::{
         examples::{Answers, Examples},
-        rows::Shuffled,
+        rows::{Shuffled, Source},
+        text::Sequences,
     },
     fault::Fault,
     host::{Host, Order},
@@ -127,6 +128,8 @@ pub struct Problem {
     pub spec: TrainSpec,
     pub policy: CheckpointPolicy,
     pub examples: Examples,
+    /// Tokens of sequences, instead of rows: the text, and how many of the sequences are of each part.
+    pub text: Option<(Vec<u32>, [u32; 3])>,
 }
 
 impl Problem {
@@ -164,7 +167,7 @@ impl Problem {
             test: (52..rows).collect(),
         };
         let policy = CheckpointPolicy { every_steps: Some(4), keep: 3, ..CheckpointPolicy::default() };
-        Self { spec, policy, examples }
+        Self { spec, policy, examples, text: None }
     }
 
     /// The same rows as images of two by three pixels.
@@ -181,6 +184,40 @@ impl Problem {
         problem
     }
 
+    /// A transformer on a text of seven letters, with dropout, of Llama's shape or of GPT-2's.
+    pub fn letters(llama: bool) -> Self {
+        let mut problem = Self::classes();
+        let mut rng = Rng::new(6, Stream::Data { table: 0, block: 0 });
+        let mut tokens = vec![0_u32];
+        for at in 0..260 {
+            let next = if rng.below(4) == 0 { rng.below(7) } else { (tokens[at] * 3 + 1) % 7 };
+            tokens.push(next);
+        }
+        problem.text = Some((tokens, [40, 7, 5]));
+        let (norm, positions, feed_forward) = match llama {
+            true => (Norm::Rms, Positions::Rope, FeedForward::Swiglu),
+            false => (Norm::Layer, Positions::Learned, FeedForward::Gelu),
+        };
+        problem.spec.model = ModelSpec::Gpt(GptSpec {
+            vocab: Some(7),
+            context: 5,
+            width: 12,
+            depth: 2,
+            heads: 3,
+            kv_heads: llama.then_some(1),
+            norm,
+            norm_eps: 1e-5,
+            positions,
+            rope_base: 10_000.0,
+            feed_forward,
+            hidden: Some(20),
+            bias: None,
+            tied: !llama,
+            dropout: 0.1,
+        });
+        problem
+    }
+
     /// One attempt, from the latest checkpoint in the vault if there is one.
     pub fn attempt(&self, host: &Recorder, vault: &mut Memory) -> Result<Trained, Fault> {
         let latest = vault.kept.last_key_value().map(|(step, content)| (*step, content.clone()));
@@ -188,6 +225,12 @@ impl Problem {
         self.attempt_from(host, vault, &candidates, |_| {
             latest.as_ref().map(|(_, content)| found(content)).ok_or_else(|| Unreadable::This("gone".into()))
         })
+    }
+
+    fn sequences(&self) -> Option<Sequences> {
+        let ModelSpec::Gpt(gpt) = &self.spec.model else { return None };
+        let (tokens, parts) = self.text.clone()?;
+        Some(Sequences::new(tokens, gpt.context as usize, parts, self.spec.seed))
     }
 
     /// One attempt, from the first usable candidate.
@@ -199,14 +242,14 @@ impl Problem {
         read: impl FnMut(&CheckpointRef) -> Result<Found, Unreadable>,
     ) -> Result<Trained, Fault> {
         let (spec, device) = (&self.spec, &Device::Cpu);
-        let plan = Plan::new(spec, &self.policy, self.examples.train.len() as u64)?;
+        let (rows, sequences) = (Shuffled::new(&self.examples, spec.seed), self.sequences());
+        let source = sequences.as_ref().map_or(&rows as &dyn Source, |sequences| sequences);
+        let plan = Plan::new(spec, &self.policy, source.count(SplitPart::Train))?;
         let identity = &Identity::new(spec, "dataset")?;
         let resume = Resume { spec, identity, threads: 1, device };
         let (learner, from) = resume.first_of(candidates, host, read, || Learner::fresh(spec, device))?;
         let saver = Saver::new(vault, from.map(|from| from.step), host.elapsed());
-        let source = Shuffled::new(&self.examples, spec.seed);
-        let work =
-            Work { spec, plan: &plan, source: &source, identity, threads: 1, device, host, patience: Duration::ZERO };
+        let work = Work { spec, plan: &plan, source, identity, threads: 1, device, host, patience: Duration::ZERO };
         Session::new(work, &|step, _| step, saver, learner).train()
     }
 }

@@ -9,6 +9,8 @@ mod common;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod gpt;
+#[cfg(test)]
 mod infer;
 #[cfg(test)]
 mod jobs;

@@ -35,6 +35,10 @@ fn stopping_at_every_single_poll_changes_nothing() {
     for problem in [Problem::classes(), Problem::images()] {
         stopped_at_every_single_poll(&problem);
     }
+    for mut problem in [Problem::letters(false), Problem::letters(true)] {
+        problem.spec.max_epochs = Some(5);
+        stopped_at_every_single_poll(&problem);
+    }
 }
 
 fn stopped_at_every_single_poll(problem: &Problem) {
@@ -65,20 +69,25 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
     let nesterov = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.0, nesterov: true };
     let adamw = OptimizerSpec::AdamW { learning_rate: 0.01, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
     for round in 0..60 {
-        let mut problem = if round % 3 == 0 { Problem::images() } else { Problem::classes() };
+        let mut problem = match round % 6 {
+            0 | 3 => Problem::images(),
+            1 => Problem::letters(round % 12 == 1),
+            _ => Problem::classes(),
+        };
         match round % 4 {
             0 => {}
             1 => problem.spec.optimizer = sgd.clone(),
             2 => {
-                let (ModelSpec::Mlp { activation, .. } | ModelSpec::Cnn { activation, .. }) = &mut problem.spec.model;
-                *activation = if round % 8 == 2 { Activation::Gelu } else { Activation::Tanh };
+                if let ModelSpec::Mlp { activation, .. } | ModelSpec::Cnn { activation, .. } = &mut problem.spec.model {
+                    *activation = if round % 8 == 2 { Activation::Gelu } else { Activation::Tanh };
+                }
                 problem.spec.optimizer = nesterov.clone();
                 problem.spec.max_grad_norm = Some(0.5);
             }
             _ => problem.spec.optimizer = adamw.clone(),
         }
         if round % 5 == 0 {
-            problem.spec.freeze = vec!["*1.*".into()];
+            problem.spec.freeze = vec![if problem.text.is_some() { "*.0.*" } else { "*1.*" }.into()];
         }
         problem.spec.schedule = match rng.below(4) {
             0 => Some(ScheduleSpec::Cosine { warmup_steps: 0, min_learning_rate: 1e-3, steps: None }),

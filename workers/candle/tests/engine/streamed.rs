@@ -96,9 +96,9 @@ fn a_resume_reads_its_window_and_the_next_and_makes_no_pass() {
     let spec = job(&files(&bench));
     bench.as_job(&spec, &Recorder::default(), (1, 1, &[]), |job| {
         let Work::Train(spec) = &job.start.spec.work else { panic!("it trains") };
-        let first = data::load(job, spec, || None).unwrap();
+        let first = data::load(job, spec, || None, || Ok(None)).unwrap();
         let index = serde_json::from_str(first.index.as_ref().unwrap().get()).unwrap();
-        let again = data::load(job, spec, || Some(index)).unwrap();
+        let again = data::load(job, spec, || Some(index), || Ok(None)).unwrap();
         assert_eq!((again.identity, again.scaler), (first.identity, first.scaler));
         let (Rows::Streamed(whole), Rows::Streamed(resumed)) = (first.rows, again.rows) else { panic!("not streamed") };
         let device = &candle_core::Device::Cpu;
@@ -139,7 +139,7 @@ type Walked = (usize, [(Vec<u32>, Vec<u32>); 3]);
 fn walked(bench: &Bench, spec: &Value) -> Result<Walked, Fault> {
     bench.as_job(spec, &Recorder::default(), (1, 1, &[]), |job| {
         let Work::Train(spec) = &job.start.spec.work else { panic!("it trains") };
-        let loaded = data::load(job, spec, || None)?;
+        let loaded = data::load(job, spec, || None, || Ok(None))?;
         let index: Value = serde_json::from_str(loaded.index.as_ref().unwrap().get()).unwrap();
         let Rows::Streamed(source) = loaded.rows else { panic!("not streamed") };
         let mut parts = [const { (Vec::new(), Vec::new()) }; 3];

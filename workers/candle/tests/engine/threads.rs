@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use mlctl_protocol::spec::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
+use mlctl_protocol::spec::{Activation, ConvolutionSpec, GptSpec, ImageShape, ModelSpec};
 use mlworker::{
     data::examples::Answers,
     rng::{Rng, Stream},
@@ -41,12 +41,24 @@ fn images() -> Problem {
     problem
 }
 
+/// Text, in sequences longer than a block of queries, and wide enough for blocks to run in parallel.
+fn letters(llama: bool) -> Problem {
+    let mut problem = Problem::letters(llama);
+    let ModelSpec::Gpt(gpt) = problem.spec.model else { unreachable!("a transformer") };
+    problem.spec.model =
+        ModelSpec::Gpt(GptSpec { context: 100, width: 96, heads: 4, kv_heads: Some(2), hidden: Some(300), ..gpt });
+    let (tokens, parts) = problem.text.take().unwrap();
+    problem.text = Some((tokens.into_iter().cycle().take(1801).collect(), [parts[0].min(12), 4, 2]));
+    (problem.spec.batch_size, problem.spec.max_epochs) = (8, Some(3));
+    problem
+}
+
 #[test]
 #[ignore = "run by the test below, in a process for each number of threads"]
 fn child() {
     let mut hasher = blake3::Hasher::new();
     let mut metrics = Vec::new();
-    for problem in [wide(), images()] {
+    for problem in [wide(), images(), letters(false), letters(true)] {
         let trained = problem.attempt(&Recorder::default(), &mut Memory::default()).unwrap();
         for (name, bits) in bits(&trained) {
             hasher.update(name.as_bytes());

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A table of numbers: features, and targets to learn or to compare with.
+/// A table of numbers: features, and targets to learn or to compare with; or text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "format", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataSource {
@@ -58,6 +58,15 @@ pub enum DataSource {
         #[serde(default)]
         features: Vec<String>,
     },
+    /// Plain text, for a `gpt`: one stream of tokens, cut into sequences of the model's context, of which each token's target is the next. Several files are one text, in the
+    /// order of their names, with nothing between them. The parts of `train.split` are cut from its end: what is validated on, and behind it what is tested on.
+    Text {
+        /// The file or the files, as for CSV.
+        #[schemars(length(min = 1))]
+        uri: String,
+        /// What a token is.
+        tokenizer: TextTokens,
+    },
     /// Rows drawn from the standard normal distribution; see the generator's specification in `workers/candle/docs/rng.md`.
     Randn {
         /// Rows.
@@ -79,12 +88,24 @@ impl DataSource {
     /// The files it is read from: each one's key in the spec, and where it is.
     pub fn files_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
         let (uri, targets_uri) = match self {
-            Self::Csv { uri, .. } | Self::Jsonl { uri, .. } | Self::Parquet { uri, .. } => (Some(uri), None),
+            Self::Csv { uri, .. } | Self::Jsonl { uri, .. } | Self::Parquet { uri, .. } | Self::Text { uri, .. } => {
+                (Some(uri), None)
+            }
             Self::Npy { uri, targets_uri } => (Some(uri), targets_uri.as_mut()),
             Self::Randn { .. } => (None, None),
         };
         uri.map(|uri| ("uri", uri)).into_iter().chain(targets_uri.map(|uri| ("targets_uri", uri)))
     }
+}
+
+/// What a token of a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTokens {
+    /// A byte: 256 tokens, for anything.
+    Bytes,
+    /// A character of UTF-8 text. The vocabulary are the characters of the text, in the order of their numbers; it is kept with the model.
+    Characters,
 }
 
 /// The folder and the pattern of a URI that names several files: `data/` all that are in it, at any depth (the pattern is empty), `data/part-*.csv`
@@ -98,7 +119,7 @@ pub fn file_set(uri: &str) -> Option<(&str, &str)> {
     uri[..special].rsplit_once('/').map_or(Some(("", uri)), |(folder, _)| Some((folder, &uri[folder.len() + 1..])))
 }
 
-/// How rows are divided into train, validation and test parts: a seeded permutation of the row numbers, cut in that order. Training gets the rest.
+/// How rows are divided into train, validation and test parts: a seeded permutation of the row numbers, cut in that order. Training gets the rest. A text is cut as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Split {

@@ -4,6 +4,7 @@
 mod after;
 mod command;
 mod data;
+mod gpt;
 mod infer;
 mod model;
 mod policy;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
-pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, file_set};
+pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, TextTokens, file_set};
+pub use gpt::{FeedForward, GptSpec, Norm, Positions};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
 pub use policy::{

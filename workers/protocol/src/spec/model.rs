@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gpt::GptSpec;
+
 /// The shape of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -40,29 +42,37 @@ pub enum ModelSpec {
         #[schemars(range(min = 0.0, max = 0.99))]
         dropout: f64,
     },
+    /// A decoder-only transformer, which learns from text what the next token is. With `swiglu`, tensors have the names and shapes of Hugging Face's `LlamaForCausalLM`, without it those of
+    /// `GPT2LMHeadModel`.
+    Gpt(GptSpec),
 }
 
 impl ModelSpec {
-    /// Features of a row.
+    /// Features of a row; 0 where it takes no table.
     #[must_use]
     pub fn inputs(&self) -> u64 {
         match self {
             Self::Mlp { layers, .. } => layers.first().copied().unwrap_or(0).into(),
             Self::Cnn { image, .. } => image.values(),
+            Self::Gpt(_) => 0,
         }
     }
 
-    /// Outputs of a row.
+    /// Outputs of a row, or of a token.
     #[must_use]
     pub fn outputs(&self) -> u32 {
-        self.layers().last().copied().unwrap_or(0)
+        match self {
+            Self::Mlp { layers, .. } | Self::Cnn { layers, .. } => layers.last().copied().unwrap_or(0),
+            Self::Gpt(gpt) => gpt.vocab.unwrap_or(0),
+        }
     }
 
-    /// Widths of the linear layers, the last of them the outputs; those of a perceptron begin with the features.
+    /// Widths of the linear layers, the last of them the outputs; those of a perceptron begin with the features. None of a transformer.
     #[must_use]
     pub fn layers(&self) -> &[u32] {
         match self {
             Self::Mlp { layers, .. } | Self::Cnn { layers, .. } => layers,
+            Self::Gpt(_) => &[],
         }
     }
 }
