@@ -14,7 +14,7 @@ pub use daemon::{Daemon, Setup};
 pub use programs::Worker;
 
 /// No wait takes longer. It is long because a machine under load is slow, and costs nothing where all goes well.
-pub const CEILING: Duration = Duration::from_secs(90);
+pub const CEILING: Duration = Duration::from_secs(180);
 
 /// Asks again and again until there is an answer.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
