@@ -1,4 +1,4 @@
-//! Handlers about schedules: add, list, show, preview, remove. Called by the router. When a schedule runs is `domain::schedule`'s; that it does is the scheduler's.
+//! Handlers about schedules: add, list, show, preview, pause, resume, run now, remove. Called by the router. When a schedule runs is `domain::schedule`'s; that it does is the scheduler's.
 
 use axum::{
     Extension, Json,
@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
+use tracing::info;
 
 use super::{
     Context,
@@ -14,13 +15,16 @@ use super::{
     permit::{self, Peer},
     query::{DEFAULT_PREVIEW_RUNS, MAX_PREVIEW_RUNS, PreviewQuery},
     submit,
-    types::{AddScheduleRequest, ErrorCode, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
+    types::{
+        AddScheduleRequest, ErrorCode, PreviewView, RunScheduleRequest, RunView, SCHEMA, ScheduleDetail, ScheduleList,
+        ScheduleView,
+    },
     view,
 };
 use crate::{
     domain::{
         rules::{self, Problem},
-        schedule::{Crontab, Timetable, labelled, zone},
+        schedule::{Crontab, SCHEDULE_LABEL, Timetable, labelled, zone},
     },
     store::{NewSchedule, Schedule},
 };
@@ -135,6 +139,51 @@ pub(super) async fn preview(
         note: tick.effect.map(|effect| effect.to_string()),
     };
     Ok(Json(PreviewView { schema: SCHEMA, runs: ticks.map(run).collect() }))
+}
+
+/// `POST /v1/schedules/{schedule}/pause`: it submits nothing until it is resumed.
+pub(super) async fn pause(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedSchedule(name): NamedSchedule,
+) -> Result<Json<ScheduleView>, Failure> {
+    if api.store.pause_schedule(&name).await? {
+        info!(schedule = %name, uid = peer.uid.0, "schedule {name} is paused");
+    }
+    Ok(Json(seen(&api, &api.store.schedule(&name).await?).await?))
+}
+
+/// `POST /v1/schedules/{schedule}/resume`: it goes on with its next tick. Those that came while it was paused are left out.
+pub(super) async fn resume(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedSchedule(name): NamedSchedule,
+) -> Result<Json<ScheduleView>, Failure> {
+    let found = api.store.schedule(&name).await?;
+    let mut problems = Vec::new();
+    let Some(timetable) = timetable(&found.cron, &found.zone, &mut problems) else {
+        return Err(Failure::mistakes("schedule", problems));
+    };
+    let now = api.clock.now();
+    let next = timetable.after(now).next().map(|tick| tick.at);
+    if api.store.resume_schedule(&name, now, next).await? {
+        info!(schedule = %name, uid = peer.uid.0, "schedule {name} goes on");
+    }
+    Ok(Json(seen(&api, &api.store.schedule(&name).await?).await?))
+}
+
+/// `POST /v1/schedules/{schedule}/run`: submits its job now, in the name of who asks, whether it is paused or not. Its ticks stay as they are.
+pub(super) async fn run(
+    State(api): State<Context>,
+    Extension(peer): Extension<Peer>,
+    NamedSchedule(name): NamedSchedule,
+    Sent(RunScheduleRequest { key }): Sent<RunScheduleRequest>,
+) -> Result<Response, Failure> {
+    submit::check_key(&key)?;
+    let mut spec = api.store.schedule(&name).await?.spec;
+    permit::check_spec(&api, peer, &spec)?;
+    spec.labels.insert(SCHEDULE_LABEL.to_owned(), name);
+    submit::keep(&api, peer.uid, (spec, key), false).await
 }
 
 /// `DELETE /v1/schedules/{schedule}`.

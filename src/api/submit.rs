@@ -45,20 +45,29 @@ pub(super) async fn submit(
     check_key(&key)?;
     let mut spec = read(&spec, api.policy().max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;
-    let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
-    let hold = hold.then_some(Hold { by: peer.uid, reason: None, not_before: None });
-    let admitted = admit(&api, &mut spec, dry_run).await;
     if dry_run {
-        admitted?;
+        admit(&api, &mut spec, true).await?;
         let after = after::of_spec(&api, &spec).await?;
         // One that waits for others is not in line yet.
         let placement = if after.is_empty() { Some(place(&api, &spec, peer.uid).await?) } else { None };
         return Ok(Json(DryRunView { schema: SCHEMA, dry_run, spec, after, placement }).into_response());
     }
-    let (submitted, kept) = match admitted {
-        Ok(()) => api.store.submit_and_show(NewJob { spec, user: peer.uid, key, asked: Some(asked), hold }).await?,
+    keep(&api, peer.uid, (spec, key), hold).await
+}
+
+/// Keeps a job that a user may submit, once for its key.
+pub(super) async fn keep(
+    api: &Shared,
+    user: Uid,
+    (mut spec, key): (JobSpec, String),
+    hold: bool,
+) -> Result<Response, Failure> {
+    let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
+    let hold = hold.then_some(Hold { by: user, reason: None, not_before: None });
+    let (submitted, kept) = match admit(api, &mut spec, false).await {
+        Ok(()) => api.store.submit_and_show(NewJob { spec, user, key, asked: Some(asked), hold }).await?,
         // What was acknowledged once stays so, whatever has become of the files or the queue in the meantime.
-        Err(refused) => match api.store.keyed(peer.uid, &key, &asked).await? {
+        Err(refused) => match api.store.keyed(user, &key, &asked).await? {
             Some(id) => (Submitted { id, existed: true }, None),
             None => return Err(refused),
         },

@@ -48,7 +48,8 @@ pub use models::{ModelList, ModelView, RegisterRequest, VersionList, VersionView
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{
-    AddScheduleRequest, MissedTickView, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView,
+    AddScheduleRequest, MissedTickView, PreviewView, RunScheduleRequest, RunView, ScheduleDetail, ScheduleList,
+    ScheduleView, TickView,
 };
 
 /// The version of these bodies, in `schema` of each.

@@ -97,6 +97,15 @@ impl PreparedSchedule {
     }
 }
 
+/// Whether a schedule submits anything from now on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Enabling {
+    /// It does not.
+    Paused,
+    /// It does: ticks up to `settled` are left out, and the nearest after it is `next`.
+    Resumed { settled: Timestamp, next: Option<Timestamp> },
+}
+
 /// A schedule's turn, ready to be taken.
 pub(super) struct PreparedTurn {
     pub(super) schedule: i64,
@@ -297,6 +306,12 @@ pub(super) enum Ask {
         name: String,
         reply: Reply<()>,
     },
+    EnableSchedule {
+        name: String,
+        change: Enabling,
+        /// With whether it changed anything.
+        reply: Reply<bool>,
+    },
     Turn {
         turn: Box<PreparedTurn>,
         reply: Reply<Option<Submitted>>,
@@ -306,7 +321,7 @@ pub(super) enum Ask {
 impl Ask {
     /// Whether other ticks may be the nearest afterwards, unknown to who waits for them.
     pub(super) const fn changes_schedules(&self) -> bool {
-        matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. })
+        matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. } | Self::EnableSchedule { .. })
     }
 
     /// Whether it can wait until a full disk has room again: what must not is how running jobs end, and what people do about those.
@@ -361,7 +376,7 @@ impl Ask {
             Self::Forget { reply, .. } => reply.send(),
             Self::Register { reply, .. } => reply.send(),
             Self::Unregister { reply, .. } => reply.send(),
-            Self::AddSchedule { reply, .. } => reply.send(),
+            Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.send(),
             Self::Turn { reply, .. } => reply.send(),
         }
     }
@@ -386,7 +401,7 @@ impl Ask {
             Self::Forget { reply, .. } => reply.fail(error),
             Self::Register { reply, .. } => reply.fail(error),
             Self::Unregister { reply, .. } => reply.fail(error),
-            Self::AddSchedule { reply, .. } => reply.fail(error),
+            Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
         }
     }

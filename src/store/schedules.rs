@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{
     Store, StoreError,
-    ask::{Ask, PreparedSchedule, PreparedTurn},
+    ask::{Ask, Enabling, PreparedSchedule, PreparedTurn},
     error::Fault,
     rows::{Fields, RowError},
     timers::schedule_columns,
@@ -35,6 +35,30 @@ impl Store {
         self.ask(|reply| Ask::RemoveSchedule { name, reply }).await
     }
 
+    /// Has a schedule submit nothing until it is resumed. Returns whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSchedule`].
+    pub async fn pause_schedule(&self, name: &str) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.ask(|reply| Ask::EnableSchedule { name, change: Enabling::Paused, reply }).await
+    }
+
+    /// Has a paused schedule go on: ticks up to `settled` are left out, and the nearest after it is `next`. Returns whether it was paused.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSchedule`].
+    pub async fn resume_schedule(
+        &self,
+        name: &str,
+        settled: Timestamp,
+        next: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        let change = Enabling::Resumed { settled, next };
+        self.ask(|reply| Ask::EnableSchedule { name, change, reply }).await
+    }
+
     /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. With a reason why it is `missed`, that is kept in
     /// place of a job. Nothing is done when the schedule is gone or no longer as it was read.
     ///
@@ -50,7 +74,7 @@ impl Store {
         self.ask(|reply| Ask::Turn { turn, reply }).await
     }
 
-    /// Grows when a schedule is added or removed: wakes whoever waits for ticks.
+    /// Grows when a schedule is added, removed, paused or resumed: wakes whoever waits for ticks.
     #[must_use]
     pub fn schedule_changes(&self) -> watch::Receiver<u64> {
         self.inner.schedule_changes.clone()

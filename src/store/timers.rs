@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     StoreError,
-    ask::{PreparedSchedule, PreparedTurn},
+    ask::{Enabling, PreparedSchedule, PreparedTurn},
     batch::Batch,
     error::Fault,
     rows::{Cell, Fields, Rows},
@@ -127,6 +127,20 @@ impl Timers {
         Ok(Ok(()))
     }
 
+    /// Has a schedule submit nothing, or go on with the ticks after those that are left out. Returns whether that changes anything.
+    pub(super) fn enable(&mut self, name: &str, change: Enabling) -> Result<bool, StoreError> {
+        let Some(held) = self.held.get_mut(name) else { return Err(StoreError::NoSchedule(name.to_owned())) };
+        match change {
+            Enabling::Paused if held.enabled => held.enabled = false,
+            Enabling::Resumed { settled, next } if !held.enabled => {
+                (held.enabled, held.settled, held.next) = (true, settled, next);
+            }
+            Enabling::Paused | Enabling::Resumed { .. } => return Ok(false),
+        }
+        held.is_changed = true;
+        Ok(true)
+    }
+
     /// Whether a turn is still to be taken, and whether its tick fires.
     pub(super) fn stands(&self, turn: &PreparedTurn) -> Standing {
         let held = self.held.get(&turn.name).filter(|held| held.id == Some(turn.schedule) && held.enabled);
@@ -184,7 +198,8 @@ impl Timers {
                 Some(id) if held.is_changed => {
                     let seal = super::rows::seal("schedules", &cells);
                     let before = held.settled_before.into();
-                    changed.push(&[id.into(), before, held.next.into(), held.settled.into(), seal.into()]);
+                    let (next, settled) = (held.next.into(), held.settled.into());
+                    changed.push(&[id.into(), before, next, settled, seal.into(), enabled.into()]);
                 }
                 Some(_) => {}
             }
@@ -243,7 +258,7 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->
 FROM jsonb_each(?)";
 
 pub(super) const CHANGED: &str = "
-UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4
+UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4, enabled = new.value ->> 5
 FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
 
 const TICKS: &str = "

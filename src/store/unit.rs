@@ -207,6 +207,7 @@ impl Unit {
             }
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
+            Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, *change)),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
         }
         Ok(())

@@ -145,6 +145,52 @@ fn forget(database: &Path) {
 }
 
 #[test]
+fn a_paused_schedule_submits_nothing_and_leaves_out_what_came_meanwhile() {
+    let (mut daemon, clock) = hurried(Worker::Fake, 60);
+    daemon.write("job.toml", JOB);
+    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *"]).ok();
+    wait_for_ticks(&daemon, 2);
+    let paused = daemon.mlctl(&["schedule", "pause", "minute"]).ok();
+    assert!(paused.contains("is paused") && paused.contains("mlctl schedule resume"), "{paused}");
+    let before = fired(&daemon);
+    let listed = daemon.mlctl(&["schedule", "ls", "-o", "json"]).json()["schedules"][0].clone();
+    assert_eq!((&listed["enabled"], &listed["next_at"]), (&json!(false), &Value::Null), "{listed:#}");
+    assert!(daemon.mlctl(&["schedule", "ls"]).ok().contains("paused"));
+    daemon.mlctl(&["schedule", "pause", "minute"]).ok();
+    // Over a restart, too.
+    daemon.stop();
+    daemon.start();
+    let newest = *before.keys().next_back().unwrap();
+    until("three more ticks would have fired", || (clock.now().duration_since(newest).as_secs() > 240).then_some(()));
+    assert_eq!(fired(&daemon), before);
+
+    // Its job now, once for a key, whether it is paused or not, and its ticks stay as they are.
+    let run = |key: &str| daemon.mlctl(&["schedule", "run", "minute", "--key", key, "-o", "json"]).json();
+    let (one, same, other) = (run("one"), run("one"), run("other"));
+    assert!(one["id"] == same["id"] && one["id"] != other["id"], "{one:#} {same:#} {other:#}");
+    let labels = one["labels"].as_object().unwrap();
+    assert!(labels["mlctl/schedule"] == "minute" && !labels.contains_key("mlctl/scheduled-at"), "{labels:?}");
+    for job in [&one, &other] {
+        let id = job["id"].as_str().unwrap();
+        daemon.wait_for(id, "succeeded");
+        daemon.mlctl(&["rm", "-y", id]).ok();
+    }
+
+    let resumed = daemon.mlctl(&["schedule", "resume", "minute"]).ok();
+    assert!(resumed.contains("goes on: next "), "{resumed}");
+    let at = clock.now();
+    let after = wait_for_ticks(&daemon, before.len() + 2);
+    let left_out = after
+        .keys()
+        .filter(|tick| **tick > newest && **tick < at.saturating_sub(jiff::Span::new().minutes(1)).unwrap())
+        .count();
+    assert_eq!((left_out, doubles(&after)), (0, Vec::new()), "what came meanwhile is not made up for: {after:?}");
+    for verb in ["pause", "resume", "run"] {
+        daemon.mlctl(&["schedule", verb, "none"]).must_fail(4, &["no schedule none"]);
+    }
+}
+
+#[test]
 fn an_impossible_schedule_is_refused_and_nothing_is_kept() {
     let daemon = Daemon::with(Worker::Fake);
     daemon.write("job.toml", JOB);

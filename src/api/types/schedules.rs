@@ -21,7 +21,15 @@ pub struct AddScheduleRequest {
     pub spec: Box<RawValue>,
 }
 
-/// A schedule. `DELETE /v1/schedules/{name}` answers with the one that was removed.
+/// `POST /v1/schedules/{name}/run`. The answer is that of a submit.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunScheduleRequest {
+    /// The idempotency key: asked twice with the same one, one job is submitted.
+    pub key: String,
+}
+
+/// A schedule. `DELETE /v1/schedules/{name}` answers with the one that was removed; `POST …/pause` and `…/resume`, which have no body, with what it is then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleView {
     /// [`SCHEMA`](super::SCHEMA).
@@ -32,7 +40,7 @@ pub struct ScheduleView {
     pub cron: String,
     /// The IANA name of its time zone.
     pub zone: String,
-    /// Whether it submits jobs.
+    /// Whether it submits jobs: not while it is paused.
     pub enabled: bool,
     /// The login name of who added it, or the user id as text where there is none: its jobs are that user's.
     pub user: String,
@@ -44,7 +52,7 @@ pub struct ScheduleView {
     pub job_name: String,
     /// `train` or `infer`.
     pub job_kind: String,
-    /// The next tick.
+    /// The next tick; null while it is paused.
     pub next_at: Option<Timestamp>,
     /// The same as its zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
     pub next_local: Option<String>,

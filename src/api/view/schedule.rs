@@ -17,7 +17,8 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         (_, Err(error)) => Some(format!("{error}; {}", error.hint)),
         _ => None,
     };
-    let local = |zone: &jiff::tz::TimeZone| schedule.next.map(|next| next.to_zoned_datetime(zone.clone()).to_string());
+    let next = schedule.next.filter(|_| schedule.enabled);
+    let local = |zone: &jiff::tz::TimeZone| next.map(|next| next.to_zoned_datetime(zone.clone()).to_string());
     let uid = schedule.user.0;
     ScheduleView {
         schema: SCHEMA,
@@ -30,7 +31,7 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         created_at: schedule.created_at,
         job_name: schedule.spec.name.clone(),
         job_kind: schedule.spec.work.kind().to_owned(),
-        next_at: schedule.next,
+        next_at: next,
         next_local: found.as_ref().ok().and_then(local),
         last: last.map(tick),
         problem,

@@ -7,9 +7,18 @@ use serde_json::value::to_raw_value;
 use crate::{
     api::{
         query::{DEFAULT_PREVIEW_RUNS, PreviewQuery, address, segment},
-        types::{AddScheduleRequest, PreviewView, RunView, SCHEMA, ScheduleDetail, ScheduleList, ScheduleView},
+        types::{
+            AddScheduleRequest, PreviewView, RunScheduleRequest, RunView, SCHEMA, ScheduleDetail, ScheduleList,
+            ScheduleView,
+        },
     },
-    cli::{Context, Done, Failure, client::Client, exit::Exit, output::schedules, spec},
+    cli::{
+        Context, Done, Failure,
+        client::Client,
+        exit::Exit,
+        output::{jobs, schedules},
+        spec,
+    },
     config::document::{FlagMistake, Report},
     domain::{
         rules,
@@ -34,6 +43,9 @@ Examples:
   mlctl schedule show workdays                 its last runs and their jobs
   mlctl schedule preview workdays -n 10
   mlctl schedule preview --cron '30 2 * * *' --zone Europe/Berlin --from 2026-03-27T00:00:00Z
+  mlctl schedule run workdays                  its job now, besides its runs
+  mlctl schedule pause workdays                no runs until resume; those of that time are left out
+  mlctl schedule resume workdays
   mlctl schedule rm workdays                   its jobs stay";
 
 #[derive(Debug, Args)]
@@ -93,6 +105,30 @@ enum Verb {
         #[arg(short, value_name = "N", default_value_t = DEFAULT_PREVIEW_RUNS, value_parser = clap::value_parser!(u32).range(1..=MAX_RUNS))]
         n: u32,
     },
+    /// Submit a schedule's job now, besides its runs
+    #[command(after_help = EXAMPLES)]
+    Run {
+        /// The schedule's name
+        #[arg(value_parser = schedule_name)]
+        name: String,
+        /// The idempotency key: a second run with it is the same job [default: a random one]
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Have schedules submit nothing until `resume`; jobs that are there go on
+    #[command(after_help = EXAMPLES)]
+    Pause {
+        /// The schedules' names
+        #[arg(value_parser = schedule_name, required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Have paused schedules go on with their next run; those that were left out are not made up for
+    #[command(after_help = EXAMPLES)]
+    Resume {
+        /// The schedules' names
+        #[arg(value_parser = schedule_name, required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Remove schedules; the jobs that they submitted stay
     #[command(after_help = EXAMPLES)]
     Rm {
@@ -137,6 +173,9 @@ impl Arguments {
             Verb::Show { name } => format!("show schedule {name}"),
             Verb::Preview { name: Some(name), .. } => format!("preview schedule {name}"),
             Verb::Preview { name: None, .. } => "preview a schedule".into(),
+            Verb::Run { name, .. } => format!("run schedule {name}"),
+            Verb::Pause { names } => format!("pause {}", names.join(", ")),
+            Verb::Resume { names } => format!("resume {}", names.join(", ")),
             Verb::Rm { names } => format!("remove {}", names.join(", ")),
         }
     }
@@ -183,6 +222,13 @@ impl Arguments {
                 let runs = ticks.map(|tick| run(&tick, &timetable)).collect();
                 schedules::preview(&mut context.out, &PreviewView { schema: SCHEMA, runs })?;
             }
+            Verb::Run { name, key } => {
+                let request = RunScheduleRequest { key: key.unwrap_or_else(|| context.new_key()) };
+                let (status, job) = context.client.post_safely(&format!("{}/run", path(&name)), &request).await?;
+                jobs::submitted(&mut context.out, &job, status == hyper::StatusCode::CREATED, now)?;
+            }
+            Verb::Pause { names } => return change(context, names, "pause").await,
+            Verb::Resume { names } => return change(context, names, "resume").await,
             Verb::Rm { names } => {
                 let remove = async |client: &Client, name: &str| client.delete::<ScheduleView>(&path(name)).await;
                 return super::each(context, names, remove, schedules::removed).await;
@@ -190,6 +236,15 @@ impl Arguments {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Pauses schedules, or has them go on.
+async fn change(context: &mut Context<'_>, names: Vec<String>, verb: &str) -> Done {
+    let now = context.clock.now();
+    let ask = async |client: &Client, name: &str| -> Result<ScheduleView, Failure> {
+        client.post(&format!("{}/{verb}", path(name))).await
+    };
+    super::each(context, names, ask, |out, view| schedules::changed(out, view, now)).await
 }
 
 fn run(tick: &Tick, timetable: &Timetable) -> RunView {

@@ -353,27 +353,13 @@ impl Arguments {
     /// Prints what was submitted. With JSON, of a job that is followed the end alone is printed.
     fn submitted(&self, context: &mut Context<'_>, job: &JobView, is_new: bool, is_last: bool) -> Result<(), Failure> {
         let (out, now) = (&mut context.out, context.clock.now());
-        if self.quiet || out.form == OutputForm::Name {
+        if self.quiet {
             return out.line(job.id.to_string());
         }
-        if out.is_json() {
-            return if is_last { out.json(job) } else { Ok(()) };
+        if out.is_json() && !is_last {
+            return Ok(());
         }
-        if is_new {
-            let reason = job.reason.as_deref().map(text::visible_line).unwrap_or_default();
-            let held = match job.state.as_str() {
-                "held" if job.unmet.is_none() => ", which is held".to_owned(),
-                "held" => format!(", which is {reason}"),
-                "blocked" => format!(", which {reason}"),
-                "cancelled" => format!(", which was {reason}"),
-                _ => String::new(),
-            };
-            let begin = job.not_before.filter(|at| *at > now);
-            let begin = begin.map(|at| format!(", not to start before {}", text::moment(at, now)));
-            out.line(format!("submitted job {} ({}){held}{}", job.id, job.name, begin.unwrap_or_default()))
-        } else {
-            out.line(format!("job {} ({}) was submitted before under this key: it is {}", job.id, job.name, job.state))
-        }
+        jobs::submitted(out, job, is_new, now)
     }
 }
 

@@ -332,6 +332,30 @@ pub fn attempts(out: &mut Output, list: &AttemptList, now: Timestamp) -> Result<
     out.table(&table)
 }
 
+/// Prints what was submitted, now or before under the same key.
+pub fn submitted(out: &mut Output, job: &JobView, is_new: bool, now: Timestamp) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(job),
+        OutputForm::Name => return out.line(job.id.to_string()),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    if !is_new {
+        let (id, name, state) = (job.id, &job.name, &job.state);
+        return out.line(format!("job {id} ({name}) was submitted before under this key: it is {state}"));
+    }
+    let reason = job.reason.as_deref().map(text::visible_line).unwrap_or_default();
+    let held = match job.state.as_str() {
+        "held" if job.unmet.is_none() => ", which is held".to_owned(),
+        "held" => format!(", which is {reason}"),
+        "blocked" => format!(", which {reason}"),
+        "cancelled" => format!(", which was {reason}"),
+        _ => String::new(),
+    };
+    let begin = job.not_before.filter(|at| *at > now);
+    let begin = begin.map(|at| format!(", not to start before {}", text::moment(at, now)));
+    out.line(format!("submitted job {} ({}){held}{}", job.id, job.name, begin.unwrap_or_default()))
+}
+
 /// Prints what would become of a job.
 pub fn placed(out: &mut Output, placement: &PlacementView, now: Timestamp) -> Result<(), Failure> {
     let at = placement.starts_by.filter(|at| *at > now);

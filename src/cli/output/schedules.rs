@@ -44,6 +44,20 @@ pub fn removed(out: &mut Output, view: &ScheduleView) -> Result<(), Failure> {
     }
 }
 
+/// Prints what was paused, or goes on.
+pub fn changed(out: &mut Output, view: &ScheduleView, now: Timestamp) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(view),
+        OutputForm::Name => out.line(&view.name),
+        OutputForm::Table | OutputForm::Wide if view.enabled => {
+            out.line(format!("schedule {} goes on: next {}", view.name, next(view, now)))
+        }
+        OutputForm::Table | OutputForm::Wide => {
+            out.line(format!("schedule {} is paused: it submits nothing until `mlctl schedule resume`", view.name))
+        }
+    }
+}
+
 /// Prints schedules with their next and last runs.
 pub fn list(out: &mut Output, list: &ScheduleList, now: Timestamp) -> Result<(), Failure> {
     match out.form {
@@ -137,6 +151,9 @@ fn at(moment: Timestamp) -> String {
 fn next(view: &ScheduleView, now: Timestamp) -> String {
     if let Some(problem) = &view.problem {
         return format!("never: {problem}");
+    }
+    if !view.enabled {
+        return "paused".into();
     }
     match (view.next_at, &view.next_local) {
         (Some(next), Some(local)) if next > now => {

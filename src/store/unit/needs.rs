@@ -89,7 +89,9 @@ impl<'a> Needs<'a> {
                 }
                 Ask::Unregister { model, version, .. } => needs.versions.numbered(model, *version),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
-                Ask::RemoveSchedule { name, .. } => drop(needs.schedules.insert(name)),
+                Ask::RemoveSchedule { name, .. } | Ask::EnableSchedule { name, .. } => {
+                    needs.schedules.insert(name);
+                }
                 Ask::Turn { turn, .. } => {
                     needs.schedules.insert(&turn.name);
                     needs.keys.extend(turn.fire.iter().map(|(_, job)| (job.user, job.key.as_str())));
