@@ -108,7 +108,7 @@ async fn a_spec_that_is_none_says_where() {
     wrong(|spec| spec["train"]["batchsize"] = 1.into(), "train.batchsize", "unknown field");
     wrong(|spec| spec["priority"] = 1000.into(), "priority", "");
     wrong(|spec| spec["version"] = 2.into(), "", "version 2");
-    wrong(|spec| spec["train"]["model"]["type"] = "gpt".into(), "train.model.type", "gpt");
+    wrong(|spec| spec["train"]["model"]["type"] = "rnn".into(), "train.model.type", "rnn");
     wrong(|spec| drop(spec.as_object_mut().unwrap().remove("train")), "", "nothing to do");
     for (spec, path, says) in cases {
         let found = problem(&rig, spec).await;
