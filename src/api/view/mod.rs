@@ -66,7 +66,7 @@ impl Scene {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Planned {
     /// Rows of a step of a training job: its time left depends on it.
-    pub(super) rows_per_step: Option<u32>,
+    pub(super) rows_per_step: Option<u64>,
     /// Seconds that each attempt may run.
     pub(super) time_limit_seconds: Option<u32>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Planned {
 impl Planned {
     pub(super) const fn of(spec: &JobSpec) -> Self {
         let rows_per_step = match &spec.work {
-            Work::Train(train) => Some(train.batch_size),
+            Work::Train(train) => Some(train.measured_per_step()),
             Work::Infer(_) | Work::Command(_) => None,
         };
         Self { rows_per_step, time_limit_seconds: spec.time.limit_seconds }
@@ -152,13 +152,13 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
 }
 
 /// Seconds until all rows are through, at the present rate. What may end earlier (convergence) is not foreseen.
-pub(super) fn eta(progress: &Progress, rows_per_step: Option<u32>) -> Option<u64> {
+pub(super) fn eta(progress: &Progress, rows_per_step: Option<u64>) -> Option<u64> {
     /// A year: what takes longer has no rate worth the name.
     const LONGEST: f64 = 366.0 * 86_400.0;
     let rate = progress.rows_per_second.filter(|rate| rate.is_finite() && *rate > 0.0)?;
     let rows = match (progress.records, progress.total) {
         (Some(records), Some(total)) => total.saturating_sub(records),
-        _ => progress.steps?.saturating_sub(progress.step?).saturating_mul(rows_per_step?.into()),
+        _ => progress.steps?.saturating_sub(progress.step?).saturating_mul(rows_per_step?),
     };
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let seconds = (rows as f64 / rate).ceil();

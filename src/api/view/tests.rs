@@ -399,7 +399,7 @@ fn the_time_left() {
         (progress(Some(10), Some(100), Some(0.0)), Some(32), None),
         (progress(Some(10), Some(100), Some(f64::NAN)), Some(32), None),
         (progress(Some(10), None, Some(64.0)), Some(32), None),
-        (progress(Some(0), Some(u64::MAX), Some(0.001)), Some(u32::MAX), None),
+        (progress(Some(0), Some(u64::MAX), Some(0.001)), Some(u64::MAX), None),
         (records(Some(25), Some(100), Some(10.0)), None, Some(8)),
         (records(None, Some(100), Some(10.0)), None, None),
     ];

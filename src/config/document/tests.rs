@@ -66,12 +66,12 @@ job.toml:3:12: `priority` must be from 0 to 100, found 101
 job.toml:5:1: missing key `batch_size` in [train]
  5 | [train]
    | ^^^^^^^
-   = hint: `batch_size`: Rows per step
+   = hint: `batch_size`: Rows per batch
 
 job.toml:6:1: unknown key `batchsize`
  6 | batchsize = 32
    | ^^^^^^^^^
-   = hint: did you mean `batch_size`? allowed: `batch_size`, `convergence`, `data`, `freeze`, `init`, `loss`, `max_epochs`, `max_grad_norm`, `max_steps`, `model`, `optimizer`, `register`, `scaling`, `schedule`, `seed`, `split`, `stream`
+   = hint: did you mean `batch_size`? allowed: `accumulate`, `batch_size`, `convergence`, `data`, `freeze`, `init`, `loss`, `max_epochs`, `max_grad_norm`, `max_steps`, `model`, `optimizer`, `register`, `scaling`, `schedule`, `seed`, `split`, `stream`
 
 job.toml:7:8: "msee" is no value of `loss`
  7 | loss = "msee"

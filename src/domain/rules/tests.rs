@@ -434,6 +434,7 @@ fn numbers_of_training_are_in_range() {
             ),
             (&[("/train/max_grad_norm", json!(0.0))], &["train.max_grad_norm: expected a positive number, found 0.0"]),
             (&[("/train/max_grad_norm", json!(1e-50))], &["train.max_grad_norm"]),
+            (&[("/train/accumulate", json!(0))], &["train.accumulate: expected from 1 to 1000000, found 0"]),
             (&[("/train/freeze", json!(["layer1.*", "a[b"]))], &["train.freeze[1]: no pattern of names of tensors"]),
             (&[("/train/freeze", json!([""]))], &["train.freeze[0]: no pattern of names of tensors: it is empty"]),
             (&[("/train/max_grad_norm", json!(1.0)), ("/train/model/activation", json!("gelu"))], &[]),

@@ -155,6 +155,7 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
         schedule: None,
         max_grad_norm: None,
         freeze: Vec::new(),
+        accumulate: 1,
         batch_size: BATCH,
         max_epochs: None,
         max_steps: Some(STEPS),

@@ -106,6 +106,7 @@ fn measure(
         schedule: None,
         max_grad_norm: None,
         freeze: Vec::new(),
+        accumulate: 1,
         batch_size,
         max_epochs: None,
         max_steps: Some(steps),

@@ -49,8 +49,9 @@ impl From<candle_core::Error> for Fault {
         let message = error.to_string();
         let lower = message.to_lowercase();
         if lower.contains("out of memory") || lower.contains("out_of_memory") {
-            return Self::new(ExitClass::OomDevice, format!("the accelerator ran out of memory: {message}"))
-                .with_hint("lower batch_size, or use a device with more memory");
+            return Self::new(ExitClass::OomDevice, format!("the accelerator ran out of memory: {message}")).with_hint(
+                "lower batch_size (and raise accumulate as much, for the same steps), or use a device with more memory",
+            );
         }
         let class = if matches!(error, candle_core::Error::Cuda(_)) { ExitClass::Device } else { ExitClass::Crash };
         Self::new(class, format!("tensor arithmetic failed: {message}"))

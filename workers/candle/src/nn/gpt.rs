@@ -22,7 +22,6 @@ use self::{
     parts::{Linear, Normalised},
 };
 use super::{Dropping, Tensors, attention::Heads, embedding, ledger::Ledger, ops, rope::Rope};
-use crate::rng::Stream;
 
 /// A transformer over tensors that are trained (variables) or not.
 #[derive(Debug)]
@@ -92,6 +91,7 @@ impl Gpt {
         if !ids.device().is_cpu() {
             return self.forward_composed(ids, training);
         }
+        let training = of_tokens(ids, training)?;
         let mut x = embedding::embed(ids, &self.tokens, self.places.as_ref())?;
         x = self.drop_some(x, training)?;
         for layer in &self.layers {
@@ -103,6 +103,7 @@ impl Gpt {
     /// [`Self::forward`] of candle's own operations.
     fn forward_composed(&self, ids: &Tensor, training: Option<Dropping>) -> Result<Tensor> {
         let common = self.common_of(ids)?;
+        let training = of_tokens(ids, training)?;
         let mut x = embedding::embed_composed(ids, &self.tokens, self.places.as_ref())?;
         x = self.drop_some(x, training)?;
         for layer in &self.layers {
@@ -122,9 +123,7 @@ impl Gpt {
 
     fn drop_some(&self, x: Tensor, training: Option<Dropping>) -> Result<Tensor> {
         match training.filter(|_| self.common.dropout > 0.0) {
-            Some(Dropping { seed, step }) => {
-                ops::dropout(&x, self.common.dropout, seed, Stream::Dropout { step, layer: 0 })
-            }
+            Some(dropping) => ops::dropout(&x, self.common.dropout, dropping, 0),
             None => Ok(x),
         }
     }
@@ -174,4 +173,10 @@ impl Take<'_> {
         let inputs_first = Names::of(self.spec).inputs_first;
         Ok(Linear { layers: all.map(of).collect::<Result<_>>()?, inputs_first })
     }
+}
+
+/// Where dropout begins among the rows that the layers work on, which are tokens and not sequences.
+fn of_tokens(ids: &Tensor, training: Option<Dropping>) -> Result<Option<Dropping>> {
+    let (_, context) = ids.dims2()?;
+    Ok(training.map(|dropping| Dropping { row: dropping.row.wrapping_mul(context as u64), ..dropping }))
 }

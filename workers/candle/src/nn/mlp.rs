@@ -4,7 +4,6 @@ use candle_core::{Result, Tensor};
 use mlctl_protocol::spec::Activation;
 
 use super::{Dropping, Tensors, activation, bias_name, layer, ops, weight_name};
-use crate::rng::Stream;
 
 /// What the names of a perceptron's tensors begin with.
 pub(super) const PREFIX: &str = "layer";
@@ -46,8 +45,8 @@ impl Mlp {
             if hidden {
                 x = activation::behind(x, self.activation)?;
             }
-            if let (true, Some(Dropping { seed, step })) = (hidden && self.dropout > 0.0, training) {
-                x = ops::dropout(&x, self.dropout, seed, Stream::Dropout { step, layer })?;
+            if let (true, Some(dropping)) = (hidden && self.dropout > 0.0, training) {
+                x = ops::dropout(&x, self.dropout, dropping, layer)?;
             }
         }
         Ok(x)
@@ -96,7 +95,7 @@ mod tests {
         // Hidden: relu(1-2)=0, relu(2+1+1)=4; relu(3-1)=2, relu(6+0.5+1)=7.5. Without `training` nothing is dropped.
         let y = model.forward(&x, None).unwrap();
         assert_eq!(y.to_vec2::<f32>().unwrap(), [[3.0 * 0.0 - 8.0 + 0.25], [6.0 - 15.0 + 0.25]]);
-        let dropped = model.forward(&x, Some(Dropping { seed: 1, step: 0 })).unwrap();
+        let dropped = model.forward(&x, Some(Dropping { seed: 1, step: 0, row: 0 })).unwrap();
         assert_ne!(dropped.to_vec2::<f32>().unwrap(), y.to_vec2::<f32>().unwrap());
     }
 

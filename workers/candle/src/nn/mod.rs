@@ -43,6 +43,8 @@ pub struct Dropping {
     pub seed: u64,
     /// Optimizer steps done so far.
     pub step: u64,
+    /// The place in the step of the first row that is passed forward: units are dropped alike however a step's rows are cut.
+    pub row: u64,
 }
 
 /// A model of any kind over tensors that are trained (variables) or not.

@@ -6,7 +6,10 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
 };
 
-use super::blocks::{BLOCK, for_blocks, whole_rows};
+use super::{
+    Dropping,
+    blocks::{BLOCK, for_blocks, whole_rows},
+};
 use crate::rng::{Rng, Stream};
 
 /// `x` (rows, in) times `weight` (out, in) transposed, plus `bias` (out), cut at 0 when `relu`.
@@ -32,11 +35,14 @@ fn linear_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Re
 ///
 /// # Errors
 /// When the device refuses memory.
-pub fn dropout(x: &Tensor, p: f64, seed: u64, stream: Stream) -> Result<Tensor> {
+pub fn dropout(x: &Tensor, p: f64, dropping: Dropping, layer: u32) -> Result<Tensor> {
+    let Dropping { seed, step, row } = dropping;
     #[expect(clippy::cast_possible_truncation, reason = "probabilities are compared in f32, as specified")]
     let (limit, scale) = (p as f32, (1.0 / (1.0 - p)) as f32);
     let mut mask = vec![0.0; x.elem_count()];
-    Rng::new(seed, stream).fill_uniform(&mut mask);
+    let mut rng = Rng::new(seed, Stream::Dropout { step, layer });
+    rng.seek(row.wrapping_mul((mask.len() / x.dim(0)?.max(1)) as u64));
+    rng.fill_uniform(&mut mask);
     for value in &mut mask {
         *value = if *value >= limit { scale } else { 0.0 };
     }
@@ -256,15 +262,18 @@ mod tests {
     #[test]
     fn dropout_keeps_the_mean_and_masks_the_gradient_alike() {
         let x = Var::ones((100, 300), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let stream = Stream::Dropout { step: 3, layer: 1 };
-        let y = dropout(&x, 0.25, 9, stream).unwrap();
+        let at = |step, row| Dropping { seed: 9, step, row };
+        let y = dropout(&x, 0.25, at(3, 0), 1).unwrap();
         let mean: f32 = y.mean_all().unwrap().to_scalar().unwrap();
         // Four standard errors of a mean of 30,000 values that are 0 or 4/3.
         assert!((mean - 1.0).abs() < 4.0 * (1.0_f32 / 3.0 / 3e4).sqrt(), "{mean}");
         let grads = y.backward().unwrap();
         assert!(largest_difference(grads.get(&x).unwrap(), &y) == 0.0);
-        assert!(largest_difference(&dropout(&x, 0.25, 9, stream).unwrap(), &y) == 0.0);
-        let other = dropout(&x, 0.25, 9, Stream::Dropout { step: 4, layer: 1 }).unwrap();
+        assert!(largest_difference(&dropout(&x, 0.25, at(3, 0), 1).unwrap(), &y) == 0.0);
+        let other = dropout(&x, 0.25, at(4, 0), 1).unwrap();
         assert!(largest_difference(&other, &y) > 0.0);
+        // Rows are masked alike wherever their batch begins.
+        let last = dropout(&x.narrow(0, 63, 37).unwrap(), 0.25, at(3, 63), 1).unwrap();
+        assert!(largest_difference(&last, &y.narrow(0, 63, 37).unwrap()) == 0.0);
     }
 }

@@ -13,6 +13,7 @@ pub mod saved;
 pub mod saver;
 pub mod session;
 pub mod state;
+mod step;
 pub mod vault;
 
 use bytes::Bytes;

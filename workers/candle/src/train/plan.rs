@@ -15,6 +15,8 @@ const STEP_POINTS: u64 = 2000;
 #[derive(Debug, Clone)]
 pub struct Plan {
     rows: u64,
+    /// Rows of a step, and of what of them is in memory at once.
+    step_size: u64,
     batch_size: u64,
     max_epochs: Option<u64>,
     max_steps: Option<u64>,
@@ -41,6 +43,7 @@ impl Plan {
         let rate = spec.optimizer.learning_rate();
         let mut plan = Self {
             rows,
+            step_size: spec.rows_per_step().max(1),
             batch_size: u64::from(spec.batch_size).max(1),
             max_epochs: spec.max_epochs,
             max_steps: spec.max_steps,
@@ -60,16 +63,16 @@ impl Plan {
         &self.schedule
     }
 
-    /// Batches in an epoch; the last may be smaller.
+    /// Steps in an epoch; the last may be smaller.
     #[must_use]
-    pub const fn batches(&self) -> u64 {
-        self.rows.div_ceil(self.batch_size)
+    pub const fn steps_of_epoch(&self) -> u64 {
+        self.rows.div_ceil(self.step_size)
     }
 
     /// Steps at most.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        let by_epochs = self.max_epochs.map(|epochs| epochs.saturating_mul(self.batches()));
+        let by_epochs = self.max_epochs.map(|epochs| epochs.saturating_mul(self.steps_of_epoch()));
         [self.max_steps, by_epochs].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -79,17 +82,24 @@ impl Plan {
         self.max_epochs
     }
 
-    /// The places of a batch's rows in the epoch's order.
+    /// The places of a step's rows in the epoch's order.
     #[must_use]
-    pub fn batch(&self, number: u64) -> Range<u64> {
-        let start = number.saturating_mul(self.batch_size);
-        start.min(self.rows)..start.saturating_add(self.batch_size).min(self.rows)
+    pub fn step(&self, number: u64) -> Range<u64> {
+        let start = number.saturating_mul(self.step_size);
+        start.min(self.rows)..start.saturating_add(self.step_size).min(self.rows)
     }
 
-    /// Whether every batch of the epoch is done and the epoch is to be closed.
+    /// The batches that a step's rows are run through the model in, one after the other; the last may be smaller.
+    pub fn batches_of(&self, step: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (size, end) = (self.batch_size, step.end);
+        let starts = std::iter::successors(Some(step.start), move |start| start.checked_add(size));
+        starts.take_while(move |start| *start < end).map(move |start| start..start.saturating_add(size).min(end))
+    }
+
+    /// Whether every step of the epoch is done and the epoch is to be closed.
     #[must_use]
     pub const fn epoch_is_full(&self, state: &RunState) -> bool {
-        state.batch >= self.batches()
+        state.batch >= self.steps_of_epoch()
     }
 
     /// Whether the run is at its end: by its maximum, or converged.
@@ -135,6 +145,15 @@ mod tests {
     use super::*;
 
     fn plan(rows: u64, batch_size: u32, max_epochs: Option<u64>, max_steps: Option<u64>) -> Result<Plan, Fault> {
+        accumulating(rows, (batch_size, 1), max_epochs, max_steps)
+    }
+
+    fn accumulating(
+        rows: u64,
+        (batch_size, accumulate): (u32, u32),
+        max_epochs: Option<u64>,
+        max_steps: Option<u64>,
+    ) -> Result<Plan, Fault> {
         let spec = TrainSpec {
             seed: 0,
             model: ModelSpec::Mlp { layers: vec![1, 1], activation: Activation::Relu, dropout: 0.0 },
@@ -149,6 +168,7 @@ mod tests {
             schedule: None,
             max_grad_norm: None,
             freeze: Vec::new(),
+            accumulate,
             batch_size,
             max_epochs,
             max_steps,
@@ -167,10 +187,26 @@ mod tests {
     fn batches_cover_every_row_once_and_the_last_is_smaller() {
         for (rows, size, last) in [(10, 3, 9..10), (10, 5, 5..10), (10, 100, 0..10), (1, 1, 0..1)] {
             let plan = plan(rows, size, Some(1), None).unwrap();
-            let covered: Vec<u64> = (0..plan.batches()).flat_map(|b| plan.batch(b)).collect();
+            let covered: Vec<u64> = (0..plan.steps_of_epoch()).flat_map(|b| plan.step(b)).collect();
             assert_eq!(covered, (0..rows).collect::<Vec<_>>());
-            assert_eq!(plan.batch(plan.batches() - 1), last);
-            assert!(plan.batch(plan.batches()).is_empty());
+            assert_eq!(plan.step(plan.steps_of_epoch() - 1), last);
+            assert!(plan.step(plan.steps_of_epoch()).is_empty());
+        }
+    }
+
+    #[test]
+    fn accumulated_batches_are_the_rows_of_a_large_one() {
+        for (rows, size, times, steps) in [(10, 3, 2, 2), (10, 2, 2, 3), (10, 100, 7, 1), (12, 3, 2, 2), (1, 1, 5, 1)] {
+            let plan = accumulating(rows, (size, times), Some(1), None).unwrap();
+            assert_eq!(plan.steps(), steps);
+            for number in 0..steps {
+                let step = plan.step(number);
+                let batches: Vec<_> = plan.batches_of(&step).collect();
+                assert!(batches.len() <= times as usize && batches.iter().all(|batch| !batch.is_empty()));
+                assert!(batches.iter().all(|batch| batch.end - batch.start <= u64::from(size)));
+                assert_eq!(batches.into_iter().flatten().collect::<Vec<_>>(), step.collect::<Vec<_>>());
+            }
+            assert_eq!(plan.batches_of(&plan.step(steps)).count(), 0);
         }
     }
 
@@ -182,7 +218,7 @@ mod tests {
             state
         };
         let plan = plan(10, 5, Some(4), Some(7)).unwrap();
-        assert_eq!((plan.batches(), plan.steps()), (2, 7));
+        assert_eq!((plan.steps_of_epoch(), plan.steps()), (2, 7));
         for (state, over) in
             [(at(6, 3, 0), false), (at(7, 3, 0), true), (at(6, 4, 0), true), (at(4, 2, 1), false), (at(4, 2, 2), true)]
         {

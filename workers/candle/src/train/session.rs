@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use candle_core::{Device, Tensor, backprop::GradStore};
+use candle_core::{Device, backprop::GradStore};
 use mlctl_artifacts::spool::Away;
 use mlctl_protocol::{
     ExitClass,
@@ -22,14 +22,14 @@ use super::{
     plan::Plan,
     saver::{self, Saver},
     state::{Content, Identity, RunState, Sums},
+    step::{self, Passed},
 };
 use crate::{
     coverage,
-    data::{examples::Batch, rows::Source},
+    data::rows::Source,
     fault::Fault,
     host::Host,
-    loss::{loss, predicted_classes},
-    nn::{Dropping, Network, Tensors},
+    nn::{Network, Tensors},
     optim::clip,
     orders::Orders,
 };
@@ -158,38 +158,11 @@ impl<'a, C: Serialize> Session<'a, C> {
             if work.plan.is_over(&self.learner.run) {
                 return Ok(());
             }
-            let batch = self.next_batch()?;
-            let dropping = Dropping { seed: work.spec.seed, step: self.learner.run.step };
-            let outputs = self.learner.model.forward(&batch.features, Some(dropping))?;
-            let loss = loss(work.spec.loss, &outputs, &batch.targets)?;
-            let value = self.finite(&loss)?;
-            let gradients = self.learner.model.gradients(&loss)?;
+            let Passed { gradients, loss, rows, correct } = step::passes(work, &self.learner)?;
             self.check_coverage(&gradients)?;
             self.update(&gradients)?;
-            self.log(value, &batch, &outputs)?;
+            self.log(loss, rows, correct)?;
         }
-    }
-
-    /// The rows of the next batch: those at its places in the epoch's order.
-    fn next_batch(&mut self) -> Result<Batch, Fault> {
-        let Work { plan, source, device, .. } = self.work;
-        source.batch(self.learner.run.epoch, plan.batch(self.learner.run.batch), device)
-    }
-
-    /// The loss as a number, unless training has diverged. The weights are still those of the step before.
-    fn finite(&self, loss: &Tensor) -> Result<f64, Fault> {
-        let value = loss.to_scalar::<f32>()?;
-        if value.is_finite() { Ok(f64::from(value)) } else { Err(self.diverged(&format!("the loss is {value}"))) }
-    }
-
-    fn diverged(&self, what: &str) -> Fault {
-        let rate = self.learner.optimizer.last_learning_rate();
-        Fault::spec(
-            format!("training diverged at step {}: {what}", self.learner.run.step + 1),
-            format!(
-                "the likely cause is the learning rate of {rate}: lower it, or set scaling; the last checkpoint is kept"
-            ),
-        )
     }
 
     /// Looks once per session, before its first update, whether every tensor can learn.
@@ -216,7 +189,7 @@ impl<'a, C: Serialize> Session<'a, C> {
             self.saver.begin(self.work.host, &run, self.learner.content_of(kept, told)?);
         }
         match diverged {
-            Some(name) => Err(self.diverged(&format!("{name:?} is no longer finite"))),
+            Some(name) => Err(step::diverged(&self.learner, &format!("{name:?} is no longer finite"))),
             None => Ok(()),
         }
     }
@@ -237,20 +210,15 @@ impl<'a, C: Serialize> Session<'a, C> {
     }
 
     /// Counts the step just done and tells of it.
-    fn log(&mut self, loss: f64, batch: &Batch, outputs: &Tensor) -> Result<(), Fault> {
+    fn log(&mut self, loss: f64, rows: u64, correct: u64) -> Result<(), Fault> {
         let Work { plan, host, .. } = self.work;
-        let rows = batch.measured()?;
-        #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+        #[expect(clippy::cast_precision_loss, reason = "a step has far less than 2^52 rows")]
         let sum = loss * rows as f64;
         self.learner.run.step += 1;
         self.learner.run.batch += 1;
         self.learner.run.sums.rows += rows;
         self.learner.run.sums.loss += sum;
-        if !batch.classes.is_empty() {
-            let predicted = predicted_classes(outputs)?;
-            let correct = batch.classes.iter().zip(predicted).filter(|(class, predicted)| *class == predicted);
-            self.learner.run.sums.correct += correct.count() as u64;
-        }
+        self.learner.run.sums.correct += correct;
         let now = host.elapsed();
         self.rate.count(now, rows);
         self.epoch_work.1 += rows;

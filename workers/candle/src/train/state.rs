@@ -35,7 +35,7 @@ pub struct RunState {
     pub step: u64,
     /// Epochs completed and closed.
     pub epoch: u64,
-    /// Batches of the current epoch done. All of them are when a run was stopped while the epoch was validated.
+    /// Steps of the current epoch done. All of them are when a run was stopped while the epoch was validated.
     pub batch: u64,
     /// Sums over the current epoch.
     pub sums: Sums,
@@ -46,7 +46,7 @@ pub struct RunState {
     pub metrics: Metrics,
 }
 
-/// Sums over the batches of an epoch so far.
+/// Sums over the steps of an epoch so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sums {
@@ -123,6 +123,7 @@ impl Identity {
         // What a job without it lacks, and so did jobs of earlier releases.
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
+        let accumulate = (spec.accumulate > 1).then(|| ("accumulate", raw(serde_json::to_string(&spec.accumulate))));
         let freeze = (!spec.freeze.is_empty()).then(|| ("freeze", raw(serde_json::to_string(&spec.freeze))));
         let schedule = spec.schedule.iter().map(|schedule| ("schedule", raw(serde_json::to_string(schedule))));
         // Longer than it was, it would have had other rates from the first step on.
@@ -137,6 +138,7 @@ impl Identity {
             .into_iter()
             .chain(init)
             .chain(norm)
+            .chain(accumulate)
             .chain(schedule)
             .chain(length)
             .chain(freeze)

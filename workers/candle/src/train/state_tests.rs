@@ -21,6 +21,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
         schedule: None,
         max_grad_norm: None,
         freeze: Vec::new(),
+        accumulate: 1,
         batch_size: 5,
         max_epochs: Some(1),
         max_steps: None,

@@ -153,6 +153,7 @@ impl Problem {
             schedule: None,
             max_grad_norm: None,
             freeze: Vec::new(),
+            accumulate: 1,
             batch_size: 9,
             max_epochs: Some(12),
             max_steps: None,

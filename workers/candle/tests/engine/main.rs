@@ -1,6 +1,8 @@
 //! The engine driven through its own interfaces: the training loop with a recorded host and checkpoints in memory, and whole jobs over real files.
 
 #[cfg(test)]
+mod accumulation;
+#[cfg(test)]
 mod away;
 #[cfg(test)]
 mod background;

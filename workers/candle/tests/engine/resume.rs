@@ -95,6 +95,7 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             2 => Some(ScheduleSpec::Step { warmup_steps: 0, min_learning_rate: 0.0, step_size: 2, gamma: 0.8 }),
             _ => None,
         };
+        problem.spec.accumulate = 1 + rng.below(3);
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
         problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));

@@ -52,9 +52,13 @@ pub struct TrainSpec {
     /// The largest norm of all gradients together; larger ones are scaled down to it before each update, as by PyTorch's `clip_grad_norm_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
-    /// Rows per step. The last batch of an epoch may be smaller.
+    /// Rows per batch. A step is one batch, unless `accumulate` makes it several; the last of an epoch may be smaller.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub batch_size: u32,
+    /// Batches whose gradients are added up for one step: the step of one batch so many times as large, in the memory of one. Each counts by its rows.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub accumulate: u32,
     /// Passes over the train part at most.
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -66,6 +70,32 @@ pub struct TrainSpec {
     /// Ends training when the loss no longer improves.
     #[serde(default)]
     pub convergence: Option<Convergence>,
+}
+
+impl TrainSpec {
+    /// Rows of a step; the last of an epoch may have fewer.
+    #[must_use]
+    pub const fn rows_per_step(&self) -> u64 {
+        self.batch_size as u64 * self.accumulate as u64
+    }
+
+    /// What a step is measured by: its rows, or the tokens of its sequences.
+    #[must_use]
+    pub const fn measured_per_step(&self) -> u64 {
+        match &self.model {
+            ModelSpec::Gpt(gpt) => self.rows_per_step().saturating_mul(gpt.context as u64),
+            ModelSpec::Mlp { .. } | ModelSpec::Cnn { .. } => self.rows_per_step(),
+        }
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+const fn is_one(times: &u32) -> bool {
+    *times == 1
 }
 
 /// What training minimises, averaged over a batch.

@@ -11,14 +11,11 @@ use super::{
     layer::{Common, Layer},
     parts::{Linear, Normalised},
 };
-use crate::rng::Stream;
 
 /// See [`super::layer::forward`].
 pub(super) fn layer(layer: &Layer, common: &Common, x: &Tensor, training: Option<Dropping>) -> Result<Tensor> {
     let added = |half, values: Tensor| match training.filter(|_| common.dropout > 0.0) {
-        Some(Dropping { seed, step }) => {
-            ops::dropout(&values, common.dropout, seed, Stream::Dropout { step, layer: layer.dropout(half) })
-        }
+        Some(dropping) => ops::dropout(&values, common.dropout, dropping, layer.dropout(half)),
         None => Ok(values),
     };
     let mixed = attention(&linear(&layer.attend, &norm(&layer.before_attention, x)?)?, common)?;

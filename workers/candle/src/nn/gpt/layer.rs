@@ -70,6 +70,7 @@ pub(super) fn forward(layer: &Arc<Layer>, common: &Common, x: &Tensor, training:
         layer: Arc::clone(layer),
         common: common.clone(),
         dropping: training.filter(|_| common.dropout > 0.0),
+        width: x.dim(1)? as u64,
         wants_input,
         keeps: wants_input || anchor.track_op(),
         kept: Mutex::new(None),
@@ -81,6 +82,7 @@ struct Operation {
     layer: Arc<Layer>,
     common: Common,
     dropping: Option<Dropping>,
+    width: u64,
     wants_input: bool,
     /// Whether there will be a backward pass.
     keeps: bool,
@@ -102,13 +104,13 @@ struct Kept {
 impl Operation {
     /// Drops values of what a half of the layer adds, or of its gradient.
     fn drop_some(&self, half: u32, values: &mut [f32]) {
-        let Some(Dropping { seed, step }) = self.dropping else { return };
+        let Some(Dropping { seed, step, row }) = self.dropping else { return };
         let stream = Stream::Dropout { step, layer: self.layer.dropout(half) };
         #[expect(clippy::cast_possible_truncation, reason = "probabilities are compared in f32, as specified")]
         let (limit, scale) = (self.common.dropout as f32, (1.0 / (1.0 - self.common.dropout)) as f32);
         for_blocks(values, BLOCK, |start, block| {
             let (mut rng, mut chances) = (Rng::new(seed, stream), vec![0.0; block.len()]);
-            rng.seek(start as u64);
+            rng.seek(row.wrapping_mul(self.width).wrapping_add(start as u64));
             rng.fill_uniform(&mut chances);
             for (value, chance) in block.iter_mut().zip(chances) {
                 *value *= if chance >= limit { scale } else { 0.0 };
