@@ -434,10 +434,52 @@ fn numbers_of_training_are_in_range() {
             ),
             (&[("/train/max_grad_norm", json!(0.0))], &["train.max_grad_norm: expected a positive number, found 0.0"]),
             (&[("/train/max_grad_norm", json!(1e-50))], &["train.max_grad_norm"]),
-            (&[("/train/accumulate", json!(0))], &["train.accumulate: expected from 1 to 1000000, found 0"]),
             (&[("/train/freeze", json!(["layer1.*", "a[b"]))], &["train.freeze[1]: no pattern of names of tensors"]),
             (&[("/train/freeze", json!([""]))], &["train.freeze[0]: no pattern of names of tensors: it is empty"]),
             (&[("/train/max_grad_norm", json!(1.0)), ("/train/model/activation", json!("gelu"))], &[]),
+        ],
+    );
+}
+
+#[test]
+fn groups_and_what_is_added_up_make_sense() {
+    check(
+        &train(),
+        &[
+            (
+                &[("/train/max_grad_value", json!(-1.0))],
+                &["train.max_grad_value: expected a positive number, found -1.0"],
+            ),
+            (&[("/train/accumulate", json!(0))], &["train.accumulate: expected from 1 to 1000000, found 0"]),
+            (&[("/train/accumulate", json!(4)), ("/train/max_grad_value", json!(0.5))], &[]),
+            (
+                &[(
+                    "/train/groups",
+                    json!([{"tensors": ["*.bias"], "weight_decay": 0.0}, {"tensors": ["layer1.*"], "learning_rate_factor": 0.1}]),
+                )],
+                &[],
+            ),
+            (
+                &[("/train/groups", json!([{"tensors": []}]))],
+                &["train.groups[0].tensors: expected from 1 to 100 items"],
+            ),
+            (&[("/train/groups", json!([{"tensors": ["*"]}]))], &["train.groups[0]: the group changes nothing"]),
+            (
+                &[(
+                    "/train/groups",
+                    json!([{"tensors": ["ok", "a[b"], "learning_rate_factor": 0.0, "weight_decay": -0.1}]),
+                )],
+                &[
+                    "train.groups[0].tensors[1]: no pattern of names of tensors",
+                    "train.groups[0].learning_rate_factor: expected a positive number, found 0.0",
+                    "train.groups[0].weight_decay: expected 0 or a positive number, found -0.1",
+                ],
+            ),
+            (&[("/train/optimizer", json!({"type": "lion"}))], &[]),
+            (
+                &[("/train/optimizer", json!({"type": "lion", "learning_rate": 0.0, "betas": [0.9, 1.0]}))],
+                &["train.optimizer.learning_rate: expected a positive number", "train.optimizer.betas[1]"],
+            ),
         ],
     );
 }

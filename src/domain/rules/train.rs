@@ -1,6 +1,6 @@
 //! The rules of a training job.
 
-use mlctl_protocol::spec::{DataSource, Loss, OptimizerSpec, Scaling, Split, TrainSpec};
+use mlctl_protocol::spec::{DataSource, GroupSpec, Loss, OptimizerSpec, Scaling, Split, TrainSpec};
 
 use super::{Problem, data, infer, job, model, schedule};
 
@@ -18,7 +18,13 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
             .map(|problem| Problem { path: "train.register".into(), ..problem }),
     );
     found.extend(train.init.as_ref().and_then(|init| infer::weights("train.init", &init.from, init.key.as_deref())));
-    found.extend(train.freeze.iter().zip(0..).filter_map(|(pattern, number)| frozen(pattern, number)));
+    found.extend(
+        train
+            .freeze
+            .iter()
+            .zip(0..)
+            .filter_map(|(name, number)| pattern(name, &format!("train.freeze[{number}]"), "layer1.*")),
+    );
     found.extend(split(&train.split));
     if train.stream.is_some() && matches!(train.data, DataSource::Randn { .. }) {
         let message = "generated data is not read from anywhere";
@@ -26,10 +32,14 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     }
     found.extend(optimizer(&train.optimizer));
     found.extend(schedule::problems(train));
-    if let Some(norm) = train.max_grad_norm.filter(|norm| !positive(*norm)) {
-        let message = format!("expected a positive number, found {norm:?}");
-        found.push(Problem::new("train.max_grad_norm", message, "1.0 is usual; leave it out to clip nothing"));
+    for (path, limit) in [("train.max_grad_norm", train.max_grad_norm), ("train.max_grad_value", train.max_grad_value)]
+    {
+        if let Some(limit) = limit.filter(|limit| !positive(*limit)) {
+            let message = format!("expected a positive number, found {limit:?}");
+            found.push(Problem::new(path, message, "1.0 is usual; leave it out to clip nothing"));
+        }
     }
+    found.extend(train.groups.iter().enumerate().flat_map(|(number, own)| group(own, number)));
     if train.max_epochs.is_none() && train.max_steps.is_none() {
         let message = "the training has no end: there is neither max_epochs nor max_steps";
         found.push(Problem::new("train", message, "add max_epochs = 50, for example; convergence can end it earlier"));
@@ -60,14 +70,36 @@ fn text(train: &TrainSpec) -> Vec<Problem> {
 }
 
 /// What is wrong with a pattern of names of tensors. Which tensors there are is known to the worker.
-fn frozen(pattern: &str, number: usize) -> Option<Problem> {
+fn pattern(pattern: &str, path: &str, example: &str) -> Option<Problem> {
     let why = match pattern {
         "" => "it is empty".to_owned(),
         long if long.len() > MAX_PATTERN_BYTES => format!("it is longer than {MAX_PATTERN_BYTES} bytes"),
         pattern => mlctl_artifacts::shards::problem(pattern)?,
     };
     let message = format!("no pattern of names of tensors: {why}");
-    Some(Problem::new(format!("train.freeze[{number}]"), message, "for example \"layer1.*\""))
+    Some(Problem::new(path, message, format!("for example {example:?}")))
+}
+
+/// What is wrong with a group of tensors.
+fn group(group: &GroupSpec, number: usize) -> Vec<Problem> {
+    let path = |key: &str| format!("train.groups[{number}].{key}");
+    let patterns = group.tensors.iter().enumerate();
+    let mut found: Vec<_> =
+        patterns.filter_map(|(at, name)| pattern(name, &path(&format!("tensors[{at}]")), "*.bias")).collect();
+    let GroupSpec { learning_rate_factor: factor, weight_decay, .. } = *group;
+    if !positive(factor) {
+        let message = format!("expected a positive number, found {factor:?}");
+        found.push(Problem::new(path("learning_rate_factor"), message, "train.freeze keeps tensors as they are"));
+    }
+    if let Some(decay) = weight_decay.filter(|decay| *decay != 0.0 && !positive(*decay)) {
+        let message = format!("expected 0 or a positive number, found {decay:?}");
+        found.push(Problem::new(path("weight_decay"), message, "0 for no weight decay"));
+    }
+    if factor == 1.0 && weight_decay.is_none() {
+        let message = "the group changes nothing: it has neither a learning_rate_factor nor a weight_decay";
+        found.push(Problem::new(format!("train.groups[{number}]"), message, "weight_decay = 0.0 is usual for biases"));
+    }
+    found
 }
 
 /// The longest pattern of names, in bytes.
@@ -138,7 +170,10 @@ fn optimizer(optimizer: &OptimizerSpec) -> Vec<Problem> {
         }
         OptimizerSpec::Adam { learning_rate, betas, eps, weight_decay }
         | OptimizerSpec::AdamW { learning_rate, betas, eps, weight_decay } => {
-            (learning_rate, weight_decay, Some((betas, eps)))
+            (learning_rate, weight_decay, Some((betas, Some(eps))))
+        }
+        OptimizerSpec::Lion { learning_rate, betas, weight_decay } => {
+            (learning_rate, weight_decay, Some((betas, None)))
         }
     };
     require(positive(*rate), "learning_rate", *rate, "a positive number", "0.001 is usual");
@@ -148,7 +183,9 @@ fn optimizer(optimizer: &OptimizerSpec) -> Vec<Problem> {
         for (key, beta) in [("betas[0]", betas.0), ("betas[1]", betas.1)] {
             require((0.0..1.0).contains(&beta), key, beta, "a number from 0 to less than 1", "[0.9, 0.999] is usual");
         }
-        require(positive(*eps), "eps", *eps, "a positive number", "1e-8 is usual; without it 0 is divided by 0");
+        if let Some(eps) = eps {
+            require(positive(*eps), "eps", *eps, "a positive number", "1e-8 is usual; without it 0 is divided by 0");
+        }
     }
     found
 }

@@ -1,16 +1,56 @@
-//! Gradient clipping by the norm of all gradients together, as PyTorch's `clip_grad_norm_` does it. The norm is summed in f64 over fixed blocks, so
+//! Gradient clipping by value, and by the norm of all gradients together, as PyTorch's `clip_grad_value_` and `clip_grad_norm_` do it. The norm is summed in f64 over fixed blocks, so
 //! that threads cannot change it.
 
-use candle_core::{Result, Storage, backprop::GradStore, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, backprop::GradStore, bail};
 
 use super::Parameter;
 use crate::nn::{
-    blocks::{BLOCK, sum_blocks},
+    blocks::{BLOCK, for_blocks, sum_blocks},
     ops::f32s,
 };
 
 /// Added to the norm before it divides.
 const EPS: f64 = 1e-6;
+
+/// Cuts every value of the gradients to between `-limit` and `limit`. What is not a number stays so.
+///
+/// # Errors
+/// When a gradient is missing, and when the device refuses memory.
+#[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
+pub fn values(parameters: &[Parameter], gradients: &mut GradStore, limit: f64) -> Result<()> {
+    for (name, var) in parameters {
+        let Some(gradient) = gradients.get(var) else { bail!("no gradient reached {name:?}") };
+        let cut = if gradient.device().is_cpu() {
+            let gradient = gradient.contiguous()?;
+            gradient.inplace_op1(&Clamp(limit as f32))?;
+            gradient
+        } else {
+            gradient.clamp(-limit, limit)?
+        };
+        gradients.insert(var, cut);
+    }
+    Ok(())
+}
+
+/// Cuts values in place: where a gradient shares its memory with another's, it is cut twice to the same.
+struct Clamp(f32);
+
+impl InplaceOp1 for Clamp {
+    fn name(&self) -> &'static str {
+        "clip-values"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("gradients are not contiguous f32 values");
+        };
+        let limit = self.0;
+        for_blocks(&mut values[start..end], BLOCK, |_, block| {
+            block.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+        });
+        Ok(())
+    }
+}
 
 /// The Euclidean norm of all gradients as one vector.
 ///
@@ -44,6 +84,17 @@ pub fn factor(norm: f64, max_norm: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_cut_and_what_is_no_number_shows() {
+        let var = candle_core::Var::zeros(5, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let slopes = candle_core::Tensor::new(&[-3f32, -0.5, 0.25, f32::INFINITY, f32::NAN], var.device()).unwrap();
+        let mut gradients = (var.as_tensor() * slopes).unwrap().sum_all().unwrap().backward().unwrap();
+        let parameters = [("w".to_owned(), var)];
+        values(&parameters, &mut gradients, 0.5).unwrap();
+        let cut: Vec<f32> = gradients.get(&parameters[0].1).unwrap().to_vec1().unwrap();
+        assert!(cut[..4] == [-0.5, -0.5, 0.25, 0.5] && cut[4].is_nan(), "{cut:?}");
+    }
 
     #[test]
     fn a_norm_below_the_limit_changes_nothing_and_none_hides() {

@@ -3,6 +3,7 @@
 //! buffers, and the old ones are the checkpoint's.
 
 pub mod clip;
+pub mod groups;
 mod rules;
 pub mod schedule;
 pub mod snapshot;
@@ -14,6 +15,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, backprop:
 use mlctl_protocol::spec::OptimizerSpec;
 
 use crate::nn::Tensors;
+use groups::Groups;
 use rules::{Old, Rule, Scaled};
 use schedule::Schedule;
 use snapshot::{Snapshot, Spares};
@@ -28,6 +30,7 @@ pub struct Optimizer {
     spec: OptimizerSpec,
     schedule: Schedule,
     parameters: Vec<Parameter>,
+    groups: Groups,
     /// Running averages, one entry a parameter.
     moments: Vec<Moments>,
     /// Updates done.
@@ -47,8 +50,14 @@ impl Optimizer {
         let kept = Rule::kept(spec);
         let moments = parameters.iter().map(|(_, var)| Moments::zeros(kept, var)).collect::<Result<_>>()?;
         let (spares, spec) = (Spares::default(), spec.clone());
-        let schedule = Schedule::constant(spec.learning_rate());
-        Ok(Self { spec, schedule, parameters, moments, step: 0, spares, keeping: false, kept: None })
+        let (schedule, groups) = (Schedule::constant(spec.learning_rate()), Groups::default());
+        Ok(Self { spec, schedule, parameters, groups, moments, step: 0, spares, keeping: false, kept: None })
+    }
+
+    /// The same with groups of parameters that have options of their own.
+    #[must_use]
+    pub fn with_groups(self, groups: Groups) -> Self {
+        Self { groups, ..self }
     }
 
     /// The tensors it updates, in the order given.
@@ -83,10 +92,16 @@ impl Optimizer {
         let mut kept = std::mem::take(&mut self.keeping).then(|| Snapshot::at(self.step));
         let rate = self.learning_rate();
         self.step += 1;
-        let rule = Scaled { rule: Rule::at(&self.spec, rate, self.step), factor };
+        let rules = self.groups.map(|own| {
+            let decay = own.weight_decay.unwrap_or(self.spec.weight_decay());
+            Scaled { rule: Rule::at(&self.spec, (rate * own.rate_factor, decay), self.step), factor }
+        });
         let averages = Rule::kept(&self.spec);
         let mut diverged = None;
-        for (parameter @ (name, var), moments) in self.parameters.iter().zip(&mut self.moments) {
+        for (place, (parameter @ (name, var), moments)) in self.parameters.iter().zip(&mut self.moments).enumerate() {
+            let Some(rule) = self.groups.of(&rules, place).copied() else {
+                bail!("{name:?} is of a group that is not there")
+            };
             let Some(gradient) = gradients.get(var) else { bail!("no gradient reached {name:?}") };
             let (finite, old) = update_one(rule, var, gradient, moments, kept.is_some().then_some(&self.spares))?;
             if !finite {

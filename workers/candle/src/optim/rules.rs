@@ -16,6 +16,8 @@ pub(super) enum Rule {
     Momentum { rate: f32, momentum: f32, decay: f32, nesterov: bool },
     /// Adam and AdamW.
     Adam(Adam),
+    /// Lion: `keep` is what weights are multiplied by first, `fresh` 1 less each beta.
+    Lion { rate: f32, keep: f32, fresh: [f32; 2] },
 }
 
 /// What an update has left as it was: a parameter's weights and running averages.
@@ -66,27 +68,28 @@ impl Rule {
             OptimizerSpec::Sgd { momentum, .. } if *momentum == 0.0 => &[],
             OptimizerSpec::Sgd { .. } => &["momentum_buffer"],
             OptimizerSpec::Adam { .. } | OptimizerSpec::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
+            OptimizerSpec::Lion { .. } => &["exp_avg"],
         }
     }
 
-    /// The formula of update number `step`, from 1, at a learning rate.
+    /// The formula of update number `step`, from 1, at a learning rate and with a weight decay.
     #[expect(clippy::cast_possible_truncation, reason = "scalars are rounded to f32 once, as PyTorch does")]
-    pub(super) fn at(spec: &OptimizerSpec, learning_rate: f64, step: u64) -> Self {
+    pub(super) fn at(spec: &OptimizerSpec, (learning_rate, weight_decay): (f64, f64), step: u64) -> Self {
+        let (rate, decay, keep) =
+            (learning_rate as f32, weight_decay as f32, (1.0 - learning_rate * weight_decay) as f32);
         match *spec {
-            OptimizerSpec::Sgd { momentum, weight_decay, nesterov, .. } => {
-                let (rate, momentum, decay) = (learning_rate as f32, momentum as f32, weight_decay as f32);
-                match momentum {
-                    0.0 => Self::Sgd { rate, decay },
-                    _ => Self::Momentum { rate, momentum, decay, nesterov },
-                }
+            OptimizerSpec::Sgd { momentum: 0.0, .. } => Self::Sgd { rate, decay },
+            OptimizerSpec::Sgd { momentum, nesterov, .. } => {
+                Self::Momentum { rate, momentum: momentum as f32, decay, nesterov }
             }
-            OptimizerSpec::Adam { betas, eps, weight_decay, .. } => {
-                let adam = Adam::at(step, learning_rate, betas, eps);
-                Self::Adam(Adam { decay: weight_decay as f32, ..adam })
+            OptimizerSpec::Adam { betas, eps, .. } => {
+                Self::Adam(Adam { decay, ..Adam::at(step, learning_rate, betas, eps) })
             }
-            OptimizerSpec::AdamW { betas, eps, weight_decay, .. } => {
-                let adam = Adam::at(step, learning_rate, betas, eps);
-                Self::Adam(Adam { keep: (1.0 - learning_rate * weight_decay) as f32, ..adam })
+            OptimizerSpec::AdamW { betas, eps, .. } => {
+                Self::Adam(Adam { keep, ..Adam::at(step, learning_rate, betas, eps) })
+            }
+            OptimizerSpec::Lion { betas: (first, second), .. } => {
+                Self::Lion { rate, keep, fresh: [(1.0 - first) as f32, (1.0 - second) as f32] }
             }
         }
     }
@@ -107,7 +110,7 @@ impl Scaled {
         let Self { rule, factor } = self;
         let before = old.map(|old| old.weights.as_slice());
         let average = |place: usize| old.and_then(|old| old.averages.get(place)).map(Vec::as_slice);
-        let rows = match (rule, averages) {
+        let blown = match (rule, averages) {
             (Rule::Sgd { rate, decay }, []) => {
                 let update = |w: &mut f32, g: f32| {
                     *w -= rate * (factor * g + decay * *w);
@@ -125,26 +128,18 @@ impl Scaled {
                 }
             }
             (Rule::Momentum { rate, momentum, decay, nesterov }, [buffer]) => {
-                let update = |w: &mut f32, g: f32, b: &mut f32| {
+                with_one_average((weights, before), gradient, (buffer, average(0)), |w, g, b| {
                     let g = factor * g + decay * *w;
                     *b = momentum * *b + g;
                     *w -= rate * if nesterov { g + momentum * *b } else { *b };
-                    blown(*w) | blown(*b)
-                };
-                type Item<'a> = (usize, ((&'a mut [f32], &'a [f32]), &'a mut [f32]));
-                let blocks = |(i, ((w, g), b)): Item<'_>| {
-                    begin(i, w, before);
-                    begin(i, b, average(0));
-                    any(w.iter_mut().zip(g).zip(b).map(|((w, g), b)| update(w, *g, b)))
-                };
-                if weights.len() < PARALLEL_FROM {
-                    let items = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(buffer.chunks_mut(BLOCK));
-                    any(items.enumerate().map(blocks))
-                } else {
-                    let items = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
-                    let items = items.zip(buffer.par_chunks_mut(BLOCK)).enumerate();
-                    items.map(blocks).reduce(|| 0, |a, b| a | b)
-                }
+                })
+            }
+            (Rule::Lion { rate, keep, fresh: [first, second] }, [kept]) => {
+                with_one_average((weights, before), gradient, (kept, average(0)), |w, g, b| {
+                    let g = factor * g;
+                    *w = keep * *w - rate * sign(*b + first * (g - *b));
+                    *b += second * (g - *b);
+                })
             }
             (Rule::Adam(adam), [first, second]) => {
                 let old = [before, average(0), average(1)];
@@ -152,7 +147,7 @@ impl Scaled {
             }
             _ => bail!("the optimizer's state is that of another one"),
         };
-        Ok(rows == 0)
+        Ok(blown == 0)
     }
 
     /// [`Self::apply`] of candle's own operations, for devices without a fused one.
@@ -176,6 +171,12 @@ impl Scaled {
                 let root = scaled(&second.sqrt()?, 1.0 / adam.root_correction)?;
                 let step = (&*first / (root + f64::from(adam.eps))?)?;
                 (scaled(&old, adam.keep)? - scaled(&step, adam.step_size)?)?
+            }
+            (Rule::Lion { rate, keep, fresh }, [average]) => {
+                let behind = (&gradient - &*average)?;
+                let step = (&*average + scaled(&behind, fresh[0])?)?.sign()?;
+                *average = (&*average + scaled(&behind, fresh[1])?)?;
+                (scaled(&old, keep)? - scaled(&step, rate)?)?
             }
             _ => bail!("the optimizer's state is that of another one"),
         };
@@ -241,6 +242,36 @@ impl Adam {
         let items = pairs.zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
         items.enumerate().map(blocks).reduce(|| 0, |a, b| a | b)
     }
+}
+
+/// One pass of a rule with one average over a tensor, in place or from what was there before. Not 0 when something in it is no longer finite.
+fn with_one_average(
+    (weights, before): (&mut [f32], Option<&[f32]>),
+    gradient: &[f32],
+    (average, old): (&mut [f32], Option<&[f32]>),
+    update: impl Fn(&mut f32, f32, &mut f32) + Sync,
+) -> u32 {
+    type Item<'a> = (usize, ((&'a mut [f32], &'a [f32]), &'a mut [f32]));
+    let blocks = |(i, ((w, g), b)): Item<'_>| {
+        begin(i, w, before);
+        begin(i, b, old);
+        any(w.iter_mut().zip(g).zip(b).map(|((w, g), b)| {
+            update(w, *g, b);
+            blown(*w) | blown(*b)
+        }))
+    };
+    if weights.len() < PARALLEL_FROM {
+        let items = weights.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(average.chunks_mut(BLOCK));
+        return any(items.enumerate().map(blocks));
+    }
+    let items = weights.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).zip(average.par_chunks_mut(BLOCK));
+    items.enumerate().map(blocks).reduce(|| 0, |a, b| a | b)
+}
+
+/// 1, 0 or -1, as PyTorch's `sign`; 0 of what is not a number, which its average shows.
+#[inline(always)]
+fn sign(value: f32) -> f32 {
+    f32::from(u8::from(value > 0.0)) - f32::from(u8::from(value < 0.0))
 }
 
 /// Not 0 when a value is infinite or not a number. Without a branch, so that loops over it stay vectors.

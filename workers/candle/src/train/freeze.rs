@@ -1,7 +1,6 @@
 //! Which tensors of a model stay as they are while the others are trained: those whose names one of the patterns fits.
 
-use glob::Pattern;
-
+use super::patterns::fitting;
 use crate::{fault::Fault, nn::Tensors};
 
 /// Divides tensors into those that are trained and those that are frozen.
@@ -9,23 +8,10 @@ use crate::{fault::Fault, nn::Tensors};
 /// # Errors
 /// `spec` when a pattern is none or fits no tensor, and when nothing is left to train.
 pub fn divide(patterns: &[String], tensors: Tensors) -> Result<(Tensors, Tensors), Fault> {
-    let mut compiled = Vec::with_capacity(patterns.len());
-    for (number, pattern) in patterns.iter().enumerate() {
-        let wrong = |what: String| {
-            let names: Vec<_> = tensors.keys().map(String::as_str).collect();
-            Fault::spec(
-                format!("train.freeze[{number}], {pattern:?}, {what}"),
-                format!("the model has the tensors {}", crate::coverage::list(&names)),
-            )
-        };
-        let pattern = Pattern::new(pattern).map_err(|error| wrong(format!("is no pattern: {}", error.msg)))?;
-        if !tensors.keys().any(|name| pattern.matches(name)) {
-            return Err(wrong("fits no tensor of the model".into()));
-        }
-        compiled.push(pattern);
-    }
-    let (frozen, trained): (Tensors, Tensors) =
-        tensors.into_iter().partition(|(name, _)| compiled.iter().any(|pattern| pattern.matches(name)));
+    let names: Vec<_> = tensors.keys().map(String::as_str).collect();
+    let said = ("no tensor of the model", "the model has the tensors");
+    let mut frozen = fitting(("train.freeze", patterns), &names, said)?.into_iter();
+    let (frozen, trained): (Tensors, Tensors) = tensors.into_iter().partition(|_| frozen.next().unwrap_or(false));
     if trained.is_empty() {
         return Err(Fault::spec(
             "train.freeze leaves no tensor to train".to_owned(),

@@ -8,7 +8,7 @@ use mlctl_protocol::spec::TrainSpec;
 use serde::Serialize;
 
 use super::{
-    freeze,
+    freeze, groups,
     state::{self, Content, Identity, Refusal, Restored, RunState, Told},
 };
 use crate::{
@@ -76,7 +76,9 @@ impl Learner {
         };
         let model = Network::new(&spec.model, &tensors(|var| var.as_tensor().clone()))?;
         let frozen = Network::new(&spec.model, &tensors(Var::as_detached_tensor))?;
-        let optimizer = Optimizer::new(&spec.optimizer, parameters)?;
+        let names: Vec<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        let groups = groups::of(&spec.groups, &names)?;
+        let optimizer = Optimizer::new(&spec.optimizer, parameters)?.with_groups(groups);
         let raws = fixed.iter().map(|(name, tensor)| snapshot::fixed(name, tensor));
         let files = state::frozen_files(raws.collect::<candle_core::Result<_>>()?)?;
         Ok(Self { model, frozen, optimizer, fixed: (fixed, files), run: RunState::default() })

@@ -158,9 +158,9 @@ impl<'a, C: Serialize> Session<'a, C> {
             if work.plan.is_over(&self.learner.run) {
                 return Ok(());
             }
-            let Passed { gradients, loss, rows, correct } = step::passes(work, &self.learner)?;
+            let Passed { mut gradients, loss, rows, correct } = step::passes(work, &self.learner)?;
             self.check_coverage(&gradients)?;
-            self.update(&gradients)?;
+            self.update(&mut gradients)?;
             self.log(loss, rows, correct)?;
         }
     }
@@ -176,7 +176,10 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
     }
 
-    fn update(&mut self, gradients: &GradStore) -> Result<(), Fault> {
+    fn update(&mut self, gradients: &mut GradStore) -> Result<(), Fault> {
+        if let Some(limit) = self.work.spec.max_grad_value {
+            clip::values(self.learner.optimizer.parameters(), gradients, limit)?;
+        }
         let mut factor = 1.0;
         if let Some(max_norm) = self.work.spec.max_grad_norm {
             let norm = clip::norm(self.learner.optimizer.parameters(), gradients)?;

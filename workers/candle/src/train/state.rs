@@ -123,6 +123,8 @@ impl Identity {
         // What a job without it lacks, and so did jobs of earlier releases.
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
+        let groups = (!spec.groups.is_empty()).then(|| ("groups", raw(serde_json::to_string(&spec.groups))));
+        let value = spec.max_grad_value.iter().map(|value| ("max_grad_value", raw(serde_json::to_string(value))));
         let accumulate = (spec.accumulate > 1).then(|| ("accumulate", raw(serde_json::to_string(&spec.accumulate))));
         let freeze = (!spec.freeze.is_empty()).then(|| ("freeze", raw(serde_json::to_string(&spec.freeze))));
         let schedule = spec.schedule.iter().map(|schedule| ("schedule", raw(serde_json::to_string(schedule))));
@@ -138,6 +140,8 @@ impl Identity {
             .into_iter()
             .chain(init)
             .chain(norm)
+            .chain(groups)
+            .chain(value)
             .chain(accumulate)
             .chain(schedule)
             .chain(length)

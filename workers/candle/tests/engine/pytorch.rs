@@ -1,5 +1,5 @@
-//! Against numbers that PyTorch computed (`fixtures/training/make.py`): activations, convolutions and their derivatives, and whole short trainings with momentum,
-//! Nesterov's momentum, weight decay and clipped gradients, from the same weights over the same rows.
+//! Against numbers that PyTorch computed (`fixtures/training/make.py`): activations, convolutions and their derivatives, and whole short trainings with all that is
+//! around an optimizer, from the same weights over the same rows.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +128,27 @@ fn short_trainings_go_as_in_pytorch() {
     let sgd = |nesterov, decay| json!({"type": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": nesterov, "weight_decay": decay});
     let adam = json!({"type": "adam", "learning_rate": 0.02});
     let runs = expected().runs;
+    let with = |mut spec: Value, changes: Value| {
+        for (key, value) in changes.as_object().unwrap() {
+            spec["train"][key] = value.clone();
+        }
+        spec
+    };
+    let lion = json!({"type": "lion", "learning_rate": 0.003, "weight_decay": 0.1});
+    let adamw = json!({"type": "adamw", "learning_rate": 0.02, "weight_decay": 0.1});
+    let groups = json!([
+        {"tensors": ["*.bias"], "weight_decay": 0.0},
+        {"tensors": ["layer3.*"], "learning_rate_factor": 0.1, "weight_decay": 0.3}]);
+    let own = json!({"groups": groups, "max_grad_value": 0.05});
     let specs = [
+        ("lion", spec("relu", lion, None)),
+        ("adamw_groups_value_clipped", with(spec("tanh", adamw, Some(0.5)), own)),
+        ("momentum_groups", with(spec("relu", sgd(false, 0.01), None), json!({"groups": groups}))),
+        ("accumulated_adam", with(spec("tanh", adam.clone(), None), json!({"batch_size": 5, "accumulate": 2}))),
+        (
+            "accumulated_images",
+            with(images("relu", sgd(false, 0.0), Some(0.5)), json!({"batch_size": 3, "accumulate": 3})),
+        ),
         ("relu_momentum", spec("relu", sgd(false, 0.0), None)),
         ("relu_nesterov", spec("relu", sgd(true, 0.0), None)),
         ("gelu_nesterov_decay_clipped", spec("gelu", sgd(true, 0.01), Some(0.25))),

@@ -5,7 +5,7 @@ use super::common::{Memory, Problem, Recorder, bits, found};
 use mlctl_protocol::{
     ExitClass,
     message::StopClass,
-    spec::{Activation, CheckpointPolicy, ModelSpec, OptimizerSpec, ScheduleSpec},
+    spec::{Activation, CheckpointPolicy, GroupSpec, ModelSpec, OptimizerSpec, ScheduleSpec},
 };
 use mlworker::{
     host::Order,
@@ -96,6 +96,16 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             _ => None,
         };
         problem.spec.accumulate = 1 + rng.below(3);
+        if round % 6 == 1 {
+            let own = if problem.text.is_some() { "*.1.*" } else { "*.bias" };
+            let group = GroupSpec { tensors: vec![own.into()], learning_rate_factor: 0.5, weight_decay: Some(0.0) };
+            problem.spec.groups = vec![group];
+        }
+        if round % 7 == 3 {
+            problem.spec.optimizer =
+                OptimizerSpec::Lion { learning_rate: 0.002, betas: (0.9, 0.99), weight_decay: 0.1 };
+            problem.spec.max_grad_value = Some(0.1);
+        }
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
         problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));

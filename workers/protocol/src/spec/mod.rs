@@ -26,7 +26,7 @@ pub use policy::{
     BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,
 };
 pub use schedule::ScheduleSpec;
-pub use train::{Convergence, Loss, OptimizerSpec, TrainSpec};
+pub use train::{Convergence, GroupSpec, Loss, OptimizerSpec, TrainSpec};
 
 /// The spec version this build reads and writes.
 pub const SPEC_VERSION: u32 = 1;

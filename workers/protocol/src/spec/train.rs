@@ -49,6 +49,13 @@ pub struct TrainSpec {
     /// How the learning rate goes over the steps; always the optimizer's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleSpec>,
+    /// Tensors with a learning rate or a weight decay of their own, the others having the optimizer's. Of several groups that fit a tensor it is of the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub groups: Vec<GroupSpec>,
+    /// The largest value of a gradient; larger ones are cut to it before each update, and smaller ones than its negative, as by PyTorch's `clip_grad_value_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_grad_value: Option<f64>,
     /// The largest norm of all gradients together; larger ones are scaled down to it before each update, as by PyTorch's `clip_grad_norm_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
@@ -96,6 +103,25 @@ const fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
 const fn is_one(times: &u32) -> bool {
     *times == 1
+}
+
+/// Tensors that are trained with options of their own, as PyTorch's parameter groups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Which, by their names in the model: `["*.bias"]`, where `*` stands for any text.
+    #[schemars(length(min = 1, max = 100))]
+    pub tensors: Vec<String>,
+    /// What the learning rate is multiplied by.
+    #[serde(default = "default_factor")]
+    pub learning_rate_factor: f64,
+    /// The weight decay, in place of the optimizer's: 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+}
+
+const fn default_factor() -> f64 {
+    1.0
 }
 
 /// What training minimises, averaged over a batch.
@@ -159,6 +185,18 @@ pub enum OptimizerSpec {
         #[serde(default = "default_adamw_decay")]
         weight_decay: f64,
     },
+    /// Lion, <https://arxiv.org/abs/2302.06675>: steps of the sign of a running average, which wants a rate three to ten times smaller than Adam's.
+    Lion {
+        /// The learning rate.
+        #[serde(default = "default_lion_lr")]
+        learning_rate: f64,
+        /// Decay of the average that the sign is taken of, and of the one that is kept.
+        #[serde(default = "default_lion_betas")]
+        betas: (f64, f64),
+        /// Share of a weight taken away per step, times the learning rate.
+        #[serde(default)]
+        weight_decay: f64,
+    },
 }
 
 impl OptimizerSpec {
@@ -166,15 +204,33 @@ impl OptimizerSpec {
     #[must_use]
     pub const fn learning_rate(&self) -> f64 {
         match self {
-            Self::Sgd { learning_rate, .. } | Self::Adam { learning_rate, .. } | Self::AdamW { learning_rate, .. } => {
-                *learning_rate
-            }
+            Self::Sgd { learning_rate, .. }
+            | Self::Adam { learning_rate, .. }
+            | Self::AdamW { learning_rate, .. }
+            | Self::Lion { learning_rate, .. } => *learning_rate,
+        }
+    }
+
+    /// The weight decay of tensors that are of no group.
+    #[must_use]
+    pub const fn weight_decay(&self) -> f64 {
+        match self {
+            Self::Sgd { weight_decay, .. }
+            | Self::Adam { weight_decay, .. }
+            | Self::AdamW { weight_decay, .. }
+            | Self::Lion { weight_decay, .. } => *weight_decay,
         }
     }
 }
 
 const fn default_lr() -> f64 {
     1e-3
+}
+const fn default_lion_lr() -> f64 {
+    1e-4
+}
+const fn default_lion_betas() -> (f64, f64) {
+    (0.9, 0.99)
 }
 const fn default_betas() -> (f64, f64) {
     (0.9, 0.999)
