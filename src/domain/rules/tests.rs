@@ -442,7 +442,7 @@ fn numbers_of_training_are_in_range() {
 }
 
 #[test]
-fn groups_and_what_is_added_up_make_sense() {
+fn groups_averages_and_what_is_added_up_make_sense() {
     check(
         &train(),
         &[
@@ -450,6 +450,9 @@ fn groups_and_what_is_added_up_make_sense() {
                 &[("/train/max_grad_value", json!(-1.0))],
                 &["train.max_grad_value: expected a positive number, found -1.0"],
             ),
+            (&[("/train/ema", json!(0.999))], &[]),
+            (&[("/train/ema", json!(1.0))], &["train.ema: expected a number from 0.5 to less than 1, found 1.0"]),
+            (&[("/train/ema", json!(0.1))], &["train.ema"]),
             (&[("/train/accumulate", json!(0))], &["train.accumulate: expected from 1 to 1000000, found 0"]),
             (&[("/train/accumulate", json!(4)), ("/train/max_grad_value", json!(0.5))], &[]),
             (

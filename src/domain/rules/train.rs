@@ -39,6 +39,10 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
             found.push(Problem::new(path, message, "1.0 is usual; leave it out to clip nothing"));
         }
     }
+    if let Some(ema) = train.ema.filter(|ema| !(0.5..1.0).contains(ema)) {
+        let message = format!("expected a number from 0.5 to less than 1, found {ema:?}");
+        found.push(Problem::new("train.ema", message, "0.999 is usual; leave it out to keep no average"));
+    }
     found.extend(train.groups.iter().enumerate().flat_map(|(number, own)| group(own, number)));
     if train.max_epochs.is_none() && train.max_steps.is_none() {
         let message = "the training has no end: there is neither max_epochs nor max_steps";

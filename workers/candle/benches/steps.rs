@@ -105,6 +105,7 @@ fn measure(
         optimizer: OptimizerSpec::Adam { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 },
         schedule: None,
         groups: Vec::new(),
+        ema: None,
         max_grad_value: None,
         max_grad_norm: None,
         freeze: Vec::new(),

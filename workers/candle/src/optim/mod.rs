@@ -3,6 +3,7 @@
 //! buffers, and the old ones are the checkpoint's.
 
 pub mod clip;
+pub mod ema;
 pub mod groups;
 mod rules;
 pub mod schedule;
@@ -31,7 +32,9 @@ pub struct Optimizer {
     schedule: Schedule,
     parameters: Vec<Parameter>,
     groups: Groups,
-    /// Running averages, one entry a parameter.
+    /// How much of the average of weights stays at each update, where one is kept.
+    ema: Option<f64>,
+    /// Running averages, one entry a parameter; the one of weights is the last.
     moments: Vec<Moments>,
     /// Updates done.
     step: u64,
@@ -51,13 +54,52 @@ impl Optimizer {
         let moments = parameters.iter().map(|(_, var)| Moments::zeros(kept, var)).collect::<Result<_>>()?;
         let (spares, spec) = (Spares::default(), spec.clone());
         let (schedule, groups) = (Schedule::constant(spec.learning_rate()), Groups::default());
-        Ok(Self { spec, schedule, parameters, groups, moments, step: 0, spares, keeping: false, kept: None })
+        let ema = None;
+        Ok(Self { spec, schedule, parameters, groups, ema, moments, step: 0, spares, keeping: false, kept: None })
     }
 
     /// The same with groups of parameters that have options of their own.
     #[must_use]
     pub fn with_groups(self, groups: Groups) -> Self {
         Self { groups, ..self }
+    }
+
+    /// The same with an average of the weights, of which so much stays at each update. It begins as the weights after the first one.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn with_ema(mut self, ema: Option<f64>) -> Result<Self> {
+        self.ema = ema;
+        if ema.is_some() {
+            for ((_, var), moments) in self.parameters.iter().zip(&mut self.moments) {
+                moments.push(var)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether it keeps an average of the weights.
+    #[must_use]
+    pub const fn has_ema(&self) -> bool {
+        self.ema.is_some()
+    }
+
+    /// The names of the averages that are kept of each parameter.
+    fn kept_averages(&self) -> Vec<&'static str> {
+        let ema = self.ema.map(|_| ema::NAME);
+        Rule::kept(&self.spec).iter().copied().chain(ema).collect()
+    }
+
+    /// What the training has made of a parameter: the average of its weights where one is kept, otherwise they themselves, over the same memory.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub fn product(&self) -> Result<Vec<(String, Tensor)>> {
+        let one = |((name, var), moments): (&Parameter, &Moments)| {
+            let tensor = if self.ema.is_some() { moments.last(var)? } else { var.as_detached_tensor() };
+            Ok((name.clone(), tensor))
+        };
+        self.parameters.iter().zip(&self.moments).map(one).collect()
     }
 
     /// The tensors it updates, in the order given.
@@ -92,11 +134,12 @@ impl Optimizer {
         let mut kept = std::mem::take(&mut self.keeping).then(|| Snapshot::at(self.step));
         let rate = self.learning_rate();
         self.step += 1;
+        let ema = self.ema.map(|ema| ema::fresh(ema, self.step));
         let rules = self.groups.map(|own| {
             let decay = own.weight_decay.unwrap_or(self.spec.weight_decay());
-            Scaled { rule: Rule::at(&self.spec, (rate * own.rate_factor, decay), self.step), factor }
+            Scaled { rule: Rule::at(&self.spec, (rate * own.rate_factor, decay), self.step), factor, ema }
         });
-        let averages = Rule::kept(&self.spec);
+        let averages = self.kept_averages();
         let mut diverged = None;
         for (place, (parameter @ (name, var), moments)) in self.parameters.iter().zip(&mut self.moments).enumerate() {
             let Some(rule) = self.groups.of(&rules, place).copied() else {
@@ -142,7 +185,7 @@ impl Optimizer {
     /// # Errors
     /// When the device fails.
     pub fn copied(&self) -> Result<Snapshot> {
-        let averages = Rule::kept(&self.spec);
+        let averages = self.kept_averages();
         let mut copy = Snapshot::at(self.step);
         for (parameter @ (_, var), moments) in self.parameters.iter().zip(&self.moments) {
             let values = moments.copied(&self.spares)?;
@@ -157,12 +200,12 @@ impl Optimizer {
     /// A sentence for each tensor that is missing, unexpected or of another shape or type.
     pub fn restore(&mut self, mut tensors: Tensors) -> std::result::Result<(), Vec<String>> {
         let mut problems = Vec::new();
-        let kept = Rule::kept(&self.spec);
+        let kept = self.kept_averages();
         let step = state::take_step(&mut tensors, &mut problems);
         let moments: Vec<_> = self
             .parameters
             .iter()
-            .map(|(name, var)| Moments::take(kept, (name, var), &mut tensors, &mut problems))
+            .map(|(name, var)| Moments::take(&kept, (name, var), &mut tensors, &mut problems))
             .collect();
         problems.extend(tensors.keys().map(|name| format!("the optimizer has no tensor {name:?}")));
         match (step, moments.into_iter().collect::<Option<Vec<_>>>()) {

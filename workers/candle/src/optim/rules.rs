@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, Var, bail};
 use mlctl_protocol::spec::OptimizerSpec;
 use rayon::prelude::*;
 
+use super::ema;
 use crate::nn::blocks::{BLOCK, PARALLEL_FROM};
 
 /// The formula of one update, its scalars filled in.
@@ -40,6 +41,8 @@ fn begin(number: usize, block: &mut [f32], old: Option<&[f32]>) {
 pub(super) struct Scaled {
     pub(super) rule: Rule,
     pub(super) factor: f32,
+    /// The share of new weights in their average, which is then the last of all.
+    pub(super) ema: Option<f32>,
 }
 
 /// Adam's scalars at one step.
@@ -107,7 +110,15 @@ impl Scaled {
         averages: &mut [Vec<f32>],
         old: Option<&Old>,
     ) -> Result<bool> {
-        let Self { rule, factor } = self;
+        let Self { rule, factor, ema } = self;
+        if let Some(fresh) = ema {
+            let (own, average) = averages.split_at_mut(averages.len().saturating_sub(1));
+            let [average] = average else { bail!("there is no average of the weights") };
+            let was = old.and_then(|old| old.averages.get(own.len())).map(Vec::as_slice);
+            let finite = Self { ema: None, ..self }.apply(weights, gradient, own, old)?;
+            ema::update((average, was), weights, fresh);
+            return Ok(finite);
+        }
         let before = old.map(|old| old.weights.as_slice());
         let average = |place: usize| old.and_then(|old| old.averages.get(place)).map(Vec::as_slice);
         let blown = match (rule, averages) {
@@ -153,7 +164,14 @@ impl Scaled {
     /// [`Self::apply`] of candle's own operations, for devices without a fused one.
     pub(super) fn apply_composed(self, var: &Var, gradient: &Tensor, averages: &mut [Tensor]) -> Result<bool> {
         let old = var.as_detached_tensor();
-        let Self { rule, factor } = self;
+        let Self { rule, factor, ema } = self;
+        if let Some(fresh) = ema {
+            let (own, average) = averages.split_at_mut(averages.len().saturating_sub(1));
+            let [average] = average else { bail!("there is no average of the weights") };
+            let finite = Self { ema: None, ..self }.apply_composed(var, gradient, own)?;
+            *average = ema::composed(average, &var.as_detached_tensor(), fresh)?;
+            return Ok(finite);
+        }
         let gradient = if factor == 1.0 { gradient.clone() } else { scaled(gradient, factor)? };
         let decayed = |decay: f32| if decay == 0.0 { Ok(gradient.clone()) } else { &gradient + scaled(&old, decay)? };
         let new = match (rule, &mut *averages) {

@@ -7,15 +7,16 @@ use bytes::Bytes;
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use safetensors::Dtype;
 
-use super::Parameter;
+use super::{Parameter, ema};
 use crate::bundle::tensors::Raw;
 
 /// What training stood at after a step.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Weights.
+    /// Weights; where an average of them is kept, that.
     pub model: Vec<Raw>,
-    /// The optimizer's state: `step`, and the running averages as `<parameter>.<average>`, with PyTorch's names for them.
+    /// The optimizer's state: `step`, and the running averages as `<parameter>.<average>`, with PyTorch's names for them. Weights whose average is
+    /// the model are here, as `<parameter>.weights`.
     pub optimizer: Vec<Raw>,
 }
 
@@ -32,8 +33,16 @@ impl Snapshot {
         averages: impl Iterator<Item = (&'a &'static str, Bytes)>,
     ) {
         let raw = |name: String, bytes| Raw { name, dtype: Dtype::F32, shape: var.dims().to_vec(), bytes };
-        self.optimizer.extend(averages.map(|(average, bytes)| raw(format!("{name}.{average}"), bytes)));
-        self.model.push(raw(name.clone(), weights));
+        let mut model = weights;
+        for (average, bytes) in averages {
+            if *average == ema::NAME {
+                let weights = std::mem::replace(&mut model, bytes);
+                self.optimizer.push(raw(format!("{name}.{}", ema::WEIGHTS), weights));
+            } else {
+                self.optimizer.push(raw(format!("{name}.{average}"), bytes));
+            }
+        }
+        self.model.push(raw(name.clone(), model));
     }
 }
 

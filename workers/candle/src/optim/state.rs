@@ -28,6 +28,28 @@ impl Moments {
         kept.iter().map(|_| var.zeros_like()).collect::<Result<_>>().map(Self::Device)
     }
 
+    /// Adds an average that begins as what a parameter is now.
+    pub(super) fn push(&mut self, var: &Var) -> Result<()> {
+        match self {
+            Self::Host(averages) => averages.push(var.flatten_all()?.to_vec1()?),
+            Self::Device(averages) => averages.push(var.as_detached_tensor().copy()?),
+        }
+        Ok(())
+    }
+
+    /// The last average, of its own memory and of its parameter's shape.
+    pub(super) fn last(&self, var: &Var) -> Result<Tensor> {
+        match self {
+            Self::Host(averages) => {
+                let values = averages.last().map(Vec::as_slice).unwrap_or_default();
+                Tensor::from_slice(values, var.shape(), var.device())
+            }
+            Self::Device(averages) => {
+                averages.last().map_or_else(|| candle_core::bail!("there is no average"), Tensor::copy)
+            }
+        }
+    }
+
     /// The bytes of a copy of each.
     pub(super) fn copied(&self, spares: &Spares) -> Result<Vec<Bytes>> {
         match self {

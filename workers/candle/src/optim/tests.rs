@@ -133,10 +133,14 @@ fn one_pass_over_blocks_agrees_with_the_composed_update() {
         run(&mut fused, 0..3);
         let var = Var::from_vec(normal(n, 1000), n, &Device::Cpu).unwrap();
         let mut averages: Vec<_> = Rule::kept(&spec).iter().map(|_| var.zeros_like().unwrap()).collect();
+        let ema = None;
         for step in 0..3 {
             let gradient = Tensor::from_vec(normal(n, step), n, &Device::Cpu).unwrap();
-            let rule =
-                Scaled { rule: Rule::at(&spec, (spec.learning_rate(), spec.weight_decay()), step + 1), factor: FACTOR };
+            let rule = Scaled {
+                rule: Rule::at(&spec, (spec.learning_rate(), spec.weight_decay()), step + 1),
+                factor: FACTOR,
+                ema,
+            };
             assert!(rule.apply_composed(&var, &gradient, &mut averages).unwrap());
         }
         for (a, b) in values(&fused.parameters()[0].1).into_iter().zip(values(&var)) {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use candle_core::{Device, Tensor, Var};
 use mlctl_artifacts::Body;
-use mlctl_protocol::spec::TrainSpec;
+use mlctl_protocol::spec::{ModelSpec, TrainSpec};
 use serde::Serialize;
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     fault::Fault,
     nn::{self, Network, Tensors},
     optim::{
-        Optimizer, Parameter,
+        Optimizer, Parameter, ema,
         snapshot::{self, Snapshot},
     },
 };
@@ -25,8 +25,9 @@ use crate::{
 pub struct Learner {
     /// The model over variables, to train.
     pub(super) model: Network,
-    /// The same memory outside any graph, to measure.
+    /// What is measured, outside any graph: over the same memory, or over the average of the weights as it was when [`Self::refresh`] was called.
     pub(super) frozen: Network,
+    spec: ModelSpec,
     /// The optimizer, which owns the variables.
     pub(super) optimizer: Optimizer,
     /// The tensors that are not trained, and their files in every checkpoint.
@@ -57,7 +58,10 @@ impl Learner {
     /// # Errors
     /// Corrupt when the optimizer's state does not fit the model's tensors; foreign for faults of the device.
     pub fn resumed(spec: &TrainSpec, restored: Restored, device: &Device) -> Result<Self, Refusal> {
-        let Restored { run, model, optimizer, .. } = restored;
+        let Restored { run, mut model, mut optimizer, .. } = restored;
+        if spec.ema.is_some() {
+            ema::to_training(&mut model, &mut optimizer).map_err(|problems| Refusal::Corrupt(problems.join("; ")))?;
+        }
         let mut learner = Self::over(spec, model, device).map_err(Refusal::Foreign)?;
         learner.optimizer.restore(optimizer).map_err(|problems| Refusal::Corrupt(problems.join("; ")))?;
         learner.run = run;
@@ -78,10 +82,11 @@ impl Learner {
         let frozen = Network::new(&spec.model, &tensors(Var::as_detached_tensor))?;
         let names: Vec<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         let groups = groups::of(&spec.groups, &names)?;
-        let optimizer = Optimizer::new(&spec.optimizer, parameters)?.with_groups(groups);
+        let optimizer = Optimizer::new(&spec.optimizer, parameters)?.with_groups(groups).with_ema(spec.ema)?;
         let raws = fixed.iter().map(|(name, tensor)| snapshot::fixed(name, tensor));
         let files = state::frozen_files(raws.collect::<candle_core::Result<_>>()?)?;
-        Ok(Self { model, frozen, optimizer, fixed: (fixed, files), run: RunState::default() })
+        let (spec, run) = (spec.model.clone(), RunState::default());
+        Ok(Self { model, frozen, spec, optimizer, fixed: (fixed, files), run })
     }
 
     /// Where the run stands.
@@ -90,14 +95,26 @@ impl Learner {
         &self.run
     }
 
-    /// A copy of the weights on the CPU, which stays as it is while training goes on.
+    /// Has what is measured be what the training has made so far.
+    ///
+    /// # Errors
+    /// When the device refuses memory.
+    pub(super) fn refresh(&mut self) -> Result<(), Fault> {
+        if self.optimizer.has_ema() {
+            let product = self.optimizer.product()?;
+            let tensors = product.into_iter().chain(self.fixed.0.clone()).collect();
+            self.frozen = Network::new(&self.spec, &tensors)?;
+        }
+        Ok(())
+    }
+
+    /// A copy on the CPU of what the training has made, which stays as it is while it goes on: the weights, or their average where one is kept.
     ///
     /// # Errors
     /// When the device refuses memory.
     pub fn weights(&self) -> Result<Tensors, Fault> {
-        let copy =
-            |(name, var): &Parameter| Ok((name.clone(), var.as_detached_tensor().copy()?.to_device(&Device::Cpu)?));
-        let mut weights = self.optimizer.parameters().iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
+        let copy = |(name, tensor): (String, Tensor)| Ok((name, tensor.copy()?.to_device(&Device::Cpu)?));
+        let mut weights = self.optimizer.product()?.into_iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
         for (name, tensor) in &self.fixed.0 {
             weights.insert(name.clone(), tensor.to_device(&Device::Cpu)?);
         }

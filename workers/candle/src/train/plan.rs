@@ -167,6 +167,7 @@ mod tests {
             optimizer: OptimizerSpec::Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0, nesterov: false },
             schedule: None,
             groups: Vec::new(),
+            ema: None,
             max_grad_value: None,
             max_grad_norm: None,
             freeze: Vec::new(),

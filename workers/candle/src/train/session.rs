@@ -269,13 +269,14 @@ impl<'a, C: Serialize> Session<'a, C> {
         let seconds = self.work.host.elapsed().saturating_sub(since).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
         let rate = rows as f64 / seconds;
-        let (sums, source) = (&self.learner.run.sums, self.work.source);
+        let (sums, source) = (self.learner.run.sums.clone(), self.work.source);
         let correct = source.has_classes().then_some(sums.correct);
         let trained = Score { rows: sums.rows, loss: sums.loss, correct };
         let mut metrics = Metrics::new();
         trained.name("train", &mut metrics);
         let mut judged = trained.mean_loss();
         if source.count(SplitPart::Validation) > 0 {
+            self.learner.refresh()?;
             let (measure, orders, host) = (measure(self.work, &self.learner.frozen), &mut self.orders, self.work.host);
             let Some(score) = measure.rows(SplitPart::Validation, || interrupts(orders, host), |_, _| {})? else {
                 return Ok(None);
@@ -360,6 +361,7 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
         let mut evaluation = None;
         if source.count(SplitPart::Test) > 0 {
+            self.learner.refresh()?;
             let outputs = self.work.spec.model.outputs() as usize;
             let (measure, orders) = (measure(self.work, &self.learner.frozen), &mut self.orders);
             let measured = measure.in_full(SplitPart::Test, outputs, || interrupts(orders, host))?;

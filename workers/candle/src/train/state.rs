@@ -124,6 +124,7 @@ impl Identity {
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
         let groups = (!spec.groups.is_empty()).then(|| ("groups", raw(serde_json::to_string(&spec.groups))));
+        let ema = spec.ema.iter().map(|ema| ("ema", raw(serde_json::to_string(ema))));
         let value = spec.max_grad_value.iter().map(|value| ("max_grad_value", raw(serde_json::to_string(value))));
         let accumulate = (spec.accumulate > 1).then(|| ("accumulate", raw(serde_json::to_string(&spec.accumulate))));
         let freeze = (!spec.freeze.is_empty()).then(|| ("freeze", raw(serde_json::to_string(&spec.freeze))));
@@ -141,6 +142,7 @@ impl Identity {
             .chain(init)
             .chain(norm)
             .chain(groups)
+            .chain(ema)
             .chain(value)
             .chain(accumulate)
             .chain(schedule)

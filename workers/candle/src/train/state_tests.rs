@@ -20,6 +20,7 @@ fn spec(learning_rate: f64) -> TrainSpec {
         optimizer: OptimizerSpec::Sgd { learning_rate, momentum: 0.0, weight_decay: 0.0, nesterov: false },
         schedule: None,
         groups: Vec::new(),
+        ema: None,
         max_grad_value: None,
         max_grad_norm: None,
         freeze: Vec::new(),

@@ -152,6 +152,7 @@ impl Problem {
             optimizer: OptimizerSpec::Adam { learning_rate: 0.02, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 },
             schedule: None,
             groups: Vec::new(),
+            ema: None,
             max_grad_value: None,
             max_grad_norm: None,
             freeze: Vec::new(),

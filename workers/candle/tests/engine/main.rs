@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod accumulation;
 #[cfg(test)]
+mod averages;
+#[cfg(test)]
 mod away;
 #[cfg(test)]
 mod background;

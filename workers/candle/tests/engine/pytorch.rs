@@ -140,7 +140,12 @@ fn short_trainings_go_as_in_pytorch() {
         {"tensors": ["*.bias"], "weight_decay": 0.0},
         {"tensors": ["layer3.*"], "learning_rate_factor": 0.1, "weight_decay": 0.3}]);
     let own = json!({"groups": groups, "max_grad_value": 0.05});
+    let averaged = with(spec("relu", adam.clone(), None), json!({"ema": 0.9}));
+    let schedule = json!({"type": "cosine", "warmup_steps": 3, "min_learning_rate": 0.001});
+    let scheduled = with(spec("tanh", sgd(false, 0.0), None), json!({"ema": 0.8, "schedule": schedule}));
     let specs = [
+        ("averaged_adam", averaged),
+        ("averaged_cosine_momentum", scheduled),
         ("lion", spec("relu", lion, None)),
         ("adamw_groups_value_clipped", with(spec("tanh", adamw, Some(0.5)), own)),
         ("momentum_groups", with(spec("relu", sgd(false, 0.01), None), json!({"groups": groups}))),

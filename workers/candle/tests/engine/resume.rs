@@ -96,6 +96,7 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             _ => None,
         };
         problem.spec.accumulate = 1 + rng.below(3);
+        problem.spec.ema = (round % 5 == 2).then_some(0.9);
         if round % 6 == 1 {
             let own = if problem.text.is_some() { "*.1.*" } else { "*.bias" };
             let group = GroupSpec { tensors: vec![own.into()], learning_rate_factor: 0.5, weight_decay: Some(0.0) };

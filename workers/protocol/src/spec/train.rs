@@ -53,6 +53,10 @@ pub struct TrainSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub groups: Vec<GroupSpec>,
+    /// Keeps an average of the weights over the steps, which is what is validated, tested and published: of the average so much stays at each step, as 0.999. The weights
+    /// themselves go on without it, and a checkpoint has both. No average when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// The largest value of a gradient; larger ones are cut to it before each update, and smaller ones than its negative, as by PyTorch's `clip_grad_value_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_grad_value: Option<f64>,
