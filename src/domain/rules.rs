@@ -4,6 +4,7 @@
 mod bounds;
 mod command;
 mod data;
+mod detect;
 mod infer;
 mod job;
 mod model;

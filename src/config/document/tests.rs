@@ -71,7 +71,7 @@ job.toml:5:1: missing key `batch_size` in [train]
 job.toml:6:1: unknown key `batchsize`
  6 | batchsize = 32
    | ^^^^^^^^^
-   = hint: did you mean `batch_size`? allowed: `accumulate`, `batch_size`, `convergence`, `data`, `ema`, `freeze`, `groups`, `init`, `loss`, `max_epochs`, `max_grad_norm`, `max_grad_value`, `max_steps`, `model`, `optimizer`, `register`, `scaling`, `schedule`, `seed`, `split`, `stream`
+   = hint: did you mean `batch_size`? allowed: `accumulate`, `batch_size`, `convergence`, `data`, `detect`, `ema`, `freeze`, `groups`, `init`, `loss`, `max_epochs`, `max_grad_norm`, `max_grad_value`, `max_steps`, `model`, `optimizer`, `register`, `scaling`, `schedule`, `seed`, `select`, `split`, `stream`
 
 job.toml:7:8: "msee" is no value of `loss`
  7 | loss = "msee"

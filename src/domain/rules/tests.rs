@@ -488,6 +488,55 @@ fn groups_averages_and_what_is_added_up_make_sense() {
 }
 
 #[test]
+fn the_best_is_chosen_by_what_is_validated_and_detectors_look_for_something() {
+    check(
+        &train(),
+        &[
+            (
+                &[("/train/select", json!("best"))],
+                &["train.select: the best weights are chosen by rows that are validated on"],
+            ),
+            (&[("/train/select", json!("best_accuracy")), ("/train/split", json!({"validation": 0.1}))], &[]),
+            (
+                &[
+                    ("/train/select", json!("best_accuracy")),
+                    ("/train/split", json!({"validation": 0.1})),
+                    ("/train/loss", json!("mse")),
+                    ("/train/model/layers/2", json!(1)),
+                ],
+                &["train.select: there is an accuracy only where classes are learnt"],
+            ),
+            (
+                &[(
+                    "/train/detect",
+                    json!({"diverged": {"factor": 10}, "plateau": {"epochs": 20}, "dead_gradients": {"steps": 50}}),
+                )],
+                &[],
+            ),
+            (
+                &[(
+                    "/train/detect",
+                    json!({"diverged": {"factor": 2.0, "epochs": 0}, "plateau": {"epochs": 1}, "dead_gradients": {"steps": 0}}),
+                )],
+                &[
+                    "train.detect.dead_gradients.steps: expected at least 1",
+                    "train.detect.diverged.epochs: expected at least 1",
+                    "train.detect.plateau.epochs: expected at least 2",
+                ],
+            ),
+            (
+                &[("/train/detect", json!({"diverged": {"factor": 1.0}, "plateau": {"epochs": 2, "share": 1.0}}))],
+                &[
+                    "train.detect.diverged.factor: expected a number above 1, found 1.0",
+                    "train.detect.plateau.share: expected a share from 0 to less than 1, found 1.0",
+                ],
+            ),
+            (&[("/train/detect", json!({}))], &["train.detect: nothing is looked for"]),
+        ],
+    );
+}
+
+#[test]
 fn a_schedule_rises_falls_and_leaves_its_warm_up() {
     let schedule = |schedule: Json| [("/train/schedule", schedule)];
     for good in [

@@ -2,7 +2,7 @@
 
 use mlctl_protocol::spec::{DataSource, GroupSpec, Loss, OptimizerSpec, Scaling, Split, TrainSpec};
 
-use super::{Problem, data, infer, job, model, schedule};
+use super::{Problem, data, detect, infer, job, model, schedule};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
     let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
@@ -43,6 +43,7 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
         let message = format!("expected a number from 0.5 to less than 1, found {ema:?}");
         found.push(Problem::new("train.ema", message, "0.999 is usual; leave it out to keep no average"));
     }
+    found.extend(detect::problems(train));
     found.extend(train.groups.iter().enumerate().flat_map(|(number, own)| group(own, number)));
     if train.max_epochs.is_none() && train.max_steps.is_none() {
         let message = "the training has no end: there is neither max_epochs nor max_steps";

@@ -21,7 +21,9 @@ use mlctl_protocol::{
     message::ReportBody,
     progress::{Metrics, Progress, StorageAway},
     result::CheckpointRef,
-    spec::{Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split, TrainSpec},
+    spec::{
+        Activation, CheckpointPolicy, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Select, Split, TrainSpec,
+    },
 };
 use mlworker::{
     data::{
@@ -163,6 +165,8 @@ fn round(examples: &Examples, every: u64, to: Option<(&Runtime, Location)>, time
         max_epochs: None,
         max_steps: Some(STEPS),
         convergence: None,
+        select: Select::Last,
+        detect: None,
     };
     let policy = CheckpointPolicy { every_steps: Some(every), keep: 1, ..CheckpointPolicy::default() };
     let (device, host) = (Device::Cpu, Clock(Instant::now(), Mutex::default()));

@@ -12,7 +12,7 @@ use mlctl_protocol::{
     result::CheckpointRef,
     spec::{
         Activation, CheckpointPolicy, ConvolutionSpec, DataSource, FeedForward, GptSpec, ImageShape, Loss, ModelSpec,
-        Norm, OptimizerSpec, Positions, Scaling, Split, TrainSpec,
+        Norm, OptimizerSpec, Positions, Scaling, Select, Split, TrainSpec,
     },
 };
 use mlworker::{
@@ -71,28 +71,9 @@ fn letters(model: &ModelSpec, rows: u32) -> Option<Sequences> {
     Some(Sequences::new(tokens, gpt.context as usize, [rows, 0, 0], 0))
 }
 
-fn measure(
-    options: Options,
-    name: &str,
-    model: &ModelSpec,
-    (rows, batch_size): (u32, u32),
-    loss: Loss,
-) -> Result<(), Fault> {
-    let (width, outputs) = (usize::try_from(model.inputs()).unwrap_or(0), model.outputs());
-    let mut features = vec![0.0; rows as usize * width];
-    Rng::new(0, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
-    let answers = match loss {
-        Loss::CrossEntropy => Answers::Classes((0..rows).map(|row| row % outputs).collect()),
-        Loss::Mse => {
-            let mut values = vec![0.0; (rows * outputs) as usize];
-            Rng::new(0, Stream::Data { table: 1, block: 0 }).fill_normal(&mut values);
-            Answers::Values { values, width: outputs as usize }
-        }
-    };
-    let train = (0..rows).collect();
-    let examples = Examples { features, width, answers, train, validation: vec![], test: vec![] };
-    let sequences = letters(model, rows);
-    let spec = |steps| TrainSpec {
+/// The training that is measured.
+fn training(model: &ModelSpec, loss: Loss, batch_size: u32, steps: u64) -> TrainSpec {
+    TrainSpec {
         seed: 0,
         model: model.clone(),
         register: None,
@@ -114,9 +95,34 @@ fn measure(
         max_epochs: None,
         max_steps: Some(steps),
         convergence: None,
+        select: Select::Last,
+        detect: None,
+    }
+}
+
+fn measure(
+    options: Options,
+    name: &str,
+    model: &ModelSpec,
+    (rows, batch_size): (u32, u32),
+    loss: Loss,
+) -> Result<(), Fault> {
+    let (width, outputs) = (usize::try_from(model.inputs()).unwrap_or(0), model.outputs());
+    let mut features = vec![0.0; rows as usize * width];
+    Rng::new(0, Stream::Data { table: 0, block: 0 }).fill_normal(&mut features);
+    let answers = match loss {
+        Loss::CrossEntropy => Answers::Classes((0..rows).map(|row| row % outputs).collect()),
+        Loss::Mse => {
+            let mut values = vec![0.0; (rows * outputs) as usize];
+            Rng::new(0, Stream::Data { table: 1, block: 0 }).fill_normal(&mut values);
+            Answers::Values { values, width: outputs as usize }
+        }
     };
+    let train = (0..rows).collect();
+    let examples = Examples { features, width, answers, train, validation: vec![], test: vec![] };
+    let sequences = letters(model, rows);
     let run = |steps: u64| -> Result<Duration, Fault> {
-        let (spec, device, host) = (spec(steps), Device::Cpu, Deaf(Instant::now()));
+        let (spec, device, host) = (training(model, loss, batch_size, steps), Device::Cpu, Deaf(Instant::now()));
         let plan = Plan::new(&spec, &CheckpointPolicy::default(), u64::from(rows))?;
         let identity = Identity::new(&spec, "")?;
         let shuffled = Shuffled::new(&examples, spec.seed);

@@ -51,6 +51,12 @@ pub fn fit<C: Serialize>(job: Job<'_>, spec: &TrainSpec, prepared: &Prepared<'_,
     let Job { start, host, .. } = job;
     let device = &device::open(&start.spec.resources)?;
     let plan = &Plan::new(spec, &start.spec.checkpoint, source.count(SplitPart::Train))?;
+    if !spec.select.is_default() && source.count(SplitPart::Validation) == 0 {
+        return Err(Fault::spec(
+            "no row is left to validate on, and train.select chooses by that",
+            "raise split.validation, bring more data, or leave train.select out",
+        ));
+    }
     let identity =
         &Identity::new(spec, dataset_digest)?.of_version(prepared.dataset_version).with_index(prepared.index);
     let values = nn::values(&nn::layout(&spec.model));

@@ -8,10 +8,11 @@ use mlctl_protocol::spec::{ModelSpec, TrainSpec};
 use serde::Serialize;
 
 use super::{
-    freeze, groups,
+    best, freeze, groups,
     state::{self, Content, Identity, Refusal, Restored, RunState, Told},
 };
 use crate::{
+    bundle::tensors::Raw,
     fault::Fault,
     nn::{self, Network, Tensors},
     optim::{
@@ -30,6 +31,8 @@ pub struct Learner {
     spec: ModelSpec,
     /// The optimizer, which owns the variables.
     pub(super) optimizer: Optimizer,
+    /// What the training had made at its best epoch so far, where the model is to be that: `<parameter>.best`.
+    pub(super) best: Vec<Raw>,
     /// The tensors that are not trained, and their files in every checkpoint.
     fixed: (Tensors, Vec<Body>),
     /// Where the run stands.
@@ -62,7 +65,9 @@ impl Learner {
         if spec.ema.is_some() {
             ema::to_training(&mut model, &mut optimizer).map_err(|problems| Refusal::Corrupt(problems.join("; ")))?;
         }
+        let best = best::take(&run, &model, &mut optimizer).map_err(Refusal::Corrupt)?;
         let mut learner = Self::over(spec, model, device).map_err(Refusal::Foreign)?;
+        learner.best = best;
         learner.optimizer.restore(optimizer).map_err(|problems| Refusal::Corrupt(problems.join("; ")))?;
         learner.run = run;
         Ok(learner)
@@ -86,7 +91,7 @@ impl Learner {
         let raws = fixed.iter().map(|(name, tensor)| snapshot::fixed(name, tensor));
         let files = state::frozen_files(raws.collect::<candle_core::Result<_>>()?)?;
         let (spec, run) = (spec.model.clone(), RunState::default());
-        Ok(Self { model, frozen, spec, optimizer, fixed: (fixed, files), run })
+        Ok(Self { model, frozen, spec, optimizer, best: Vec::new(), fixed: (fixed, files), run })
     }
 
     /// Where the run stands.
@@ -101,20 +106,27 @@ impl Learner {
     /// When the device refuses memory.
     pub(super) fn refresh(&mut self) -> Result<(), Fault> {
         if self.optimizer.has_ema() {
-            let product = self.optimizer.product()?;
-            let tensors = product.into_iter().chain(self.fixed.0.clone()).collect();
-            self.frozen = Network::new(&self.spec, &tensors)?;
+            self.measure_with(self.optimizer.product()?)?;
         }
         Ok(())
     }
 
-    /// A copy on the CPU of what the training has made, which stays as it is while it goes on: the weights, or their average where one is kept.
+    /// Has what is measured be made of these in place of what is trained.
+    pub(super) fn measure_with(&mut self, made: Vec<(String, Tensor)>) -> Result<(), Fault> {
+        let tensors = made.into_iter().chain(self.fixed.0.clone()).collect();
+        self.frozen = Network::new(&self.spec, &tensors)?;
+        Ok(())
+    }
+
+    /// A copy on the CPU of what the training has made, which stays as it is while it goes on: the weights, or their average where one is kept,
+    /// or what was best where that is wanted.
     ///
     /// # Errors
     /// When the device refuses memory.
     pub fn weights(&self) -> Result<Tensors, Fault> {
         let copy = |(name, tensor): (String, Tensor)| Ok((name, tensor.copy()?.to_device(&Device::Cpu)?));
-        let mut weights = self.optimizer.product()?.into_iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
+        let made = if self.best.is_empty() { self.optimizer.product()? } else { best::tensors(&self.best)? };
+        let mut weights = made.into_iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
         for (name, tensor) in &self.fixed.0 {
             weights.insert(name.clone(), tensor.to_device(&Device::Cpu)?);
         }
@@ -134,6 +146,8 @@ impl Learner {
     /// # Errors
     /// When tensors are not what they say: a bug.
     pub fn content_of(&self, snapshot: Snapshot, told: Bytes) -> Result<Content, Fault> {
+        let mut snapshot = snapshot;
+        snapshot.optimizer.extend(self.best.iter().cloned());
         Content::new(snapshot, &self.fixed.1, told)
     }
 

@@ -1,7 +1,9 @@
 //! A training job: the data is prepared, the best checkpoint taken, the loop run, the model published. The loop itself is
 //! `session`; everything around it is here or beside it.
 
+mod best;
 pub mod curve;
+pub mod detect;
 pub mod evaluate;
 pub mod fit;
 pub mod flight;
@@ -75,14 +77,14 @@ pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
         dataset_version: dataset.identity.version.as_deref(),
         config: &config,
     };
-    let Trained { model, run, evaluation } = fit(job, spec, &prepared)?;
+    let Trained { model, run, step, evaluation } = fit(job, spec, &prepared)?;
     let mut beside = Vec::new();
     if let Some(evaluation) = evaluation {
         let json = serde_json::to_vec_pretty(&evaluation)
             .map_err(|error| Fault::new(ExitClass::Crash, format!("the evaluation cannot be written: {error}")))?;
         beside.push((EVALUATION_FILE.to_owned(), Bytes::from(json)));
     }
-    let published = bundle::publish(job, config(run.step, &run.metrics), &model, beside)?;
+    let published = bundle::publish(job, config(step, &run.metrics), &model, beside)?;
     Ok(Done { metrics: run.metrics, model: Some(published), output: None })
 }
 

@@ -140,7 +140,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use mlctl_protocol::spec::{Activation, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split};
+    use mlctl_protocol::spec::{Activation, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Select, Split};
 
     use super::*;
 
@@ -176,6 +176,8 @@ mod tests {
             max_epochs,
             max_steps,
             convergence: Some(Convergence { patience: 2, min_improvement: 0.0 }),
+            select: Select::Last,
+            detect: None,
         };
         let policy = CheckpointPolicy {
             every_steps: Some(10),

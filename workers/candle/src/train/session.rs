@@ -70,8 +70,10 @@ pub type ConfigOf<'a, C> = &'a dyn Fn(u64, &Metrics) -> C;
 /// What a finished run leaves to publish.
 #[derive(Debug)]
 pub struct Trained {
-    /// The last step's weights by name.
+    /// The weights by name: the last step's, or those of the best epoch.
     pub model: Tensors,
+    /// The step they are of.
+    pub step: u64,
     /// Where the run ended; its metrics are the job's.
     pub run: RunState,
     /// How the model did on the test part, if there is one.
@@ -186,6 +188,13 @@ impl<'a, C: Serialize> Session<'a, C> {
             factor = clip::factor(norm, max_norm);
             self.last_norm = Some(norm);
         }
+        if let Some(dead) = self.work.spec.detect.as_ref().and_then(|detect| detect.dead_gradients.as_ref()) {
+            let norm = match self.last_norm {
+                Some(norm) => norm,
+                None => clip::norm(self.learner.optimizer.parameters(), gradients)?,
+            };
+            self.learner.run.watch.step(dead, norm)?;
+        }
         let taken = self.taken.take();
         let diverged = self.learner.optimizer.update(gradients, factor)?;
         if let (Some((run, told)), Some(kept)) = (taken, self.learner.optimizer.take_kept()) {
@@ -257,7 +266,12 @@ impl<'a, C: Serialize> Session<'a, C> {
         self.learner.run.batch = 0;
         self.learner.run.sums = Sums::default();
         self.learner.run.stopping.observe(judged, self.work.plan.min_improvement());
+        self.learner.consider(self.work.spec.select, judged, &metrics)?;
         self.report_epoch(metrics, Some(rate))?;
+        if let Some(detect) = &self.work.spec.detect {
+            let run = &mut self.learner.run;
+            run.watch.epoch(detect, run.epoch, judged)?;
+        }
         self.epoch_work = (self.work.host.elapsed(), 0);
         self.work.host.progress(self.progress());
         Ok(())
@@ -355,13 +369,15 @@ impl<'a, C: Serialize> Session<'a, C> {
         if self.learner.run.batch > 0 {
             let measured = self.measure_epoch()?;
             self.ended()?;
-            if let Some(Epoch { metrics, rate, .. }) = measured {
+            if let Some(Epoch { metrics, judged, rate }) = measured {
+                self.learner.consider(self.work.spec.select, judged, &metrics)?;
                 self.report_epoch(metrics, Some(rate))?;
             }
         }
+        self.learner.refresh()?;
+        let step = self.learner.settle()?;
         let mut evaluation = None;
         if source.count(SplitPart::Test) > 0 {
-            self.learner.refresh()?;
             let outputs = self.work.spec.model.outputs() as usize;
             let (measure, orders) = (measure(self.work, &self.learner.frozen), &mut self.orders);
             let measured = measure.in_full(SplitPart::Test, outputs, || interrupts(orders, host))?;
@@ -375,7 +391,7 @@ impl<'a, C: Serialize> Session<'a, C> {
         }
         self.curve.flush(host)?;
         self.wait_for_storage()?;
-        Ok(Trained { model: self.learner.weights()?, run: self.learner.run, evaluation })
+        Ok(Trained { model: self.learner.weights()?, step, run: self.learner.run, evaluation })
     }
 
     /// Waits until the store has all checkpoints: a run that is over has nothing better to do.

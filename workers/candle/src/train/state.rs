@@ -14,6 +14,7 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::detect::Watch;
 use crate::{
     bundle::tensors::{self, Raw},
     fault::Fault,
@@ -41,7 +42,29 @@ pub struct RunState {
     pub sums: Sums,
     /// Early stopping.
     pub stopping: Stopping,
+    /// The best epoch, where the model is to be that one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// What the detectors of hopeless runs remember.
+    #[serde(default, skip_serializing_if = "Watch::is_empty")]
+    pub watch: Watch,
     /// Last values of the metrics.
+    #[serde(with = "exact_map")]
+    pub metrics: Metrics,
+}
+
+/// An epoch whose weights were the best so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// What it was compared by, less being better.
+    #[serde(with = "exact")]
+    pub value: f64,
+    /// Steps done then.
+    pub step: u64,
+    /// Epochs completed then.
+    pub epoch: u64,
+    /// The metrics of then.
     #[serde(with = "exact_map")]
     pub metrics: Metrics,
 }
@@ -124,6 +147,7 @@ impl Identity {
         let init = spec.init.iter().map(|init| ("init", raw(serde_json::to_string(init))));
         let norm = spec.max_grad_norm.iter().map(|norm| ("max_grad_norm", raw(serde_json::to_string(norm))));
         let groups = (!spec.groups.is_empty()).then(|| ("groups", raw(serde_json::to_string(&spec.groups))));
+        let select = (!spec.select.is_default()).then(|| ("select", raw(serde_json::to_string(&spec.select))));
         let ema = spec.ema.iter().map(|ema| ("ema", raw(serde_json::to_string(ema))));
         let value = spec.max_grad_value.iter().map(|value| ("max_grad_value", raw(serde_json::to_string(value))));
         let accumulate = (spec.accumulate > 1).then(|| ("accumulate", raw(serde_json::to_string(&spec.accumulate))));
@@ -143,6 +167,7 @@ impl Identity {
             .chain(norm)
             .chain(groups)
             .chain(ema)
+            .chain(select)
             .chain(value)
             .chain(accumulate)
             .chain(schedule)
@@ -386,15 +411,15 @@ mod exact {
 }
 
 /// The same for a value that may be absent.
-mod exact_option {
+pub(super) mod exact_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     #[expect(clippy::ref_option, reason = "the signature serde calls")]
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(|value| value.to_string()).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }

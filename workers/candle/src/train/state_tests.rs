@@ -1,7 +1,7 @@
 //! State through bytes and back, and what must be refused.
 
 use candle_core::{Device, Tensor};
-use mlctl_protocol::spec::{Activation, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Split};
+use mlctl_protocol::spec::{Activation, DataSource, Loss, ModelSpec, OptimizerSpec, Scaling, Select, Split};
 use proptest::prelude::*;
 
 use super::*;
@@ -29,6 +29,8 @@ fn spec(learning_rate: f64) -> TrainSpec {
         max_epochs: Some(1),
         max_steps: None,
         convergence: None,
+        select: Select::Last,
+        detect: None,
     }
 }
 

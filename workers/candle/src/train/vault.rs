@@ -135,8 +135,8 @@ fn refused(error: &ArtifactError) -> Fault {
 /// # Errors
 /// See [`Unreadable`].
 pub fn read(job: Job<'_>, candidate: &CheckpointRef, values: u64) -> Result<Found, Unreadable> {
-    // Weights, two running averages each, and the average of the weights.
-    let limit = values.saturating_mul(4 * 4).saturating_add(OVERHEAD_BYTES);
+    // Weights, two running averages each, the average of the weights, and the best of them.
+    let limit = values.saturating_mul(5 * 4).saturating_add(OVERHEAD_BYTES);
     job.runtime.block_on(fetch(job.stores, candidate, limit)).map_err(|error| match error {
         error @ ArtifactError::Unavailable { .. } => Unreadable::Store(Fault::storage(&error)),
         error => Unreadable::This(error.to_string()),

@@ -18,7 +18,7 @@ use mlctl_protocol::{
     result::CheckpointRef,
     spec::{
         Activation, CheckpointPolicy, Convergence, ConvolutionSpec, DataSource, FeedForward, GptSpec, ImageShape, Loss,
-        ModelSpec, Norm, OptimizerSpec, Positions, Scaling, Split, SplitPart, TrainSpec,
+        ModelSpec, Norm, OptimizerSpec, Positions, Scaling, Select, Split, SplitPart, TrainSpec,
     },
 };
 use mlworker::{
@@ -161,6 +161,8 @@ impl Problem {
             max_epochs: Some(12),
             max_steps: None,
             convergence: Some(Convergence { patience: 3, min_improvement: 1e-4 }),
+            select: Select::Last,
+            detect: None,
         };
         let examples = Examples {
             features,

@@ -33,6 +33,8 @@ mod resume;
 #[cfg(test)]
 mod schedules;
 #[cfg(test)]
+mod selection;
+#[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod streamed;

@@ -5,7 +5,10 @@ use super::common::{Memory, Problem, Recorder, bits, found};
 use mlctl_protocol::{
     ExitClass,
     message::StopClass,
-    spec::{Activation, CheckpointPolicy, GroupSpec, ModelSpec, OptimizerSpec, ScheduleSpec},
+    spec::{
+        Activation, CheckpointPolicy, DeadGradients, DetectSpec, Diverged, GroupSpec, ModelSpec, OptimizerSpec,
+        ScheduleSpec, Select,
+    },
 };
 use mlworker::{
     host::Order,
@@ -62,6 +65,34 @@ fn stopped_at_every_single_poll(problem: &Problem) {
     assert!(polls > whole.run.step, "validation and test must have been interrupted as well");
 }
 
+/// What stands around the optimizer, otherwise in each round.
+fn vary(problem: &mut Problem, round: u32, rng: &mut Rng) {
+    problem.spec.select = match round % 4 {
+        1 => Select::Best,
+        2 => Select::BestAccuracy,
+        _ => Select::Last,
+    };
+    if round % 3 == 1 {
+        // They are looked for, and what they remember is kept: no run here is that hopeless.
+        problem.spec.detect = Some(DetectSpec {
+            diverged: Some(Diverged { factor: 1e6, epochs: 2 }),
+            plateau: None,
+            dead_gradients: Some(DeadGradients { steps: 1000 }),
+        });
+    }
+    problem.spec.accumulate = 1 + rng.below(3);
+    problem.spec.ema = (round % 5 == 2).then_some(0.9);
+    if round % 6 == 1 {
+        let own = if problem.text.is_some() { "*.1.*" } else { "*.bias" };
+        let group = GroupSpec { tensors: vec![own.into()], learning_rate_factor: 0.5, weight_decay: Some(0.0) };
+        problem.spec.groups = vec![group];
+    }
+    if round % 7 == 3 {
+        problem.spec.optimizer = OptimizerSpec::Lion { learning_rate: 0.002, betas: (0.9, 0.99), weight_decay: 0.1 };
+        problem.spec.max_grad_value = Some(0.1);
+    }
+}
+
 #[test]
 fn random_kills_and_stops_in_a_row_change_nothing() {
     let mut rng = Rng::new(seed(), Stream::Data { table: 9, block: 0 });
@@ -95,18 +126,7 @@ fn random_kills_and_stops_in_a_row_change_nothing() {
             2 => Some(ScheduleSpec::Step { warmup_steps: 0, min_learning_rate: 0.0, step_size: 2, gamma: 0.8 }),
             _ => None,
         };
-        problem.spec.accumulate = 1 + rng.below(3);
-        problem.spec.ema = (round % 5 == 2).then_some(0.9);
-        if round % 6 == 1 {
-            let own = if problem.text.is_some() { "*.1.*" } else { "*.bias" };
-            let group = GroupSpec { tensors: vec![own.into()], learning_rate_factor: 0.5, weight_decay: Some(0.0) };
-            problem.spec.groups = vec![group];
-        }
-        if round % 7 == 3 {
-            problem.spec.optimizer =
-                OptimizerSpec::Lion { learning_rate: 0.002, betas: (0.9, 0.99), weight_decay: 0.1 };
-            problem.spec.max_grad_value = Some(0.1);
-        }
+        vary(&mut problem, round, &mut rng);
         problem.spec.batch_size = 1 + rng.below(45);
         problem.spec.max_steps = (rng.below(2) == 0).then(|| 1 + u64::from(rng.below(40)));
         problem.policy.every_steps = Some(1 + u64::from(rng.below(9)));

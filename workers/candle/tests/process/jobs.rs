@@ -17,7 +17,11 @@ fn spec(value: Value) -> JobSpec {
 
 /// The digits for a few epochs, with a checkpoint every few steps.
 fn short() -> Value {
-    let mut value = example("digits.toml");
+    shortened("digits.toml")
+}
+
+fn shortened(file: &str) -> Value {
+    let mut value = example(file);
     value["train"]["max_epochs"] = json!(4);
     value["checkpoint"] = json!({"every_steps": 7});
     value
@@ -25,7 +29,7 @@ fn short() -> Value {
 
 #[tokio::test]
 async fn the_example_jobs_do_what_they_promise() {
-    for (file, accuracy) in [("digits.toml", 0.97), ("digits-cnn.toml", 0.98)] {
+    for (file, accuracy) in [("digits.toml", 0.97), ("digits-tuned.toml", 0.97), ("digits-cnn.toml", 0.98)] {
         train_and_predict(file, accuracy).await;
     }
 }
@@ -58,14 +62,20 @@ fn seed() -> u64 {
 
 #[tokio::test]
 async fn killed_at_random_moments_it_ends_with_the_same_digest() {
-    let (daemon, spec) = (Daemon::new(), spec(short()));
-    let whole = daemon.run(&spec, 1, 1).await.result.unwrap().model.unwrap();
-    let mut rng = Rng::new(seed(), Stream::Data { table: 9, block: 0 });
+    for (file, seed) in [("digits.toml", seed()), ("digits-tuned.toml", seed() + 1)] {
+        killed_at_random_moments(&spec(shortened(file)), seed).await;
+    }
+}
+
+async fn killed_at_random_moments(spec: &JobSpec, seed: u64) {
+    let daemon = Daemon::new();
+    let whole = daemon.run(spec, 1, 1).await.result.unwrap().model.unwrap();
+    let mut rng = Rng::new(seed, Stream::Data { table: 9, block: 0 });
     for job in 2..6 {
         let (mut known, mut attempt, mut killed) = (Vec::new(), 0, 0);
         let result = loop {
             attempt += 1;
-            let mut running = daemon.start(&spec, (job, attempt), &known).await;
+            let mut running = daemon.start(spec, (job, attempt), &known).await;
             let last = attempt > 6 || !running.checkpoints(1 + rng.below(2) as usize).await;
             if last {
                 break running.end().await.result.unwrap();

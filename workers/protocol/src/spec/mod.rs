@@ -4,6 +4,7 @@
 mod after;
 mod command;
 mod data;
+mod detect;
 mod gpt;
 mod infer;
 mod model;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
 pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, TextTokens, file_set};
+pub use detect::{DeadGradients, DetectSpec, Diverged, Plateau, Select};
 pub use gpt::{FeedForward, GptSpec, Norm, Positions};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};

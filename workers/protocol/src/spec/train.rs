@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     data::{DataSource, Scaling, Split, StreamSpec},
+    detect::{DetectSpec, Select},
     infer::InitSpec,
     model::ModelSpec,
     schedule::ScheduleSpec,
@@ -81,6 +82,13 @@ pub struct TrainSpec {
     /// Ends training when the loss no longer improves.
     #[serde(default)]
     pub convergence: Option<Convergence>,
+    /// Which weights are tested and published: `last`, or, of those at the ends of the epochs, `best` by the validation loss or `best_accuracy` by the validation accuracy. Checkpoints
+    /// then hold the best so far beside the last.
+    #[serde(default, skip_serializing_if = "Select::is_default")]
+    pub select: Select,
+    /// Ends a hopeless training early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect: Option<DetectSpec>,
 }
 
 impl TrainSpec {
