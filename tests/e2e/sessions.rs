@@ -103,8 +103,9 @@ fn nor_does_it_end_one_that_is_just_being_started() {
     }
     println!("{signals} signals while {} workers were started: {fallen} fell", ids.len());
     assert!(signals > ids.len());
-    // From its fork to its first call a process is in its parent's group, and no one can change that. While its program is loaded, which takes a hundred times as long, it is not.
-    assert!(fallen <= 4, "{fallen} fell");
+    // From its fork to its first call a process is in its parent's group, and no one can change that; on a machine under load it may have to wait in there. While its program is loaded, which takes a
+    // hundred times as long, it is not: were it, hardly any would be left.
+    assert!(fallen <= ids.len() as u64 / 4, "{fallen} fell");
 }
 
 /// The control: a program that stays in the daemon's group falls to the same signal.
