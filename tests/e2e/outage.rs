@@ -140,16 +140,20 @@ fn predicting(model: &Value, rows: u64, batch_size: u64) -> Value {
 fn predictions_wait_for_their_storage_and_are_those_of_an_undisturbed_run() {
     let Some(mut server) = Server::start() else { return };
     let keys = tempfile::tempdir().unwrap();
-    let mut daemon = daemon(&server, keys.path(), &["workers.hang_seconds=25"]);
-    let id = daemon.submit(&job(20));
+    let mut daemon = daemon(&server, keys.path(), &["workers.hang_seconds=25", "workers.heartbeat_seconds=1"]);
+    // So large that the fastest machine tells of its predictions before the last.
+    let mut spec = job(20);
+    spec["train"]["model"]["layers"] = json!([32, 512, 512, 8]);
+    let id = daemon.submit(&spec);
     let model = daemon.wait_for(&id, "succeeded")["model"].clone();
     // More than a part of an upload, so that the store goes away between two of them; and less, which is sent at the end alone.
-    for (rows, batch_size) in [(120_000, 20), (20_000, 1)] {
+    for (rows, batch_size) in [(120_000, 20), (40_000, 1)] {
         let spec = predicting(&model, rows, batch_size);
         let expected = daemon.submit(&spec);
         let expected = daemon.wait_for(&expected, "succeeded")["output"].clone();
         let id = daemon.submit(&spec);
-        daemon.wait_until(&id, "is on its way", |job| job["progress"]["records"].as_u64() > Some(rows / 20));
+        let job = daemon.wait_until(&id, "is on its way", |job| job["progress"]["records"].as_u64() > Some(rows / 20));
+        assert_eq!(job["state"], "running", "it is over before anything could be tried: {job:#}");
         server.kill();
         let job = daemon.wait_until(&id, "has predicted all", |job| away(job)["waiting"] == true);
         assert_eq!(job["progress"]["records"], rows, "{job:#}");
