@@ -98,10 +98,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoModel`], [`StoreError::Failed`].
     pub async fn model_versions(&self, model: &str) -> Result<Vec<ModelVersion>, StoreError> {
-        let found = sqlx::query(VERSIONS).bind(model).fetch_all(&self.inner.readers).await?;
+        // One snapshot: a model is made with its first version, and must not be seen without it.
+        let mut snapshot = self.inner.readers.begin().await?;
+        let found = sqlx::query(VERSIONS).bind(model).fetch_all(&mut *snapshot).await?;
         let versions: Vec<_> = found.iter().map(version).collect::<Result<_, _>>().map_err(Fault::from)?;
         if versions.is_empty() {
-            let known: Option<i64> = sqlx::query_scalar(KNOWN).bind(model).fetch_optional(&self.inner.readers).await?;
+            let known: Option<i64> = sqlx::query_scalar(KNOWN).bind(model).fetch_optional(&mut *snapshot).await?;
             known.ok_or_else(|| StoreError::NoModel(model.to_owned()))?;
         }
         Ok(versions)

@@ -93,6 +93,27 @@ async fn versions_are_counted_and_a_number_is_not_used_again() {
     rig.check().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_never_seen_without_its_first_version() {
+    let rig = Rig::new().await;
+    let job = trained(&rig, "one", None).await;
+    for number in 0..100 {
+        let model = format!("m{number}");
+        let (store, wanted) = (rig.store.clone(), model.clone());
+        let reader = tokio::spawn(async move {
+            loop {
+                match store.model_versions(&wanted).await {
+                    Err(StoreError::NoModel(_)) => {}
+                    seen => return seen.unwrap().len(),
+                }
+            }
+        });
+        let new = NewVersion { model, content: content(job, None), by: USER, once: false };
+        rig.store.register_version(new).await.unwrap();
+        assert_eq!(reader.await.unwrap(), 1, "m{number}");
+    }
+}
+
 #[tokio::test]
 async fn what_a_version_holds_is_not_removed_and_a_version_in_use_neither() {
     let rig = Rig::new().await;
