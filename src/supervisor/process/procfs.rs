@@ -2,9 +2,10 @@
 //! never signals.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Read as _},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::Path,
     time::Duration,
 };
@@ -119,6 +120,14 @@ pub(super) fn is_marked_under(pid: u32, dir: &Path) -> bool {
     let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes(), b"/"].concat();
     read(Path::new(&format!("/proc/{pid}/environ")))
         .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry.starts_with(&mark)))
+}
+
+/// Whether a process has the same folder by the path `dir` as this one has. One in another mount namespace, of a container say, may know another folder by that path. No where it cannot be told.
+pub(super) fn sees(pid: u32, dir: &Path) -> bool {
+    let mut theirs = OsString::from(format!("/proc/{pid}/root"));
+    theirs.push(dir);
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(Path::new(&theirs)), identity(dir)), (Ok(theirs), Ok(ours)) if theirs == ours)
 }
 
 /// The id the kernel drew at boot.

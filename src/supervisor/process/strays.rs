@@ -43,6 +43,8 @@ fn find(attempts_dir: &Path, known: &[(ProcessIdentity, PathBuf)]) -> Vec<Member
         // This daemon itself may have been started by a job of an earlier one.
         member.pid != std::process::id()
             && procfs::is_marked_under(member.pid, attempts_dir)
+            // A daemon in a container may keep its state at the same path: its workers are none of ours.
+            && procfs::sees(member.pid, attempts_dir)
             && !known.iter().any(|(worker, dir)| adopted::is_marked(member.pid, worker, dir))
     });
     found

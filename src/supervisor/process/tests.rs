@@ -6,9 +6,10 @@ mod cgroup_tree;
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -265,6 +266,28 @@ async fn what_no_attempt_on_record_has_is_ended_even_if_it_is_stopped() {
     assert!(lives(elsewhere.id()), "of another daemon");
     elsewhere.kill().unwrap();
     elsewhere.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_container_in_which_the_same_path_is_another_folder_is_left_alone() {
+    let (scene, other) = (Scene::new("exit 0"), tempfile::tempdir().unwrap());
+    let script = format!(
+        "mount --bind {} {} && echo ready && exec sleep 300",
+        other.path().display(),
+        scene.dir.path().display()
+    );
+    let mut contained = Command::new("unshare");
+    contained.args(["--mount", "sh", "-c", &script]).env(procfs::MARK, scene.attempt_dir());
+    let Ok(mut contained) = contained.stdout(Stdio::piped()).spawn() else { return };
+    let mut said = String::new();
+    BufReader::new(contained.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let is_contained = said == "ready\n";
+    let ended = scene.processes.end_strays(&[]).await;
+    let outlived = lives(contained.id());
+    contained.kill().unwrap();
+    contained.wait().unwrap();
+    // Not everybody may make a mount namespace.
+    assert!(!is_contained || (ended == 0 && outlived), "{ended} {outlived}");
 }
 
 #[tokio::test]
