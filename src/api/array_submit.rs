@@ -252,16 +252,23 @@ async fn resolve(api: &Shared, members: &mut [Member], mistakes: &mut Mistakes) 
         if let Some((outside, problems)) = known.get(&key) {
             outside.put(spec);
             mistakes.add(index, params, problems.clone());
+            mistakes.add(index, params, unbroken(&broken, preflight::of_pinned(spec)));
             continue;
         }
         let mut problems = Vec::new();
         preflight::resolve(api, spec, &mut problems).await?;
-        // What breaks a rule already is one mistake, not two.
-        problems.retain(|problem| !broken.contains(&problem.path));
+        let problems = unbroken(&broken, problems);
         mistakes.add(index, params, problems.clone());
+        mistakes.add(index, params, unbroken(&broken, preflight::of_pinned(spec)));
         known.insert(key, (Outside::of(spec), problems));
     }
     Ok(())
+}
+
+/// Problems without those of what breaks a rule already: it is one mistake, not two.
+fn unbroken(broken: &BTreeSet<String>, mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.retain(|problem| !broken.contains(&problem.path));
+    problems
 }
 
 /// What a spec names outside itself.

@@ -95,6 +95,11 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Where the versions of a model or a dataset are listed.
+fn versions(noun: &str, name: &str) -> String {
+    format!("`mlctl {noun} show {name}` lists its versions")
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
@@ -129,11 +134,13 @@ impl From<StoreError> for Failure {
                 Self::new(ErrorCode::NotFound, message, format!("`mlctl checkpoint ls {job}` lists what is kept"))
             }
             StoreError::NoModel(_) => Self::new(ErrorCode::NotFound, message, "`mlctl model ls` lists every model"),
-            StoreError::NoVersion { model, .. } => {
-                Self::new(ErrorCode::NotFound, message, format!("`mlctl model show {model}` lists its versions"))
-            }
-            StoreError::VersionInUse { .. } => {
+            StoreError::NoVersion { model, .. } => Self::new(ErrorCode::NotFound, message, versions("model", model)),
+            StoreError::VersionInUse { .. } | StoreError::DatasetInUse { .. } => {
                 Self::new(ErrorCode::WrongState, message, "wait until the job has ended, or remove the schedule")
+            }
+            StoreError::NoDataset(_) => Self::new(ErrorCode::NotFound, message, "`mlctl dataset ls` lists all"),
+            StoreError::NoDatasetVersion { dataset, .. } => {
+                Self::new(ErrorCode::NotFound, message, versions("dataset", dataset))
             }
             StoreError::Ambiguous { .. } => {
                 Self::new(ErrorCode::Ambiguous, message, "`mlctl ls` shows the ids of jobs and their names")

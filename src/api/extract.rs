@@ -5,8 +5,9 @@ use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{StatusCode, header, request::Parts},
 };
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use mlctl_protocol::JobId;
+use mlctl_protocol::{JobId, dataset::MAX_MANIFEST_BYTES};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -96,15 +97,45 @@ impl FromRequestParts<Context> for NamedVersion {
 
     async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
         let NamedModel(model) = NamedModel::from_request_parts(parts, api).await?;
-        let text = parameter(parts, api, "version").await?;
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let version = if digits { text.parse().ok() } else { None };
-        let version = version.ok_or_else(|| {
-            let shown: String = text.chars().take(40).collect();
-            Failure::bad_request(format!("{shown:?} is no version"), "name one by its number, from 1 on")
-        })?;
-        Ok(Self { model, version })
+        Ok(Self { model, version: version(parts, api).await? })
     }
+}
+
+/// The name that `{dataset}` in the path stands for; whether there is such a dataset is not looked at.
+pub(super) struct NamedDataset(pub(super) String);
+
+impl FromRequestParts<Context> for NamedDataset {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "dataset", "name a dataset by its name").await.map(Self)
+    }
+}
+
+/// The version that `{dataset}` and `{version}` in the path stand for.
+pub(super) struct NamedDatasetVersion {
+    pub(super) dataset: String,
+    pub(super) version: u32,
+}
+
+impl FromRequestParts<Context> for NamedDatasetVersion {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let NamedDataset(dataset) = NamedDataset::from_request_parts(parts, api).await?;
+        Ok(Self { dataset, version: version(parts, api).await? })
+    }
+}
+
+/// The number that `{version}` in the path stands for.
+async fn version(parts: &mut Parts, api: &Context) -> Result<u32, Failure> {
+    let text = parameter(parts, api, "version").await?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let version = if digits { text.parse().ok() } else { None };
+    version.ok_or_else(|| {
+        let shown: String = text.chars().take(40).collect();
+        Failure::bad_request(format!("{shown:?} is no version"), "name one by its number, from 1 on")
+    })
 }
 
 /// A bounded text of the path.
@@ -183,23 +214,7 @@ impl<T: DeserializeOwned> FromRequest<Context> for Sent<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Context) -> Result<Self, Failure> {
-        let announced =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
-            return Err(too_large());
-        }
-        let read = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
-        let body = match timeout(api.config.patience.body, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-            Ok(Err(_)) => return Err(Failure::bad_request("the body ends before it should", "send it whole")),
-            Err(_) => {
-                let seconds = api.config.patience.body.as_secs();
-                let message = format!("the body did not come within {seconds} seconds");
-                let failure = Failure::new(ErrorCode::Timeout, message, "send it at once");
-                return Err(failure.with_status(StatusCode::REQUEST_TIMEOUT));
-            }
-        };
+        let body = body(request, api, MAX_BODY_BYTES).await?;
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
         serde_json::from_slice(json).map(Self).map_err(|error| {
             Failure::bad_request(format!("the body is not the JSON that belongs here: {error}"), "correct the body")
@@ -207,7 +222,37 @@ impl<T: DeserializeOwned> FromRequest<Context> for Sent<T> {
     }
 }
 
-fn too_large() -> Failure {
-    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+/// The body as it came: a manifest, which is larger than other bodies may be.
+pub(super) struct Whole(pub(super) Bytes);
+
+impl FromRequest<Context> for Whole {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, api: &Context) -> Result<Self, Failure> {
+        body(request, api, MAX_MANIFEST_BYTES).await.map(Self)
+    }
+}
+
+async fn body(request: Request, api: &Context, most: usize) -> Result<Bytes, Failure> {
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: u64| bytes > most as u64) {
+        return Err(too_large(most));
+    }
+    let read = Limited::new(request.into_body(), most).collect();
+    match timeout(api.config.patience.body, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(most)),
+        Ok(Err(_)) => Err(Failure::bad_request("the body ends before it should", "send it whole")),
+        Err(_) => {
+            let seconds = api.config.patience.body.as_secs();
+            let message = format!("the body did not come within {seconds} seconds");
+            let failure = Failure::new(ErrorCode::Timeout, message, "send it at once");
+            Err(failure.with_status(StatusCode::REQUEST_TIMEOUT))
+        }
+    }
+}
+
+fn too_large(most: usize) -> Failure {
+    let message = format!("the body is larger than {most} bytes");
     Failure::new(ErrorCode::TooLarge, message, "a job spec names data by URI and carries none")
 }

@@ -289,7 +289,8 @@ impl Shared {
     pub(super) async fn job_view(&self, id: JobId) -> Result<JobView, StoreError> {
         let detail = self.store.job(id).await?;
         let scene = self.scene_of(&detail).await?;
-        Ok(view::job(&detail, Planned::of(&self.store.spec(id).await?), &scene))
+        let spec = self.store.spec(id).await?;
+        Ok(JobView { dataset: view::dataset(&spec), ..view::job(&detail, Planned::of(&spec), &scene) })
     }
 
     /// What is known of the spec of a job in a list: read only where its time left depends on it.

@@ -7,6 +7,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod datasets;
 mod db;
 mod devices;
 mod doctor;

@@ -98,6 +98,9 @@ impl From<RegistryError> for Failure {
             RegistryError::NoModel(job) => {
                 Self::new(ErrorCode::NotFound, message, format!("`mlctl show {job}` shows where it stands"))
             }
+            RegistryError::BadManifest(_) => {
+                Self::bad_request(message, "`mlctl dataset add` makes manifests that can be kept")
+            }
             RegistryError::Damaged { job, .. } => {
                 Self::new(ErrorCode::Storage, message, format!("`mlctl checkpoint verify {job}` finds what is whole"))
             }

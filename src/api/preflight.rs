@@ -14,9 +14,12 @@ use mlctl_protocol::{
 use rustix::fs::Access;
 use tokio::fs;
 
-use super::{Shared, after, error::Failure};
+use super::{Shared, after, datasets, error::Failure};
 use crate::{
-    domain::{JobState, rules::Problem},
+    domain::{
+        JobState,
+        rules::{self, Problem},
+    },
     store::StoreError,
 };
 
@@ -29,15 +32,30 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
             if let Some(init) = &mut train.init {
                 problems.extend(model(api, "train.init.from", &mut init.from, &roots).await?);
             }
+            problems.extend(datasets::pin(api, "train.data", &mut train.data).await?);
             problems.extend(data(api, "train.data", &mut train.data, &roots).await);
         }
         Work::Infer(infer) => {
             problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
+            problems.extend(datasets::pin(api, "infer.data", &mut infer.data).await?);
             problems.extend(data(api, "infer.data", &mut infer.data, &roots).await);
         }
         Work::Command(command) => problems.extend(runnable(command).await),
     }
     Ok(())
+}
+
+/// What is wrong with a spec that reads a version of a dataset, by what that is of: the rules of its format. None of any other.
+pub(super) fn of_pinned(spec: &JobSpec) -> Vec<Problem> {
+    let data = match &spec.work {
+        Work::Train(train) => &train.data,
+        Work::Infer(infer) => &infer.data,
+        Work::Command(_) => return Vec::new(),
+    };
+    match data {
+        DataSource::Dataset { pinned: Some(_), .. } => rules::problems(spec),
+        _ => Vec::new(),
+    }
 }
 
 /// The folders that may be read from, as the kernel knows them.
@@ -61,6 +79,14 @@ async fn canonical(roots: &[PathBuf]) -> Roots {
 
 async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if let DataSource::Dataset { dataset, pinned: Some(pinned), .. } = data {
+        for uri in [Some(&pinned.uri), pinned.targets_uri.as_ref()].into_iter().flatten() {
+            if let Err(wrong) = unchanged(api, uri, roots).await {
+                let message = format!("{dataset} cannot be read: {}", wrong.message);
+                problems.push(Wrong { message, ..wrong }.at(&format!("{path}.dataset")));
+            }
+        }
+    }
     for (key, uri) in data.files_mut() {
         let found = match file_set(uri) {
             Some((folder, pattern)) => several(api, folder, pattern, roots).await,
@@ -72,6 +98,19 @@ async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) ->
         }
     }
     problems
+}
+
+/// Whether the files of a dataset are there and may be read, by the very name that its manifest has.
+async fn unchanged(api: &Shared, uri: &str, roots: &Roots) -> Result<(), Wrong> {
+    let kept = match file_set(uri) {
+        Some((folder, pattern)) => several(api, folder, pattern, roots).await?,
+        None => place(api, uri, roots, Kind::File).await?,
+    };
+    if matches!(roots, Roots::Only(_)) && kept != uri {
+        let message = format!("{uri} leads over a link to {kept}");
+        return Err(Wrong::new(message, "add the dataset by the name without links, with `mlctl dataset add`"));
+    }
+    Ok(())
 }
 
 /// The URI to be kept for files by their folder and pattern. On a local disk one at least must be there.

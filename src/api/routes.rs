@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, array_submit, arrays, checkpoints, control, daemon, db, devices, doctor, download, error::Failure, follow,
-    gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
+    Context, array_submit, arrays, checkpoints, control, daemon, datasets, db, devices, doctor, download,
+    error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -56,6 +56,23 @@ impl Route {
 }
 
 fn all() -> Vec<Route> {
+    let registry = [
+        get("/v1/models", models::list),
+        get("/v1/models/{model}", models::show),
+        post("/v1/models/{model}", models::register).within(VERIFY_LIMIT),
+        delete("/v1/models/{model}/versions/{version}", models::remove),
+        get("/v1/datasets", datasets::list),
+        get("/v1/datasets/{dataset}", datasets::show),
+        post("/v1/datasets/{dataset}", datasets::add).within(LONG_LIMIT),
+        get("/v1/datasets/{dataset}/versions/{version}", datasets::detail).within(LONG_LIMIT),
+        delete("/v1/datasets/{dataset}/versions/{version}", datasets::remove),
+        post("/v1/gc", gc::collect),
+    ];
+    others().into_iter().chain(registry).collect()
+}
+
+/// All but those about the registry.
+fn others() -> Vec<Route> {
     vec![
         get("/v1/jobs", jobs::list),
         post("/v1/jobs", submit::submit),
@@ -107,11 +124,6 @@ fn all() -> Vec<Route> {
         delete("/v1/queues/{queue}", queues::remove),
         get("/v1/devices", devices::list),
         post("/v1/devices/{device}", devices::assign),
-        get("/v1/models", models::list),
-        get("/v1/models/{model}", models::show),
-        post("/v1/models/{model}", models::register).within(VERIFY_LIMIT),
-        delete("/v1/models/{model}/versions/{version}", models::remove),
-        post("/v1/gc", gc::collect),
         get("/v1/daemon", daemon::show),
         post("/v1/daemon/drain", daemon::drain),
         post("/v1/daemon/reload", daemon::reload),

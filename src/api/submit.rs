@@ -13,13 +13,13 @@ use mlctl_protocol::{JobSpec, spec::Resources};
 use serde_json::value::RawValue;
 
 use super::{
-    Context, Shared, after,
+    Context, Shared, after, datasets,
     error::Failure,
     extract::Sent,
     jobs::FORESEEN,
     permit::{self, Peer},
     preflight, queues,
-    types::{DryRunView, ErrorCode, MAX_KEY_BYTES, PlacementView, SCHEMA, SubmitRequest},
+    types::{DryRunView, ErrorCode, JobView, MAX_KEY_BYTES, PlacementView, SCHEMA, SubmitRequest},
     view::{
         self, Planned, Scene,
         turn::{self, imagined, turn},
@@ -63,15 +63,22 @@ pub(super) async fn keep(
     hold: bool,
 ) -> Result<Response, Failure> {
     let (asked, planned) = (digest(&spec, hold)?, Planned::of(&spec));
+    let mut dataset = None;
     let hold = hold.then_some(Hold { by: user, reason: None, not_before: None });
     let (submitted, kept) = match admit(api, &mut spec, false).await {
-        Ok(()) => api.store.submit_and_show(NewJob { spec, user, key, asked: Some(asked), hold }).await?,
+        Ok(()) => {
+            dataset = view::dataset(&spec);
+            api.store.submit_and_show(NewJob { spec, user, key, asked: Some(asked), hold }).await?
+        }
         // What was acknowledged once stays so, whatever has become of the files or the queue in the meantime.
         Err(refused) => match api.store.keyed(user, &key, &asked).await? {
             Some(id) => (Submitted { id, existed: true }, None),
             None => return Err(refused),
         },
     };
+    if submitted.existed {
+        dataset = view::dataset(&api.store.spec(submitted.id).await?);
+    }
     let status = if submitted.existed { StatusCode::OK } else { StatusCode::CREATED };
     let detail = match kept {
         Some(detail) => detail,
@@ -79,7 +86,7 @@ pub(super) async fn keep(
     };
     // Who is first in line is not looked for: a submit is to be quick.
     let scene = api.scene_with_awaited(std::slice::from_ref(&detail)).await?;
-    let view = view::job(&detail, planned, &scene);
+    let view = JobView { dataset, ..view::job(&detail, planned, &scene) };
     Ok((status, Json(view)).into_response())
 }
 
@@ -111,6 +118,7 @@ pub(super) async fn problems(api: &Shared, spec: &mut JobSpec) -> Result<Vec<Pro
     problems.extend(too_late(spec, api.clock.now()));
     let mut outside = Vec::new();
     preflight::resolve(api, spec, &mut outside).await?;
+    outside.extend(preflight::of_pinned(spec));
     // What breaks a rule already is one mistake, not two.
     outside.retain(|new| problems.iter().all(|known| known.path != new.path));
     problems.append(&mut outside);
@@ -145,8 +153,14 @@ pub(super) fn check_key(key: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The spec, or where it is none.
+/// The spec, or where it is none. Which version of a dataset it reads is the daemon's to say.
 pub(super) fn read(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure> {
+    let mut spec = parse(raw, max_bytes)?;
+    datasets::unpin(&mut spec);
+    Ok(spec)
+}
+
+fn parse(raw: &RawValue, max_bytes: usize) -> Result<JobSpec, Failure> {
     let json = raw.get();
     if json.len() > max_bytes {
         let message = format!("the job spec has {} bytes, more than the {max_bytes} that are taken", json.len());

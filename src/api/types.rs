@@ -6,6 +6,7 @@ mod arrays;
 mod checkpoints;
 mod control;
 mod daemon;
+mod datasets;
 mod db;
 mod devices;
 mod error;
@@ -40,6 +41,7 @@ pub use daemon::{
     CheckStatus, CheckView, DaemonView, DispatchState, DispatchView, DoctorView, DrainRequest, DrainView, FrozenView,
     ReloadView, ResumeView, StopView,
 };
+pub use datasets::{DatasetDetail, DatasetList, DatasetVersionList, DatasetVersionView, DatasetView};
 pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView, DbCheckView, RestoreView};
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
@@ -198,6 +200,9 @@ pub struct JobView {
     pub model: Option<ModelRef>,
     /// The predictions.
     pub output: Option<OutputRef>,
+    /// The version of a dataset that it reads, `digits/3`. Absent where its spec names files, and in lists, for which no spec is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
     /// BLAKE3 of the spec as kept.
     pub spec_digest: String,
     /// Which member of which array it is; null for one that is none.

@@ -95,7 +95,7 @@ const MOVERS: usize = 2;
 impl Verb {
     fn runtime(&self) -> Builder {
         match self {
-            Self::Storage(_) => {
+            Self::Storage(_) | Self::Dataset(_) => {
                 let mut builder = Builder::new_multi_thread();
                 builder.worker_threads(MOVERS).max_blocking_threads(32);
                 builder
@@ -148,6 +148,8 @@ verbs! {
     Storage => storage,
     /// List, show, make and remove versions of models
     Model => model,
+    /// List, show, make, verify and remove versions of datasets
+    Dataset => dataset,
     /// Run a job again and again: add, list, show, preview and remove schedules
     Schedule => schedule,
     /// Say how much of the machine a queue's jobs may have: list, set, pause, resume, drain and remove queues

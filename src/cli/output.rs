@@ -4,6 +4,7 @@ pub mod arrays;
 pub mod checkpoints;
 pub mod confusion;
 pub mod daemon;
+pub mod datasets;
 pub mod db;
 pub mod devices;
 pub mod follow;

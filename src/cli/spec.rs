@@ -316,7 +316,7 @@ fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
 }
 
 /// A path as a `file://` URI; nothing for what has a scheme already. A pattern is kept as it is behind its folder.
-fn absolute(uri: &str, folder: &Path) -> Option<String> {
+pub fn absolute(uri: &str, folder: &Path) -> Option<String> {
     if uri.is_empty() || uri.contains("://") {
         return None;
     }

@@ -61,6 +61,18 @@ pub fn model_name(name: &str) -> Option<Problem> {
     job::name(name)
 }
 
+/// What is wrong with a dataset's name, in the same way.
+#[must_use]
+pub fn dataset_name(name: &str) -> Option<Problem> {
+    job::name(name)
+}
+
+/// Why a URI, of a file or of several, names no data; `None` for one that does.
+#[must_use]
+pub fn data_place(uri: &str) -> Option<String> {
+    data::place("", uri).map(|problem| problem.message)
+}
+
 /// The dotted path of every key that a spec of this shape may set, whether it does or not; tables are left out. The spec is in its JSON form and may lack what must be there.
 #[must_use]
 pub fn keys(spec: &serde_json::Value) -> Vec<String> {

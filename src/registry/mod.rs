@@ -1,6 +1,7 @@
-//! Models and what is kept of them: versions, each with the objects that it holds, and the collection of objects that nothing needs. Called by the API and the daemon's lifecycle. It knows no SQL, no
+//! Models and what is kept of them: versions, each with the objects that it holds; datasets, each version with its manifest; and the collection of objects that nothing needs. Called by the API and the daemon's lifecycle. It knows no SQL, no
 //! process and no tensor: what an object is worth is its digest.
 
+mod datasets;
 pub mod gc;
 mod registrar;
 
@@ -43,6 +44,9 @@ pub enum RegistryError {
     /// The job has no final model.
     #[error("job {0} has published no model")]
     NoModel(JobId),
+    /// What is to become a version of a dataset says nothing that a job could go by.
+    #[error("the manifest of the dataset cannot be kept: {0}")]
+    BadManifest(String),
     /// What is stored is not whole.
     #[error("what job {job} has stored is damaged: {what}")]
     Damaged {

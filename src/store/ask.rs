@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     StoreError,
+    datasets::{DatasetVersion, NewDataset},
     error::Fault,
     members::PreparedArray,
     models::{ModelVersion, NewVersion},
@@ -298,6 +299,17 @@ pub(super) enum Ask {
         by: Uid,
         reply: Reply<Box<ModelVersion>>,
     },
+    AddDataset {
+        new: Box<NewDataset>,
+        /// With whether it was there before.
+        reply: Reply<Box<(DatasetVersion, bool)>>,
+    },
+    RemoveDataset {
+        dataset: String,
+        version: u32,
+        by: Uid,
+        reply: Reply<Box<DatasetVersion>>,
+    },
     AddSchedule {
         schedule: Box<PreparedSchedule>,
         reply: Reply<bool>,
@@ -334,6 +346,7 @@ impl Ask {
                 | Self::Beat { .. }
                 | Self::AddSchedule { .. }
                 | Self::Register { .. }
+                | Self::AddDataset { .. }
                 | Self::Turn { .. }
         )
     }
@@ -376,6 +389,8 @@ impl Ask {
             Self::Forget { reply, .. } => reply.send(),
             Self::Register { reply, .. } => reply.send(),
             Self::Unregister { reply, .. } => reply.send(),
+            Self::AddDataset { reply, .. } => reply.send(),
+            Self::RemoveDataset { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.send(),
             Self::Turn { reply, .. } => reply.send(),
         }
@@ -401,6 +416,8 @@ impl Ask {
             Self::Forget { reply, .. } => reply.fail(error),
             Self::Register { reply, .. } => reply.fail(error),
             Self::Unregister { reply, .. } => reply.fail(error),
+            Self::AddDataset { reply, .. } => reply.fail(error),
+            Self::RemoveDataset { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
         }

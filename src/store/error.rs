@@ -76,6 +76,25 @@ pub enum StoreError {
         /// The version.
         version: u32,
     },
+    /// There is no such dataset.
+    #[error("no dataset {0}")]
+    NoDataset(String),
+    /// The dataset has no such version, or it was removed; without a number, none at all.
+    #[error("dataset {dataset} has no version{}", version.map_or_else(String::new, |version| format!(" {version}")))]
+    NoDatasetVersion {
+        /// The dataset.
+        dataset: String,
+        /// The version.
+        version: Option<u32>,
+    },
+    /// A job that has not ended reads the version, or one of a schedule.
+    #[error("a job that has not ended, or one of a schedule, reads version {version} of dataset {dataset}")]
+    DatasetInUse {
+        /// The dataset.
+        dataset: String,
+        /// The version.
+        version: u32,
+    },
     /// The name fits more than one job.
     #[error("the name {name:?} fits jobs {first} and {second}: use an id")]
     Ambiguous {

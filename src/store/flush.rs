@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     batch::Batch,
+    datasets::HeldDatasets,
     devices::HeldDevices,
     error::Fault,
     gates::Gates,
@@ -55,6 +56,7 @@ pub(super) struct Others {
     pub(super) queues: HeldQueues,
     pub(super) settling: Settling,
     pub(super) models: HeldModels,
+    pub(super) datasets: HeldDatasets,
 }
 
 impl Writes {
@@ -242,7 +244,7 @@ impl Writes {
         conn: &mut SqliteConnection,
         ledger: &mut Ledger,
         attempts: impl Iterator<Item = &'a HeldAttempt>,
-        Others { timers, rungs, queues, settling, models }: Others,
+        Others { timers, rungs, queues, settling, models, datasets }: Others,
     ) -> Result<(), Fault> {
         let mut batch = Batch::default();
         batch.write(conn, "new jobs", NEW_JOBS, self.new_jobs).await?;
@@ -263,6 +265,7 @@ impl Writes {
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;
         models.flush(conn, &mut batch).await?;
+        datasets.flush(conn, &mut batch).await?;
         let is_all =
             self.promote_until.is_none() && self.gates.is_empty() && self.removals.is_empty() && settling.is_empty();
         if is_all && batch.must_change() {

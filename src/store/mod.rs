@@ -8,6 +8,7 @@ mod ask;
 mod batch;
 mod chain;
 mod check;
+mod datasets;
 mod deadlines;
 mod dependencies;
 mod devices;
@@ -71,6 +72,7 @@ use self::{
     writer::Writer,
 };
 pub use self::{
+    datasets::{DatasetRow, DatasetVersion, NewDataset},
     error::StoreError,
     kept::{KeptCheckpoint, NeededBy},
     models::{ModelRow, ModelVersion, NewVersion},

@@ -55,6 +55,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0023_kept.sql"),
     include_str!("../../migrations/0024_models.sql"),
     include_str!("../../migrations/0025_schedule_weights.sql"),
+    include_str!("../../migrations/0027_datasets.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

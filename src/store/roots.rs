@@ -1,12 +1,14 @@
 //! What is on record of what stored objects are needed for. Called by the collection of what is not. One job's folder at a time, by indexes, so that a store of any size is walked with little memory.
 
+use std::collections::BTreeSet;
+
 use mlctl_protocol::JobId;
 
 use super::{
     Store, StoreError,
     error::Fault,
     kept::within,
-    rows::{Fields, RowError, integer},
+    rows::{Fields, RowError, Rows, integer},
     types::TOKEN_BITS,
 };
 
@@ -72,6 +74,18 @@ impl Store {
         Ok(sqlx::query_as(ALL_CHECKPOINTS).bind(after).bind(limit).fetch_all(&self.inner.readers).await?)
     }
 
+    /// Those of these manifests of datasets that a version is of, or that a job on record or a schedule reads.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn needed_manifests(&self, uris: Vec<String>) -> Result<BTreeSet<String>, StoreError> {
+        let mut rows = Rows::default();
+        uris.iter().for_each(|uri| rows.push(&[uri.into()]));
+        let found: Vec<String> =
+            sqlx::query_scalar(MANIFESTS).bind(rows.finish()).fetch_all(&self.inner.readers).await?;
+        Ok(found.into_iter().collect())
+    }
+
     /// URIs of the checkpoints that versions of models hold.
     ///
     /// # Errors
@@ -93,5 +107,9 @@ pub(super) const WEIGHTS: &str = concat!(
 );
 pub(super) const SCHEDULED: &str = concat!("SELECT DISTINCT weights FROM schedules WHERE ", within!("weights", "?1"));
 pub(super) const VERSIONS: &str = concat!("SELECT uri FROM model_versions WHERE ", within!("uri", "?1"));
+pub(super) const MANIFESTS: &str = "SELECT asked.value ->> 0 FROM jsonb_each(?1) AS asked \
+     WHERE EXISTS (SELECT 1 FROM dataset_versions AS version WHERE version.manifest = asked.value ->> 0) \
+     OR EXISTS (SELECT 1 FROM job_specs AS begins WHERE begins.dataset = asked.value ->> 0) \
+     OR EXISTS (SELECT 1 FROM schedules AS timed WHERE timed.dataset = asked.value ->> 0)";
 pub(super) const ALL_CHECKPOINTS: &str = "SELECT id, uri FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0";
 const ALL_VERSIONS: &str = "SELECT uri FROM model_versions WHERE uri IS NOT NULL";

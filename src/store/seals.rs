@@ -18,7 +18,7 @@ pub(super) struct Sealed {
     later: usize,
 }
 
-pub(super) const TABLES: [Sealed; 13] = [
+pub(super) const TABLES: [Sealed; 15] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
@@ -85,6 +85,17 @@ pub(super) const TABLES: [Sealed; 13] = [
     Sealed {
         table: "model_versions",
         rows: "SELECT id, seal, model, version, job_id, content, created_by, created_us, removed_by, removed_us FROM model_versions \
+               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "datasets",
+        rows: "SELECT id, seal, name, last_version, created_us FROM datasets WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "dataset_versions",
+        rows: "SELECT id, seal, dataset, version, content, created_by, created_us, removed_by, removed_us FROM dataset_versions \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
         later: 0,
     },

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models, open, queues,
-    read, removal, roots, schedules, timers, unit, usage,
+    arrays, datasets, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models, open,
+    queues, read, removal, roots, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -234,6 +234,13 @@ async fn what_is_needed_is_found_without_a_walk() {
         ("what schedules begin with as roots", roots::SCHEDULED),
         ("versions as roots", roots::VERSIONS),
         ("all checkpoints", roots::ALL_CHECKPOINTS),
+        ("manifests as roots", roots::MANIFESTS),
+        ("versions of a dataset", datasets::VERSIONS),
+        ("a version of a dataset", datasets::VERSION),
+        ("load datasets", datasets::LOAD),
+        ("load versions of datasets", datasets::LOAD_VERSIONS),
+        ("count versions of datasets", datasets::COUNTED),
+        ("remove versions of datasets", datasets::REMOVED),
     ];
     must_not_walk(&mut conn, &statements).await;
     // However many versions a model has: those of one job, and the one of a number.

@@ -17,6 +17,7 @@ use self::{attempts::attempt_effect, needs::Needs, replace::Arrivals, settle::Se
 use super::{
     StoreError,
     ask::{Ask, PreparedTurn},
+    datasets::HeldDatasets,
     deadlines, dependencies,
     error::Fault,
     flush::{Others, Writes},
@@ -53,6 +54,7 @@ pub(super) struct Unit {
     begun: Begun,
     kept: HeldCheckpoints,
     models: HeldModels,
+    datasets: HeldDatasets,
     writes: Writes,
 }
 
@@ -154,6 +156,7 @@ impl Unit {
             begun,
             kept: HeldCheckpoints::load(conn, needs.forgotten, needs.registered).await?,
             models: HeldModels::load(conn, needs.versions).await?,
+            datasets: HeldDatasets::load(conn, needs.datasets).await?,
             jobs: jobs.into_iter().map(|(job, gated)| (job.id, Held { gated, stored: job.clone(), job })).collect(),
             keys,
             attempts,
@@ -205,6 +208,10 @@ impl Unit {
             Ask::Unregister { model, version, by, reply } => {
                 reply.stage(self.models.remove(model, *version, *by, self.now).map(Box::new));
             }
+            Ask::AddDataset { new, reply } => reply.stage(Ok(Box::new(self.datasets.add(new, self.now)?))),
+            Ask::RemoveDataset { dataset, version, by, reply } => {
+                reply.stage(self.datasets.remove(dataset, *version, *by, self.now).map(Box::new));
+            }
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
             Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, *change)),
@@ -252,9 +259,9 @@ impl Unit {
             }
         }
         let moves_deadlines = self.writes.moves_deadlines;
-        let Self { timers, rungs, queues, settling, arrivals, models, .. } = self;
+        let Self { timers, rungs, queues, settling, arrivals, models, datasets, .. } = self;
         let replaces = arrivals.replaces();
-        let others = Others { timers, rungs, queues, settling, models };
+        let others = Others { timers, rungs, queues, settling, models, datasets };
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
         Ok(Done { ledger: self.ledger, moves_deadlines, replaces })
     }

@@ -10,6 +10,8 @@ mod checkpoints;
 #[cfg(test)]
 mod daemon;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod dependencies;
 #[cfg(test)]
 mod devices;

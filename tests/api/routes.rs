@@ -18,7 +18,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
     for (method, path) in api::routes() {
         known.entry(path).or_default().insert(method.to_string());
     }
-    assert_eq!(known.len(), 56, "{known:?}");
+    assert_eq!(known.len(), 59, "{known:?}");
     for (path, methods) in known {
         let asked = path
             .replace("{job}", &id.to_string())
@@ -27,6 +27,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
             .replace("{array}", "none")
             .replace("{queue}", "none")
             .replace("{model}", "none")
+            .replace("{dataset}", "none")
             .replace("{version}", "1")
             .replace("{object}", "x");
         for method in METHODS {
@@ -40,7 +41,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
                 assert!(status != 405 && status != 500, "{method} {asked}: {status}");
                 let not_there = (path.contains("{schedule}") && !path.ends_with("/run"))
                     || path.contains("{array}")
-                    || (path.contains("{model}") && method != Method::POST)
+                    || ((path.contains("{model}") || path.contains("{dataset}")) && method != Method::POST)
                     || (path.contains("{queue}") && [Method::GET, Method::HEAD].contains(&method))
                     || (method == Method::GET
                         && ["{step}", "{object}", "/model"].iter().any(|end| path.ends_with(end)));

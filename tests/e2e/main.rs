@@ -29,6 +29,8 @@ mod concurrency;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod dependencies;
 #[cfg(test)]
 mod devices;

@@ -19,6 +19,8 @@ mod control;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod dependencies;
 #[cfg(test)]
 mod devices;

@@ -15,7 +15,11 @@ pub(super) mod turn;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mlctl_protocol::{JobId, JobSpec, progress::Progress, spec::Work};
+use mlctl_protocol::{
+    JobId, JobSpec,
+    progress::Progress,
+    spec::{DataSource, Work},
+};
 
 use super::types::{AttemptView, CheckpointPlace, CheckpointView, JobView, PointView, SCHEMA, WorkerView};
 use super::users::Names;
@@ -141,6 +145,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         checkpoint: job.checkpoint.as_ref().map(|found| CheckpointPlace { step: found.step, uri: found.uri.clone() }),
         model: job.model.clone(),
         output: job.output.clone(),
+        dataset: None,
         spec_digest: job.spec_digest.clone(),
         array: job.array.clone(),
         replaced_by: job.replaced_by,
@@ -148,6 +153,19 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         after: Vec::new(),
         dependents: Vec::new(),
         dependents_count: None,
+    }
+}
+
+/// The version of a dataset that a job reads.
+pub(super) fn dataset(spec: &JobSpec) -> Option<String> {
+    let data = match &spec.work {
+        Work::Train(train) => &train.data,
+        Work::Infer(infer) => &infer.data,
+        Work::Command(_) => return None,
+    };
+    match data {
+        DataSource::Dataset { dataset, .. } => Some(dataset.clone()),
+        _ => None,
     }
 }
 

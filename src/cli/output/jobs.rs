@@ -257,6 +257,7 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
         "checkpoint",
         job.checkpoint.as_ref().map(|place| format!("step {} at {}", text::count(place.step), place.uri)),
     );
+    fact("dataset", job.dataset.clone());
     fact("model", job.model.as_ref().map(|model| model.uri.clone()));
     fact("digest", job.model.as_ref().map(|model| model.digest.clone()));
     let output = job.output.as_ref().map(|output| {

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use mlctl_protocol::spec::{DataSource, Loss, ModelSpec, TextTokens, file_set};
+use mlctl_protocol::spec::{DataFormat, DataSource, Loss, ModelSpec, TextTokens, dataset_parts, file_set};
 
-use super::Problem;
+use super::{Problem, job};
 
 /// The longest URI or path, in bytes: that of Linux paths.
 const MAX_URI_BYTES: usize = 4096;
@@ -22,6 +22,12 @@ pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
             found.extend(place(&format!("{path}.uri"), uri));
             found.extend(columns(path, targets, features));
         }
+        DataSource::Dataset { dataset, targets, features, tokenizer, pinned } => {
+            found.extend(reference(&format!("{path}.dataset"), dataset));
+            found.extend(columns(path, targets, features));
+            let format = pinned.as_ref().map(|pinned| pinned.format);
+            found.extend(format.and_then(|format| misnamed(path, format, targets.len() + features.len(), *tokenizer)));
+        }
         DataSource::Text { uri, .. } => found.extend(place(&format!("{path}.uri"), uri)),
         DataSource::Npy { uri, targets_uri } => {
             found.extend(place(&format!("{path}.uri"), uri));
@@ -36,6 +42,32 @@ pub(super) fn problems(path: &str, data: &DataSource) -> Vec<Problem> {
         }
     }
     found
+}
+
+/// What is wrong with the name of a dataset, with a version or without.
+fn reference(path: &str, named: &str) -> Option<Problem> {
+    let Some((name, _)) = dataset_parts(named) else {
+        let message = format!("{named:?} names no version of a dataset");
+        return Some(Problem::new(path, message, "versions are numbered from 1, as in \"digits/3\""));
+    };
+    job::name(name).map(|problem| Problem { path: path.into(), ..problem })
+}
+
+/// Whether a spec says of a dataset what there is in files of its format.
+fn misnamed(path: &str, format: DataFormat, columns: usize, tokenizer: Option<TextTokens>) -> Option<Problem> {
+    let (key, message, hint) = match (format, tokenizer) {
+        (DataFormat::Text, None) => (
+            "",
+            "the dataset is text, and nothing says what a token is",
+            "write tokenizer = \"bytes\" or \"characters\"",
+        ),
+        (DataFormat::Text, Some(_)) | (DataFormat::Npy, None) if columns > 0 => {
+            ("", "the dataset has no columns with names", "leave targets and features out")
+        }
+        (DataFormat::Text, Some(_)) | (_, None) => return None,
+        (_, Some(_)) => (".tokenizer", "the dataset is no text", "leave it out"),
+    };
+    Some(Problem::new(format!("{path}{key}"), message, hint))
 }
 
 fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> {
@@ -63,7 +95,7 @@ fn columns(path: &str, targets: &[String], features: &[String]) -> Vec<Problem> 
 }
 
 /// What is wrong with where rows are: one file, or the folder of several.
-fn place(path: &str, named: &str) -> Option<Problem> {
+pub(super) fn place(path: &str, named: &str) -> Option<Problem> {
     match file_set(named) {
         Some((folder, _)) => uri(path, &format!("{folder}/")),
         None => uri(path, named),
@@ -126,7 +158,9 @@ fn kinds(path: &str, network: &ModelSpec, data: &DataSource) -> Option<Problem> 
             let message = format!("bytes are 256 tokens, and the model tells {vocab} apart");
             Some(Problem::new(format!("{path}.vocab"), message, "leave it out"))
         }
-        (ModelSpec::Gpt(_), DataSource::Text { .. }) => None,
+        (ModelSpec::Gpt(_), DataSource::Text { .. })
+        // What it is shows when its version is looked up.
+        | (_, DataSource::Dataset { .. }) => None,
         (ModelSpec::Gpt(_), _) => {
             let message = "a gpt learns from text, and the data is a table";
             Some(Problem::new(format!("{path}.type"), message, "take data of format = \"text\", or an mlp"))
@@ -148,9 +182,11 @@ pub(super) fn ends(path: &str, network: &ModelSpec, data: &DataSource, loss: Opt
     let (features, targets) = match data {
         DataSource::Csv { features, targets, .. } => (known(features), known(targets)),
         // A key or a column may have a list of any length.
-        DataSource::Jsonl { .. } | DataSource::Npy { .. } | DataSource::Parquet { .. } | DataSource::Text { .. } => {
-            (None, None)
-        }
+        DataSource::Jsonl { .. }
+        | DataSource::Npy { .. }
+        | DataSource::Parquet { .. }
+        | DataSource::Text { .. }
+        | DataSource::Dataset { .. } => (None, None),
         DataSource::Randn { features, targets, .. } => (Some(*features), Some(*targets)),
     };
     let mut found = Vec::new();

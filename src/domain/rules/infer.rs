@@ -13,14 +13,15 @@ const MAX_REFERENCE_BYTES: usize = 200;
 pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(source(&infer.model));
-    if let Some(problem) = text(infer) {
+    let plain = infer.data.plain();
+    if let Some(problem) = text(infer, &plain) {
         found.push(problem);
     } else if let Some(network) = &infer.model.network {
-        found.extend(data::ends("infer.model.network", network, &infer.data, None));
+        found.extend(data::ends("infer.model.network", network, &plain, None));
         found.extend(model::problem("infer.model.network", network));
     }
     found.extend(data::problems("infer.data", &infer.data));
-    match (&infer.data, &infer.id_column) {
+    match (&*plain, &infer.id_column) {
         (_, None) => {}
         (_, Some(column)) if column.is_empty() => {
             found.push(Problem::new("infer.id_column", "a column must have a name", "leave it out to number the rows"));
@@ -30,7 +31,11 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
             found.push(Problem::new("infer.id_column", message, "leave it out: rows are numbered from 0"));
         }
         (
-            DataSource::Csv { .. } | DataSource::Jsonl { .. } | DataSource::Parquet { .. } | DataSource::Text { .. },
+            DataSource::Csv { .. }
+            | DataSource::Jsonl { .. }
+            | DataSource::Parquet { .. }
+            | DataSource::Text { .. }
+            | DataSource::Dataset { .. },
             Some(_),
         ) => {}
     }
@@ -38,8 +43,8 @@ pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
 }
 
 /// An inference job predicts rows of numbers.
-fn text(infer: &InferSpec) -> Option<Problem> {
-    let path = match (&infer.data, &infer.model.network) {
+fn text(infer: &InferSpec, data: &DataSource) -> Option<Problem> {
+    let path = match (data, &infer.model.network) {
         (DataSource::Text { .. }, _) => "infer.data.format",
         (_, Some(ModelSpec::Gpt(_))) => "infer.model.network.type",
         _ => return None,

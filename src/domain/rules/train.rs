@@ -5,11 +5,12 @@ use mlctl_protocol::spec::{DataSource, GroupSpec, Loss, OptimizerSpec, Scaling, 
 use super::{Problem, data, detect, infer, job, model, schedule};
 
 pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
-    let mut found = data::ends("train.model", &train.model, &train.data, Some(train.loss));
+    let plain = train.data.plain();
+    let mut found = data::ends("train.model", &train.model, &plain, Some(train.loss));
     found.extend(model::problem("train.model", &train.model));
     found.extend(data::problems("train.data", &train.data));
-    found.extend(targets(&train.data, train.loss));
-    found.extend(text(train));
+    found.extend(targets(&plain, train.loss));
+    found.extend(text(train, &plain));
     found.extend(
         train
             .register
@@ -56,8 +57,8 @@ pub(super) fn problems(train: &TrainSpec) -> Vec<Problem> {
 }
 
 /// What a training on text does not take.
-fn text(train: &TrainSpec) -> Vec<Problem> {
-    if !matches!(train.data, DataSource::Text { .. }) {
+fn text(train: &TrainSpec, data: &DataSource) -> Vec<Problem> {
+    if !matches!(data, DataSource::Text { .. }) {
         return Vec::new();
     }
     let wrong = [
@@ -116,7 +117,9 @@ fn targets(data: &DataSource, loss: Loss) -> Option<Problem> {
         DataSource::Csv { targets, .. } | DataSource::Jsonl { targets, .. } | DataSource::Parquet { targets, .. } => {
             ("train.data.targets", targets.len())
         }
-        DataSource::Npy { targets_uri: Some(_), .. } | DataSource::Text { .. } => return None,
+        DataSource::Npy { targets_uri: Some(_), .. } | DataSource::Text { .. } | DataSource::Dataset { .. } => {
+            return None;
+        }
         DataSource::Npy { targets_uri: None, .. } => {
             let hint = "name its file, for example targets_uri = \"y.npy\"";
             return Some(Problem::new("train.data", "there is no array to learn", hint));

@@ -3,6 +3,7 @@
 //! what a job was submitted for meanwhile stays. Called by the API and by the schedule.
 
 mod judge;
+mod manifests;
 #[cfg(test)]
 pub(super) mod tests;
 mod walk;
@@ -114,6 +115,7 @@ enum Blind {
     Weights,
     Schedules,
     Versions,
+    Manifests,
 }
 
 impl Collector {
@@ -155,6 +157,11 @@ impl Collector {
             "stored objects that nothing needs were looked for"
         );
         Ok(collected)
+    }
+
+    #[cfg(test)]
+    fn is_blind_for_manifests(&self) -> bool {
+        self.blind == Some(Blind::Manifests)
     }
 
     fn check_sound(&self) -> Result<(), GcError> {

@@ -12,7 +12,7 @@ use mlctl_protocol::{
     AttemptNumber, ExitClass, JobId, JobSpec,
     message::ReportBody,
     result::{CheckpointRef, ModelRef},
-    spec::{InitSpec, Work},
+    spec::{DataSource, InitSpec, Work},
 };
 
 use super::*;
@@ -567,4 +567,66 @@ async fn folders_of_jobs_that_a_restore_took_back_are_not_those_of_who_has_their
     world.end(JobId(2), ExitClass::Preempted).await;
     world.collector.collect(terms, false, &heard).await.unwrap();
     assert!(!world.is_there(&running).await && world.is_there(&model).await, "a result is not taken for garbage");
+}
+
+/// Each kind of root of a manifest keeps it; a collection that sees none of them takes all.
+#[tokio::test]
+async fn manifests_stay_as_long_as_a_version_or_a_job_or_a_schedule_needs_them() {
+    let mut world = World::new().await;
+    let manifest = |rows: u64| {
+        let blake3 = "ab".repeat(32);
+        let object = serde_json::json!({"name": "x.csv", "size_bytes": 7, "blake3": blake3, "rows": rows});
+        let text = serde_json::json!({"v": 1, "format": "csv", "uri": "file:///d/x.csv", "rows": rows, "columns": [], "objects": [object]});
+        text.to_string()
+    };
+    let mut uris = Vec::new();
+    for rows in 1..=4 {
+        let (version, existed) = world.registry.add_dataset(PREFIX, "d", manifest(rows).into(), BY).await.unwrap();
+        assert!(!existed && world.registry.manifest(&version).await.unwrap().rows == Some(rows));
+        uris.push(version.content.manifest.clone());
+        let mut spec = world.spec(None);
+        if let Work::Train(train) = &mut spec.work {
+            train.data = DataSource::Dataset {
+                dataset: format!("d/{rows}"),
+                targets: Vec::new(),
+                features: Vec::new(),
+                tokenizer: None,
+                pinned: Some(version.content.pinned()),
+            };
+        }
+        match rows {
+            1 => drop(
+                world.store.submit(NewJob { spec, user: BY, key: "1".into(), asked: None, hold: None }).await.unwrap(),
+            ),
+            2 => {
+                let (name, cron, zone) = ("nightly".to_owned(), "0 0 1 1 *".to_owned(), "UTC".to_owned());
+                let schedule =
+                    NewSchedule { name, cron, zone, spec, user: BY, created_at: Timestamp::UNIX_EPOCH, next: None };
+                world.store.add_schedule(schedule).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    let refused = world.registry.add_dataset(PREFIX, "d", "{}".into(), BY).await;
+    assert!(matches!(refused, Err(RegistryError::BadManifest(_))), "{refused:?}");
+    for version in [1, 2] {
+        assert!(matches!(world.store.remove_dataset("d", version, BY).await, Err(StoreError::DatasetInUse { .. })));
+    }
+    world.store.remove_dataset("d", 3, BY).await.unwrap();
+    let other = format!("{PREFIX}/datasets/other/{}.json", "0".repeat(64));
+    world.put(&other).await;
+    let done = world.collect(false).await;
+    assert_eq!((done.deleted.objects, done.needed.objects, done.foreign.objects), (1, 3, 1), "{done:?}");
+    let there = async |world: &World| {
+        let mut there = Vec::new();
+        for uri in &uris {
+            there.push(world.is_there(uri).await);
+        }
+        there
+    };
+    assert_eq!(there(&world).await, [true, true, false, true]);
+    world.collector.blind = Some(Blind::Manifests);
+    world.collect(false).await;
+    assert_eq!(there(&world).await, [false; 4], "the check would find a collection that is blind");
+    assert!(world.is_there(&other).await);
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{domain::causes, store::StoreError};
 
 /// Objects of a job that are held at a time before those that go are deleted.
-const PIECE: usize = 1000;
+pub(super) const PIECE: usize = 1000;
 
 /// Requests under way at a time.
 const PARALLEL: usize = 16;
@@ -46,12 +46,12 @@ struct Candidate {
 }
 
 pub(super) struct Collection<'a> {
-    collector: &'a Collector,
-    terms: Terms,
-    is_dry: bool,
+    pub(super) collector: &'a Collector,
+    pub(super) terms: Terms,
+    pub(super) is_dry: bool,
     heard: &'a watch::Sender<Collected>,
-    now: Timestamp,
-    collected: Collected,
+    pub(super) now: Timestamp,
+    pub(super) collected: Collected,
     /// What checkpoints on record rest on elsewhere; read when something is about to go.
     references: Option<BTreeSet<String>>,
 }
@@ -105,11 +105,12 @@ impl<'a> Collection<'a> {
         if let Some((home, _)) = at {
             self.clear(&jobs, &home, candidates).await?;
         }
+        self.manifests().await?;
         self.tell();
         Ok(self.collected)
     }
 
-    fn count(&mut self, size: u64) {
+    pub(super) fn count(&mut self, size: u64) {
         self.collected.seen.add(size);
         if self.collected.seen.objects.is_multiple_of(TELL_EVERY) {
             self.tell();
@@ -125,7 +126,7 @@ impl<'a> Collection<'a> {
         }
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.heard.send_replace(self.collected.clone());
     }
 
@@ -159,7 +160,7 @@ impl<'a> Collection<'a> {
             Some(Blind::Weights) => found.weights.clear(),
             Some(Blind::Schedules) => found.scheduled.clear(),
             Some(Blind::Versions) => found.versions.clear(),
-            None => {}
+            Some(Blind::Manifests) | None => {}
         }
         found
     }
@@ -208,13 +209,16 @@ impl<'a> Collection<'a> {
             Part::Output { attempt } => format!("output/{attempt}"),
             Part::Other => return,
         };
-        let folder = format!("{}/{folder}", home.uri);
+        self.name_folder(format!("{}/{folder}", home.uri), candidate.size);
+    }
+
+    pub(super) fn name_folder(&mut self, folder: String, size: u64) {
         let folders = &mut self.collected.folders;
         if folders.len() >= MAX_NAMED && !folders.contains_key(&folder) {
             self.collected.has_more = true;
             return;
         }
-        folders.entry(folder).or_default().add(candidate.size);
+        folders.entry(folder).or_default().add(size);
     }
 
     /// Deletes objects. One that cannot be deleted is counted; a store that does not answer ends the collection.

@@ -7,6 +7,7 @@ use mlctl_protocol::{FencingToken, JobId, message::ReportBody};
 
 use super::super::{
     ask::{Ask, PreparedTurn},
+    datasets,
     models::Wanted,
     rows::Rows,
 };
@@ -31,6 +32,8 @@ pub(in crate::store) struct Needs<'a> {
     pub(in crate::store) removed: BTreeSet<JobId>,
     /// Versions of models that are registered or removed.
     pub(in crate::store) versions: Wanted<'a>,
+    /// The same of datasets.
+    pub(in crate::store) datasets: datasets::Wanted<'a>,
     /// URIs of checkpoints that are to be forgotten.
     pub(in crate::store) forgotten: Rows,
     /// Checkpoints that are to be registered: each with its job before its URI.
@@ -88,6 +91,8 @@ impl<'a> Needs<'a> {
                     }
                 }
                 Ask::Unregister { model, version, .. } => needs.versions.numbered(model, *version),
+                Ask::AddDataset { new, .. } => needs.datasets.newest(&new.dataset),
+                Ask::RemoveDataset { dataset, version, .. } => needs.datasets.numbered(dataset, *version),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
                 Ask::RemoveSchedule { name, .. } | Ask::EnableSchedule { name, .. } => {
                     needs.schedules.insert(name);

@@ -5,6 +5,7 @@
 //! <prefix>/jobs/<job>-<instance>/<attempt>/shared/<blake3>                                what several checkpoints of the job hold
 //! <prefix>/jobs/<job>-<instance>/model/<attempt>/{model.safetensors, config.json}         config.json written last
 //! <prefix>/jobs/<job>-<instance>/output/<attempt>/…
+//! <prefix>/datasets/<instance>/<blake3>.json                                              the manifest of a version, named by its digest
 //! <prefix>/doctor/…                                                                       probes, deleted at once
 //! <prefix>/backups/<instance>/<time>/{mld.db, manifest.json}                              manifest.json written last
 //! <prefix>/epochs/<instance>/<epoch>                                                      claimed by a restore
@@ -68,6 +69,26 @@ pub fn model_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumbe
 #[must_use]
 pub fn output_uri(prefix: &str, instance: &str, job: JobId, attempt: AttemptNumber) -> String {
     format!("{}/output/{attempt}", job_uri(prefix, instance, job))
+}
+
+/// The folder of the manifests of all databases' datasets.
+#[must_use]
+pub fn datasets_uri(prefix: &str) -> String {
+    format!("{}/datasets", prefix.trim_end_matches('/'))
+}
+
+/// The manifest of a dataset's version, by its digest.
+#[must_use]
+pub fn dataset_manifest_uri(prefix: &str, instance: &str, digest: &str) -> String {
+    format!("{}/{instance}/{digest}.json", datasets_uri(prefix))
+}
+
+/// The digest that the name of an object below [`datasets_uri`] says, if it is the manifest of a database's dataset.
+#[must_use]
+pub fn dataset_digest<'a>(name: &'a str, instance: &str) -> Option<&'a str> {
+    let digest = name.strip_prefix(instance)?.strip_prefix('/')?.strip_suffix(".json")?;
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_digest.then_some(digest)
 }
 
 /// The folder in which objects are written, read and deleted to see whether that works.
@@ -215,6 +236,17 @@ mod tests {
         }
         for name in ["", "42", "x-k3f9/3/x", "042-k3f9/3/x", "-k3f9/3/x"] {
             assert_eq!(parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn manifests_of_datasets_are_told_from_what_else_lies_there() {
+        let digest = "0f".repeat(32);
+        let uri = dataset_manifest_uri("file:///o/", "k3f9", &digest);
+        assert_eq!(uri, format!("file:///o/datasets/k3f9/{digest}.json"));
+        assert_eq!(dataset_digest(&format!("k3f9/{digest}.json"), "k3f9"), Some(digest.as_str()));
+        for name in [format!("other/{digest}.json"), format!("k3f9/{digest}"), "k3f9/x.json".into(), "k3f9".into()] {
+            assert_eq!(dataset_digest(&name, "k3f9"), None, "{name}");
         }
     }
 

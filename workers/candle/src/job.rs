@@ -1,11 +1,13 @@
 //! What `main.rs` hands to a job: who it is, its orders from the daemon, and its ways out. Passed down by reference; holds
 //! no state of its own.
 
+use std::sync::Arc;
+
 use mlctl_artifacts::Stores;
 use mlctl_protocol::{AttemptNumber, JobId, message::Start};
 use tokio::runtime::Handle;
 
-use crate::host::Host;
+use crate::{host::Host, pinned::Pinned};
 
 /// An attempt at a job.
 #[derive(Clone, Copy)]
@@ -22,6 +24,8 @@ pub struct Job<'a> {
     pub stores: &'a Stores,
     /// Runs storage operations, on threads other than the job's.
     pub runtime: &'a Handle,
+    /// The version of a dataset that its data is, where that is one.
+    pub pinned: Option<&'a Arc<Pinned>>,
 }
 
 impl std::fmt::Debug for Job<'_> {

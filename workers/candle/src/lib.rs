@@ -2,7 +2,7 @@
 //! to the daemon's socket; tests drive it through a recorded [`host::Host`].
 //!
 //! Rooms, arrows pointing down: `train` and `infer` use everything below them; `bundle` and `pth` know a model's files and `data`, below
-//! them, a job's rows; `coverage`, `optim`, `loss` and `nn` know tensors; `storage`, `rng`, `device`, `job`, `orders`, `host` and `fault` know
+//! them, a job's rows; `coverage`, `optim`, `loss` and `nn` know tensors; `storage`, `rng`, `device`, `job`, `pinned`, `orders`, `host` and `fault` know
 //! nothing of these. Tensors stay in this crate.
 
 pub mod bundle;
@@ -17,6 +17,7 @@ pub mod loss;
 pub mod nn;
 pub mod optim;
 pub mod orders;
+pub mod pinned;
 pub mod pth;
 pub mod rng;
 pub mod storage;

@@ -24,6 +24,7 @@ use mlctl_protocol::{
     spec::Work,
 };
 use mlworker::{
+    data::survey,
     device,
     fault::Fault,
     host::{Done, Host, Order},
@@ -46,7 +47,8 @@ const STACK_BYTES: usize = 512 * 1024 * 1024;
 const USAGE: &str = "\
 mlworker runs one job for mld, which starts it and speaks to it over a socket; it does nothing by hand.
 To run a job, submit it:   mlctl submit config/jobs/digits.toml
-To see what this build is: mlworker --version";
+To see what this build is: mlworker --version
+`mlctl dataset add` runs `mlworker survey`, which reads data and says what it is, without a daemon.";
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a main function speaks to the person who called it")]
 fn main() -> ExitCode {
@@ -61,12 +63,13 @@ fn main() -> ExitCode {
             println!("{WORKER}");
             return ExitCode::SUCCESS;
         }
+        [only] if only == "survey" => return look_at_data(),
         [only] if only == "--help" || only == "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("mlworker: takes no arguments but --version and --help\n{USAGE}");
+            eprintln!("mlworker: takes no arguments but survey, --version and --help\n{USAGE}");
             return ExitCode::from(2);
         }
     }
@@ -86,6 +89,24 @@ fn main() -> ExitCode {
     });
     runtime.shutdown_background();
     ExitCode::from(code)
+}
+
+/// Answers on standard output what the data is that is named on standard input.
+#[expect(clippy::print_stderr, reason = "it is a main function")]
+fn look_at_data() -> ExitCode {
+    let answered = Builder::new_multi_thread().worker_threads(2).enable_all().build().and_then(|runtime| {
+        let answered = survey::answer(std::io::stdin().lock(), std::io::stdout().lock(), runtime.handle());
+        runtime.shutdown_background();
+        answered
+    });
+    match answered {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mlworker: {error}");
+            ExitCode::from(70)
+        }
+    }
 }
 
 fn work(runtime: &Runtime) -> Result<u8, LinkError> {
@@ -115,7 +136,8 @@ fn run(launch: &Launch, start: &Start, host: &Outside, runtime: &Runtime) -> Res
     let stores = Stores::with_s3(launch.s3.clone())
         .given_durable(start.storage.durable_uri.as_deref())
         .on_record(launch.attempt_dir.join(UPLOADS_FILE));
-    let job = Job { id: launch.job, attempt: launch.attempt, start, host, stores: &stores, runtime: runtime.handle() };
+    let (id, attempt, runtime) = (launch.job, launch.attempt, runtime.handle());
+    let job = Job { id, attempt, start, host, stores: &stores, runtime, pinned: None };
     storage::check(job)?;
     match &start.spec.work {
         Work::Train(spec) => train::run(job, spec),

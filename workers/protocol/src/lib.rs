@@ -4,6 +4,7 @@
 //! Everything here is stored or sent, so it is versioned. Change a field only after walking old reader/new data and new
 //! reader/old data; `tests/fixtures` of this crate keeps what earlier releases wrote.
 
+pub mod dataset;
 pub mod exit;
 pub mod ids;
 pub mod launch;

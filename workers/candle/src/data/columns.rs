@@ -170,6 +170,14 @@ impl Columns {
         numbers(&self.targets, record, out)
     }
 
+    /// Appends the numbers of some columns of a record of the right width.
+    ///
+    /// # Errors
+    /// When one of them is no number.
+    pub(super) fn are_numbers(columns: &[Column], record: Record<'_>, out: &mut Vec<f32>) -> Result<(), BadRow> {
+        numbers(columns, record, out)
+    }
+
     /// The class number of a record, below `classes`.
     ///
     /// # Errors

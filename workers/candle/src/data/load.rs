@@ -321,7 +321,9 @@ pub(crate) fn wanted(source: &DataSource) -> Wanted<'_> {
         DataSource::Csv { features, targets, .. }
         | DataSource::Jsonl { features, targets, .. }
         | DataSource::Parquet { features, targets, .. } => Wanted { features, targets, id: None },
-        DataSource::Npy { .. } | DataSource::Randn { .. } | DataSource::Text { .. } => Wanted::default(),
+        DataSource::Npy { .. } | DataSource::Randn { .. } | DataSource::Text { .. } | DataSource::Dataset { .. } => {
+            Wanted::default()
+        }
     }
 }
 

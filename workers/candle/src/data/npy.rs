@@ -142,10 +142,16 @@ impl<'a> Arrays<'a> {
     /// What the files hold, once they are read to their end: the file's BLAKE3, or that of both digests where there are two.
     #[must_use]
     pub fn content_digest(&self) -> String {
-        let features = self.features.stream.content_digest();
-        let Some(targets) = &self.targets else { return features };
-        let text = format!("mlctl npy 1\nfeatures {features}\ntargets {}\n", targets.stream.content_digest());
+        let (features, Some(targets)) = self.digests() else { return self.digests().0 };
+        let text = format!("mlctl npy 1\nfeatures {features}\ntargets {targets}\n");
         blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// BLAKE3 of each of the files, once they are read to their end: that of features, and that of targets.
+    #[must_use]
+    pub fn digests(&self) -> (String, Option<String>) {
+        let targets = self.targets.as_ref().map(|targets| targets.stream.content_digest());
+        (self.features.stream.content_digest(), targets)
     }
 
     fn values(&self, array: &Array<'_>, letter: char, out: &mut Vec<f32>) -> Result<(), BadRow> {

@@ -1,14 +1,17 @@
 //! The bytes of a data file as they come in, decompressed where the file is compressed by gzip or zstd, which its first bytes tell. In memory are
 //! two pieces of the file and a piece of what comes out of it; what comes out is bounded, so that a small file cannot become an endless one.
 
-use std::io::{self, BufRead, Read};
+use std::{
+    io::{self, BufRead, Read},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use mlctl_artifacts::{ArtifactError, Location, Pieces, Stores};
 use tokio::runtime::Handle;
 
-use crate::{fault::Fault, job::Job, storage};
+use crate::{fault::Fault, job::Job, pinned::Pinned, storage};
 
 /// How much is decompressed at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -35,19 +38,31 @@ pub struct Access<'a> {
     runtime: Handle,
     /// The job that can be told that a store is waited for, where that is on the job's own thread.
     job: Option<Job<'a>>,
+    /// The version of a dataset that is read, where it is one.
+    pinned: Option<Arc<Pinned>>,
 }
 
 impl<'a> Access<'a> {
     /// That of a job.
     #[must_use]
     pub fn of(job: Job<'a>) -> Self {
-        Self { stores: job.stores.clone(), runtime: job.runtime.clone(), job: Some(job) }
+        Self { stores: job.stores.clone(), runtime: job.runtime.clone(), job: Some(job), pinned: job.pinned.cloned() }
     }
 
     /// The same for other threads, which wait for no store that is away longer than its own tries take.
     #[must_use]
     pub fn apart(&self) -> Access<'static> {
-        Access { stores: self.stores.clone(), runtime: self.runtime.clone(), job: None }
+        Access { stores: self.stores.clone(), runtime: self.runtime.clone(), job: None, pinned: self.pinned.clone() }
+    }
+
+    /// That of who looks at data without a job.
+    #[must_use]
+    pub const fn without_job(stores: Stores, runtime: Handle) -> Self {
+        Self { stores, runtime, job: None, pinned: None }
+    }
+
+    pub(super) const fn pinned(&self) -> Option<&Arc<Pinned>> {
+        self.pinned.as_ref()
     }
 
     pub(super) const fn stores(&self) -> &Stores {

@@ -8,7 +8,7 @@ use mlctl_protocol::spec::DataSource;
 
 use super::{
     blocks::Version,
-    columns::{BadRow, Columns, Wanted},
+    columns::{Columns, Wanted},
     csv,
     files::Files,
     jsonl,
@@ -16,7 +16,7 @@ use super::{
     npy::{Arrays, Headers},
     parquet::{Footer, Parquet},
     randn::{self, Table as Letter},
-    record::Record,
+    row::{Of, Place, Row},
     stream::{Access, Stream},
 };
 use crate::fault::Fault;
@@ -35,16 +35,10 @@ pub struct Table<'a> {
     rows: u64,
     /// What each file that was read to its end holds.
     contents: Vec<String>,
+    /// BLAKE3 of each such file, and of the one with its targets.
+    digests: Vec<(String, Option<String>)>,
     /// Where a table that is one block alone lies.
     block: Option<Place>,
-}
-
-/// Where a block lies: in which file, after how many rows of others, and of its own file.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    file: usize,
-    before: u64,
-    skipped: u64,
 }
 
 /// What all files of a source have in common.
@@ -75,6 +69,11 @@ impl Layout {
 
     fn targets_uri(&self, file: usize) -> Option<&str> {
         self.target_files.as_ref()?.get(file).map(|file| file.uri.as_str())
+    }
+
+    /// The files, and those with what is to be learnt where that lies in others.
+    pub(super) const fn all_files(&self) -> (&Files, Option<&Files>) {
+        (&self.files, self.target_files.as_ref())
     }
 
     /// Features a row.
@@ -171,7 +170,7 @@ impl<'a> Table<'a> {
             DataSource::Jsonl { uri, .. } => (Format::Jsonl, uri, None),
             DataSource::Npy { uri, targets_uri } => (Format::Npy, uri, targets_uri.as_deref()),
             DataSource::Parquet { uri, .. } => (Format::Parquet, uri, None),
-            DataSource::Randn { .. } | DataSource::Text { .. } => return Ok(None),
+            DataSource::Randn { .. } | DataSource::Text { .. } | DataSource::Dataset { .. } => return Ok(None),
         };
         let files = Files::find(access, uri)?;
         let target_files = targets_uri.map(|uri| Files::find(access, uri)).transpose()?;
@@ -185,8 +184,8 @@ impl<'a> Table<'a> {
         let (header, keys) = (part.header(), part.keys());
         let layout = Layout { format, files, target_files, header, keys, columns: Columns::default() };
         let (access, layout, origin) = (access.clone(), Arc::new(layout), part.origin());
-        let (starts, contents) = (vec![0], Vec::new());
-        Ok(Some(Self { access, layout, part, origin, starts, rows: 0, contents, block: None }))
+        let (starts, contents, digests) = (vec![0], Vec::new(), Vec::new());
+        Ok(Some(Self { access, layout, part, origin, starts, rows: 0, contents, digests, block: None }))
     }
 
     /// The rows of a block alone.
@@ -222,7 +221,8 @@ impl<'a> Table<'a> {
         }
         let block = Some(Place { file, before: of_file, skipped: first - of_file });
         let (access, layout) = (access.clone(), Arc::clone(layout));
-        Ok(Self { access, layout, part, origin: 0, starts: vec![0], rows: 0, contents: Vec::new(), block })
+        let (contents, digests) = (Vec::new(), Vec::new());
+        Ok(Self { access, layout, part, origin: 0, starts: vec![0], rows: 0, contents, digests, block })
     }
 
     /// What all files have in common.
@@ -299,6 +299,7 @@ impl<'a> Table<'a> {
     pub fn next_row(&mut self) -> Result<Option<Row<'_>>, Fault> {
         while !self.part.advance()? {
             self.contents.push(self.part.content_digest());
+            self.check_whole()?;
             let at = self.starts.len();
             if at == self.layout.files() || self.block.is_some() {
                 return Ok(None);
@@ -320,7 +321,7 @@ impl<'a> Table<'a> {
             Part::Arrays(arrays) => Of::Arrays(arrays),
             Part::Parquet(file) => Of::Parquet(file),
         };
-        Ok(Some(Row { of, columns: &self.layout.columns, place, files: &self.layout.files }))
+        Ok(Some(Row::new(of, &self.layout.columns, place, &self.layout.files)))
     }
 
     /// The file of a row that was read, and the row's number in it.
@@ -345,6 +346,31 @@ impl<'a> Table<'a> {
     #[must_use]
     pub fn content_digest(&self) -> String {
         self.layout.files.digest(&self.contents)
+    }
+
+    /// BLAKE3 of each file that was read to its end, and of the one with its targets.
+    pub(super) fn digests(&self) -> &[(String, Option<String>)] {
+        &self.digests
+    }
+
+    /// The rows of each file, once all are read.
+    pub(super) fn counts(&self) -> Vec<u64> {
+        let ends = self.starts.iter().skip(1).copied().chain([self.rows]);
+        self.starts.iter().zip(ends).map(|(start, end)| end - start).collect()
+    }
+
+    /// The file was read to its end: is it what it must be? Of a part of one that is not known.
+    fn check_whole(&mut self) -> Result<(), Fault> {
+        if self.block.is_some() {
+            return Ok(());
+        }
+        let (at, digests) = (self.digests.len(), self.part.digests());
+        self.layout.files.check(at, &digests.0)?;
+        if let (Some(files), Some(targets)) = (&self.layout.target_files, &digests.1) {
+            files.check(at, targets)?;
+        }
+        self.digests.push(digests);
+        Ok(())
     }
 
     fn check_header(&self, at: usize) -> Result<(), Fault> {
@@ -421,135 +447,18 @@ impl Part<'_> {
         }
     }
 
+    fn digests(&self) -> (String, Option<String>) {
+        match self {
+            Self::Arrays(arrays) => arrays.digests(),
+            Self::Lines(_) | Self::Parquet(_) => (self.content_digest(), None),
+        }
+    }
+
     fn content_digest(&self) -> String {
         match self {
             Self::Lines(lines) => lines.content_digest(),
             Self::Arrays(arrays) => arrays.content_digest(),
             Self::Parquet(file) => file.content_digest(),
         }
-    }
-}
-
-/// A row of a table.
-#[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
-    of: Of<'a>,
-    columns: &'a Columns,
-    place: Place,
-    files: &'a Files,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Of<'a> {
-    Record(Record<'a>),
-    Arrays(&'a Arrays<'a>),
-    Parquet(&'a Parquet<'a>),
-}
-
-impl Row<'_> {
-    /// Its number from 0, over all files.
-    #[must_use]
-    pub const fn number(&self) -> u64 {
-        let row = match self.of {
-            Of::Record(record) => record.row,
-            Of::Arrays(arrays) => arrays.row(),
-            Of::Parquet(file) => file.row(),
-        };
-        self.place.before + self.place.skipped + row
-    }
-
-    /// Its file's number, from 0.
-    #[must_use]
-    pub const fn file(&self) -> usize {
-        self.place.file
-    }
-
-    /// Its file.
-    #[must_use]
-    pub fn uri(&self) -> &str {
-        self.files.get(self.place.file).map_or(self.files.uri(), |file| file.uri.as_str())
-    }
-
-    /// Appends its features.
-    ///
-    /// # Errors
-    /// When it has other fields than the columns say, or one of them is no finite f32. Nothing is appended then.
-    pub fn features(&self, out: &mut Vec<f32>) -> Result<(), BadRow> {
-        let read = match self.of {
-            Of::Record(record) => self.columns.features(record, out),
-            Of::Arrays(arrays) => arrays.features(out),
-            Of::Parquet(file) => file.numbers(&self.columns.features, out),
-        };
-        read.map_err(|bad| self.placed(bad))
-    }
-
-    /// Appends its targets.
-    ///
-    /// # Errors
-    /// As [`Self::features`].
-    pub fn targets(&self, out: &mut Vec<f32>) -> Result<(), BadRow> {
-        let read = match self.of {
-            Of::Record(record) => self.columns.targets(record, out),
-            Of::Arrays(arrays) => arrays.targets(out),
-            Of::Parquet(file) => file.numbers(&self.columns.targets, out),
-        };
-        read.map_err(|bad| self.placed(bad))
-    }
-
-    /// Its class number, below `classes`.
-    ///
-    /// # Errors
-    /// When it has none.
-    pub fn class(&self, classes: u32) -> Result<u32, BadRow> {
-        let read = match self.of {
-            Of::Record(record) => self.columns.class(record, classes),
-            Of::Arrays(arrays) => arrays.class(classes),
-            Of::Parquet(file) => file.class(self.columns.targets.first(), classes),
-        };
-        read.map_err(|bad| self.placed(bad))
-    }
-
-    /// Whether anything stands where its first target is to be.
-    #[must_use]
-    pub fn has_target(&self) -> bool {
-        match self.of {
-            Of::Record(record) => !self.columns.first_target(record).is_empty(),
-            Of::Arrays(arrays) => arrays.widths().1 > 0,
-            Of::Parquet(file) => self.columns.targets.first().is_some_and(|column| file.text(column).is_some()),
-        }
-    }
-
-    /// Whether there is a column of targets at all.
-    #[must_use]
-    pub const fn can_have_target(&self) -> bool {
-        !self.columns.targets.is_empty()
-    }
-
-    /// What its id column says; `None` where rows are named by their numbers.
-    #[must_use]
-    pub fn id(&self) -> Option<String> {
-        match self.of {
-            Of::Record(record) => self.columns.id(record),
-            Of::Arrays(_) => None,
-            Of::Parquet(file) => self.columns.id.as_ref().map(|column| file.text(column).unwrap_or_default()),
-        }
-    }
-
-    /// What is wrong with it.
-    #[must_use]
-    pub fn bad(&self, column: Option<String>, what: String) -> BadRow {
-        let line = match self.of {
-            Of::Record(record) => Some(record.line),
-            Of::Arrays(_) | Of::Parquet(_) => None,
-        };
-        let row = self.number() - self.place.before - self.place.skipped;
-        self.placed(BadRow { line, ..BadRow::of_row(row, column, what) })
-    }
-
-    fn placed(&self, bad: BadRow) -> BadRow {
-        let Place { file, before, skipped } = self.place;
-        // Lines of a block are not those of its file.
-        let line = bad.line.filter(|_| skipped == 0);
-        BadRow { row: bad.row + skipped, before, line, file: self.files.name(file).map(str::to_owned), ..bad }
     }
 }

@@ -128,7 +128,9 @@ fn read(job: Job<'_>, uri: &str) -> Result<Text, Fault> {
             // Not yet steps, but a sign that the job gets on.
             job.host.progress(Progress { records: Some(bytes.len() as u64), ..Progress::default() });
         }
-        contents.push(stream.content_digest());
+        let content = stream.content_digest();
+        found.check(number, &content)?;
+        contents.push(content);
         version = stream.version();
     }
     if bytes.is_empty() {

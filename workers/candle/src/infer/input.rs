@@ -14,10 +14,11 @@ use crate::{
         columns::{BadRow, Column, Wanted},
         load::{randn_digest, wanted},
         randn::{self, Table as Letter},
+        row,
         scaling::Scaler,
         split::divide,
         stream::Access,
-        table::{self, Table},
+        table::Table,
     },
     fault::Fault,
     job::Job,
@@ -262,7 +263,7 @@ fn is_wanted(part: &mut Option<Part>, row: u64) -> bool {
     wanted
 }
 
-fn expected(row: &table::Row<'_>, task: &Task) -> Option<Expected> {
+fn expected(row: &row::Row<'_>, task: &Task) -> Option<Expected> {
     if !row.can_have_target() {
         return None;
     }

@@ -22,6 +22,7 @@ use self::{
 };
 use crate::{
     bundle::{self, config::shape, read::Model},
+    data::pinned,
     device,
     fault::Fault,
     host::Done,
@@ -35,6 +36,13 @@ use crate::{
 /// # Errors
 /// Whatever a job can end with, see `Fault`.
 pub fn run(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
+    let (pinned, plain) = pinned::resolve(job, &spec.data)?;
+    let job = Job { pinned: pinned.as_ref(), ..job };
+    let predicted = predict(job, &InferSpec { data: plain, ..spec.clone() });
+    predicted.map_err(|fault| pinned::explained(pinned.as_ref(), fault))
+}
+
+fn predict(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
     let device = device::open(&job.start.spec.resources)?;
     let model = bundle::read::read(job, &spec.model)?;
     if matches!(model.network, ModelSpec::Gpt(_)) {

@@ -36,7 +36,7 @@ use self::{
 use crate::{
     bundle::{self, ModelConfig},
     data::{
-        self, Dataset, Rows,
+        self, Dataset, Rows, pinned,
         rows::{Shuffled, Source},
     },
     fault::Fault,
@@ -52,8 +52,12 @@ const LISTED: usize = 10;
 /// # Errors
 /// Whatever a job can end with, see `Fault`.
 pub fn run(job: Job<'_>, spec: &TrainSpec) -> Result<Done, Fault> {
+    let (pinned, plain) = pinned::resolve(job, &spec.data)?;
+    let job = Job { pinned: pinned.as_ref(), ..job };
+    let spec = &TrainSpec { data: plain, ..spec.clone() };
     let known = || spec.init.as_ref().map_or(Ok(None), |init| bundle::read::tokenizer(job, init));
-    let dataset = data::load(job, spec, || saved::index(job), known)?;
+    let dataset = data::load(job, spec, || saved::index(job), known);
+    let dataset = dataset.map_err(|fault| pinned::explained(job.pinned, fault))?;
     let spec = &whole(spec, &dataset);
     warn_of_missing_classes(job, &dataset)?;
     let config = |step, metrics: &Metrics| config_of(spec, &dataset, step, metrics);

@@ -181,7 +181,7 @@ impl Identity {
             | DataSource::Npy { uri, .. }
             | DataSource::Parquet { uri, .. }
             | DataSource::Text { uri, .. } => Some(uri.clone()),
-            DataSource::Randn { .. } => None,
+            DataSource::Randn { .. } | DataSource::Dataset { .. } => None,
         };
         let data = Named { uri, version: None };
         fields.collect::<Result<_, _>>().map(|fields| Self { fields, data, index: None }).map_err(|e| {

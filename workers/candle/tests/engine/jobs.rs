@@ -103,7 +103,7 @@ impl Bench {
             array_index: None,
         };
         let (attempt, runtime) = (AttemptNumber(attempt), self.runtime.handle());
-        work(Job { id: JobId(job), attempt, start: &start, host, stores: &self.stores, runtime })
+        work(Job { id: JobId(job), attempt, start: &start, host, stores: &self.stores, runtime, pinned: None })
     }
 }
 

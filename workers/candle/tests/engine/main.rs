@@ -11,6 +11,8 @@ mod background;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod gpt;

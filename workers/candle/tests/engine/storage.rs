@@ -65,7 +65,7 @@ impl Store {
             array_index: None,
         };
         let (stores, attempt, runtime) = (Stores::new(), AttemptNumber(number), self.runtime.handle());
-        let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime };
+        let job = Job { id: JobId(1), attempt, start: &start, host, stores: &stores, runtime, pinned: None };
         let (examples, dataset_digest) = (&problem.examples, &"d".repeat(64));
         fit(
             job,

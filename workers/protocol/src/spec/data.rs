@@ -1,5 +1,7 @@
 //! Where rows come from and how they are divided and scaled.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +69,24 @@ pub enum DataSource {
         /// What a token is.
         tokenizer: TextTokens,
     },
+    /// A version of a dataset, as `mlctl dataset ls` lists them. Its files are read and no others, whatever lies beside them by now; one that is missing or has changed ends the job with its name.
+    Dataset {
+        /// The dataset's name and, after a slash, its version: `digits/3`. Without one, the newest at the submit, which the job keeps.
+        #[schemars(length(min = 1, max = 120))]
+        dataset: String,
+        /// The columns to learn, as for CSV.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        targets: Vec<String>,
+        /// The columns to learn from, in order; every other column when empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        features: Vec<String>,
+        /// What a token is, where the dataset is text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokenizer: Option<TextTokens>,
+        /// What the version is of. Written by the daemon at the submit, whatever stands there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pinned: Option<PinnedData>,
+    },
     /// Rows drawn from the standard normal distribution; see the generator's specification in `workers/candle/docs/rng.md`.
     Randn {
         /// Rows.
@@ -92,10 +112,90 @@ impl DataSource {
                 (Some(uri), None)
             }
             Self::Npy { uri, targets_uri } => (Some(uri), targets_uri.as_mut()),
-            Self::Randn { .. } => (None, None),
+            Self::Randn { .. } | Self::Dataset { .. } => (None, None),
         };
         uri.map(|uri| ("uri", uri)).into_iter().chain(targets_uri.map(|uri| ("targets_uri", uri)))
     }
+
+    /// The files of a dataset's version as if they were named themselves; everything else, and a dataset of which no version is pinned yet, as it is.
+    #[must_use]
+    pub fn plain(&self) -> Cow<'_, Self> {
+        let Self::Dataset { targets, features, tokenizer, pinned: Some(pinned), .. } = self else {
+            return Cow::Borrowed(self);
+        };
+        let (uri, targets, features) = (pinned.uri.clone(), targets.clone(), features.clone());
+        Cow::Owned(match pinned.format {
+            DataFormat::Csv => Self::Csv { uri, targets, features },
+            DataFormat::Jsonl => Self::Jsonl { uri, targets, features },
+            DataFormat::Parquet => Self::Parquet { uri, targets, features },
+            DataFormat::Npy => Self::Npy { uri, targets_uri: pinned.targets_uri.clone() },
+            DataFormat::Text => Self::Text { uri, tokenizer: tokenizer.unwrap_or(TextTokens::Bytes) },
+        })
+    }
+}
+
+/// What a version of a dataset is of, as a job keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PinnedData {
+    /// Where its manifest is.
+    pub manifest: String,
+    /// BLAKE3 of the manifest.
+    pub digest: String,
+    /// What its files are.
+    pub format: DataFormat,
+    /// What was named when it was added: a file, a folder or a pattern.
+    pub uri: String,
+    /// The same of the files with what is to be learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets_uri: Option<String>,
+}
+
+/// What the files of a dataset are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    /// CSV with a header.
+    Csv,
+    /// A JSON object a line.
+    Jsonl,
+    /// NumPy arrays.
+    Npy,
+    /// Parquet.
+    Parquet,
+    /// Plain text.
+    Text,
+}
+
+impl DataFormat {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("csv", Self::Csv),
+        ("jsonl", Self::Jsonl),
+        ("npy", Self::Npy),
+        ("parquet", Self::Parquet),
+        ("text", Self::Text),
+    ];
+
+    /// Its name, as `format` has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Npy => "npy",
+            Self::Parquet => "parquet",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// The name and the version that `digits/3` or `digits` means; `None` for a version that is no number from 1 on.
+#[must_use]
+pub fn dataset_parts(reference: &str) -> Option<(&str, Option<u32>)> {
+    let Some((name, version)) = reference.split_once('/') else { return Some((reference, None)) };
+    let number: u32 = version.parse().ok().filter(|number: &u32| *number > 0 && number.to_string() == version)?;
+    Some((name, Some(number)))
 }
 
 /// What a token of a text is.
@@ -184,6 +284,39 @@ pub enum Scaling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_dataset_is_read_as_its_files_are() {
+        let dataset = |pinned| DataSource::Dataset {
+            dataset: "digits/3".into(),
+            targets: vec!["y".into()],
+            features: Vec::new(),
+            tokenizer: None,
+            pinned,
+        };
+        assert!(matches!(dataset(None).plain(), Cow::Borrowed(DataSource::Dataset { .. })));
+        for (_, format) in DataFormat::ALL {
+            let pinned = PinnedData {
+                manifest: "file:///m".into(),
+                digest: "0".into(),
+                format,
+                uri: "file:///d/*".into(),
+                targets_uri: None,
+            };
+            let plain = dataset(Some(pinned)).plain().into_owned();
+            let json = serde_json::to_value(&plain).unwrap();
+            assert_eq!((json["format"].as_str(), json["uri"].as_str()), (Some(format.name()), Some("file:///d/*")));
+        }
+    }
+
+    #[test]
+    fn a_dataset_is_named_with_a_version_or_without() {
+        assert_eq!(dataset_parts("digits"), Some(("digits", None)));
+        assert_eq!(dataset_parts("digits/3"), Some(("digits", Some(3))));
+        for wrong in ["digits/", "digits/0", "digits/03", "digits/x", "digits/3/4", "digits/-1"] {
+            assert_eq!(dataset_parts(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn several_files_are_told_from_one() {

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use after::{After, AfterFailed, Need};
 pub use command::{CommandSpec, Param};
-pub use data::{DataSource, Scaling, Split, SplitPart, StreamSpec, TextTokens, file_set};
+pub use data::{
+    DataFormat, DataSource, PinnedData, Scaling, Split, SplitPart, StreamSpec, TextTokens, dataset_parts, file_set,
+};
 pub use detect::{DeadGradients, DetectSpec, Diverged, Plateau, Select};
 pub use gpt::{FeedForward, GptSpec, Norm, Positions};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
