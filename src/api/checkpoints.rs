@@ -1,4 +1,4 @@
-//! Handlers about a job's checkpoints: list, show, verify, take one now. Called by the router. Nothing here is larger than a manifest: objects are read back in pieces.
+//! Handlers about a job's checkpoints: list, show, verify, take one now, remove one. Called by the router. Nothing here is larger than a manifest: objects are read back in pieces.
 
 use axum::{Json, extract::State};
 use mlctl_artifacts::{ArtifactError, checkpoint, manifest::Role};
@@ -8,7 +8,10 @@ use super::{
     Context, Shared,
     error::Failure,
     extract::{Named, Sent, Step},
-    types::{CheckpointDetail, CheckpointList, ErrorCode, ObjectView, SCHEMA, VerifiedView, VerifyRequest, VerifyView},
+    types::{
+        CheckpointDetail, CheckpointList, ErrorCode, ObjectView, RemovedCheckpointView, SCHEMA, VerifiedView,
+        VerifyRequest, VerifyView,
+    },
     view,
 };
 use crate::{store::StoreError, supervisor::Judged};
@@ -38,6 +41,38 @@ pub(super) async fn take(State(api): State<Context>, Named(id): Named) -> Result
     let judged = api.supervisor.judged(id).await?;
     let found = judged.into_iter().find(|found| found.kept.checkpoint.uri == taken.uri);
     Ok(Json(detail(&api, id, &found.ok_or_else(|| none(id, Some(taken.step)))?).await?))
+}
+
+/// `DELETE /v1/jobs/{job}/checkpoints/{step}`: all of that step that are on record.
+pub(super) async fn remove(
+    State(api): State<Context>,
+    Named(id): Named,
+    Step(step): Step,
+) -> Result<Json<RemovedCheckpointView>, Failure> {
+    api.check_sound()?;
+    let judged = api.supervisor.judged(id).await?;
+    let newest = judged.first().map(|newest| newest.kept.checkpoint.uri.clone());
+    let mut view = RemovedCheckpointView { schema: SCHEMA, id, step, uris: Vec::new(), size_bytes: 0 };
+    let mut found = judged.into_iter().filter(|found| found.kept.checkpoint.step == step).peekable();
+    found.peek().ok_or_else(|| none(id, Some(step)))?;
+    for Judged { kept, .. } in found {
+        let CheckpointRef { uri, size_bytes, .. } = kept.checkpoint;
+        if !api.supervisor.remove_checkpoint(id, &uri).await? {
+            let (why, hint) = match kept.needed_by {
+                Some(who) => (format!("{who} needs it"), "remove that first, or wait until it has ended".to_owned()),
+                None if newest.as_ref() == Some(&uri) => (
+                    "it is the newest, which the job goes on from".into(),
+                    format!("`mlctl rm {id}` removes the job with it"),
+                ),
+                None => ("something needs it by now".into(), format!("`mlctl checkpoint ls {id}` says what")),
+            };
+            let message = format!("the checkpoint of job {id} at step {step} stays: {why}");
+            return Err(Failure::new(ErrorCode::WrongState, message, hint));
+        }
+        view.size_bytes += size_bytes;
+        view.uris.push(uri);
+    }
+    Ok(Json(view))
 }
 
 async fn detail(api: &Shared, id: JobId, judged: &Judged) -> Result<CheckpointDetail, Failure> {

@@ -18,6 +18,7 @@ use super::{Shared, after, datasets, error::Failure};
 use crate::{
     domain::{
         JobState,
+        registry::is_within,
         rules::{self, Problem},
     },
     store::StoreError,
@@ -81,6 +82,8 @@ async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) ->
     let mut problems = Vec::new();
     if let DataSource::Dataset { dataset, pinned: Some(pinned), .. } = data {
         for uri in [Some(&pinned.uri), pinned.targets_uri.as_ref()].into_iter().flatten() {
+            // What was pushed is in the storage itself, where no root has to allow it.
+            let roots = if is_pushed(api, uri) { &Roots::Any } else { roots };
             if let Err(wrong) = unchanged(api, uri, roots).await {
                 let message = format!("{dataset} cannot be read: {}", wrong.message);
                 problems.push(Wrong { message, ..wrong }.at(&format!("{path}.dataset")));
@@ -98,6 +101,11 @@ async fn data(api: &Shared, path: &str, data: &mut DataSource, roots: &Roots) ->
         }
     }
     problems
+}
+
+/// Whether files lie where `mlctl dataset push` brings them.
+fn is_pushed(api: &Shared, uri: &str) -> bool {
+    is_within(uri, &keys::pushed_uri(&api.config.storage_url, &api.store.instance().id))
 }
 
 /// Whether the files of a dataset are there and may be read, by the very name that its manifest has.

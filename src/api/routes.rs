@@ -87,6 +87,7 @@ fn others() -> Vec<Route> {
         get("/v1/jobs/{job}/why", jobs::why),
         get("/v1/jobs/{job}/checkpoints", checkpoints::list),
         get("/v1/jobs/{job}/checkpoints/{step}", checkpoints::show),
+        delete("/v1/jobs/{job}/checkpoints/{step}", checkpoints::remove).within(LONG_LIMIT),
         get("/v1/jobs/{job}/checkpoints/{step}/objects/{object}", download::checkpoint_object).within(LONG_LIMIT),
         get("/v1/jobs/{job}/model", download::model).within(LONG_LIMIT),
         get("/v1/jobs/{job}/model/objects/{object}", download::model_object).within(LONG_LIMIT),

@@ -33,8 +33,8 @@ use crate::domain::array::Membership;
 pub use after::{AfterView, WaiterView};
 pub use arrays::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView, SubmitArrayRequest};
 pub use checkpoints::{
-    CheckpointDetail, CheckpointList, CheckpointView, ModelDetail, ObjectView, StoredView, VerifiedView, VerifyRequest,
-    VerifyView,
+    CheckpointDetail, CheckpointList, CheckpointView, ModelDetail, ObjectView, RemovedCheckpointView, StoredView,
+    VerifiedView, VerifyRequest, VerifyView,
 };
 pub use control::{EditRequest, HoldRequest, MAX_HOLD_REASON};
 pub use daemon::{

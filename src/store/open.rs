@@ -56,6 +56,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0024_models.sql"),
     include_str!("../../migrations/0025_schedule_weights.sql"),
     include_str!("../../migrations/0027_datasets.sql"),
+    include_str!("../../migrations/0028_pushed.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -86,6 +86,17 @@ impl Store {
         Ok(found.into_iter().collect())
     }
 
+    /// Those of these folders in which data of a version of a dataset lies, or what a job on record or one of a schedule reads.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn needed_folders(&self, uris: Vec<String>) -> Result<BTreeSet<String>, StoreError> {
+        let mut rows = Rows::default();
+        uris.iter().for_each(|uri| rows.push(&[uri.into()]));
+        let found: Vec<String> = sqlx::query_scalar(FOLDERS).bind(rows.finish()).fetch_all(&self.inner.readers).await?;
+        Ok(found.into_iter().collect())
+    }
+
     /// URIs of the checkpoints that versions of models hold.
     ///
     /// # Errors
@@ -111,5 +122,14 @@ pub(super) const MANIFESTS: &str = "SELECT asked.value ->> 0 FROM jsonb_each(?1)
      WHERE EXISTS (SELECT 1 FROM dataset_versions AS version WHERE version.manifest = asked.value ->> 0) \
      OR EXISTS (SELECT 1 FROM job_specs AS begins WHERE begins.dataset = asked.value ->> 0) \
      OR EXISTS (SELECT 1 FROM schedules AS timed WHERE timed.dataset = asked.value ->> 0)";
+pub(super) const FOLDERS: &str = concat!(
+    "SELECT asked.value ->> 0 FROM jsonb_each(?1) AS asked WHERE EXISTS (SELECT 1 FROM dataset_versions AS version WHERE ",
+    within!("version.uri", "(asked.value ->> 0)"),
+    ") OR EXISTS (SELECT 1 FROM job_specs AS begins WHERE ",
+    within!("begins.dataset_uri", "(asked.value ->> 0)"),
+    ") OR EXISTS (SELECT 1 FROM schedules AS timed WHERE ",
+    within!("timed.dataset_uri", "(asked.value ->> 0)"),
+    ")"
+);
 pub(super) const ALL_CHECKPOINTS: &str = "SELECT id, uri FROM checkpoints WHERE id > ?1 ORDER BY id LIMIT ?2 + 0";
 const ALL_VERSIONS: &str = "SELECT uri FROM model_versions WHERE uri IS NOT NULL";

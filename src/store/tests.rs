@@ -235,6 +235,7 @@ async fn what_is_needed_is_found_without_a_walk() {
         ("versions as roots", roots::VERSIONS),
         ("all checkpoints", roots::ALL_CHECKPOINTS),
         ("manifests as roots", roots::MANIFESTS),
+        ("data of datasets as roots", roots::FOLDERS),
         ("versions of a dataset", datasets::VERSIONS),
         ("a version of a dataset", datasets::VERSION),
         ("load datasets", datasets::LOAD),

@@ -218,6 +218,14 @@ impl Handle {
         retention::judged(&self.shared, job, &spec.checkpoint).await
     }
 
+    /// Deletes a checkpoint of a job, unless it is the newest or something besides the job needs it. Returns whether it did. Objects that a store does not delete are left to the collection.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Failed`].
+    pub async fn remove_checkpoint(&self, job: JobId, uri: &str) -> Result<bool, StoreError> {
+        retention::remove(&self.shared, job, uri).await
+    }
+
     /// Has a running job take a checkpoint now, and waits until one is durable: a minute at most.
     ///
     /// # Errors

@@ -81,6 +81,18 @@ pub(super) async fn tidy(shared: &Shared, job: JobId, policy: &CheckpointPolicy)
     delete(shared, job, gone).await;
 }
 
+/// Deletes a checkpoint that a person wants gone, unless it is the newest or something else needs it. Returns whether it did.
+pub(super) async fn remove(shared: &Shared, job: JobId, uri: &str) -> Result<bool, StoreError> {
+    let forgotten = shared.store.forget_checkpoints(job, vec![uri.to_owned()]).await?;
+    if forgotten.is_empty() {
+        return Ok(false);
+    }
+    if let Err(error) = checkpoint::delete(&shared.artifacts, uri).await {
+        warn!(job_id = %job, uri, error = causes(&error), "objects of a removed checkpoint stay in storage");
+    }
+    Ok(true)
+}
+
 fn expired(judged: Vec<Judged>) -> Vec<String> {
     judged.into_iter().filter(|one| one.verdict.goes()).map(|one| one.kept.checkpoint.uri).collect()
 }

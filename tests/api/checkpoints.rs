@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mlctl::{
-    api::types::{CheckpointDetail, CheckpointList, ErrorCode, JobView, VerifyView},
+    api::types::{CheckpointDetail, CheckpointList, ErrorCode, JobView, RemovedCheckpointView, VerifyView},
     domain::Fence,
 };
 use mlctl_artifacts::{
@@ -15,7 +15,7 @@ use mlctl_protocol::{JobId, message::ReportBody, result::CheckpointRef};
 
 use serde_json::json;
 
-use crate::rig::{Rig, spec, submission};
+use crate::rig::{Rig, bad, spec, submission};
 
 /// Writes a checkpoint and puts it on record, as a worker and the supervisor would.
 async fn save(rig: &Rig, fence: Fence, seq: u64, step: u64) -> CheckpointRef {
@@ -91,6 +91,30 @@ async fn a_list_says_why_each_is_kept_and_what_goes() {
     let expected = ["40 newest,last,best,nightly stays", "30  now", "20 nightly stays", "10 needed stays"];
     assert_eq!(why, expected);
     assert_eq!(list.checkpoints[3].needed_by, Some(format!("job {}", two.id)));
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_removed_unless_something_goes_on_from_it() {
+    let rig = Rig::new().await;
+    let (id, saved) = saved_job(&rig).await;
+    let remove =
+        async |step: u64| rig.ask(hyper::Method::DELETE, &format!("/v1/jobs/one/checkpoints/{step}"), "").await;
+    let newest = bad(remove(20).await);
+    assert!(newest.1 == ErrorCode::WrongState && newest.2.contains("it is the newest"), "{newest:?}");
+    assert_eq!(bad(remove(30).await).1, ErrorCode::NotFound);
+    let mut begins = spec("two");
+    begins["train"]["init"] = json!({"from": saved[0].uri});
+    let two: JobView = rig.post("/v1/jobs", submission(begins, "two")).await;
+    let needed = bad(remove(10).await);
+    assert!(needed.1 == ErrorCode::WrongState && needed.2.contains(&format!("job {} needs it", two.id)), "{needed:?}");
+    let _: JobView = rig.post(&format!("/v1/jobs/{}/cancel", two.id), "").await;
+    let _: serde_json::Value = rig.delete(&format!("/v1/jobs/{}", two.id)).await;
+    let removed: RemovedCheckpointView = rig.delete("/v1/jobs/one/checkpoints/10").await;
+    assert_eq!((removed.id, removed.step, removed.uris), (id, 10, vec![saved[0].uri.clone()]));
+    assert!(!std::path::Path::new(saved[0].uri.strip_prefix("file://").unwrap()).exists());
+    let list: CheckpointList = rig.get("/v1/jobs/one/checkpoints").await;
+    assert_eq!(list.checkpoints.iter().map(|found| found.step).collect::<Vec<_>>(), [20]);
     rig.end_server().await;
 }
 

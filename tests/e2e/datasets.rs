@@ -171,6 +171,32 @@ fn a_running_job_that_goes_on_finds_out_that_its_data_has_changed() {
 }
 
 #[test]
+fn files_are_pushed_trained_on_and_collected_when_nothing_needs_them() {
+    let daemon = stage(Setup::of(Worker::Real).set("storage.data_roots=['/nowhere']"));
+    daemon.write("d/part-1.csv", "a,b,c,y\n1,2\n");
+    daemon.mlctl(&["dataset", "push", "parts", "d/part-0.csv", "d/part-1.csv"]).must_fail(6, &["row 0"]);
+    assert!(!daemon.state_dir.join("objects/datasets").exists(), "a bad row costs no upload");
+    daemon.write("d/part-1.csv", part(20));
+    let pushed = json(&daemon, &["dataset", "push", "parts", "d/part-0.csv", "d/part-1.csv"]);
+    let uri = pushed["uri"].as_str().unwrap();
+    assert!(uri.contains("/objects/datasets/") && uri.ends_with('/'), "{pushed:#}");
+    assert_eq!((&pushed["rows"], &pushed["objects"]), (&40.into(), &2.into()));
+    let folder = Path::new(uri.strip_prefix("file://").unwrap());
+    assert_eq!(std::fs::read_to_string(folder.join("part-1.csv")).unwrap(), part(20));
+    assert_eq!(json(&daemon, &["dataset", "push", "parts", "d/part-*.csv"])["version"], 1, "the same is the same");
+    std::fs::remove_dir_all(daemon.folder().join("d")).unwrap();
+    daemon.mlctl(&["submit", "job.toml", "-w"]).ok();
+    assert_eq!(daemon.last()["dataset"], "parts/1");
+    assert_eq!(json(&daemon, &["dataset", "verify", "parts"])["ok"], true);
+    daemon.mlctl(&["dataset", "rm", "parts/1"]).ok();
+    daemon.mlctl(&["checkpoint", "gc", "--grace", "0"]).ok();
+    assert!(folder.is_dir(), "the job is on record and may be looked into");
+    daemon.mlctl(&["rm", "@last"]).ok();
+    daemon.mlctl(&["checkpoint", "gc", "--grace", "0"]).ok();
+    assert!(!folder.exists());
+}
+
+#[test]
 fn a_version_of_objects_in_a_bucket_has_their_tags_and_is_held_to() {
     let Some(server) = Server::start() else { return };
     let keys = tempfile::tempdir().unwrap();
@@ -198,6 +224,14 @@ fn a_version_of_objects_in_a_bucket_has_their_tags_and_is_held_to() {
     daemon.mlctl(&["submit", "job.toml", "-w"]).ok();
     daemon.mlctl(&["submit", "job.toml", "-w", "--set", "train.stream={}"]).ok();
     assert_eq!(add(&["dataset", "verify", "parts", "-o", "json"]).json()["ok"], true);
+    let pushed = add(&["dataset", "push", "pushed", "d/part-0.csv", "-o", "json"]).json();
+    assert!(
+        pushed["uri"].as_str().is_some_and(|uri| uri.starts_with(&format!("s3://{BUCKET}/ml/datasets/"))),
+        "{pushed:#}"
+    );
+    let shown = json(&daemon, &["dataset", "show", "pushed/1"]);
+    assert!(shown["manifest"]["objects"][0]["etag"].is_string(), "{shown:#}");
+    daemon.mlctl(&["submit", "job.toml", "-w", "--set", "train.data.dataset=pushed"]).ok();
     upload(&server, &object(1), part(20).replace("20.5,", "99.5,").into_bytes());
     let changed = ["part-1.csv is not what it was", "its content is another"];
     daemon.must_fail(&["submit", "job.toml", "-w"], "spec", &changed);

@@ -34,6 +34,11 @@ fn a_success_becomes_a_version_that_outlives_its_job() {
         assert_eq!(object["blake3"], mlctl_artifacts::blake3_hex(&bytes));
     }
     let step = daemon.job(&id)["checkpoint"]["step"].as_u64().unwrap();
+    let verified = daemon.mlctl(&["checkpoint", "verify", "--all", "-o", "json"]).json();
+    assert_eq!((verified["ok"].as_bool(), verified["jobs"][0]["id"].as_str()), (Some(true), Some(id.as_str())));
+    assert!(daemon.mlctl(&["checkpoint", "verify", "--all"]).ok().contains("whole"));
+    daemon.mlctl(&["checkpoint", "rm", &format!("{id}/{step}")]).must_fail(5, &["it is the newest"]);
+    daemon.mlctl(&["checkpoint", "rm", &format!("{id}/999999")]).must_fail(4, &["no checkpoint"]);
     let said = daemon.mlctl(&["model", "add", "best", &format!("{id}/{step}")]).ok();
     assert!(said.contains("version 1 of model best"), "{said}");
     daemon.mlctl(&["rm", "--objects", &id]).must_fail(5, &["a version of a model holds"]);

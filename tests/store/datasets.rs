@@ -104,6 +104,8 @@ async fn a_version_that_is_read_is_not_removed_and_its_manifest_is_needed() {
     let manifest = content("a").manifest;
     let needed =
         async || !rig.store.needed_manifests(vec![manifest.clone(), "file:///o/x".into()]).await.unwrap().is_empty();
+    let folder = async |uri: &str| !rig.store.needed_folders(vec![uri.to_owned()]).await.unwrap().is_empty();
+    assert!(folder("file:///d").await && !folder("file:///d/y").await && !folder("file:///e").await);
     let mut new = new_job("reads", "reads");
     pin(&mut new.spec, "a");
     let id = rig.store.submit(new).await.unwrap().id;
@@ -112,9 +114,9 @@ async fn a_version_that_is_read_is_not_removed_and_its_manifest_is_needed() {
     let fence = rig.claim(id).await;
     rig.end(fence, ExitClass::Spec).await;
     rig.store.remove_dataset("digits", 1, USER).await.unwrap();
-    assert!(needed().await, "the job may be tried again");
+    assert!(needed().await && folder("file:///d").await, "the job may be tried again");
     rig.store.remove(&[id], USER, false).await.unwrap().remove(0).unwrap();
-    assert!(!needed().await);
+    assert!(!needed().await && !folder("file:///d").await);
     add(&rig, "a").await;
     assert!(needed().await);
     rig.check().await;

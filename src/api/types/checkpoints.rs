@@ -106,6 +106,21 @@ pub struct VerifyRequest {
     pub step: Option<u64>,
 }
 
+/// Checkpoints of a step that were removed: `DELETE /v1/jobs/{job}/checkpoints/{step}` answers with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedCheckpointView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// The step.
+    pub step: u64,
+    /// Where they were: one of each attempt that took one at that step.
+    pub uris: Vec<String>,
+    /// Bytes of them.
+    pub size_bytes: u64,
+}
+
 /// What the verification found, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyView {

@@ -9,7 +9,13 @@ use super::{
     pull::{self, Source},
 };
 use crate::{
-    api::types::{CheckpointDetail, CheckpointList, GcRequest, GcView, VerifyRequest, VerifyView},
+    api::{
+        query::{ListQuery, MAX_LIST_LIMIT, address},
+        types::{
+            CheckpointDetail, CheckpointList, GcRequest, GcView, JobList, RemovedCheckpointView, VerifyRequest,
+            VerifyView,
+        },
+    },
     cli::{
         Context, Done, Failure,
         client::{Client, LONG_LIMIT, READ_LIMIT},
@@ -26,6 +32,8 @@ Examples:
   mlctl checkpoint show digits 500
   mlctl checkpoint now digits               a running job saves its state at the end of the step
   mlctl checkpoint verify digits            reads every byte back; exit code 1 when one is damaged
+  mlctl checkpoint verify --all             those of all jobs
+  mlctl checkpoint rm digits/500            not the newest, nor what something else needs
   mlctl checkpoint pull digits ./newest     the newest checkpoint as a folder here, verified
   mlctl checkpoint pull digits/500 ./at-500
   mlctl checkpoint pull digits/model ./model   the final model
@@ -68,10 +76,22 @@ enum Verb {
     #[command(after_help = EXAMPLES)]
     Verify {
         /// The job: an id, a name or @last
-        #[arg(value_parser = job_name)]
-        job: String,
+        #[arg(value_parser = job_name, required_unless_present = "all")]
+        job: Option<String>,
         /// Only the checkpoint of this step [default: all]
         step: Option<u64>,
+        /// Those of all jobs
+        #[arg(long, conflicts_with_all = ["job", "step"])]
+        all: bool,
+    },
+    /// Remove checkpoints of steps
+    ///
+    /// The newest of a job stays, as the next attempt goes on from it, and so does what a job, a schedule or a version of a model needs.
+    #[command(after_help = EXAMPLES)]
+    Rm {
+        /// Which
+        #[arg(value_name = "JOB/STEP", value_parser = step_name, required = true)]
+        steps: Vec<String>,
     },
     /// Delete what is stored of jobs and nothing needs any more
     ///
@@ -108,7 +128,9 @@ impl Arguments {
             Verb::Ls { job } => format!("list the checkpoints of {job}"),
             Verb::Show { job, .. } => format!("show a checkpoint of {job}"),
             Verb::Now { job } => format!("take a checkpoint of {job}"),
-            Verb::Verify { job, .. } => format!("verify the checkpoints of {job}"),
+            Verb::Verify { job: Some(job), .. } => format!("verify the checkpoints of {job}"),
+            Verb::Verify { job: None, .. } => "verify all checkpoints".into(),
+            Verb::Rm { steps } => format!("remove the checkpoint {}", steps.join(", ")),
             Verb::Pull { from, .. } => format!("pull from {}", from.job),
             Verb::Gc { .. } => "collect what nothing needs".into(),
         }
@@ -118,8 +140,12 @@ impl Arguments {
         if let Verb::Pull { from, dir } = &self.verb {
             return pull::run(context, from, dir).await;
         }
+        let verb = match self.verb {
+            Verb::Rm { steps } => return remove(context, steps).await,
+            verb => verb,
+        };
         let Context { client, out, .. } = context;
-        match self.verb {
+        match verb {
             Verb::Ls { job } => {
                 let list: CheckpointList = client.get(&job_path(&job, "checkpoints")).await?;
                 checkpoints::list(out, &list)?;
@@ -137,7 +163,8 @@ impl Arguments {
                 let taken: CheckpointDetail = client.post_body(&path, &(), LONG_LIMIT).await?;
                 checkpoints::taken(out, &taken)?;
             }
-            Verb::Verify { job, step } => {
+            Verb::Verify { job: None, .. } => return verify_all(client, out).await,
+            Verb::Verify { job: Some(job), step, .. } => {
                 let path = job_path(&job, "checkpoints/verify");
                 let found: VerifyView = client.post_body(&path, &VerifyRequest { step }, READ_LIMIT).await?;
                 checkpoints::verified(out, &found)?;
@@ -147,10 +174,45 @@ impl Arguments {
                 let request = GcRequest { dry_run, grace_seconds: Some(grace.as_secs()), results };
                 return collect(client, out, &request).await;
             }
-            Verb::Pull { .. } => {}
+            Verb::Pull { .. } | Verb::Rm { .. } => {}
         }
         Ok(Exit::Ok)
     }
+}
+
+async fn remove(context: &mut Context<'_>, steps: Vec<String>) -> Done {
+    let remove = async |client: &Client, named: &str| {
+        let (job, step) = named.rsplit_once('/').unwrap_or((named, ""));
+        client.delete::<RemovedCheckpointView>(&job_path(job, &format!("checkpoints/{step}"))).await
+    };
+    super::each(context, steps, remove, checkpoints::removed).await
+}
+
+/// Has the daemon read back the checkpoints of all jobs, one job after the other.
+async fn verify_all(client: &Client, out: &mut Output) -> Done {
+    let query = ListQuery {
+        members: true,
+        finished: Some(MAX_LIST_LIMIT),
+        limit: Some(MAX_LIST_LIMIT),
+        ..ListQuery::default()
+    };
+    let list: JobList = client.get(&address("/v1/jobs", &query)).await?;
+    let spinner = gc::Spinner::new(out);
+    let mut all = Vec::new();
+    for job in list.jobs.iter().filter(|job| job.checkpoint.is_some()) {
+        spinner.show(format!("job {}", job.id));
+        let path = job_path(&job.id.to_string(), "checkpoints/verify");
+        match client.post_body(&path, &VerifyRequest { step: None }, READ_LIMIT).await {
+            Ok(found) => all.push(found),
+            // It was removed meanwhile.
+            Err(failure) if failure.exit == Exit::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    drop(spinner);
+    let ok = all.iter().all(|found: &VerifyView| found.ok);
+    checkpoints::all_verified(out, &all, list.note.as_deref())?;
+    Ok(if ok { Exit::Ok } else { Exit::Failed })
 }
 
 /// Has the daemon collect what nothing needs, and shows how far it has come.
@@ -180,6 +242,14 @@ async fn collect(client: &Client, out: &mut Output, request: &GcRequest) -> Done
     }
     gc::collected(out, &view)?;
     Ok(if view.failed > 0 { Exit::Failed } else { Exit::Ok })
+}
+
+/// A job, and a step of it.
+fn step_name(text: &str) -> Result<String, String> {
+    let (job, step) = text.rsplit_once('/').ok_or("name a job and a step, as in digits/500")?;
+    let is_step = step.parse().is_ok_and(|number: u64| number.to_string() == step);
+    job_name(job)?;
+    if is_step { Ok(text.to_owned()) } else { Err("a step is a number, as in digits/500".into()) }
 }
 
 fn newest(list: CheckpointList) -> Result<u64, Failure> {

@@ -17,6 +17,7 @@ use crate::{
     cli::{
         Context, Done, Failure,
         client::{Client, LONG_LIMIT},
+        commands::storage::Limits,
         exit::Exit,
         output::datasets,
         spec,
@@ -24,6 +25,7 @@ use crate::{
     domain::rules,
 };
 
+mod push;
 mod verify;
 
 const EXAMPLES: &str = "\
@@ -42,6 +44,7 @@ Examples:
   mlctl dataset add digits 's3://ml/digits/part-*.parquet'
   mlctl dataset add digits data/ --format jsonl
   mlctl dataset add arrays x.npy --targets y.npy
+  mlctl dataset push digits day-1.csv day-2.csv   brings them to the daemon's storage first
   mlctl dataset ls
   mlctl dataset show digits                 its versions, newest first
   mlctl dataset show digits/3               its files and columns
@@ -75,6 +78,25 @@ enum Verb {
         targets: Option<String>,
         #[command(flatten)]
         by: By,
+    },
+    /// Bring files to the daemon's object storage and make them a version
+    ///
+    /// They are looked at first. What was cut off is gone on with by the same command; files that are there are not sent again.
+    #[command(after_help = EXAMPLES)]
+    Push {
+        /// The dataset; it is made where there is none
+        #[arg(value_parser = dataset_name)]
+        dataset: String,
+        /// Files, folders and patterns here, of the same columns
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<String>,
+        /// What the files are [default: by the ending of their names]
+        #[arg(long, value_parser = format_parser())]
+        format: Option<DataFormat>,
+        #[command(flatten)]
+        by: By,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// List datasets with their newest versions
     #[command(after_help = EXAMPLES)]
@@ -184,6 +206,7 @@ impl Arguments {
     pub fn goal(&self) -> String {
         match &self.verb {
             Verb::Add { dataset, place, .. } => format!("make a version of {dataset} of {place}"),
+            Verb::Push { dataset, .. } => format!("push files to {dataset}"),
             Verb::Ls => "list datasets".into(),
             Verb::Show { which } => format!("show dataset {}", which.dataset),
             Verb::Verify { which } => format!("verify dataset {}", which.dataset),
@@ -197,6 +220,13 @@ impl Arguments {
             Verb::Add { dataset, place, format, targets, by } => {
                 let source = source(&context.environment.working_dir, (&place, targets.as_deref()), format)?;
                 return add(context, &dataset, source, by).await;
+            }
+            Verb::Push { dataset, paths, format, by, limits } => {
+                let folder = &context.environment.working_dir;
+                let sources =
+                    paths.iter().map(|path| source(folder, (path, None), format)).collect::<Result<_, _>>()?;
+                let push = push::Push { dataset, sources, by, limits };
+                return push.run(context).await;
             }
             Verb::Pin { dataset, by } => {
                 let newest = newest(&context.client, &dataset).await?;

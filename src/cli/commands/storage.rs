@@ -120,7 +120,7 @@ struct Abort {
 }
 
 #[derive(Debug, Args)]
-struct Limits {
+pub(super) struct Limits {
     /// Bytes that are in memory at a time, such as 256MiB; at least 16MiB
     #[arg(long, value_name = "SIZE", value_parser = budget, default_value = "40MiB")]
     memory: u32,
@@ -262,7 +262,7 @@ impl Abort {
 }
 
 impl Limits {
-    fn streams(&self, context: &Context<'_>, bar: &Arc<Bar>) -> Streams {
+    pub(super) fn streams(&self, context: &Context<'_>, bar: &Arc<Bar>) -> Streams {
         let bytes = usize::try_from(self.memory).unwrap_or(usize::MAX).saturating_mul(1024 * 1024);
         let bar = Arc::clone(bar);
         let streams = Streams::new(bytes).with_progress(Arc::new(move |step| match step {
@@ -276,7 +276,7 @@ impl Limits {
     }
 
     /// Does it until it is done, somebody wants its end, or the time is over.
-    async fn watch(
+    pub(super) async fn watch(
         &self,
         work: impl Future<Output = Result<Moved, ArtifactError>>,
         left: &'static str,
@@ -309,7 +309,7 @@ fn target(stores: &Stores, uri: &str, file: Option<&PathBuf>) -> Result<Location
     }
 }
 
-fn failure(error: ArtifactError) -> Failure {
+pub(super) fn failure(error: ArtifactError) -> Failure {
     let exit = match &error {
         ArtifactError::NotFound { .. } => Exit::NotFound,
         ArtifactError::AlreadyExists { .. } => Exit::Conflict,

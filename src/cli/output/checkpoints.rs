@@ -6,7 +6,7 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{CheckpointDetail, CheckpointList, CheckpointView, VerifyView},
+    api::types::{CheckpointDetail, CheckpointList, CheckpointView, RemovedCheckpointView, SCHEMA, VerifyView},
     cli::Failure,
     config::OutputForm,
 };
@@ -108,6 +108,46 @@ pub fn taken(out: &mut Output, detail: &CheckpointDetail) -> Result<(), Failure>
         OutputForm::Table | OutputForm::Wide => {
             let step = text::count(one.step);
             out.line(format!("job {} has a checkpoint at step {step}: {}", detail.id, text::visible_line(&one.uri)))
+        }
+    }
+}
+
+/// What a verification of all jobs found.
+#[derive(serde::Serialize)]
+struct AllVerified<'a> {
+    schema: u32,
+    ok: bool,
+    jobs: &'a [VerifyView],
+}
+
+/// Prints what a verification of all jobs found. `note` says which jobs were left out.
+pub fn all_verified(out: &mut Output, all: &[VerifyView], note: Option<&str>) -> Result<(), Failure> {
+    let ok = all.iter().all(|found| found.ok);
+    if out.is_json() {
+        return out.json_list(&AllVerified { schema: SCHEMA, ok, jobs: all }, all);
+    }
+    for found in all {
+        out.line(format!("job {}", found.id))?;
+        verified(out, found)?;
+    }
+    let checkpoints: usize = all.iter().map(|found| found.checkpoints.len()).sum();
+    let jobs = text::count(all.len() as u64);
+    let verdict = if ok { "all whole" } else { "some are damaged" };
+    out.say(format!("{} checkpoints of {jobs} jobs: {verdict}", text::count(checkpoints as u64)));
+    if let Some(note) = note {
+        out.say(note);
+    }
+    Ok(())
+}
+
+/// Prints checkpoints that were removed.
+pub fn removed(out: &mut Output, one: &RemovedCheckpointView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(one),
+        OutputForm::Name => one.uris.iter().try_for_each(|uri| out.line(uri)),
+        OutputForm::Table | OutputForm::Wide => {
+            let (step, size) = (text::count(one.step), text::bytes(one.size_bytes));
+            out.line(format!("checkpoint of job {} at step {step} removed: {size}", one.id))
         }
     }
 }

@@ -2,8 +2,8 @@
 //! A walk over the folder of all jobs, one job at a time and with little memory; which object goes is `judge`'s to say. What is on record is read again right before anything is deleted, so that
 //! what a job was submitted for meanwhile stays. Called by the API and by the schedule.
 
+mod datasets;
 mod judge;
-mod manifests;
 #[cfg(test)]
 pub(super) mod tests;
 mod walk;
@@ -115,7 +115,7 @@ enum Blind {
     Weights,
     Schedules,
     Versions,
-    Manifests,
+    Datasets,
 }
 
 impl Collector {
@@ -160,8 +160,8 @@ impl Collector {
     }
 
     #[cfg(test)]
-    fn is_blind_for_manifests(&self) -> bool {
-        self.blind == Some(Blind::Manifests)
+    fn is_blind_for_datasets(&self) -> bool {
+        self.blind == Some(Blind::Datasets)
     }
 
     fn check_sound(&self) -> Result<(), GcError> {

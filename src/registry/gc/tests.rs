@@ -625,7 +625,12 @@ async fn manifests_stay_as_long_as_a_version_or_a_job_or_a_schedule_needs_them()
         there
     };
     assert_eq!(there(&world).await, [true, true, false, true]);
-    world.collector.blind = Some(Blind::Manifests);
+    // Files that were pushed and that no version is of.
+    let stray = format!("{}/a.csv", keys::dataset_files_uri(PREFIX, &world.store.instance().id, &"a".repeat(64)));
+    world.put(&stray).await;
+    assert_eq!(world.collect(false).await.deleted.objects, 1);
+    assert!(!world.is_there(&stray).await);
+    world.collector.blind = Some(Blind::Datasets);
     world.collect(false).await;
     assert_eq!(there(&world).await, [false; 4], "the check would find a collection that is blind");
     assert!(world.is_there(&other).await);

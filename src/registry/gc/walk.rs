@@ -105,7 +105,7 @@ impl<'a> Collection<'a> {
         if let Some((home, _)) = at {
             self.clear(&jobs, &home, candidates).await?;
         }
-        self.manifests().await?;
+        self.datasets().await?;
         self.tell();
         Ok(self.collected)
     }
@@ -160,7 +160,7 @@ impl<'a> Collection<'a> {
             Some(Blind::Weights) => found.weights.clear(),
             Some(Blind::Schedules) => found.scheduled.clear(),
             Some(Blind::Versions) => found.versions.clear(),
-            Some(Blind::Manifests) | None => {}
+            Some(Blind::Datasets) | None => {}
         }
         found
     }

@@ -6,6 +6,7 @@
 //! <prefix>/jobs/<job>-<instance>/model/<attempt>/{model.safetensors, config.json}         config.json written last
 //! <prefix>/jobs/<job>-<instance>/output/<attempt>/…
 //! <prefix>/datasets/<instance>/<blake3>.json                                              the manifest of a version, named by its digest
+//! <prefix>/datasets/<instance>/files/<digest>/…                                            files that were pushed, in a folder named by what is in them
 //! <prefix>/doctor/…                                                                       probes, deleted at once
 //! <prefix>/backups/<instance>/<time>/{mld.db, manifest.json}                              manifest.json written last
 //! <prefix>/epochs/<instance>/<epoch>                                                      claimed by a restore
@@ -83,12 +84,41 @@ pub fn dataset_manifest_uri(prefix: &str, instance: &str, digest: &str) -> Strin
     format!("{}/{instance}/{digest}.json", datasets_uri(prefix))
 }
 
-/// The digest that the name of an object below [`datasets_uri`] says, if it is the manifest of a database's dataset.
+/// The folder of all that was pushed to a database's datasets.
 #[must_use]
-pub fn dataset_digest<'a>(name: &'a str, instance: &str) -> Option<&'a str> {
-    let digest = name.strip_prefix(instance)?.strip_prefix('/')?.strip_suffix(".json")?;
-    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_digest.then_some(digest)
+pub fn pushed_uri(prefix: &str, instance: &str) -> String {
+    format!("{}/{instance}/{FILES}", datasets_uri(prefix))
+}
+
+/// The folder of files that were pushed, by the digest of what is in them.
+#[must_use]
+pub fn dataset_files_uri(prefix: &str, instance: &str, digest: &str) -> String {
+    format!("{}/{digest}", pushed_uri(prefix, instance))
+}
+
+/// The folder of all that was pushed, inside that of a database's datasets.
+const FILES: &str = "files";
+
+/// What an object below [`datasets_uri`] is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatasetPart<'a> {
+    /// A manifest.
+    Manifest,
+    /// A file that was pushed, in this folder.
+    File(&'a str),
+}
+
+/// Reads the name of an object below [`datasets_uri`]; `None` for one that is not of this database.
+#[must_use]
+pub fn dataset_part<'a>(name: &'a str, instance: &str) -> Option<DatasetPart<'a>> {
+    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let rest = name.strip_prefix(instance)?.strip_prefix('/')?;
+    if let Some(digest) = rest.strip_suffix(".json") {
+        return is_digest(digest).then_some(DatasetPart::Manifest);
+    }
+    let (digest, file) = rest.strip_prefix(FILES)?.strip_prefix('/')?.split_once('/')?;
+    let folder = &name[..name.len() - file.len() - 1];
+    is_digest(digest).then_some(DatasetPart::File(folder))
 }
 
 /// The folder in which objects are written, read and deleted to see whether that works.
@@ -244,9 +274,12 @@ mod tests {
         let digest = "0f".repeat(32);
         let uri = dataset_manifest_uri("file:///o/", "k3f9", &digest);
         assert_eq!(uri, format!("file:///o/datasets/k3f9/{digest}.json"));
-        assert_eq!(dataset_digest(&format!("k3f9/{digest}.json"), "k3f9"), Some(digest.as_str()));
+        assert_eq!(dataset_part(&format!("k3f9/{digest}.json"), "k3f9"), Some(DatasetPart::Manifest));
+        let folder = format!("k3f9/files/{digest}");
+        assert_eq!(dataset_files_uri("file:///o", "k3f9", &digest), format!("file:///o/datasets/{folder}"));
+        assert_eq!(dataset_part(&format!("{folder}/a/b.csv"), "k3f9"), Some(DatasetPart::File(&folder)));
         for name in [format!("other/{digest}.json"), format!("k3f9/{digest}"), "k3f9/x.json".into(), "k3f9".into()] {
-            assert_eq!(dataset_digest(&name, "k3f9"), None, "{name}");
+            assert_eq!(dataset_part(&name, "k3f9"), None, "{name}");
         }
     }
 
