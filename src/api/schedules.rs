@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
+use jiff::Timestamp;
 use tracing::info;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     query::{DEFAULT_PREVIEW_RUNS, MAX_PREVIEW_RUNS, PreviewQuery},
     submit,
     types::{
-        AddScheduleRequest, ErrorCode, PreviewView, RunScheduleRequest, RunView, SCHEMA, ScheduleDetail, ScheduleList,
+        AddScheduleRequest, ErrorCode, PreviewView, RunScheduleRequest, SCHEMA, ScheduleDetail, ScheduleList,
         ScheduleView,
     },
     view,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     domain::{
         rules::{self, Problem},
-        schedule::{Crontab, SCHEDULE_LABEL, Timetable, labelled, zone},
+        schedule::{Crontab, Policy, SCHEDULE_LABEL, Timetable, labelled, zone},
     },
     store::{NewSchedule, Schedule},
 };
@@ -45,12 +46,14 @@ pub(super) async fn add(
     Sent(request): Sent<AddScheduleRequest>,
 ) -> Result<Response, Failure> {
     api.check_sound()?;
-    let AddScheduleRequest { name, cron, zone, spec } = request;
+    let AddScheduleRequest { name, cron, zone, policy, spec } = request;
     let mut spec = submit::read(&spec, api.policy().max_spec_bytes)?;
     permit::check_spec(&api, peer, &spec)?;
     let name = name.unwrap_or_else(|| spec.name.clone());
     let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();
     let timetable = timetable(&cron, zone.as_deref().unwrap_or(DEFAULT_ZONE), &mut problems);
+    let timetable = timetable.map(|timetable| timetable.of(&name, policy));
+    problems.extend(policy_problems(policy, timetable.as_ref(), api.clock.now()));
     if !std::mem::take(&mut spec.after).is_empty() {
         let message = "a job that is submitted again and again waits for no others".to_owned();
         problems.push(Problem { path: "after".into(), message, hint: Some("take it away".into()) });
@@ -80,11 +83,25 @@ pub(super) async fn add(
     }
     let now = api.clock.now();
     let zone = timetable.zone().iana_name().unwrap_or(DEFAULT_ZONE).to_owned();
-    let (cron, next) = (timetable.line().expression().to_owned(), timetable.after(now).next().map(|tick| tick.at));
-    let new = NewSchedule { name: name.clone(), cron, zone, spec, user: peer.uid, created_at: now, next };
+    let (cron, next) = (timetable.line().expression().to_owned(), timetable.after(now).next().map(|tick| tick.due));
+    let new = NewSchedule { name: name.clone(), cron, zone, spec, user: peer.uid, created_at: now, next, policy };
     let existed = api.store.add_schedule(new).await?;
     let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(seen(&api, &api.store.schedule(&name).await?).await?)).into_response())
+}
+
+/// What is wrong with a policy, and with a line that has no tick within it.
+fn policy_problems(policy: Policy, timetable: Option<&Timetable>, now: Timestamp) -> Vec<Problem> {
+    let mut problems = policy.problems();
+    if problems.is_empty()
+        && let (Some(until), Some(timetable)) = (policy.until, timetable)
+        && timetable.after(now).next().is_none()
+    {
+        let message = format!("it would never run: its line has no time between now and {until}");
+        let hint = Some("name a later moment, or none".to_owned());
+        problems.push(Problem { path: "policy.until".into(), message, hint });
+    }
+    problems
 }
 
 /// The timetable of a line in a zone, or what is wrong with them.
@@ -130,15 +147,11 @@ pub(super) async fn preview(
     let Some(timetable) = timetable(&found.cron, &found.zone, &mut problems) else {
         return Err(Failure::mistakes("schedule", problems));
     };
+    let timetable = timetable.of(&name, found.policy);
     let from = query.from.unwrap_or_else(|| api.clock.now());
     let count = query.n.unwrap_or(DEFAULT_PREVIEW_RUNS).clamp(1, MAX_PREVIEW_RUNS);
     let ticks = timetable.after(from).take(usize::try_from(count).unwrap_or(usize::MAX));
-    let run = |tick: crate::domain::schedule::Tick| RunView {
-        utc: tick.at,
-        local: tick.local(&timetable),
-        note: tick.effect.map(|effect| effect.to_string()),
-    };
-    Ok(Json(PreviewView { schema: SCHEMA, runs: ticks.map(run).collect() }))
+    Ok(Json(PreviewView { schema: SCHEMA, runs: ticks.map(|tick| view::schedule::run(&tick, &timetable)).collect() }))
 }
 
 /// `POST /v1/schedules/{schedule}/pause`: it submits nothing until it is resumed.
@@ -165,7 +178,7 @@ pub(super) async fn resume(
         return Err(Failure::mistakes("schedule", problems));
     };
     let now = api.clock.now();
-    let next = timetable.after(now).next().map(|tick| tick.at);
+    let next = timetable.of(&name, found.policy).after(now).next().map(|tick| tick.due);
     if api.store.resume_schedule(&name, now, next).await? {
         info!(schedule = %name, uid = peer.uid.0, "schedule {name} goes on");
     }

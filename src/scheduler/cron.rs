@@ -95,7 +95,12 @@ enum Kept {
     Full,
     /// It cannot be read, or its job cannot be submitted.
     Wrong,
+    /// Other schedules: it has made up for many missed ticks, and there are more.
+    More,
 }
+
+/// The turns of a schedule in a round: each is a transaction, and other schedules wait.
+const MOST_TURNS: usize = 100;
 
 impl Rounds {
     /// Takes the turns that are due. At the start, and when the clock was set back, that is every schedule's: the ticks to come may be other ones.
@@ -115,12 +120,13 @@ impl Rounds {
             cron.store.due_schedules(now).await?
         };
         let has_room = schedules.is_empty() || cron.has_room().await?;
-        let turns = join_all(schedules.iter().map(|schedule| cron.turn(schedule, now, has_room))).await;
+        let turns = join_all(schedules.into_iter().map(|schedule| cron.turns(schedule, now, has_room))).await;
         let kept = turns.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.seen = Some(now);
         let next = cron.store.next_tick(now).await?;
         let left = kept.iter().any(|kept| *kept != Kept::Done);
         let until = next.map(|next| self.cron.until(next)).or_else(|| left.then_some(LONGEST_SLEEP));
+        let until = if kept.contains(&Kept::More) { Some(Duration::ZERO) } else { until };
         Ok(Wait { until, is_full: kept.contains(&Kept::Full) })
     }
 }
@@ -130,35 +136,62 @@ impl Cron {
         Ok(self.store.waiting().await? < u64::from(*self.max_queued.borrow()))
     }
 
-    async fn turn(&self, schedule: &Schedule, now: Timestamp, has_room: bool) -> Result<Kept, StoreError> {
-        let name = &schedule.name;
-        let timetable = match self.timetable(schedule) {
+    /// Takes a schedule's turns: one, or several where more than one missed tick is made up for.
+    async fn turns(&self, mut schedule: Schedule, now: Timestamp, mut has_room: bool) -> Result<Kept, StoreError> {
+        let timetable = match self.timetable(&schedule) {
             Ok(timetable) => timetable,
             Err(why) => {
+                let name = &schedule.name;
                 warn!(schedule = %name, "schedule {name} submits nothing: {why}");
                 return Ok(Kept::Wrong);
             }
         };
-        let turn = timetable.turn(schedule.settled, now);
-        if turn.fire.is_none() && turn.next == schedule.next && schedule.settled <= now {
-            return Ok(Kept::Done);
+        for _ in 0..MOST_TURNS {
+            let turn = timetable.turn(schedule.settled, now);
+            let is_idle = turn.fire.is_none() && turn.left_out.is_none();
+            if is_idle && turn.next == schedule.next && schedule.settled <= now {
+                return Ok(Kept::Done);
+            }
+            let kept = self.turn(&schedule, &timetable, turn, has_room).await?;
+            if kept != Kept::Done || turn.next.is_none_or(|next| next > now) {
+                return Ok(kept);
+            }
+            (schedule.settled, schedule.next) = (turn.settled, turn.next);
+            has_room = self.has_room().await?;
         }
+        Ok(Kept::More)
+    }
+
+    async fn turn(
+        &self,
+        schedule: &Schedule,
+        timetable: &Timetable,
+        turn: Turn,
+        has_room: bool,
+    ) -> Result<Kept, StoreError> {
+        let name = &schedule.name;
         let missed = turn.fire.and_then(|_| self.refusal(schedule));
         if turn.fire.is_some() && missed.is_none() && !has_room {
             let most = *self.max_queued.borrow();
             warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
             return Ok(Kept::Full);
         }
-        match self.store.take_turn(schedule, turn, missed.clone()).await {
+        let taken = self.store.take_turn(schedule, turn, missed.clone()).await;
+        if let (Ok(_), Some((tick, late))) = (&taken, turn.left_out) {
+            let (local, why) = (tick.local(timetable), schedule.policy.reason(late));
+            warn!(schedule = %name, tick = %tick.at, "schedule {name} left out the tick of {local}: {why}");
+        }
+        match taken {
             Ok(_) if let (Some(tick), Some(why)) = (&turn.fire, &missed) => {
-                let local = tick.local(&timetable);
+                let local = tick.local(timetable);
                 warn!(schedule = %name, tick = %tick.at, "schedule {name} missed the tick of {local}: {why}");
                 Ok(Kept::Done)
             }
             Ok(submitted) => {
                 if let Some(tick) = &turn.fire {
                     let job = submitted.map(|submitted| submitted.id);
-                    tell(schedule, &timetable, &turn, tick, job.map(|job| job.to_string()).as_deref());
+                    let late = self.clock.now().duration_since(tick.due).as_secs();
+                    tell(schedule, timetable, tick, late, job.map(|job| job.to_string()).as_deref());
                 }
                 Ok(Kept::Done)
             }
@@ -183,7 +216,7 @@ impl Cron {
     fn timetable(&self, schedule: &Schedule) -> Result<Timetable, String> {
         let line = Crontab::parse(&schedule.cron).map_err(|error| format!("{error}; {}", error.hint))?;
         let zone = zone(&self.zones, &schedule.zone).map_err(|error| format!("{error}; {}", error.hint))?;
-        Ok(Timetable::new(line, zone))
+        Ok(Timetable::new(line, zone).of(&schedule.name, schedule.policy))
     }
 
     fn until(&self, moment: Timestamp) -> Duration {
@@ -193,13 +226,12 @@ impl Cron {
 }
 
 /// Says what a tick came to.
-fn tell(schedule: &Schedule, timetable: &Timetable, turn: &Turn, tick: &Tick, job: Option<&str>) {
+fn tell(schedule: &Schedule, timetable: &Timetable, tick: &Tick, late_seconds: i64, job: Option<&str>) {
     let (name, local) = (&schedule.name, tick.local(timetable));
     let Some(job) = job else {
         debug!(schedule = %name, tick = %tick.at, "schedule {name}: the tick of {local} has fired before");
         return;
     };
-    let late_seconds = turn.settled.duration_since(tick.at).as_secs();
     let is_first = timetable.after(schedule.settled).next().is_none_or(|first| first.at == tick.at);
     let missed = if is_first { "" } else { "; earlier ones that were missed are left out" };
     info!(schedule = %name, job_id = %job, tick = %tick.at, late_seconds, "schedule {name} submitted job {job} for {local}{missed}");

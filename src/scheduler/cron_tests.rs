@@ -25,7 +25,7 @@ use crate::{
     domain::{
         Change, Clock, Command, Uid,
         queue::{Flow, QueueEdit},
-        schedule::{Crontab, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
+        schedule::{Crontab, Misfire, Policy, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
     },
     store::{ListFilter, NewSchedule, Store, StoreError},
 };
@@ -92,12 +92,18 @@ impl Room {
     }
 
     async fn add(&self, name: &str, line: &str, zone_name: &str) {
+        self.add_with(name, line, zone_name, Policy::default()).await;
+    }
+
+    async fn add_with(&self, name: &str, line: &str, zone_name: &str, policy: Policy) {
         let now = self.clock.now();
         // A zone may be gone by the time it is used.
         let found = zone(jiff::tz::db(), zone_name).unwrap_or(TimeZone::UTC);
-        let next = Timetable::new(Crontab::parse(line).unwrap(), found).after(now).next().map(|tick| tick.at);
+        let timetable = Timetable::new(Crontab::parse(line).unwrap(), found).of(name, policy);
+        let next = timetable.after(now).next().map(|tick| tick.due);
         let (cron, zone) = (line.to_owned(), zone_name.to_owned());
-        let new = NewSchedule { name: name.into(), cron, zone, spec: spec(), user: Uid(7), created_at: now, next };
+        let (name, user) = (name.into(), Uid(7));
+        let new = NewSchedule { name, cron, zone, spec: spec(), user, created_at: now, next, policy };
         assert!(!self.store().add_schedule(new).await.unwrap());
     }
 
@@ -214,6 +220,95 @@ async fn of_missed_ticks_the_latest_alone_is_made_up_for() {
     assert_eq!(room.ticks().await, ["2026-06-01T13:00:00Z", "2026-06-03T09:00:00Z", "2026-06-03T10:00:00Z"]);
 }
 
+fn all(window: u32) -> Policy {
+    Policy { misfire: Misfire::All, catch_up_seconds: Some(window), ..Policy::default() }
+}
+
+#[tokio::test]
+async fn all_missed_ticks_within_the_window_run_oldest_first_over_kills_and_the_others_are_told() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add_with("minutely", "* * * * *", "UTC", all(4 * 3600)).await;
+    room.wake("2026-06-01T12:01:00Z").await;
+    room.restart().await;
+    // More than one round makes up for, and no other schedule waits for them.
+    room.add("other", "* * * * *", "UTC").await;
+    let wait = room.wake("2026-06-01T18:00:00Z").await;
+    assert_eq!(wait, Wait { until: Some(Duration::ZERO), is_full: false });
+    assert_eq!(room.fired().await.len(), 102);
+    room.restart().await;
+    let mut rounds = 1;
+    while room.wake("2026-06-01T18:00:00.5Z").await.until == Some(Duration::ZERO) {
+        rounds += 1;
+        // Killed at some of them.
+        if rounds == 2 {
+            room.restart().await;
+        }
+    }
+    room.store().remove_schedule("other").await.unwrap();
+    let schedule = room.store().schedule("minutely").await.unwrap();
+    let ticks = room.store().ticks(schedule.id, 1000).await.unwrap();
+    assert_eq!(ticks.len(), 1 + 4 * 60 + 1, "12:01, and from 14:00 to 18:00");
+    assert!(ticks.windows(2).all(|pair| pair[0].at > pair[1].at && pair[0].job > pair[1].job), "oldest first");
+    assert_eq!(room.store().check().await.unwrap(), Vec::<String>::new());
+    let missed = room.store().missed_ticks(schedule.id, 1).await.unwrap();
+    assert!(missed[0].reason.ends_with("late, and no more than 4h is made up for"), "{missed:?}");
+    // Set back, nothing fires twice.
+    for moment in ["2026-06-01T17:00:00Z", "2026-06-01T17:30:00Z", "2026-06-01T18:00:01Z"] {
+        room.wake(moment).await;
+    }
+    assert_eq!(room.store().ticks(schedule.id, 1000).await.unwrap().len(), ticks.len());
+}
+
+#[tokio::test]
+async fn missed_ticks_are_made_up_for_as_there_is_room() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.rounds.cron.max_queued = watch::Sender::new(2).subscribe();
+    room.add_with("minutely", "* * * * *", "UTC", all(3600)).await;
+    assert!(room.wake("2026-06-01T12:05:00Z").await.is_full);
+    assert_eq!(room.ticks().await, ["2026-06-01T12:01:00Z", "2026-06-01T12:02:00Z"]);
+    room.rounds.cron.max_queued = watch::Sender::new(4).subscribe();
+    assert!(room.wake("2026-06-01T12:05:30Z").await.is_full);
+    room.rounds.cron.max_queued = watch::Sender::new(100).subscribe();
+    assert!(!room.wake("2026-06-01T12:05:40Z").await.is_full);
+    assert_eq!(room.ticks().await.len(), 5);
+}
+
+#[tokio::test]
+async fn skipped_ticks_do_not_run_and_say_why() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    room.add_with("hourly", "0 * * * *", "UTC", Policy { misfire: Misfire::Skip, ..Policy::default() }).await;
+    room.wake("2026-06-01T13:00:59Z").await;
+    room.restart().await;
+    room.wake("2026-06-01T15:01:01Z").await;
+    room.wake("2026-06-01T16:00:00Z").await;
+    assert_eq!(room.ticks().await, ["2026-06-01T13:00:00Z", "2026-06-01T16:00:00Z"]);
+    let id = room.store().schedule("hourly").await.unwrap().id;
+    let missed = room.store().missed_ticks(id, 10).await.unwrap();
+    let told: Vec<_> = missed.iter().map(|tick| (tick.at.to_string(), tick.reason.as_str())).collect();
+    assert_eq!(told, [("2026-06-01T15:00:00Z".to_owned(), "it was 1m 1s late, and missed runs are skipped")]);
+}
+
+#[tokio::test]
+async fn a_tick_waits_for_its_jitter_and_keeps_its_name_and_none_comes_after_the_end() {
+    let mut room = Room::at("2026-06-01T12:00:00Z").await;
+    let (jitter_seconds, until) = (1800, Some(at("2026-06-01T14:00:00Z")));
+    let (from, policy) = (Some(at("2026-06-01T13:00:00Z")), Policy::default());
+    room.add_with("hourly", "0 * * * *", "UTC", Policy { jitter_seconds, from, until, ..policy }).await;
+    for tick in ["2026-06-01T13:00:00Z", "2026-06-01T14:00:00Z"] {
+        let due = room.store().schedule("hourly").await.unwrap().next.unwrap();
+        assert!(due > at(tick) && due < at(tick) + SignedDuration::from_mins(30), "{due}");
+        let before = room.ticks().await;
+        room.wake(&(due - SignedDuration::from_millis(1)).to_string()).await;
+        room.restart().await;
+        assert_eq!(room.ticks().await, before);
+        room.wake(&due.to_string()).await;
+        assert_eq!(room.ticks().await.last().unwrap(), tick);
+    }
+    assert_eq!(room.store().schedule("hourly").await.unwrap().next, None);
+    room.wake("2026-06-02T14:00:00Z").await;
+    assert_eq!(room.ticks().await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_clock_that_jumps_forth_and_back_fires_no_tick_twice() {
     let mut room = Room::at("2026-06-01T12:00:00Z").await;
@@ -294,7 +389,8 @@ async fn a_tick_whose_queue_takes_no_job_is_missed_with_the_reason_and_the_next_
     spec.queue = "night".into();
     let (now, next) = (room.clock.now(), Some(at("2026-06-01T12:01:00Z")));
     let (cron, zone) = ("* * * * *".to_owned(), "UTC".to_owned());
-    let new = NewSchedule { name: "minutely".into(), cron, zone, spec, user: Uid(7), created_at: now, next };
+    let (name, user, policy) = ("minutely".into(), Uid(7), Policy::default());
+    let new = NewSchedule { name, cron, zone, spec, user, created_at: now, next, policy };
     assert!(!room.store().add_schedule(new).await.unwrap());
     let schedule = room.store().schedule("minutely").await.unwrap().id;
     let flow = |flow| QueueEdit { flow: Some(flow), ..QueueEdit::default() };

@@ -87,14 +87,17 @@ pub(super) struct PreparedSchedule {
     pub(super) user: Uid,
     pub(super) created: Timestamp,
     pub(super) next: Option<Timestamp>,
+    /// JSON of its policy; `None` for the default.
+    pub(super) policy: Option<String>,
 }
 
 impl PreparedSchedule {
     /// # Errors
-    /// When the spec cannot be written as JSON.
+    /// When the spec or the policy cannot be written as JSON.
     pub(super) fn new(new: NewSchedule) -> Result<Self, Fault> {
-        let NewSchedule { name, cron, zone, spec, user, created_at, next } = new;
-        Ok(Self { name, cron, zone, spec: serde_json::to_string(&spec)?, user, created: created_at, next })
+        let NewSchedule { name, cron, zone, spec, user, created_at, next, policy } = new;
+        let policy = if policy.is_default() { None } else { Some(serde_json::to_string(&policy)?) };
+        Ok(Self { name, cron, zone, spec: serde_json::to_string(&spec)?, user, created: created_at, next, policy })
     }
 }
 
@@ -117,18 +120,22 @@ pub(super) struct PreparedTurn {
     pub(super) next: Option<Timestamp>,
     /// The tick that fires, and its job.
     pub(super) fire: Option<(Tick, Prepared)>,
-    /// The tick that would fire, and why its job is not submitted.
-    pub(super) missed: Option<(Tick, String)>,
+    /// Ticks whose job is not submitted, and why: the one that would fire, and one that came too late.
+    pub(super) missed: Vec<(Tick, String)>,
 }
 
 impl PreparedTurn {
     /// # Errors
     /// When the spec cannot be written as JSON.
     pub(super) fn new(schedule: &Schedule, turn: Turn, missed: Option<String>) -> Result<Self, Fault> {
-        let Turn { fire, settled, next } = turn;
-        let (fire, missed) = match (fire, missed) {
-            (Some(tick), Some(why)) => (None, Some((tick, why))),
-            (fire, _) => (fire, None),
+        let Turn { fire, left_out, settled, next } = turn;
+        let mut all: Vec<_> = left_out.map(|(tick, late)| (tick, schedule.policy.reason(late))).into_iter().collect();
+        let fire = match (fire, missed) {
+            (Some(tick), Some(why)) => {
+                all.push((tick, why));
+                None
+            }
+            (fire, _) => fire,
         };
         let fire = fire.map(|tick| {
             let spec = tick.job(&schedule.name, &schedule.spec);
@@ -136,12 +143,12 @@ impl PreparedTurn {
             Ok::<_, Fault>((tick, Prepared::new(job)?))
         });
         let (name, settled_before) = (schedule.name.clone(), schedule.settled);
-        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()?, missed })
+        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()?, missed: all })
     }
 
-    /// The tick in question.
-    pub(super) fn tick(&self) -> Option<&Tick> {
-        self.fire.as_ref().map(|(tick, _)| tick).or(self.missed.as_ref().map(|(tick, _)| tick))
+    /// The ticks in question.
+    pub(super) fn ticks(&self) -> impl Iterator<Item = &Tick> {
+        self.fire.iter().map(|(tick, _)| tick).chain(self.missed.iter().map(|(tick, _)| tick))
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0025_schedule_weights.sql"),
     include_str!("../../migrations/0027_datasets.sql"),
     include_str!("../../migrations/0028_pushed.sql"),
+    include_str!("../../migrations/0029_schedule_policies.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. With a reason why it is `missed`, that is kept in
-    /// place of a job. Nothing is done when the schedule is gone or no longer as it was read.
+    /// place of a job, as it is of a tick that came too late. Nothing is done when the schedule is gone or no longer as it was read.
     ///
     /// # Errors
     /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
@@ -187,6 +187,7 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, RowError> {
         next: fields.maybe_time("next_tick_us")?,
         settled: fields.time("settled_us")?,
         created_at: fields.time("created_us")?,
+        policy: fields.maybe_json("policy")?.unwrap_or_default(),
     })
 }
 

@@ -30,6 +30,7 @@ struct Held {
     /// As read: what a change must find.
     settled_before: Timestamp,
     created: Timestamp,
+    policy: Option<String>,
     is_changed: bool,
 }
 
@@ -73,13 +74,14 @@ impl Timers {
                 settled,
                 settled_before: settled,
                 created: fields.time("created_us")?,
+                policy: fields.get("policy")?,
                 is_changed: false,
             };
             timers.held.insert(name, held);
         }
         let mut wanted = Rows::default();
         for turn in turns {
-            if let Some(tick) = turn.tick() {
+            for tick in turn.ticks() {
                 let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
                 wanted.push(&[turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into()]);
             }
@@ -94,9 +96,10 @@ impl Timers {
 
     /// Keeps a schedule. Returns whether the same one was there already.
     pub(super) fn add(&mut self, new: &PreparedSchedule) -> Result<bool, StoreError> {
-        let PreparedSchedule { name, cron, zone, spec, user, created, next } = new;
+        let PreparedSchedule { name, cron, zone, spec, user, created, next, policy } = new;
         if let Some(held) = self.held.get(name) {
-            let same = (&held.cron, &held.zone, &held.spec, held.user) == (cron, zone, spec, user.0);
+            let same =
+                (&held.cron, &held.zone, &held.spec, &held.policy, held.user) == (cron, zone, spec, policy, user.0);
             return if same { Ok(true) } else { Err(StoreError::ScheduleExists(name.clone())) };
         }
         let held = Held {
@@ -111,6 +114,7 @@ impl Timers {
             settled: *created,
             settled_before: *created,
             created: *created,
+            policy: policy.clone(),
             is_changed: false,
         };
         self.held.insert(name.clone(), held);
@@ -163,9 +167,10 @@ impl Timers {
             self.ticks.push_sealed("ticks", &cells);
             self.fired.insert((turn.schedule, tick.at.as_microsecond()));
         }
-        if let Some((tick, why)) = &turn.missed
-            && !self.fired.contains(&(turn.schedule, tick.at.as_microsecond()))
-        {
+        for (tick, why) in &turn.missed {
+            if self.fired.contains(&(turn.schedule, tick.at.as_microsecond())) {
+                continue;
+            }
             let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
             let cells: [Cell<'_>; 6] =
                 [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), why.into(), now.into()];
@@ -182,7 +187,7 @@ impl Timers {
         let (mut new, mut changed) = (Rows::default(), Rows::default());
         for held in self.held.values() {
             let enabled = i64::from(held.enabled);
-            let cells: [Cell<'_>; 9] = [
+            let cells: [Cell<'_>; 10] = [
                 (&held.name).into(),
                 (&held.cron).into(),
                 (&held.zone).into(),
@@ -192,6 +197,7 @@ impl Timers {
                 held.next.into(),
                 held.settled.into(),
                 held.created.into(),
+                held.policy.as_deref().map_or(Cell::Absent, Cell::Text),
             ];
             match held.id {
                 None => new.push_sealed("schedules", &cells),
@@ -232,7 +238,7 @@ pub(super) enum Standing {
 macro_rules! schedule_columns {
     () => {
         "schedules.id, schedules.name, schedules.cron, schedules.zone, schedules.spec, schedules.user_id, schedules.enabled, \
-         schedules.next_tick_us, schedules.settled_us, schedules.created_us"
+         schedules.next_tick_us, schedules.settled_us, schedules.created_us, schedules.policy"
     };
 }
 
@@ -253,8 +259,8 @@ SELECT wanted.value ->> 0, wanted.value ->> 1 FROM jsonb_each(?1) AS wanted
 CROSS JOIN ticks ON ticks.schedule_id = wanted.value ->> 0 AND ticks.nominal = wanted.value ->> 2 AND ticks.pass = wanted.value ->> 3";
 
 const NEW: &str = "
-INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9
+INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, policy, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
 FROM jsonb_each(?)";
 
 pub(super) const CHANGED: &str = "

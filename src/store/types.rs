@@ -18,6 +18,7 @@ use crate::domain::{
     event::ProcessIdentity,
     filter::Seen,
     queue::Queue,
+    schedule::Policy,
 };
 
 /// A job to keep.
@@ -361,8 +362,10 @@ pub struct NewSchedule {
     pub user: Uid,
     /// When it was added: ticks come after.
     pub created_at: Timestamp,
-    /// The first tick.
+    /// When the first tick is due.
     pub next: Option<Timestamp>,
+    /// What it does besides its line, which makes sense.
+    pub policy: Policy,
 }
 
 /// A schedule.
@@ -382,12 +385,14 @@ pub struct Schedule {
     pub user: Uid,
     /// Whether it submits anything.
     pub enabled: bool,
-    /// The nearest tick to come.
+    /// When the nearest tick to come is due.
     pub next: Option<Timestamp>,
-    /// Up to this moment all ticks were submitted, or left out by the policy for missed ones.
+    /// All ticks that were due up to this moment were submitted, or left out by the policy for missed ones.
     pub settled: Timestamp,
     /// When it was added.
     pub created_at: Timestamp,
+    /// What it does besides its line.
+    pub policy: Policy,
 }
 
 /// A tick that fired.

@@ -1,9 +1,13 @@
 //! A schedule through everything that can happen to a daemon: each tick submits one job, whatever is killed, whenever, and wherever the clock jumps. The wall clock of the
 //! real daemon runs faster (`MLD_CLOCK_RATE`), so that a minute takes seconds.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mlctl::{daemon::clock::SystemClock, domain::Clock as _};
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
@@ -187,6 +191,93 @@ fn a_paused_schedule_submits_nothing_and_leaves_out_what_came_meanwhile() {
     assert_eq!((left_out, doubles(&after)), (0, Vec::new()), "what came meanwhile is not made up for: {after:?}");
     for verb in ["pause", "resume", "run"] {
         daemon.mlctl(&["schedule", verb, "none"]).must_fail(4, &["no schedule none"]);
+    }
+}
+
+/// The ticks of one schedule that fired, each once.
+fn fired_of(daemon: &Daemon, schedule: &str) -> BTreeSet<Timestamp> {
+    let jobs = scheduled(daemon).into_iter().filter(|job| job["labels"]["mlctl/schedule"] == schedule);
+    let mut fired = BTreeSet::new();
+    for job in jobs {
+        let tick = job["labels"]["mlctl/scheduled-at"].as_str().unwrap().parse().unwrap();
+        assert!(fired.insert(tick), "{tick} fired twice");
+    }
+    fired
+}
+
+#[test]
+fn what_was_missed_runs_or_is_skipped_as_each_schedule_says() {
+    let (mut daemon, clock) = hurried(Worker::Real, 30);
+    daemon.write("job.toml", JOB);
+    let add = |name: &str, more: &[&str]| {
+        let args = ["schedule", "add", "job.toml", "--cron", "* * * * *", "-n", name, "--set", "resources.cpus=1"];
+        daemon.mlctl(&[&args[..], more].concat()).ok()
+    };
+    add("each", &["--misfire", "all", "--catch-up", "2h"]);
+    add("none", &["--misfire", "skip"]);
+    until("both have run", || ["each", "none"].iter().all(|name| !fired_of(&daemon, name).is_empty()).then_some(()));
+    let (mut away, mut last) = (Vec::new(), clock.now());
+    for _ in 0..2 {
+        let gone = clock.now();
+        daemon.kill();
+        until("minutes have passed", || (clock.now().duration_since(gone).as_mins() >= 4).then_some(()));
+        let back = clock.now();
+        daemon.start();
+        away.push((gone, back));
+        last = back;
+        until("what was missed has run", || fired_of(&daemon, "each").last().filter(|tick| **tick >= back).map(drop));
+    }
+    until("both go on", || fired_of(&daemon, "none").last().filter(|tick| **tick > last).map(drop));
+    let (each, none) = (fired_of(&daemon, "each"), fired_of(&daemon, "none"));
+    let minutes: Vec<i64> = each.iter().map(|tick| tick.as_second() / 60).collect();
+    assert!(minutes.windows(2).all(|pair| pair[0] + 1 == pair[1]), "each minute has its run: {each:?}");
+    let is_missed =
+        |tick: &&Timestamp| away.iter().any(|(gone, back)| gone < *tick && back.duration_since(**tick).as_secs() > 60);
+    assert_eq!(none.iter().filter(is_missed).count(), 0, "{none:?} {away:?}");
+    assert!(each.iter().filter(is_missed).count() >= 4, "{each:?} {away:?}");
+    daemon.mlctl(&["schedule", "pause", "each", "none"]).ok();
+    let shown = daemon.mlctl(&["schedule", "show", "none", "-o", "json"]).json();
+    assert_eq!(shown["policy"]["misfire"], "skip");
+    let reason = shown["missed"][0]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("late, and missed runs are skipped"), "{shown:#}");
+    let shown = daemon.mlctl(&["schedule", "show", "each"]).ok();
+    assert!(shown.contains("each runs, if it is no more than 2h late"), "{shown}");
+    let job = scheduled(&daemon).pop().unwrap();
+    daemon.wait_for(job["id"].as_str().unwrap(), "succeeded");
+}
+
+#[test]
+fn a_spread_is_previewed_and_a_schedule_ends_when_it_is_to() {
+    let (daemon, clock) = hurried(Worker::Real, 60);
+    daemon.write("job.toml", JOB);
+    let add = |name: &str, cron: &str, more: &[&str]| {
+        daemon.mlctl(&[&["schedule", "add", "job.toml", "-n", name, "--cron", cron][..], more].concat())
+    };
+    add("spread", "30 2 * * *", &["--zone", "Europe/Berlin", "--jitter", "2h"]).ok();
+    let preview = daemon.mlctl(&["schedule", "preview", "spread", "-n", "3", "-o", "json"]).json();
+    let shown = daemon.mlctl(&["schedule", "show", "spread", "-o", "json"]).json();
+    let runs = preview["runs"].as_array().unwrap();
+    assert_eq!((&runs[0]["due"], &shown["policy"]["jitter_seconds"]), (&shown["next_at"], &json!(7200)));
+    let moment = |run: &Value, key: &str| run[key].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let spread: BTreeSet<_> =
+        runs.iter().map(|run| moment(run, "due") - moment(run, "utc")).map(|by| by.as_secs()).collect();
+    assert!(spread.len() > 1 && spread.iter().all(|by| (0..7200).contains(by)), "{preview:#}");
+    assert!(daemon.mlctl(&["schedule", "preview", "spread"]).ok().contains("later by its jitter"));
+
+    let refused = |more: &[&str], words: &[&str]| add("wrong", "@daily", more).must_fail(6, words);
+    refused(&["--until", "2020-01-01T00:00"], &["would never run", "policy.until"]);
+    refused(&["--from", "2126-02-01T00:00", "--until", "2126-01-01T00:00"], &["it ends before it begins"]);
+    refused(&["--misfire", "skip", "--catch-up", "1h"], &["missed runs are skipped"]);
+    let until_when = clock.now() + SignedDuration::from_mins(3);
+    add("short", "* * * * *", &["--until", &until_when.to_string()]).ok();
+    let ended = || daemon.mlctl(&["schedule", "show", "short", "-o", "json"]).json()["next_at"].is_null();
+    until("it has ended", || ended().then_some(()));
+    let fired = fired_of(&daemon, "short");
+    assert!(!fired.is_empty() && fired.iter().all(|tick| *tick <= until_when), "{fired:?} {until_when}");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fired_of(&daemon, "short"), fired);
+    for job in scheduled(&daemon) {
+        daemon.wait_for(job["id"].as_str().unwrap(), "succeeded");
     }
 }
 

@@ -127,6 +127,8 @@ async fn a_database_of_the_fourth_schema_opens_and_goes_on() {
     estate::go_on(&rig).await;
     let hourly = rig.store.schedule("hourly").await.unwrap();
     assert_eq!(rig.store.missed_ticks(hourly.id, 10).await.unwrap().len(), 1);
+    assert!(hourly.policy.is_default(), "what schedules did before there were policies");
+    schedules::miss(&rig).await;
     assert!(matches!(rig.store.find("removed").await, Err(StoreError::NotFound(_))));
     rig::dump(&rig.store, rig.now()).await.unwrap();
     rig.check().await;

@@ -1,7 +1,7 @@
 //! What is known of checkpoints besides themselves: when they were kept, and who begins with them, whom nobody takes them from.
 
 use mlctl::{
-    domain::{Command, Hold, Refusal, Uid},
+    domain::{Command, Hold, Refusal, Uid, schedule::Policy},
     store::{Finished, KeptCheckpoint, NeededBy, NewJob, NewSchedule, StoreError},
 };
 use mlctl_protocol::{
@@ -109,7 +109,16 @@ async fn a_job_stays_while_one_is_to_begin_with_what_it_has_stored() {
 pub async fn schedule(rig: &Rig, name: &str, from: &str) {
     let spec = beginner(name, from).spec;
     let (cron, zone, created_at) = ("@daily".to_owned(), "UTC".to_owned(), rig.now());
-    let new = NewSchedule { name: name.into(), cron, zone, spec, user: USER, created_at, next: None };
+    let new = NewSchedule {
+        name: name.into(),
+        cron,
+        zone,
+        spec,
+        user: USER,
+        created_at,
+        next: None,
+        policy: Policy::default(),
+    };
     rig.store.add_schedule(new).await.unwrap();
 }
 

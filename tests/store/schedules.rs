@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::schedule::{Crontab, Pass, TICK_LABEL, Timetable, zone},
+    domain::schedule::{Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
 use mlctl_protocol::{
@@ -38,6 +38,7 @@ fn new(name: &str, cron: &str, now: Timestamp) -> NewSchedule {
         user: USER,
         created_at: now,
         next,
+        policy: Policy::default(),
     }
 }
 
@@ -77,6 +78,34 @@ async fn a_schedule_s_name_is_its_own() {
     assert_eq!(all.len(), 1);
     assert_eq!((all[0].0.cron.as_str(), all[0].0.spec.name.as_str(), all[0].0.created_at), ("1 * * * *", "x", now));
     rig.check().await;
+}
+
+#[tokio::test]
+async fn a_policy_is_kept_with_its_schedule_over_turns_and_restarts() {
+    let mut rig = Rig::new().await;
+    let now = rig.now();
+    let policy = Policy { jitter_seconds: 60, until: Some(now + SignedDuration::from_hours(2)), ..Policy::default() };
+    let with = |policy| {
+        let next = timetable("0 * * * *").of("x", policy).after(now).next().map(|tick| tick.due);
+        NewSchedule { policy, next, ..new("x", "0 * * * *", now) }
+    };
+    assert!(!rig.store.add_schedule(with(policy)).await.unwrap());
+    assert!(rig.store.add_schedule(with(policy)).await.unwrap(), "the same once more");
+    let other = rig.store.add_schedule(with(Policy::default())).await;
+    assert!(matches!(other, Err(StoreError::ScheduleExists(name)) if name == "x"));
+    rig.store.add_schedule(new("plain", "0 * * * *", now)).await.unwrap();
+    for _ in 0..2 {
+        for (name, policy) in [("x", policy), ("plain", Policy::default())] {
+            let schedule = rig.store.schedule(name).await.unwrap();
+            assert_eq!(schedule.policy, policy);
+            let timetable = timetable(&schedule.cron).of(name, policy);
+            let turn = timetable.turn(schedule.settled, schedule.next.unwrap());
+            rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap();
+        }
+        rig.check().await;
+        rig.reopen().await;
+    }
+    assert_eq!(rig.store.schedule("x").await.unwrap().next, None, "it has ended");
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use mlctl_protocol::{JobId, JobSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::domain::schedule::Policy;
+
 /// `POST /v1/schedules`. The answer is a [`ScheduleView`]: status 201 for a new one, 200 when the same was there already.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +19,9 @@ pub struct AddScheduleRequest {
     /// The IANA name of the time zone; UTC when absent.
     #[serde(default)]
     pub zone: Option<String>,
+    /// What it does besides its line; the defaults when absent.
+    #[serde(default)]
+    pub policy: Policy,
     /// The spec of the job that each tick submits, as JSON.
     pub spec: Box<RawValue>,
 }
@@ -40,6 +45,9 @@ pub struct ScheduleView {
     pub cron: String,
     /// The IANA name of its time zone.
     pub zone: String,
+    /// What it does besides its line.
+    #[serde(default)]
+    pub policy: Policy,
     /// Whether it submits jobs: not while it is paused.
     pub enabled: bool,
     /// The login name of who added it, or the user id as text where there is none: its jobs are that user's.
@@ -52,7 +60,7 @@ pub struct ScheduleView {
     pub job_name: String,
     /// `train` or `infer`.
     pub job_kind: String,
-    /// The next tick; null while it is paused.
+    /// When the next tick submits its job, its jitter included; null while it is paused.
     pub next_at: Option<Timestamp>,
     /// The same as its zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
     pub next_local: Option<String>,
@@ -130,10 +138,13 @@ pub struct PreviewView {
 /// A run to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunView {
-    /// When.
+    /// The moment that its line names.
     pub utc: Timestamp,
     /// The same as the zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
     pub local: String,
     /// What a change of the zone's offset does to it; null where there is none.
     pub note: Option<String>,
+    /// When it submits its job, where the schedule has a jitter; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
 }

@@ -2,10 +2,10 @@
 
 use crate::{
     api::{
-        types::{MissedTickView, SCHEMA, ScheduleView, TickView},
+        types::{MissedTickView, RunView, SCHEMA, ScheduleView, TickView},
         users::Names,
     },
-    domain::schedule::{Crontab, zone},
+    domain::schedule::{Crontab, Tick, Timetable, zone},
     store::{MissedTick, Schedule, TickRow},
 };
 
@@ -25,6 +25,7 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         name: schedule.name.clone(),
         cron: schedule.cron.clone(),
         zone: schedule.zone.clone(),
+        policy: schedule.policy,
         enabled: schedule.enabled,
         user: names.get(&uid).cloned().unwrap_or_else(|| uid.to_string()),
         uid,
@@ -37,6 +38,12 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         problem,
         remarks: line.map(|line| line.remarks().to_vec()).unwrap_or_default(),
     }
+}
+
+/// A run to come.
+pub(in crate::api) fn run(tick: &Tick, timetable: &Timetable) -> RunView {
+    let due = (timetable.policy().jitter_seconds > 0).then_some(tick.due);
+    RunView { utc: tick.at, local: tick.local(timetable), note: tick.effect.map(|effect| effect.to_string()), due }
 }
 
 /// A tick that fired.

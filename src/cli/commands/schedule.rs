@@ -1,7 +1,7 @@
 //! `mlctl schedule`: jobs that are submitted again and again. What a line means is said here without a daemon; the daemon checks it once more.
 
-use clap::{Args, Subcommand};
-use jiff::Timestamp;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::{Timestamp, tz::TimeZone};
 use serde_json::value::to_raw_value;
 
 use crate::{
@@ -18,11 +18,12 @@ use crate::{
         exit::Exit,
         output::{jobs, schedules},
         spec,
+        times::{self, Moment},
     },
     config::document::{FlagMistake, Report},
     domain::{
         rules,
-        schedule::{Crontab, Tick, Timetable, zone},
+        schedule::{Crontab, Misfire, Policy, Tick, Timetable, zone},
     },
 };
 
@@ -33,12 +34,15 @@ const EXAMPLES: &str = "\
 A line has five fields: minute, hour, day of month, month, day of week. Or it is one of @hourly,
 @daily, @weekly, @monthly and @yearly. A time of day runs once a day through every change of the
 clock; a line whose minute or hour begins with * follows the clock. Of the runs that were missed
-while no daemon ran, the latest alone is made up for. The jobs bear the labels mlctl/schedule and
-mlctl/scheduled-at.
+while no daemon ran, the latest alone is made up for, unless --misfire says otherwise. The jobs bear
+the labels mlctl/schedule and mlctl/scheduled-at, which is the time that the line says, whatever
+--jitter adds to it.
 
 Examples:
   mlctl schedule add config/jobs/digits.toml --cron '30 2 * * *' --zone Europe/Berlin
   mlctl schedule add job.toml --cron '*/15 8-18 * * mon-fri' -n workdays --set priority=80
+  mlctl schedule add job.toml --cron @hourly --misfire all --catch-up 6h
+  mlctl schedule add job.toml --cron @daily --jitter 10m --until 2027-04-01T00:00
   mlctl schedule ls
   mlctl schedule show workdays                 its last runs and their jobs
   mlctl schedule preview workdays -n 10
@@ -53,6 +57,49 @@ Examples:
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// What a schedule does besides its line.
+#[derive(Debug, Args)]
+struct PolicyArguments {
+    /// What becomes of runs that were missed, while no daemon ran or the queue was full: skip leaves them out, once runs the latest of them, all runs each, oldest first
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "once")]
+    misfire: MisfireName,
+    /// Missed runs that are later than this are left out; with --misfire all there must be one
+    #[arg(long, value_name = "DURATION", value_parser = times::whole_seconds, required_if_eq("misfire", "all"))]
+    catch_up: Option<u32>,
+    /// No runs before this moment; a time without an offset is one of the zone
+    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+    from: Option<Moment>,
+    /// No runs after this moment
+    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+    until: Option<Moment>,
+    /// Submit each job up to so long after its time, by the same chance for ever, so that schedules of one time do not start together
+    #[arg(long, value_name = "DURATION", value_parser = times::whole_seconds)]
+    jitter: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MisfireName {
+    Skip,
+    Once,
+    All,
+}
+
+impl PolicyArguments {
+    fn resolve(&self, now: Timestamp, zone: &TimeZone) -> Result<Policy, Failure> {
+        Ok(Policy {
+            misfire: match self.misfire {
+                MisfireName::Skip => Misfire::Skip,
+                MisfireName::Once => Misfire::Once,
+                MisfireName::All => Misfire::All,
+            },
+            catch_up_seconds: self.catch_up,
+            from: times::resolved("--from", self.from, now, zone)?,
+            until: times::resolved("--until", self.until, now, zone)?,
+            jitter_seconds: self.jitter.unwrap_or_default(),
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +122,8 @@ enum Verb {
         /// Lay a value over the spec, as for submit; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
+        #[command(flatten)]
+        policy: PolicyArguments,
     },
     /// List schedules with their next and last runs
     #[command(after_help = EXAMPLES)]
@@ -156,7 +205,7 @@ fn check_name(name: Option<&str>) -> Result<(), Failure> {
 
 /// A refusal by the daemon with its mistakes where they were written, if all of them are the spec's.
 fn located(written: &spec::Written, refusal: Failure) -> Failure {
-    let is_own = |path: &str| matches!(path, "name" | "cron" | "zone");
+    let is_own = |path: &str| matches!(path, "name" | "cron" | "zone") || path.starts_with("policy.");
     if refusal.problems.iter().any(|problem| is_own(&problem.path)) { refusal } else { written.located(refusal) }
 }
 
@@ -183,14 +232,14 @@ impl Arguments {
     pub async fn run(self, context: &mut Context<'_>) -> Done {
         let now = context.clock.now();
         match self.verb {
-            Verb::Add { file, cron, zone, name, set } => {
-                timetable(&cron, &zone)?;
+            Verb::Add { file, cron, zone, name, set, policy } => {
+                let policy = policy.resolve(now, timetable(&cron, &zone)?.zone())?;
                 check_name(name.as_deref())?;
                 let overlay = spec::Overlay { set: &set, ..spec::Overlay::default() };
                 let written = spec::open(spec::Source::File(&file), &overlay, context.environment)?;
                 let spec =
                     to_raw_value(&written.spec).map_err(|error| Failure::caused("write the spec as JSON", &error))?;
-                let request = AddScheduleRequest { name, cron, zone: Some(zone), spec };
+                let request = AddScheduleRequest { name, cron, zone: Some(zone), policy, spec };
                 let sent = context.client.post_safely("/v1/schedules", &request).await;
                 let (status, view): (_, ScheduleView) = sent.map_err(|refusal| located(&written, refusal))?;
                 schedules::added(&mut context.out, &view, status == hyper::StatusCode::CREATED, now)?;
@@ -249,7 +298,7 @@ async fn change(context: &mut Context<'_>, names: Vec<String>, verb: &str) -> Do
 
 fn run(tick: &Tick, timetable: &Timetable) -> RunView {
     let note = tick.effect.map(|effect| effect.to_string());
-    RunView { utc: tick.at, local: tick.local(timetable), note }
+    RunView { utc: tick.at, local: tick.local(timetable), note, due: None }
 }
 
 /// The timetable of a line in a zone, or all that is wrong with the two.

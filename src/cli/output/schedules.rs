@@ -10,9 +10,10 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{PreviewView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
+    api::types::{PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
     cli::Failure,
     config::OutputForm,
+    domain::schedule::{Misfire, Policy},
 };
 
 /// Runs of a schedule that are shown.
@@ -106,6 +107,7 @@ pub fn show(out: &mut Output, detail: &ScheduleDetail, now: Timestamp) -> Result
         ("submits", format!("{}, {}", schedule.job_name, schedule.job_kind)),
         ("added", format!("{} by {}", text::moment(schedule.created_at, now), schedule.user)),
     ];
+    facts.extend(policy_facts(&schedule.policy));
     facts.extend(schedule.remarks.iter().map(|remark| ("note", remark.clone())));
     for (name, value) in facts {
         out.line(format!("  {name:<11}{}", text::visible_line(&value)))?;
@@ -115,7 +117,7 @@ pub fn show(out: &mut Output, detail: &ScheduleDetail, now: Timestamp) -> Result
     }
     use Column::{Flexible, Left, Right};
     let mut table = Table::new(&[("RUN", Left), ("JOB", Right), ("SUBMITTED", Flexible)]);
-    let ran = ticks.iter().map(|tick| (tick.at, tick.job.to_string(), lateness(tick)));
+    let ran = ticks.iter().map(|tick| (tick.at, tick.job.to_string(), lateness(tick, &schedule.policy)));
     let missed = missed.iter().map(|tick| (tick.at, String::new(), format!("missed: {}", tick.reason)));
     let mut all: Vec<_> = ran.chain(missed).collect();
     all.sort_by_key(|(at, ..)| Reverse(*at));
@@ -134,13 +136,17 @@ pub fn preview(out: &mut Output, preview: &PreviewView) -> Result<(), Failure> {
     }
     let mut table = Table::new(&[("UTC", Column::Left), ("LOCAL", Column::Left), ("NOTE", Column::Flexible)]);
     for run in &preview.runs {
-        table.row([
-            at(run.utc).into(),
-            Cell::from(run.local.replacen('T', " ", 1)),
-            run.note.as_deref().unwrap_or_default().into(),
-        ]);
+        table.row([at(run.utc).into(), Cell::from(run.local.replacen('T', " ", 1)), note(run).into()]);
     }
     out.table(&table)
+}
+
+/// What is to be said of a run to come.
+fn note(run: &RunView) -> String {
+    let seconds = run.due.map(|due| due.duration_since(run.utc).as_secs());
+    let late = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let jitter = late.map(|late| format!("{} later by its jitter", text::duration(late)));
+    run.note.iter().cloned().chain(jitter).collect::<Vec<_>>().join("; ")
 }
 
 fn at(moment: Timestamp) -> String {
@@ -160,14 +166,41 @@ fn next(view: &ScheduleView, now: Timestamp) -> String {
             format!("{} (in {})", local.replacen('T', " ", 1), text::between(now, next))
         }
         (Some(_), Some(local)) => format!("{} (now)", local.replacen('T', " ", 1)),
+        _ if view.policy.until.is_some_and(|until| until < now) => "ended".into(),
         _ => "never".into(),
     }
 }
 
+/// What a schedule does besides its line, where it is not what every schedule does.
+fn policy_facts(policy: &Policy) -> Vec<(&'static str, String)> {
+    let span = |seconds: u32| text::duration(seconds.into());
+    let mut facts = Vec::new();
+    let missed = match (policy.misfire, policy.catch_up_seconds) {
+        (Misfire::Once, None) => None,
+        (Misfire::Skip, _) => Some("skipped".to_owned()),
+        (misfire, Some(window)) => {
+            let which = if misfire == Misfire::All { "each runs" } else { "the latest runs" };
+            Some(format!("{which}, if it is no more than {} late", span(window)))
+        }
+        (Misfire::All, None) => Some("each runs".to_owned()),
+    };
+    facts.extend(missed.map(|missed| ("missed", missed)));
+    facts.extend(policy.from.map(|from| ("from", format!("{} UTC", at(from)))));
+    facts.extend(policy.until.map(|until| ("until", format!("{} UTC", at(until)))));
+    if policy.jitter_seconds > 0 {
+        facts.push(("jitter", format!("up to {} after its time", span(policy.jitter_seconds))));
+    }
+    facts
+}
+
 /// How long after its moment a tick's job was submitted.
-fn lateness(tick: &TickView) -> String {
+fn lateness(tick: &TickView, policy: &Policy) -> String {
     let seconds = tick.submitted_at.duration_since(tick.at).as_secs();
+    let spread = u64::from(policy.jitter_seconds);
     match u64::try_from(seconds) {
+        Ok(late) if spread > 0 && late < spread + 60 => {
+            format!("{} after its time, by its jitter", text::duration(late))
+        }
         Ok(late) if late >= 60 => format!("{} late", text::duration(late)),
         _ => "on time".into(),
     }

@@ -8,7 +8,9 @@
 
 mod calendar;
 mod crontab;
+mod due;
 mod field;
+mod policy;
 mod ticks;
 mod turn;
 mod zone;
@@ -17,6 +19,8 @@ mod zone;
 mod tests;
 
 pub use crontab::{Crontab, CrontabError, MAX_EXPRESSION_BYTES};
-pub use ticks::{Effect, Gap, Pass, Tick, Ticks, Timetable};
+pub use due::Ticks;
+pub use policy::{GRACE, MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS, Misfire, Policy};
+pub use ticks::{Effect, Gap, Pass, Tick, Timetable};
 pub use turn::{KEY_PREFIX, SCHEDULE_LABEL, TICK_LABEL, Turn, labelled};
 pub use zone::{ZoneError, zone};

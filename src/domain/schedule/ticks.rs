@@ -9,14 +9,16 @@ use jiff::{
     tz::{AmbiguousOffset, Offset, TimeZone},
 };
 
-use super::{calendar::Calendar, crontab::Crontab};
+use super::{calendar::Calendar, crontab::Crontab, policy::Policy};
 
-/// When a schedule runs: a crontab line in a time zone.
+/// When a schedule runs: a crontab line in a time zone, and the schedule's policy.
 #[derive(Debug, Clone)]
 pub struct Timetable {
     line: Crontab,
     calendar: Calendar,
     zone: TimeZone,
+    name: String,
+    policy: Policy,
 }
 
 /// A moment at which a schedule runs. Its nominal time and pass name it for ever, whatever becomes of the zone's rules.
@@ -28,6 +30,8 @@ pub struct Tick {
     pub pass: Pass,
     /// When it is.
     pub at: Timestamp,
+    /// When it is due: that moment, or later by its schedule's jitter.
+    pub due: Timestamp,
     /// What a change of the offset did to it.
     pub effect: Option<Effect>,
 }
@@ -64,10 +68,28 @@ pub struct Gap {
 }
 
 impl Timetable {
-    /// The ticks of `line` in `zone`.
+    /// The ticks of `line` in `zone`, with the policy of a schedule that says nothing.
     #[must_use]
     pub fn new(line: Crontab, zone: TimeZone) -> Self {
-        Self { calendar: Calendar::new(&line), line, zone }
+        Self { calendar: Calendar::new(&line), line, zone, name: String::new(), policy: Policy::default() }
+    }
+
+    /// The same for the schedule of this name, with its policy.
+    #[must_use]
+    pub fn of(self, name: &str, policy: Policy) -> Self {
+        Self { name: name.to_owned(), policy, ..self }
+    }
+
+    /// The schedule's name; empty where there is none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The schedule's policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// The line.
@@ -82,37 +104,21 @@ impl Timetable {
         &self.zone
     }
 
-    /// The ticks after `moment`, which is itself left out, in order and without end but the engine's, in the year 2100.
-    #[must_use]
-    pub fn after(&self, moment: Timestamp) -> Ticks<'_> {
+    /// The ticks whose moment is after `moment`, in order and without end but the engine's, whatever the policy says.
+    pub(super) fn moments(&self, moment: Timestamp) -> Moments<'_> {
         let walk = if self.line.follows_the_clock() {
             let regime = Regime::at(self, moment);
             Walk::Clock { civil: regime.offset.to_datetime(moment), regime }
         } else {
             Walk::Named { civil: self.zone.to_datetime(moment) }
         };
-        Ticks { timetable: self, walk, last: moment }
-    }
-
-    /// The last tick after `from` and up to `until`, that one included.
-    #[must_use]
-    pub fn last(&self, from: Timestamp, until: Timestamp) -> Option<Tick> {
-        // In growing steps backwards, so that a line of every minute is not walked through a year.
-        let mut hours = 1;
-        loop {
-            let begin = until.checked_sub(jiff::SignedDuration::from_hours(hours)).unwrap_or(Timestamp::MIN).max(from);
-            let last = self.after(begin).take_while(|tick| tick.at <= until).last();
-            if last.is_some() || begin == from {
-                return last;
-            }
-            hours *= 8;
-        }
+        Moments { timetable: self, walk, last: moment }
     }
 }
 
-/// Ticks in order.
+/// The moments of a line in order.
 #[derive(Debug, Clone)]
-pub struct Ticks<'a> {
+pub(super) struct Moments<'a> {
     timetable: &'a Timetable,
     walk: Walk,
     last: Timestamp,
@@ -137,7 +143,7 @@ struct Regime {
     left_out: Option<(Gap, DateTime)>,
 }
 
-impl Iterator for Ticks<'_> {
+impl Iterator for Moments<'_> {
     type Item = Tick;
 
     fn next(&mut self) -> Option<Tick> {
@@ -182,7 +188,7 @@ impl Timetable {
                 (change, Some(Effect::Moved(Gap { from: before.to_datetime(change), to: after.to_datetime(change) })))
             }
         };
-        Some(Tick { nominal, pass: Pass::First, at, effect })
+        Some(Tick { nominal, pass: Pass::First, at, due: at, effect })
     }
 
     fn on_the_clock(&self, nominal: DateTime, at: Timestamp, regime: &Regime) -> Tick {
@@ -193,7 +199,7 @@ impl Timetable {
             _ => None,
         };
         let left_out = regime.left_out.filter(|(_, first)| *first == nominal).map(|(gap, _)| Effect::LeftOut(gap));
-        Tick { nominal, pass: pass.unwrap_or(Pass::First), at, effect: pass.map(Effect::Both).or(left_out) }
+        Tick { nominal, pass: pass.unwrap_or(Pass::First), at, due: at, effect: pass.map(Effect::Both).or(left_out) }
     }
 }
 

@@ -17,7 +17,7 @@ use mlctl_protocol::{
 
 use super::*;
 use crate::{
-    domain::{Command, Exit, Fence, Uid},
+    domain::{Command, Exit, Fence, Uid, schedule::Policy},
     registry::{Registry, RegistryError},
     store::{NewJob, NewSchedule, StoreError, offline},
 };
@@ -168,7 +168,16 @@ impl World {
         let spec = self.spec(Some(&weights));
         let name = spec.name.clone();
         let (cron, zone, created_at) = ("@yearly".to_owned(), "UTC".to_owned(), Timestamp::UNIX_EPOCH);
-        let new = NewSchedule { name: name.clone(), cron, zone, spec, user: BY, created_at, next: None };
+        let new = NewSchedule {
+            name: name.clone(),
+            cron,
+            zone,
+            spec,
+            user: BY,
+            created_at,
+            next: None,
+            policy: Policy::default(),
+        };
         self.store.add_schedule(new).await.unwrap();
         self.schedules.insert(name, weights);
     }
@@ -600,8 +609,16 @@ async fn manifests_stay_as_long_as_a_version_or_a_job_or_a_schedule_needs_them()
             ),
             2 => {
                 let (name, cron, zone) = ("nightly".to_owned(), "0 0 1 1 *".to_owned(), "UTC".to_owned());
-                let schedule =
-                    NewSchedule { name, cron, zone, spec, user: BY, created_at: Timestamp::UNIX_EPOCH, next: None };
+                let schedule = NewSchedule {
+                    name,
+                    cron,
+                    zone,
+                    spec,
+                    user: BY,
+                    created_at: Timestamp::UNIX_EPOCH,
+                    next: None,
+                    policy: Policy::default(),
+                };
                 world.store.add_schedule(schedule).await.unwrap();
             }
             _ => {}

@@ -2,6 +2,7 @@
 
 mod debian;
 mod lines;
+mod policies;
 mod spans;
 mod turns;
 mod vectors;
