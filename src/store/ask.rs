@@ -344,31 +344,17 @@ impl Ask {
     }
 
     /// Whether it can wait until a full disk has room again: what must not is how running jobs end, and what people do about those.
-    pub(super) const fn is_new_work(&self) -> bool {
+    pub(super) fn is_new_work(&self) -> bool {
         matches!(
             self,
             Self::Submit { .. }
                 | Self::SubmitArray { .. }
                 | Self::Claim { .. }
-                | Self::Beat { .. }
                 | Self::AddSchedule { .. }
                 | Self::Register { .. }
                 | Self::AddDataset { .. }
                 | Self::Turn { .. }
-        )
-    }
-
-    /// The job whose attempt ends by it.
-    pub(super) fn ends(&self) -> Option<JobId> {
-        match self {
-            Self::Command { job, command, .. } if matches!(**command, Command::End { .. }) => Some(*job),
-            _ => None,
-        }
-    }
-
-    /// Whether it is the heartbeat of one of these jobs.
-    pub(super) fn is_beat_of(&self, jobs: &[JobId]) -> bool {
-        matches!(self, Self::Beat { beat, .. } if jobs.contains(&beat.fence.job))
+        ) || matches!(self, Self::Beat { beat, .. } if !beat.is_last)
     }
 
     /// Whether a queue may be another afterwards.
@@ -427,6 +413,29 @@ impl Ask {
             Self::RemoveDataset { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Used;
+
+    #[test]
+    fn a_last_heartbeat_is_no_new_work_even_without_the_end_that_follows() {
+        for is_last in [false, true] {
+            let beat = Box::new(Beat {
+                fence: Fence { job: JobId(1), attempt: AttemptNumber(1), token: FencingToken(1) },
+                lease_until: Timestamp::UNIX_EPOCH,
+                progress: mlctl_protocol::progress::Progress::default(),
+                peak_rss_bytes: 1,
+                used: Used::default(),
+                device: "cpu".into(),
+                is_last,
+            });
+            let (reply, _from) = Reply::new();
+            assert_eq!(Ask::Beat { beat, reply }.is_new_work(), !is_last);
         }
     }
 }

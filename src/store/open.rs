@@ -55,9 +55,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0023_kept.sql"),
     include_str!("../../migrations/0024_models.sql"),
     include_str!("../../migrations/0025_schedule_weights.sql"),
-    include_str!("../../migrations/0027_datasets.sql"),
-    include_str!("../../migrations/0028_pushed.sql"),
-    include_str!("../../migrations/0029_schedule_policies.sql"),
+    include_str!("../../migrations/0026_datasets.sql"),
+    include_str!("../../migrations/0027_pushed.sql"),
+    include_str!("../../migrations/0028_schedule_policies.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

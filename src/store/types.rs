@@ -192,6 +192,8 @@ pub struct Beat {
     pub used: Used,
     /// The device in use.
     pub device: String,
+    /// Whether the attempt's end comes with it: it is then kept on a full disk as well.
+    pub is_last: bool,
 }
 
 /// An event as stored.

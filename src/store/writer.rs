@@ -100,10 +100,7 @@ impl Writer {
     /// While the disk is full, the room that is kept is for how running jobs end.
     fn admit(&mut self, mut group: Vec<Ask>) -> Vec<Ask> {
         if !self.reserve.keep() {
-            // The last heartbeat of an attempt comes with its end.
-            let ending: Vec<_> = group.iter().filter_map(Ask::ends).collect();
-            let is_refused = |ask: &mut Ask| ask.is_new_work() && !ask.is_beat_of(&ending);
-            group.extract_if(.., is_refused).for_each(|ask| ask.fail(StoreError::Full));
+            group.extract_if(.., |ask| ask.is_new_work()).for_each(|ask| ask.fail(StoreError::Full));
         }
         group
     }

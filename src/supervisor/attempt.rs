@@ -282,7 +282,7 @@ impl Task {
         let beat = counted(beat, self.spent, || live.heard());
         let beat = async {
             match beat {
-                Some(heartbeat) => shared.store.heartbeat(link::beat(shared, live, heartbeat)).await,
+                Some(heartbeat) => shared.store.heartbeat(link::beat(shared, live, heartbeat, true)).await,
                 None => Ok(()),
             }
         };

@@ -306,7 +306,7 @@ impl Conversation<'_> {
     }
 
     async fn keep(&self, heartbeat: Heartbeat) -> Answer<()> {
-        let kept = self.shared.store.heartbeat(beat(self.shared, self.live, heartbeat)).await;
+        let kept = self.shared.store.heartbeat(beat(self.shared, self.live, heartbeat, false)).await;
         // What room there is on a full disk is for how jobs end: of that the store tells once.
         let is_full = matches!(kept, Err(StoreError::Full));
         let answer = answered(kept);
@@ -338,7 +338,8 @@ fn unkept(beats: &mut watch::Receiver<Option<Heartbeat>>) -> Option<Heartbeat> {
     if beats.has_changed().unwrap_or(true) { beats.borrow_and_update().clone() } else { None }
 }
 
-pub(super) fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
+/// A heartbeat as it is kept, beside the attempt's end where it `is_last`.
+pub(super) fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat, is_last: bool) -> Beat {
     Beat {
         fence: live.fence,
         lease_until: shared.lease_until(),
@@ -346,5 +347,6 @@ pub(super) fn beat(shared: &Shared, live: &Live, heartbeat: Heartbeat) -> Beat {
         peak_rss_bytes: heartbeat.peak_rss_bytes,
         used: Used { cpu_ms: heartbeat.cpu_ms, peak_vram_bytes: live.peak_vram_bytes() },
         device: heartbeat.device.chars().take(100).collect(),
+        is_last,
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps what workers print within bounds. A worker writes to its files itself, so that a dead daemon breaks no pipe; the daemon is told by inotify that a file
 //! has grown, and cuts it once it is too large. Called by the attempts; `api` reads the files by the paths given here. It never stops a worker.
 //!
-//! A stream is at most `files` files of `max_bytes`, plus what the worker writes in the time between two looks ([`PAUSE`] and one copy). While no daemon runs
+//! A stream is at most `files` files of `max_bytes`, those that were cut off an eighth larger, plus what the worker writes in the time between two looks ([`PAUSE`] and one copy). While no daemon runs
 //! nobody cuts; the next daemon does, as soon as it has adopted the worker.
 
 use std::{

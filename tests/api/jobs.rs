@@ -50,6 +50,7 @@ async fn a_job_is_shown_as_it_is() {
         peak_rss_bytes: 9,
         used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
         device: "cpu".into(),
+        is_last: false,
     };
     rig.store.heartbeat(beat).await.unwrap();
     let point = |step| MetricPoint { step, epoch: 0, values: [("train_loss".to_owned(), 0.5)].into() };

@@ -67,6 +67,7 @@ async fn attempt(rig: &Rig, id: JobId, class: Option<ExitClass>) {
         peak_rss_bytes: 123_456_789,
         used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
         device: "cpu".into(),
+        is_last: false,
     };
     rig.store.heartbeat(beat).await.unwrap();
     let Some(class) = class else { return };

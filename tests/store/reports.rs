@@ -29,6 +29,7 @@ fn beat(fence: Fence, step: u64) -> Beat {
         peak_rss_bytes: 1 << 40,
         used: Used { cpu_ms: 1_234, peak_vram_bytes: Some(5 << 30) },
         device: "cpu".into(),
+        is_last: false,
     }
 }
 
