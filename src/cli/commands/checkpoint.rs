@@ -80,7 +80,7 @@ enum Verb {
         job: Option<String>,
         /// Only the checkpoint of this step [default: all]
         step: Option<u64>,
-        /// Those of all jobs
+        /// Those of all jobs; where there are more than 10,000, of the newest of them
         #[arg(long, conflicts_with_all = ["job", "step"])]
         all: bool,
     },

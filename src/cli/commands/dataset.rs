@@ -186,8 +186,8 @@ fn path(dataset: &str) -> String {
     format!("/v1/datasets/{}", segment(dataset))
 }
 
-fn version_path(dataset: &str, version: u32) -> String {
-    format!("{}/versions/{version}", path(dataset))
+fn version_path(dataset: &str, version: &str) -> String {
+    format!("{}/versions/{}", path(dataset), segment(version))
 }
 
 async fn newest(client: &Client, dataset: &str) -> Result<DatasetVersionView, Failure> {
@@ -199,7 +199,7 @@ async fn newest(client: &Client, dataset: &str) -> Result<DatasetVersionView, Fa
 }
 
 async fn detail(client: &Client, dataset: &str, version: u32) -> Result<DatasetDetail, Failure> {
-    client.get_within(&version_path(dataset, version), LONG_LIMIT).await
+    client.get_within(&version_path(dataset, &version.to_string()), LONG_LIMIT).await
 }
 
 impl Arguments {
@@ -253,8 +253,7 @@ impl Arguments {
             Verb::Rm { versions } => {
                 let remove = async |client: &Client, named: &str| {
                     let (dataset, version) = named.split_once('/').unwrap_or((named, ""));
-                    let path = format!("{}/versions/{}", path(dataset), segment(version));
-                    client.delete::<DatasetVersionView>(&path).await
+                    client.delete::<DatasetVersionView>(&version_path(dataset, version)).await
                 };
                 return super::each(context, versions, remove, datasets::removed).await;
             }

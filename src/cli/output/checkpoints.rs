@@ -118,13 +118,16 @@ struct AllVerified<'a> {
     schema: u32,
     ok: bool,
     jobs: &'a [VerifyView],
+    /// Which jobs were left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
 }
 
 /// Prints what a verification of all jobs found. `note` says which jobs were left out.
 pub fn all_verified(out: &mut Output, all: &[VerifyView], note: Option<&str>) -> Result<(), Failure> {
     let ok = all.iter().all(|found| found.ok);
     if out.is_json() {
-        return out.json_list(&AllVerified { schema: SCHEMA, ok, jobs: all }, all);
+        return out.json_list(&AllVerified { schema: SCHEMA, ok, jobs: all, note }, all);
     }
     for found in all {
         out.line(format!("job {}", found.id))?;

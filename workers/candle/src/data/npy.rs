@@ -142,9 +142,13 @@ impl<'a> Arrays<'a> {
     /// What the files hold, once they are read to their end: the file's BLAKE3, or that of both digests where there are two.
     #[must_use]
     pub fn content_digest(&self) -> String {
-        let (features, Some(targets)) = self.digests() else { return self.digests().0 };
-        let text = format!("mlctl npy 1\nfeatures {features}\ntargets {targets}\n");
-        blake3::hash(text.as_bytes()).to_hex().to_string()
+        match self.digests() {
+            (features, None) => features,
+            (features, Some(targets)) => {
+                let text = format!("mlctl npy 1\nfeatures {features}\ntargets {targets}\n");
+                blake3::hash(text.as_bytes()).to_hex().to_string()
+            }
+        }
     }
 
     /// BLAKE3 of each of the files, once they are read to their end: that of features, and that of targets.
