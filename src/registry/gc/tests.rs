@@ -1,5 +1,5 @@
 //! Nothing that anything needs is ever collected: random histories of jobs on a real database and a store in memory, against a record of their own of what must stay. A collection that is blind for one
-//! kind of root is found out. `MLCTL_TEST_SEED` repeats one history.
+//! kind of root is found out. `MLCTL_TEST_SEED` and `MLCTL_TEST_CASES=1` repeat one history.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -407,18 +407,17 @@ async fn play(seed: u64, blind: Option<Blind>) -> Vec<String> {
     world.losses().await
 }
 
-fn seeds(count: u64) -> Vec<u64> {
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
     #[expect(clippy::disallowed_methods, reason = "the seed of a history that is to be repeated")]
-    match std::env::var("MLCTL_TEST_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (1..=count).collect(),
-    }
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let first = number("MLCTL_TEST_SEED").unwrap_or(1);
+    first..first + number("MLCTL_TEST_CASES").unwrap_or(count)
 }
 
 #[tokio::test]
 async fn nothing_that_is_needed_is_ever_collected() {
     for seed in seeds(20) {
-        assert_eq!(play(seed, None).await, Vec::<String>::new(), "MLCTL_TEST_SEED={seed}");
+        assert_eq!(play(seed, None).await, Vec::<String>::new(), "MLCTL_TEST_SEED={seed} MLCTL_TEST_CASES=1");
     }
 }
 

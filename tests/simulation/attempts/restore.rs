@@ -59,7 +59,9 @@ impl World {
     }
 
     pub fn judge_outdated(&mut self, token: FencingToken) {
-        let mut left = self.processes.values().filter(|process| process.fence.token == token && process.works());
+        let of_token = self.processes.values().filter(|process| process.fence.token == token && process.works());
+        // One whose start is not in the backup is of the time that is lost.
+        let mut left = of_token.filter(|process| !self.is_unknown(process));
         if let (Some(process), true) = (left.next(), self.serves()) {
             self.broken.push(format!("D6: a worker of before a restore goes on: {process:?}"));
         }
