@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{RwLock, RwLockReadGuard, watch},
+    sync::{OwnedRwLockReadGuard, RwLock, watch},
     time::Instant,
 };
 use tracing::{error, info, warn};
@@ -29,9 +29,13 @@ struct Inner {
     store: Store,
     clock: Arc<dyn Clock>,
     standing: watch::Sender<Standing>,
-    /// Held by rounds that may start jobs.
-    rounds: RwLock<()>,
+    /// Held by rounds that may start jobs, and by their claims.
+    rounds: Arc<RwLock<()>>,
 }
+
+/// A round that was let in: it is over when the last clone is dropped.
+#[derive(Clone)]
+pub(super) struct Round(#[expect(dead_code, reason = "it is held")] Arc<OwnedRwLockReadGuard<()>>);
 
 /// What keeps jobs from being started, and what is known of the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +99,7 @@ impl Dispatch {
     pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
         let problems = store.known_problems();
         let dispatch = Self {
-            shared: Arc::new(Inner { store, clock, standing: watch::Sender::default(), rounds: RwLock::default() }),
+            shared: Arc::new(Inner { store, clock, standing: watch::Sender::default(), rounds: Arc::default() }),
         };
         if !problems.is_empty() {
             dispatch.freeze(problems);
@@ -116,9 +120,9 @@ impl Dispatch {
     }
 
     /// Lets a round begin that may start jobs; nothing where none may be. It lasts as long as what is returned.
-    pub(super) async fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        let round = self.shared.rounds.read().await;
-        self.shared.standing.borrow().is_open().then_some(round)
+    pub(super) async fn enter(&self) -> Option<Round> {
+        let round = self.shared.rounds.clone().read_owned().await;
+        self.shared.standing.borrow().is_open().then(|| Round(Arc::new(round)))
     }
 
     /// Waits until the rounds that were let in are over.

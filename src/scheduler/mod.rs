@@ -1,6 +1,7 @@
 //! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`deadlines`] fails what waits too long, [`retention`] removes what ended long ago, [`scan`] looks through the database, [`drain`] sees to the end. Whether anything is started at all is [`dispatch`]'s to say. Called by the daemon's lifecycle. It knows no
 //! process, no file and no SQL.
 
+mod claims;
 pub mod cron;
 #[cfg(test)]
 mod cron_tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use mlctl_protocol::JobId;
 
 use super::{
@@ -77,7 +77,7 @@ impl Outlook {
             starts.extend(plan.start.iter().map(|start| (start.job, world.now)));
             for Start { job, gpus } in plan.start {
                 let Some(place) = world.ready.iter().position(|ready| ready.id == job) else { continue };
-                let job = runs(world.ready.remove(place), gpus, world.now);
+                let job = world.ready.remove(place).running(gpus, world.now);
                 world.free.take(&world.machine.share(&job.has, &job.gpus));
                 world.running.push(job);
             }
@@ -92,13 +92,6 @@ impl Outlook {
         }
         starts
     }
-}
-
-/// A job that starts at a moment.
-fn runs(job: Ready, gpus: Vec<String>, now: Timestamp) -> Running {
-    let Ready { id, queue, user, needs: has, limit_seconds, .. } = job;
-    let ends_by = limit_seconds.and_then(|limit| now.checked_add(SignedDuration::from_secs(limit.into())).ok());
-    Running { id, queue, user, has, gpus, started_at: now, ends_by }
 }
 
 #[cfg(test)]
@@ -140,7 +133,7 @@ mod tests {
 
     #[test]
     fn time_limits_tell_when_a_job_starts_at_the_latest() {
-        let running = vec![runs(job(90, 1, Some(100)), Vec::new(), at(0))];
+        let running = vec![job(90, 1, Some(100)).running(Vec::new(), at(0))];
         let ready =
             vec![job(1, 2, Some(50)), job(2, 1, Some(100)), job(3, 1, Some(10)), job(4, 2, None), job(5, 1, Some(1))];
         let starts = outlook(running, ready).latest_starts();
@@ -151,7 +144,7 @@ mod tests {
 
     #[test]
     fn behind_one_without_a_limit_nothing_is_known() {
-        let endless = vec![runs(job(90, 2, None), Vec::new(), at(0))];
+        let endless = vec![job(90, 2, None).running(Vec::new(), at(0))];
         assert_eq!(outlook(endless, vec![job(1, 1, Some(5))]).latest_starts(), BTreeMap::new());
         let started = outlook(Vec::new(), vec![job(1, 2, None), job(2, 2, Some(5))]).latest_starts();
         assert_eq!(started, [(JobId(1), at(0))].into());

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl_protocol::JobId;
 use tokio::sync::watch;
@@ -12,11 +11,13 @@ use tracing::warn;
 
 use super::{
     Dispatch, Observer, Plan, Snapshot,
+    claims::Claims,
+    dispatch::Round,
     plan::{Obstacle, plan as choose},
 };
 use crate::{
     domain::{Clock, causes, machine::Foreign},
-    store::{Ready, Store, StoreError},
+    store::{Store, StoreError},
     supervisor::Handle,
 };
 
@@ -46,19 +47,20 @@ pub struct Scheduler {
     pub min_run: watch::Receiver<Duration>,
 }
 
-/// Starts jobs until `stop`; a job that is being claimed then is still handed over.
+/// Starts jobs until `stop`; those that are being claimed then are still handed over.
 pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
     let mut changes = scheduler.store.changes();
     let mut freed = scheduler.supervisor.freed();
     let mut queues = scheduler.store.queue_changes();
     let mut standing = scheduler.dispatch.changes();
+    let mut claims = Claims::default();
     while !stop.is_cancelled() {
         // Before reading: what changes from here on wakes the wait below.
         changes.mark_unchanged();
         freed.mark_unchanged();
         queues.mark_unchanged();
         standing.mark_unchanged();
-        let wait = scheduler.turn().await;
+        let wait = scheduler.turn(&mut claims).await;
         let waited = async {
             match wait {
                 // The senders live in the store and the supervisor, which this loop holds.
@@ -76,7 +78,16 @@ pub async fn run(scheduler: Scheduler, stop: CancellationToken) {
                 Wait::Pause => tokio::time::sleep(PAUSE_AFTER_ERROR).await,
             }
         };
-        stop.run_until_cancelled(waited).await;
+        let news = async {
+            tokio::select! {
+                () = waited => {}
+                () = scheduler.claimed(&mut claims) => {}
+            }
+        };
+        stop.run_until_cancelled(news).await;
+    }
+    if let Err(error) = claims.all().await {
+        warn!(error = causes(&error), "jobs could not be claimed");
     }
 }
 
@@ -100,52 +111,69 @@ enum Wait {
     Pause,
 }
 
+/// The store failed: it is left alone for a moment.
+fn rest(error: &StoreError) -> Wait {
+    // Of a full disk the store tells once.
+    if !matches!(error, StoreError::Full) {
+        warn!(error = causes(error), "jobs cannot be dispatched for the moment");
+    }
+    Wait::Pause
+}
+
 impl Scheduler {
     /// A round, if there may be one.
-    async fn turn(&self) -> Wait {
-        let Some(_round) = self.dispatch.enter().await else { return Wait::Opening };
-        self.round().await.unwrap_or_else(|error| {
-            // Of a full disk the store tells once.
-            if !matches!(error, StoreError::Full) {
-                warn!(error = causes(&error), "jobs cannot be dispatched for the moment");
-            }
-            Wait::Pause
-        })
+    async fn turn(&self, claims: &mut Claims) -> Wait {
+        let Some(round) = self.dispatch.enter().await else { return Wait::Opening };
+        self.round(round, claims).await.unwrap_or_else(|error| rest(&error))
     }
 
     /// Starts what fits.
-    async fn round(&self) -> Result<Wait, StoreError> {
+    async fn round(&self, round: Round, claims: &mut Claims) -> Result<Wait, StoreError> {
+        claims.settle()?;
         // Every job takes a core.
-        let free = self.supervisor.free();
+        let free = claims.free(&self.supervisor);
         if free.cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
         let now = self.clock.now();
-        // Of a class, as many as could start, and the one behind them.
-        let (mut snapshot, next_ready_at) = self.observer.look_ahead(now, free.cpus.saturating_add(1), false).await?;
+        // Of a class, as many as could start, the one behind them, and those that are being claimed.
+        let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+        let heads = free.cpus.saturating_add(1).saturating_add(claimed);
+        let (mut snapshot, next_ready_at) = self.observer.look_ahead(now, heads, false).await?;
+        claims.count_in(&mut snapshot);
         let mut plan = choose(&snapshot);
         if plan.start.iter().any(|start| !start.gpus.is_empty()) && self.observer.refresh(&mut snapshot).await? {
             plan = choose(&snapshot);
         }
         let starting = plan.start.iter().filter_map(|start| {
             let job = snapshot.ready.iter().find(|job| job.id == start.job)?;
-            Some(self.start(job, &start.gpus))
+            Some((job.clone(), job.clone().running(start.gpus.clone(), now)))
         });
-        let claims = join_all(starting).await;
-        claims.into_iter().collect::<Result<Vec<()>, _>>()?;
-        let later = self.make_way(&snapshot, &plan).await?;
-        if self.supervisor.free().cpus == 0 && !self.supervisor.has_preemptible() {
+        claims.ask(starting.collect(), self.supervisor.clone(), round);
+        let mut later = None;
+        if plan.head.is_some() && self.supervisor.has_preemptible() {
+            // Who is asked to make way is chosen among all.
+            claims.all().await?;
+            later = self.make_way(&snapshot, &plan).await?;
+        }
+        if claims.free(&self.supervisor).cpus == 0 && !self.supervisor.has_preemptible() {
             return Ok(Wait::Resources);
         }
         let moments = next_ready_at.into_iter().chain(later).chain(others_done_at(&snapshot, &plan));
         Ok(Wait::Anything(moments.min()))
     }
 
-    async fn start(&self, job: &Ready, gpus: &[String]) -> Result<(), StoreError> {
-        match self.supervisor.claim(job, gpus).await {
-            // It was cancelled a moment ago.
-            Err(StoreError::Refused(_) | StoreError::NotFound(_)) => Ok(()),
-            claimed => claimed,
+    /// Waits until a claim's answer makes another round worth while: one that started its job took what was counted as taken. Rests when one failed.
+    async fn claimed(&self, claims: &mut Claims) {
+        loop {
+            match claims.next().await {
+                Ok(true) if !self.supervisor.has_preemptible() => {}
+                Ok(_) => return,
+                Err(error) => {
+                    rest(&error);
+                    return tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
+            }
         }
     }
 

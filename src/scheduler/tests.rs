@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Dispatch, Observer, Scheduler, run};
 use crate::{
-    domain::{Clock, Machine, Uid, event::ProcessIdentity, share::FairShare},
+    domain::{Change, Clock, Machine, Uid, event::ProcessIdentity, queue::QueueEdit, share::FairShare},
     store::{NewJob, Store},
     supervisor::{
         Config, Limits, LogBounds, Parts, Supervisor, Tuning,
@@ -45,10 +45,19 @@ struct Mayflies {
     started: Mutex<Vec<(JobId, u32)>>,
     may_end: watch::Sender<bool>,
     pids: AtomicU64,
+    alive: Arc<Alive>,
+}
+
+/// How many live.
+#[derive(Default)]
+struct Alive {
+    now: AtomicU64,
+    most: AtomicU64,
 }
 
 struct Mayfly {
     identity: ProcessIdentity,
+    alive: Arc<Alive>,
     may_end: watch::Receiver<bool>,
 }
 
@@ -69,6 +78,7 @@ impl Worker for Mayfly {
     fn signal(&self, _: Signal) {}
 
     async fn reap(&mut self) -> Ended {
+        self.alive.now.fetch_sub(1, Ordering::Relaxed);
         Ended::Code(1)
     }
 }
@@ -79,7 +89,9 @@ impl Executor for Mayflies {
         self.started.lock().unwrap().push((launch.job, launch.attempt.0));
         let start_ticks = self.pids.fetch_add(1, Ordering::Relaxed);
         let identity = ProcessIdentity { pid: 1, start_ticks, boot_id: "now".into(), host: "here".into(), ahead: None };
-        Ok(Box::new(Mayfly { identity, may_end: self.may_end.subscribe() }))
+        let alive = self.alive.clone();
+        alive.most.fetch_max(alive.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        Ok(Box::new(Mayfly { identity, alive, may_end: self.may_end.subscribe() }))
     }
 
     async fn find(&self, _: &ProcessIdentity, _: &Path) -> Found {
@@ -111,6 +123,7 @@ impl Room {
             started: Mutex::default(),
             may_end: watch::Sender::new(may_end),
             pids: AtomicU64::new(1),
+            alive: Arc::default(),
         });
         let tuning = Tuning {
             has_commands: true,
@@ -236,6 +249,25 @@ async fn the_machine_is_never_over_full_and_a_large_job_holds_back_those_behind_
     assert_eq!(room.started()[2..], [(large, 1), (small, 1)]);
     room.all_over(&[first, large, small, urgent]).await;
     room.end().await;
+}
+
+/// Rounds come while jobs are being claimed: with each submit, of a job that is before all others, and with each end.
+#[tokio::test]
+async fn what_is_being_claimed_counts_for_the_machine_and_for_its_queue() {
+    for (cpus, limit, most) in [(2, None, 2), (8, Some(3), 3)] {
+        let room = Room::new(cpus, true).await;
+        let edit = QueueEdit { running: limit.map(Change::Set), ..QueueEdit::default() };
+        room.store.edit_queue("default", edit, Uid(1)).await.unwrap();
+        let mut jobs = Vec::new();
+        for priority in 0..=100 {
+            jobs.push(room.submit(1, priority, 0).await);
+        }
+        room.all_over(&jobs).await;
+        assert_eq!(room.started().len(), jobs.len());
+        let at_once = room.mayflies.alive.most.load(Ordering::Relaxed);
+        assert!(at_once <= most, "{at_once} of {most} at once");
+        room.end().await;
+    }
 }
 
 #[tokio::test]

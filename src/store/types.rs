@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::{Timestamp, civil::DateTime};
+use jiff::{SignedDuration, Timestamp, civil::DateTime};
 use mlctl_protocol::{
     FencingToken, JobId, JobSpec,
     progress::{Metrics, Progress},
@@ -101,6 +101,16 @@ pub struct Ready {
     pub needs: Resources,
     /// How many seconds it may run.
     pub limit_seconds: Option<u32>,
+}
+
+impl Ready {
+    /// The same once it has started at `now` with these GPUs.
+    #[must_use]
+    pub fn running(self, gpus: Vec<String>, now: Timestamp) -> Running {
+        let Self { id, queue, user, needs: has, limit_seconds, .. } = self;
+        let ends_by = limit_seconds.and_then(|limit| now.checked_add(SignedDuration::from_secs(limit.into())).ok());
+        Running { id, queue, user, has, gpus, started_at: now, ends_by }
+    }
 }
 
 /// A job that runs, as the planner sees it.

@@ -331,9 +331,16 @@ impl Handle {
     /// What is left for further attempts. What others do with the GPUs is not off it.
     #[must_use]
     pub fn free(&self) -> Free {
+        self.free_without(|_| false)
+    }
+
+    /// What would be left if some jobs had no attempt.
+    #[must_use]
+    pub fn free_without(&self, is_out: impl Fn(JobId) -> bool) -> Free {
         let machine = self.shared.machine();
         let attempts = self.shared.lock();
-        attempts.values().filter(|live| !live.is_vacated()).fold(machine.whole(), |mut free, live| {
+        let counted = attempts.iter().filter(|(job, live)| !live.is_vacated() && !is_out(**job));
+        counted.fold(machine.whole(), |mut free, (_, live)| {
             free.take(&machine.share(&live.origin.resources, &live.gpus));
             free
         })
