@@ -101,6 +101,16 @@ pub fn resolved(
     resolved.map_err(|error| Failure::new(Exit::Usage, format!("{flag}: {error}")))
 }
 
+/// The same by the clocks of this machine. Their zone is looked up, which takes longer than all else that a submit does here, only for a moment that is written in local time.
+///
+/// # Errors
+/// As for [`resolved`].
+pub fn resolved_here(flag: &str, moment: Option<Moment>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let is_local = matches!(moment, Some(Moment::Local(_) | Moment::Clock(_)));
+    let zone = if is_local { TimeZone::system() } else { TimeZone::UTC };
+    resolved(flag, moment, now, &zone)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use super::{
     BackupSettings, CommandSettings, DeviceSettings, Environment, GpuSettings, LimitSettings, LogSettings,
     RetentionSettings, S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
-    file::{ClientFile, DevicesSection, GpuSection, OutputForm, S3Section, SettingsFile},
+    file::{ClientFile, DevicesSection, GpuSection, OutputForm, S3Section, SettingsFile, WorkersSection},
 };
 
 /// The settings file of the system's daemon, from which the CLI learns its socket too.
@@ -157,7 +157,6 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
         set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
     };
     let Places { state_dir, socket } = places;
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let objects = || format!("file://{}", state_dir.join("objects").display());
     Settings {
         state_dir: state_dir.clone(),
@@ -175,20 +174,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             outage_seconds: storage.outage_seconds,
             s3: s3_settings(&storage.s3),
         },
-        workers: WorkerSettings {
-            command: program(&workers.command, "mlworker"),
-            cpus: workers.cpus.unwrap_or_else(|| u32::try_from(cores).unwrap_or(u32::MAX)),
-            memory_mib: workers.memory_mib,
-            heartbeat_seconds: workers.heartbeat_seconds,
-            lease_seconds: workers.lease_seconds,
-            grace_seconds: workers.grace_seconds,
-            hang_seconds: workers.hang_seconds,
-            min_run_seconds: workers.min_run_seconds,
-            ahead: workers.ahead,
-            cgroup_dir: workers.cgroup_dir.clone(),
-            log_max_bytes: workers.log_max_bytes,
-            log_files: workers.log_files,
-        },
+        workers: worker_settings(workers, program(&workers.command, "mlworker")),
         devices: device_settings(devices),
         commands: CommandSettings {
             enabled: commands.enabled,
@@ -220,6 +206,24 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             url: backup.url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
         },
         log: LogSettings { level: log.level.clone(), format: log.format },
+    }
+}
+
+fn worker_settings(section: &WorkersSection, command: PathBuf) -> WorkerSettings {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    WorkerSettings {
+        command,
+        cpus: section.cpus.unwrap_or_else(|| u32::try_from(cores).unwrap_or(u32::MAX)),
+        memory_mib: section.memory_mib,
+        heartbeat_seconds: section.heartbeat_seconds,
+        lease_seconds: section.lease_seconds,
+        grace_seconds: section.grace_seconds,
+        hang_seconds: section.hang_seconds,
+        min_run_seconds: section.min_run_seconds,
+        ahead: section.ahead,
+        cgroup_dir: section.cgroup_dir.clone(),
+        log_max_bytes: section.log_max_bytes,
+        log_files: section.log_files,
     }
 }
 

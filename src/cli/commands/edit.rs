@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use clap::{ArgGroup, Args};
-use jiff::tz::TimeZone;
 
 use super::{change, job_name, label};
 use crate::{
@@ -76,15 +75,15 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let (now, zone) = (context.clock.now(), TimeZone::system());
+        let now = context.clock.now();
         let set = self.label.into_iter().map(|(key, value)| (key, Some(value)));
         let labels: BTreeMap<_, _> = self.unlabel.into_iter().map(|key| (key, None)).chain(set).collect();
-        let deadline = times::resolved("--deadline", self.deadline, now, &zone)?;
+        let deadline = times::resolved_here("--deadline", self.deadline, now)?;
         let request = EditRequest {
             priority: self.priority,
             queue: self.queue,
             labels,
-            begin: times::resolved("--begin", self.begin, now, &zone)?.map(Some),
+            begin: times::resolved_here("--begin", self.begin, now)?.map(Some),
             deadline: (self.no_deadline || deadline.is_some()).then_some(deadline),
             time_limit_seconds: (self.no_time || self.time.is_some()).then_some(self.time),
             retries: self.retries,

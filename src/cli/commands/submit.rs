@@ -1,7 +1,6 @@
 //! `mlctl submit`: from a spec to an acknowledged job.
 
 use clap::Args;
-use jiff::tz::TimeZone;
 use mlctl_protocol::{
     ExitClass,
     spec::{After, AfterFailed, Wins},
@@ -179,9 +178,9 @@ impl Arguments {
     }
 
     pub async fn run(self, context: &mut Context<'_>) -> Done {
-        let (now, zone) = (context.clock.now(), TimeZone::system());
-        let begin = times::resolved("--begin", self.begin, now, &zone)?.map(|begin| begin.to_string());
-        let deadline = times::resolved("--deadline", self.deadline, now, &zone)?.map(|deadline| deadline.to_string());
+        let now = context.clock.now();
+        let begin = times::resolved_here("--begin", self.begin, now)?.map(|begin| begin.to_string());
+        let deadline = times::resolved_here("--deadline", self.deadline, now)?.map(|deadline| deadline.to_string());
         let mut retry_on: Vec<&str> =
             self.retry_on.iter().flat_map(|classes| &classes.0).map(|class| class.as_str()).collect();
         retry_on.dedup();
