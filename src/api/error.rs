@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::types::{ErrorBody, ErrorCode, ErrorView};
 use crate::{
-    domain::{Refusal, causes, rules::Problem},
+    domain::{Refusal, alias::AliasError, causes, rules::Problem},
     store::StoreError,
     supervisor::CheckpointError,
 };
@@ -100,6 +100,30 @@ fn versions(noun: &str, name: &str) -> String {
     format!("`mlctl {noun} show {name}` lists its versions")
 }
 
+/// What to do where aliases of a model stay as they are, or keep a version.
+fn about_alias(error: &StoreError, message: String) -> Failure {
+    let (code, hint) = match error {
+        StoreError::VersionNamed { model, alias, .. } => (
+            ErrorCode::WrongState,
+            format!("move the alias first, or take it away with `mlctl model alias {model} {alias} --rm`"),
+        ),
+        StoreError::Alias { model, why: AliasError::Unknown(_) } => {
+            (ErrorCode::NotFound, format!("`mlctl model show {model}` lists its aliases"))
+        }
+        StoreError::Alias { model, why: AliasError::Moved { .. } } => {
+            (ErrorCode::WrongState, format!("somebody else was first: `mlctl model show {model}` says who and why"))
+        }
+        StoreError::Alias { model, why: AliasError::NoPrevious } => {
+            (ErrorCode::WrongState, format!("`mlctl model promote {model}/VERSION` makes any version the champion"))
+        }
+        StoreError::Alias { model, why: AliasError::TooMany } => {
+            (ErrorCode::WrongState, format!("`mlctl model alias {model} NAME --rm` takes one away"))
+        }
+        _ => return Failure::internal("the database failed", error),
+    };
+    Failure::new(code, message, hint)
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
@@ -135,6 +159,7 @@ impl From<StoreError> for Failure {
             }
             StoreError::NoModel(_) => Self::new(ErrorCode::NotFound, message, "`mlctl model ls` lists every model"),
             StoreError::NoVersion { model, .. } => Self::new(ErrorCode::NotFound, message, versions("model", model)),
+            StoreError::VersionNamed { .. } | StoreError::Alias { .. } => about_alias(&error, message),
             StoreError::VersionInUse { .. } | StoreError::DatasetInUse { .. } => {
                 Self::new(ErrorCode::WrongState, message, "wait until the job has ended, or remove the schedule")
             }

@@ -101,6 +101,21 @@ impl FromRequestParts<Context> for NamedVersion {
     }
 }
 
+/// The alias that `{model}` and `{alias}` in the path stand for; whether there is such a one is not looked at.
+pub(super) struct NamedAlias {
+    pub(super) model: String,
+    pub(super) alias: String,
+}
+
+impl FromRequestParts<Context> for NamedAlias {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        let NamedModel(model) = NamedModel::from_request_parts(parts, api).await?;
+        Ok(Self { model, alias: reference(parts, api, "alias", "name an alias by its name").await? })
+    }
+}
+
 /// The name that `{dataset}` in the path stands for; whether there is such a dataset is not looked at.
 pub(super) struct NamedDataset(pub(super) String);
 

@@ -2,6 +2,7 @@
 //! [`Api`] and runs it; the CLI uses the bodies ([`types`]) and the addresses ([`query`]).
 
 mod after;
+mod aliases;
 mod array_submit;
 mod arrays;
 mod checkpoints;

@@ -10,7 +10,14 @@ use super::{
     types::{ErrorCode, ModelList, ModelView, ObjectView, RegisterRequest, SCHEMA, VersionList, VersionView},
     view::Scene,
 };
-use crate::{domain::rules, registry::RegistryError, store::ModelVersion};
+use crate::{
+    domain::{alias::Aliases, rules},
+    registry::RegistryError,
+    store::ModelVersion,
+};
+
+/// Moves of aliases that the answer about one model shows.
+const SHOWN_MOVES: u32 = 20;
 
 /// `GET /v1/models`.
 pub(super) async fn list(State(api): State<Context>) -> Result<Json<ModelList>, Failure> {
@@ -18,7 +25,8 @@ pub(super) async fn list(State(api): State<Context>) -> Result<Json<ModelList>, 
     let models = api.store.models().await?.into_iter().map(|row| ModelView {
         name: row.name,
         versions: row.versions,
-        newest: row.newest.map(|newest| view(newest, &scene)),
+        newest: row.newest.map(|newest| view(newest, &row.aliases, &scene)),
+        aliases: row.aliases,
         created_at: row.created_at,
     });
     Ok(Json(ModelList { schema: SCHEMA, models: models.collect() }))
@@ -30,8 +38,12 @@ pub(super) async fn show(
     NamedModel(name): NamedModel,
 ) -> Result<Json<VersionList>, Failure> {
     let scene = api.scene();
-    let versions = api.store.model_versions(&name).await?.into_iter().map(|version| view(version, &scene)).collect();
-    Ok(Json(VersionList { schema: SCHEMA, name, versions }))
+    let versions = api.store.model_versions(&name).await?;
+    let aliases = api.store.aliases(&name).await?;
+    let moves = api.store.alias_moves(&name, SHOWN_MOVES).await?;
+    let moves = moves.into_iter().map(|moved| super::aliases::view(moved, &scene)).collect();
+    let versions = versions.into_iter().map(|version| view(version, &aliases, &scene)).collect();
+    Ok(Json(VersionList { schema: SCHEMA, name, versions, aliases, moves }))
 }
 
 /// `POST /v1/models/{model}`.
@@ -47,7 +59,8 @@ pub(super) async fn register(
     }
     let job = api.store.find(&job).await?;
     let (version, _) = api.registry.register(&name, job, step, peer.uid).await?;
-    Ok(Json(view(version, &api.scene())))
+    let aliases = api.store.aliases(&name).await?;
+    Ok(Json(view(version, &aliases, &api.scene())))
 }
 
 /// `DELETE /v1/models/{model}/versions/{version}`.
@@ -58,12 +71,13 @@ pub(super) async fn remove(
 ) -> Result<Json<VersionView>, Failure> {
     api.check_sound()?;
     let removed = api.store.remove_version(&model, version, peer.uid).await?;
-    Ok(Json(view(removed, &api.scene())))
+    Ok(Json(view(removed, &Aliases::new(), &api.scene())))
 }
 
-fn view(version: ModelVersion, scene: &Scene) -> VersionView {
+fn view(version: ModelVersion, aliases: &Aliases, scene: &Scene) -> VersionView {
     let ModelVersion { model, version, content, created_by, created_at, .. } = version;
     let size_bytes = content.size_bytes();
+    let named = aliases.iter().filter(|(_, meant)| **meant == version).map(|(alias, _)| alias);
     let objects = content.objects.into_iter().map(|object| ObjectView {
         name: object.name,
         role: String::new(),
@@ -74,6 +88,7 @@ fn view(version: ModelVersion, scene: &Scene) -> VersionView {
         schema: SCHEMA,
         model,
         version,
+        aliases: named.cloned().collect(),
         job: content.job,
         attempt: content.attempt,
         step: content.step,

@@ -18,6 +18,7 @@ use super::{Shared, after, datasets, error::Failure};
 use crate::{
     domain::{
         JobState,
+        alias::{MODEL_SCHEME, Reference},
         registry::is_within,
         rules::{self, Problem},
     },
@@ -178,6 +179,15 @@ async fn model(api: &Shared, path: &str, from: &mut String, roots: &Roots) -> Re
             Err(wrong) => Some(wrong.at(path)),
         });
     }
+    if let Some(reference) = from.strip_prefix(MODEL_SCHEME) {
+        return Ok(match version_of(api, reference).await? {
+            Ok(uri) => {
+                *from = uri;
+                None
+            }
+            Err(wrong) => Some(wrong.at(path)),
+        });
+    }
     // Checkpoints and models of this daemon's own may always be used.
     let roots = match (roots, uri::to_path(&api.config.storage_url)) {
         (Roots::Only(roots), Ok(Some(own))) => {
@@ -245,6 +255,23 @@ async fn model_of(api: &Shared, reference: &str) -> Result<Result<String, Wrong>
             format!("`mlctl retry {id}` tries it again; a checkpoint of it can be named by its URI"),
         )),
     })
+}
+
+/// What the version of a model holds that a reference means by now.
+async fn version_of(api: &Shared, reference: &str) -> Result<Result<String, Wrong>, Failure> {
+    let Reference { model, pick } = match Reference::parse(reference) {
+        Ok(reference) => reference,
+        Err(why) => return Ok(Err(Wrong::new(why, "name a version as in model:digits/3"))),
+    };
+    let (error, hint) = match api.store.model_version(&model, &pick).await {
+        Ok(version) => return Ok(Ok(version.content.uri)),
+        Err(error @ StoreError::NoModel(_)) => (error, "`mlctl model ls` lists every model".to_owned()),
+        Err(error @ (StoreError::NoVersion { .. } | StoreError::Alias { .. })) => {
+            (error, format!("`mlctl model show {model}` lists its versions and aliases"))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Err(Wrong::new(error.to_string(), hint)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

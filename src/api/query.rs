@@ -55,6 +55,22 @@ impl SortField {
     ];
 }
 
+/// On what terms aliases of a model are moved: the query of `DELETE /v1/models/{model}/aliases/{alias}` and the body of `POST /v1/models/{model}/rollback`; the body of
+/// `POST /v1/models/{model}/aliases/{alias}` has them too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MoveQuery {
+    /// The version that the alias must mean for that, 0 for none; whatever it means when absent. For a rollback, what the champion is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<u32>,
+    /// Why, in a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The job that asks: an id, a unique name or `@last`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
 /// The query of `GET /v1/jobs`. Without `state`: the unfinished jobs and the last finished ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, array_submit, arrays, checkpoints, control, daemon, datasets, db, devices, doctor, download,
+    Context, aliases, array_submit, arrays, checkpoints, control, daemon, datasets, db, devices, doctor, download,
     error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
 };
 
@@ -61,6 +61,9 @@ fn all() -> Vec<Route> {
         get("/v1/models/{model}", models::show),
         post("/v1/models/{model}", models::register).within(VERIFY_LIMIT),
         delete("/v1/models/{model}/versions/{version}", models::remove),
+        post("/v1/models/{model}/aliases/{alias}", aliases::set),
+        delete("/v1/models/{model}/aliases/{alias}", aliases::clear),
+        post("/v1/models/{model}/rollback", aliases::roll_back),
         get("/v1/datasets", datasets::list),
         get("/v1/datasets/{dataset}", datasets::show),
         post("/v1/datasets/{dataset}", datasets::add).within(LONG_LIMIT),

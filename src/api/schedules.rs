@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     domain::{
+        alias::{self, Pick},
         rules::{self, Problem},
         schedule::{Crontab, Policy, SCHEDULE_LABEL, Timetable, labelled, zone},
     },
@@ -58,7 +59,14 @@ pub(super) async fn add(
         let message = "a job that is submitted again and again waits for no others".to_owned();
         problems.push(Problem { path: "after".into(), message, hint: Some("take it away".into()) });
     }
+    // What another version may be by the time of a tick is looked up then.
+    let is_open =
+        |from: &&mut String| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
+    let open = alias::weights(&mut spec).filter(is_open).cloned();
     let mistakes = submit::problems(&api, &mut spec).await?;
+    if let (Some(open), Some(from)) = (open, alias::weights(&mut spec)) {
+        *from = open;
+    }
     if mistakes.is_empty() {
         // As it will be when a tick submits it.
         problems.extend(rules::misfits(&labelled(&spec, &name, api.clock.now())));

@@ -46,7 +46,9 @@ pub use db::{BackupList, BackupRequest, BackupView, DamagedBackup, DatabaseView,
 pub use devices::{DeviceList, DeviceRequest, DeviceState, DeviceView, MAX_DEVICE_REASON};
 pub use error::{ErrorBody, ErrorCode, ErrorView};
 pub use gc::{DEFAULT_GRACE_SECONDS, GarbageView, GcRequest, GcView, SumView};
-pub use models::{ModelList, ModelView, RegisterRequest, VersionList, VersionView};
+pub use models::{
+    AliasMoveView, AliasRequest, ModelList, ModelView, MovedView, RegisterRequest, VersionList, VersionView,
+};
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{

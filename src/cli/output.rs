@@ -2,6 +2,7 @@
 
 pub mod arrays;
 pub mod checkpoints;
+pub mod comparison;
 pub mod confusion;
 pub mod daemon;
 pub mod datasets;

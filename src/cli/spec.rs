@@ -19,7 +19,7 @@ use crate::{
         document::{self, Document, Problem},
         env::absolute_in,
     },
-    domain::rules,
+    domain::{alias::MODEL_SCHEME, rules},
 };
 
 /// What stands for standard input.
@@ -311,7 +311,7 @@ fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
         .into_iter()
         .flat_map(DataSource::files_mut)
         .map(move |(key, uri)| (format!("{table}.{key}"), uri, Kind::Data));
-    let model = model.filter(|(_, from)| !from.starts_with("job:"));
+    let model = model.filter(|(_, from)| !from.starts_with("job:") && !from.starts_with(MODEL_SCHEME));
     data.chain(model.map(|(path, from)| (path.to_owned(), from, Kind::Model)))
 }
 

@@ -26,6 +26,8 @@ pub struct Environment {
     pub mlctl_config: Option<PathBuf>,
     /// `MLCTL_OUTPUT`: the form of the output.
     pub mlctl_output: Option<String>,
+    /// `ML_JOB_ID`: the job that runs this program, as the daemon tells its jobs.
+    pub job: Option<String>,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, where one of the first two is set; the other is empty then.
     pub s3: Option<S3Credentials>,
     /// `AWS_ENDPOINT_URL`: the S3 server of `mlctl storage`. The daemon does not go by it.
@@ -67,6 +69,7 @@ impl Environment {
             mlctl_socket: path("MLCTL_SOCKET"),
             mlctl_config: path("MLCTL_CONFIG"),
             mlctl_output: text("MLCTL_OUTPUT"),
+            job: text("ML_JOB_ID"),
             s3: s3_credentials(),
             aws_endpoint_url: text("AWS_ENDPOINT_URL"),
             aws_region: text("AWS_REGION").or_else(|| text("AWS_DEFAULT_REGION")),

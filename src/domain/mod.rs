@@ -1,6 +1,7 @@
 //! The pure middle: what a job is, which changes of it are legal, when it is retried, whether a spec makes sense. Called by every other
 //! room; calls none. No I/O, no tokio, no SQL, no system clock: time and chance come in as arguments.
 
+pub mod alias;
 pub mod array;
 mod causes;
 pub mod clock;

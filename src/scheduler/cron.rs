@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Clock, causes,
+        Clock, alias, causes,
         queue::missing,
         schedule::{Crontab, Tick, Timetable, Turn, zone},
     },
@@ -170,7 +170,15 @@ impl Cron {
         has_room: bool,
     ) -> Result<Kept, StoreError> {
         let name = &schedule.name;
-        let missed = turn.fire.and_then(|_| self.refusal(schedule));
+        let mut missed = turn.fire.and_then(|_| self.refusal(schedule));
+        let resolved = self.resolved(schedule).await?;
+        let schedule = match &resolved {
+            Ok(resolved) => resolved,
+            Err(why) => {
+                missed = missed.or_else(|| turn.fire.map(|_| why.clone()));
+                schedule
+            }
+        };
         if turn.fire.is_some() && missed.is_none() && !has_room {
             let most = *self.max_queued.borrow();
             warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
@@ -201,6 +209,23 @@ impl Cron {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A schedule whose job begins with what the version that it names holds by now, or why there is none.
+    async fn resolved(&self, schedule: &Schedule) -> Result<Result<Schedule, String>, StoreError> {
+        let mut schedule = schedule.clone();
+        if let Some(from) = alias::weights(&mut schedule.spec)
+            && let Some(named) = alias::reference(from)
+        {
+            match self.store.model_version(&named.model, &named.pick).await {
+                Ok(version) => *from = version.content.uri,
+                Err(error @ (StoreError::NoModel(_) | StoreError::NoVersion { .. } | StoreError::Alias { .. })) => {
+                    return Ok(Err(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(schedule))
     }
 
     /// Why its job cannot be submitted now: who drains a queue does not want it filled by the clock.

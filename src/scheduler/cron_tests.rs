@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use mlctl_protocol::JobSpec;
+use mlctl_protocol::{
+    JobSpec,
+    spec::{InitSpec, Work},
+};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +27,12 @@ use super::{
 use crate::{
     domain::{
         Change, Clock, Command, Uid,
+        alias::{CHAMPION, Change as Moved},
         queue::{Flow, QueueEdit},
+        registry::Content,
         schedule::{Crontab, Misfire, Policy, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
     },
-    store::{ListFilter, NewSchedule, Store, StoreError},
+    store::{ListFilter, NewJob, NewMove, NewSchedule, NewVersion, Store, StoreError},
 };
 
 const CEILING: Duration = Duration::from_secs(30);
@@ -448,6 +453,52 @@ async fn a_tick_whose_queue_takes_no_job_is_missed_with_the_reason_and_the_next_
     room.store().remove_schedule("minutely").await.unwrap();
     assert!(room.store().missed_ticks(schedule, 10).await.unwrap().is_empty());
     assert_eq!(room.store().check().await.unwrap(), Vec::<String>::new());
+}
+
+/// A version of a model that lies at `file:///v/NUMBER`.
+async fn register(store: &Store, number: u32) {
+    let new = NewJob { spec: spec(), user: Uid(7), key: number.to_string(), asked: None, hold: None };
+    let content = Content {
+        uri: format!("file:///v/{number}"),
+        objects: Vec::new(),
+        job: store.submit(new).await.unwrap().id,
+        attempt: None,
+        step: None,
+        digest: None,
+        spec_digest: String::new(),
+        dataset_digest: None,
+        metrics: BTreeMap::new(),
+    };
+    let new = NewVersion { model: "m".into(), content, by: Uid(7), once: false };
+    store.register_version(new).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tick_begins_with_what_the_alias_means_by_then() {
+    let mut room = Room::at("2026-06-01T00:30:00Z").await;
+    let mut nightly = spec();
+    if let Work::Train(train) = &mut nightly.work {
+        train.init = Some(InitSpec { from: "model:m@champion".into(), key: None });
+    }
+    register(room.store(), 1).await;
+    register(room.store(), 2).await;
+    let (created_at, next) = (room.clock.now(), Some(at("2026-06-01T01:00:00Z")));
+    let (name, cron, zone, policy) = ("hourly".into(), "0 * * * *".into(), "UTC".into(), Policy::default());
+    let new = NewSchedule { name, cron, zone, spec: nightly, user: Uid(7), created_at, next, policy };
+    room.store().add_schedule(new).await.unwrap();
+    room.wake("2026-06-01T01:00:00Z").await;
+    let schedule = room.store().schedule("hourly").await.unwrap();
+    let missed = room.store().missed_ticks(schedule.id, 10).await.unwrap();
+    assert_eq!(missed[0].reason, "model m has no alias champion");
+    for (version, moment) in [(1, "2026-06-01T02:00:00Z"), (2, "2026-06-01T03:00:00Z")] {
+        let change = Moved::Set { alias: CHAMPION.into(), version };
+        let new = NewMove { model: "m".into(), change, expect: None, by: Uid(7), job: None, reason: None };
+        room.store().move_alias(new).await.unwrap();
+        room.wake(moment).await;
+        let tick = room.store().ticks(schedule.id, 1).await.unwrap()[0];
+        let Work::Train(train) = room.store().spec(tick.job).await.unwrap().work else { panic!("it trains") };
+        assert_eq!(train.init.unwrap().from, format!("file:///v/{version}"), "{moment}");
+    }
 }
 
 #[tokio::test]

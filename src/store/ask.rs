@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     StoreError,
+    aliases::{AliasMove, NewMove},
     datasets::{DatasetVersion, NewDataset},
     error::Fault,
     members::PreparedArray,
@@ -306,6 +307,10 @@ pub(super) enum Ask {
         by: Uid,
         reply: Reply<Box<ModelVersion>>,
     },
+    MoveAlias {
+        new: Box<NewMove>,
+        reply: Reply<Vec<AliasMove>>,
+    },
     AddDataset {
         new: Box<NewDataset>,
         /// With whether it was there before.
@@ -382,6 +387,7 @@ impl Ask {
             Self::Forget { reply, .. } => reply.send(),
             Self::Register { reply, .. } => reply.send(),
             Self::Unregister { reply, .. } => reply.send(),
+            Self::MoveAlias { reply, .. } => reply.send(),
             Self::AddDataset { reply, .. } => reply.send(),
             Self::RemoveDataset { reply, .. } => reply.send(),
             Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.send(),
@@ -409,6 +415,7 @@ impl Ask {
             Self::Forget { reply, .. } => reply.fail(error),
             Self::Register { reply, .. } => reply.fail(error),
             Self::Unregister { reply, .. } => reply.fail(error),
+            Self::MoveAlias { reply, .. } => reply.fail(error),
             Self::AddDataset { reply, .. } => reply.fail(error),
             Self::RemoveDataset { reply, .. } => reply.fail(error),
             Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.fail(error),

@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use mlctl_protocol::JobId;
 
 use super::rows::RowError;
-use crate::domain::{Refusal, state::IllegalEvent};
+use crate::domain::{Refusal, alias::AliasError, state::IllegalEvent};
 
 /// Why the database refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,13 +60,31 @@ pub enum StoreError {
     /// There is no such model.
     #[error("no model {0}")]
     NoModel(String),
-    /// The model has no such version, or it was removed.
-    #[error("model {model} has no version {version}")]
+    /// The model has no such version, or it was removed; without a number, none at all.
+    #[error("model {model} has no version{}", version.map_or_else(String::new, |version| format!(" {version}")))]
     NoVersion {
         /// The model.
         model: String,
         /// The version.
+        version: Option<u32>,
+    },
+    /// An alias means the version.
+    #[error("version {version} of model {model} is its {alias}")]
+    VersionNamed {
+        /// The model.
+        model: String,
+        /// The version.
         version: u32,
+        /// The alias.
+        alias: String,
+    },
+    /// The aliases of a model are not changed, or there is no such one.
+    #[error("model {model} {why}")]
+    Alias {
+        /// The model.
+        model: String,
+        /// Why.
+        why: AliasError,
     },
     /// A job that has not ended begins with the version, or one of a schedule.
     #[error("a job that has not ended, or one of a schedule, begins with version {version} of model {model}")]

@@ -3,6 +3,7 @@
 //!
 //! This file, `arrays`, `offline`, `removal`, `scan` and `schedules` are the room's whole surface. Writes answer only after COMMIT and a sync: an answer is a promise.
 
+mod aliases;
 mod arrays;
 mod ask;
 mod batch;
@@ -65,13 +66,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::{
-    ask::{Ask, Prepared, Reply},
-    reserve::Reserve,
-    sync::{Broken, Syncer},
-    writer::Writer,
-};
 pub use self::{
+    aliases::{AliasMove, NewMove},
     datasets::{DatasetRow, DatasetVersion, NewDataset},
     error::StoreError,
     kept::{KeptCheckpoint, NeededBy},
@@ -83,6 +79,12 @@ pub use self::{
         MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,
         StoredEvent, Submitted, TickRow, Used, Waiter,
     },
+};
+use self::{
+    ask::{Ask, Prepared, Reply},
+    reserve::Reserve,
+    sync::{Broken, Syncer},
+    writer::Writer,
 };
 use crate::domain::{Clock, Command, Fence, Job, Uid};
 

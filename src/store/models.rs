@@ -8,13 +8,18 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     Store, StoreError,
+    aliases::{AliasMove, Changes, HeldAliases, NewMove},
     ask::Ask,
     batch::Batch,
     error::Fault,
     kept::is_begun_with,
     rows::{Cell, Fields, RowError, Rows, integer, seal},
 };
-use crate::domain::{Uid, registry::Content};
+use crate::domain::{
+    Uid,
+    alias::{AliasError, Aliases, Change, Pick},
+    registry::Content,
+};
 
 /// A version to be registered.
 #[derive(Debug, Clone)]
@@ -57,6 +62,8 @@ pub struct ModelRow {
     pub versions: u64,
     /// The newest of them.
     pub newest: Option<ModelVersion>,
+    /// Its aliases.
+    pub aliases: Aliases,
 }
 
 impl Store {
@@ -72,7 +79,7 @@ impl Store {
     /// Removes a version: its row says so from then on, and its number is not used again. Returns what it was.
     ///
     /// # Errors
-    /// [`StoreError::NoVersion`], [`StoreError::VersionInUse`], [`StoreError::Failed`].
+    /// [`StoreError::NoVersion`], [`StoreError::VersionInUse`], [`StoreError::VersionNamed`], [`StoreError::Failed`].
     pub async fn remove_version(&self, model: &str, version: u32, by: Uid) -> Result<ModelVersion, StoreError> {
         let model = model.to_owned();
         Ok(*self.ask(|reply| Ask::Unregister { model, version, by, reply }).await?)
@@ -87,8 +94,8 @@ impl Store {
         let rows = found.iter().map(|row| {
             let fields = Fields { row, table: "models", id: 0 };
             let newest = fields.get::<Option<i64>>("id")?.is_some().then(|| version(row)).transpose()?;
-            let (name, versions) = (fields.get("name")?, fields.number("versions")?);
-            Ok(ModelRow { name, created_at: fields.time("made_us")?, versions, newest })
+            let (name, versions, aliases) = (fields.get("name")?, fields.number("versions")?, fields.json("aliases")?);
+            Ok(ModelRow { name, created_at: fields.time("made_us")?, versions, newest, aliases })
         });
         Ok(rows.collect::<Result<_, RowError>>().map_err(Fault::from)?)
     }
@@ -107,6 +114,31 @@ impl Store {
             known.ok_or_else(|| StoreError::NoModel(model.to_owned()))?;
         }
         Ok(versions)
+    }
+
+    /// A version of a model that was not removed.
+    ///
+    /// # Errors
+    /// [`StoreError::NoModel`], [`StoreError::NoVersion`], [`StoreError::Alias`], [`StoreError::Failed`].
+    pub async fn model_version(&self, model: &str, pick: &Pick) -> Result<ModelVersion, StoreError> {
+        let (number, alias) = match pick {
+            Pick::Newest => (None, None),
+            Pick::Number(number) => (Some(*number), None),
+            Pick::Alias(alias) => (None, Some(alias)),
+        };
+        let found = match alias {
+            Some(alias) => sqlx::query(NAMED).bind(model).bind(alias),
+            None => sqlx::query(VERSION).bind(model).bind(number),
+        };
+        if let Some(row) = found.fetch_optional(&self.inner.readers).await? {
+            return Ok(version(&row).map_err(Fault::from)?);
+        }
+        self.model_versions(model).await?;
+        let model = model.to_owned();
+        Err(match alias {
+            Some(alias) => StoreError::Alias { model, why: AliasError::Unknown(alias.clone()) },
+            None => StoreError::NoVersion { model, version: number },
+        })
     }
 
     /// Jobs above `after` that have succeeded and whose spec names a model of which they have no version yet, by id.
@@ -146,6 +178,7 @@ struct Held {
     last_version_before: Option<u32>,
     /// Those that are asked for.
     versions: Vec<HeldVersion>,
+    aliases: HeldAliases,
 }
 
 #[derive(Debug, Clone)]
@@ -180,6 +213,11 @@ impl<'a> Wanted<'a> {
         self.same.push(&[model.into(), content.job.into(), (&content.uri).into()]);
     }
 
+    /// None, but the model with its aliases.
+    pub(super) fn model(&mut self, model: &'a str) {
+        self.models.insert(model);
+    }
+
     /// The one of this number.
     pub(super) fn numbered(&mut self, model: &'a str, version: u32) {
         self.models.insert(model);
@@ -196,16 +234,19 @@ impl HeldModels {
         }
         let mut names = Rows::default();
         wanted.models.iter().for_each(|name| names.push(&[(*name).into()]));
-        for row in &sqlx::query(LOAD).bind(names.finish()).fetch_all(&mut *conn).await? {
+        let names = names.finish();
+        let mut aliases = HeldAliases::load(conn, names.clone()).await?;
+        for row in &sqlx::query(LOAD).bind(names).fetch_all(&mut *conn).await? {
             let fields = Fields { row, table: "models", id: 0 };
-            let last_version = fields.number("last_version")?;
+            let (name, last_version) = (fields.get("name")?, fields.number("last_version")?);
             let held = Held {
                 created: fields.time("created_us")?,
                 last_version,
                 last_version_before: Some(last_version),
                 versions: Vec::new(),
+                aliases: aliases.remove(&name).unwrap_or_default(),
             };
-            models.0.insert(fields.get("name")?, held);
+            models.0.insert(name, held);
         }
         let versions = sqlx::query(LOAD_VERSIONS).bind(wanted.same.finish()).bind(wanted.numbered.finish());
         for row in &versions.fetch_all(conn).await? {
@@ -222,7 +263,13 @@ impl HeldModels {
     /// Registers a version of what a job that is there has stored.
     pub(super) fn register(&mut self, new: &NewVersion, now: Timestamp) -> Result<(ModelVersion, bool), Fault> {
         let NewVersion { model, content, by, once } = new;
-        let fresh = || Held { created: now, last_version: 0, last_version_before: None, versions: Vec::new() };
+        let fresh = || Held {
+            created: now,
+            last_version: 0,
+            last_version_before: None,
+            versions: Vec::new(),
+            aliases: HeldAliases::default(),
+        };
         let held = self.0.entry(model.clone()).or_insert_with(fresh);
         let same = held.versions.iter().rev().find(|held| held.row.content.is_same(content));
         if let Some(same) = same.filter(|same| *once || same.row.removed.is_none()) {
@@ -252,7 +299,11 @@ impl HeldModels {
     ) -> Result<ModelVersion, StoreError> {
         let held = self.0.get_mut(model).ok_or_else(|| StoreError::NoModel(model.to_owned()))?;
         let found = held.versions.iter_mut().find(|held| held.row.version == version && held.row.removed.is_none());
-        let found = found.ok_or_else(|| StoreError::NoVersion { model: model.to_owned(), version })?;
+        let found = found.ok_or_else(|| StoreError::NoVersion { model: model.to_owned(), version: Some(version) })?;
+        if let Some(alias) = held.aliases.of(version) {
+            let (model, alias) = (model.to_owned(), alias.to_owned());
+            return Err(StoreError::VersionNamed { model, version, alias });
+        }
         if found.is_used {
             return Err(StoreError::VersionInUse { model: model.to_owned(), version });
         }
@@ -261,11 +312,26 @@ impl HeldModels {
         Ok(found.row.clone())
     }
 
+    /// Changes the aliases of a model.
+    pub(super) fn move_alias(&mut self, new: &NewMove, now: Timestamp) -> Result<Vec<AliasMove>, StoreError> {
+        let model = &new.model;
+        let held = self.0.get_mut(model).ok_or_else(|| StoreError::NoModel(model.clone()))?;
+        if let Change::Set { version, .. } = new.change {
+            let is_there = |held: &HeldVersion| held.row.version == version && held.row.removed.is_none();
+            if !held.versions.iter().any(is_there) {
+                return Err(StoreError::NoVersion { model: model.clone(), version: Some(version) });
+            }
+        }
+        held.aliases.change(new, now)
+    }
+
     /// Writes what changed.
     pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
         let (mut new, mut counted) = (Rows::default(), Rows::default());
         let (mut versions, mut changed) = (Rows::default(), Rows::default());
+        let mut aliases = Changes::default();
         for (name, held) in &self.0 {
+            held.aliases.collect(name, &mut aliases);
             let cells: [Cell<'_>; 3] = [name.into(), held.last_version.into(), held.created.into()];
             match held.last_version_before {
                 None if held.last_version > 0 => new.push_sealed("models", &cells),
@@ -290,7 +356,8 @@ impl HeldModels {
         batch.write(conn, "new models", NEW, new).await?;
         batch.write(conn, "models", COUNTED, counted).await?;
         batch.write(conn, "model versions", NEW_VERSIONS, versions).await?;
-        batch.write(conn, "removed model versions", REMOVED, changed).await
+        batch.write(conn, "removed model versions", REMOVED, changed).await?;
+        aliases.flush(conn, batch).await
     }
 }
 
@@ -320,7 +387,8 @@ macro_rules! version_columns {
 
 pub(super) const MODELS: &str = concat!(
     "SELECT models.name, models.created_us AS made_us, (SELECT count(*) FROM model_versions AS all_of \
-     WHERE all_of.model = models.name AND all_of.removed_us IS NULL) AS versions, ",
+     WHERE all_of.model = models.name AND all_of.removed_us IS NULL) AS versions, \
+     (SELECT json_group_object(named.alias, named.version) FROM model_aliases AS named WHERE named.model = models.name) AS aliases, ",
     version_columns!(),
     " FROM models LEFT JOIN model_versions AS version ON version.model = models.name AND version.version = \
      (SELECT max(newest.version) FROM model_versions AS newest WHERE newest.model = models.name AND newest.removed_us IS NULL) \
@@ -331,6 +399,20 @@ pub(super) const VERSIONS: &str = concat!(
     "SELECT ",
     version_columns!(),
     " FROM model_versions AS version WHERE version.model = ?1 AND version.removed_us IS NULL ORDER BY version.version DESC"
+);
+
+pub(super) const VERSION: &str = concat!(
+    "SELECT ",
+    version_columns!(),
+    " FROM model_versions AS version WHERE version.model = ?1 AND version.removed_us IS NULL \
+     AND (?2 IS NULL OR version.version = ?2) ORDER BY version.version DESC LIMIT 1"
+);
+
+pub(super) const NAMED: &str = concat!(
+    "SELECT ",
+    version_columns!(),
+    " FROM model_aliases AS named CROSS JOIN model_versions AS version ON version.model = named.model AND version.version = named.version \
+     WHERE named.model = ?1 AND named.alias = ?2"
 );
 
 const KNOWN: &str = "SELECT id FROM models WHERE name = ?1";

@@ -18,7 +18,7 @@ pub(super) struct Sealed {
     later: usize,
 }
 
-pub(super) const TABLES: [Sealed; 15] = [
+pub(super) const TABLES: [Sealed; 17] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
@@ -85,6 +85,17 @@ pub(super) const TABLES: [Sealed; 15] = [
     Sealed {
         table: "model_versions",
         rows: "SELECT id, seal, model, version, job_id, content, created_by, created_us, removed_by, removed_us FROM model_versions \
+               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "model_aliases",
+        rows: "SELECT id, seal, model, alias, version FROM model_aliases WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "alias_moves",
+        rows: "SELECT id, seal, model, alias, before, version, reason, job_id, moved_by, moved_us FROM alias_moves \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
         later: 0,
     },

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    arrays, datasets, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models, open,
-    queues, read, removal, roots, schedules, timers, unit, usage,
+    aliases, arrays, datasets, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models,
+    open, queues, read, removal, roots, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -223,6 +223,12 @@ async fn what_is_needed_is_found_without_a_walk() {
         ("checkpoints that are needed", kept::NEEDED),
         ("checkpoints on record", kept::RECORDED),
         ("versions of a model", models::VERSIONS),
+        ("a version of a model", models::VERSION),
+        ("what an alias means", models::NAMED),
+        ("aliases of a model", aliases::ALIASES),
+        ("moves of aliases", aliases::MOVES),
+        ("load aliases", aliases::LOAD),
+        ("clear aliases", aliases::CLEARED),
         ("load models", models::LOAD),
         ("load versions", models::LOAD_VERSIONS),
         ("count versions", models::COUNTED),

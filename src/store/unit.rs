@@ -208,6 +208,7 @@ impl Unit {
             Ask::Unregister { model, version, by, reply } => {
                 reply.stage(self.models.remove(model, *version, *by, self.now).map(Box::new));
             }
+            Ask::MoveAlias { new, reply } => reply.stage(self.models.move_alias(new, self.now)),
             Ask::AddDataset { new, reply } => reply.stage(Ok(Box::new(self.datasets.add(new, self.now)?))),
             Ask::RemoveDataset { dataset, version, by, reply } => {
                 reply.stage(self.datasets.remove(dataset, *version, *by, self.now).map(Box::new));

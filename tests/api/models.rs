@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use mlctl::{
-    api::types::{ErrorCode, GcView, ModelList, VersionList, VersionView},
+    api::types::{ErrorCode, GcView, JobView, ModelList, MovedView, VersionList, VersionView},
     domain::{Command, Exit},
 };
 use mlctl_artifacts::{Stores, keys};
@@ -56,6 +56,100 @@ async fn a_version_lives_from_register_to_remove() {
         let found = bad(rig.ask(Method::DELETE, &format!("/v1/models/digits/versions/{version}"), "").await);
         assert_eq!(found.0, if version == "x" { 400 } else { 404 });
     }
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn aliases_are_moved_shown_and_resolved_at_the_submit() {
+    let rig = Rig::new().await;
+    let mut homes = Vec::new();
+    for name in ["one", "two"] {
+        homes.push(trained(&rig, name).await);
+        let _: VersionView = rig.post("/v1/models/digits", json!({"job": name}).to_string()).await;
+    }
+    let champion = "/v1/models/digits/aliases/champion";
+    let first: MovedView =
+        rig.post(champion, json!({"version": "1", "expect": 0, "reason": "the first"}).to_string()).await;
+    assert_eq!((first.version, first.moves.len(), first.moves[0].before), (Some(1), 1, None));
+    let second: MovedView = rig.post(champion, json!({"job": "two"}).to_string()).await;
+    assert_eq!((second.version, second.moves[0].job), (Some(2), Some(homes[1].0)), "the newest, where none is named");
+    let again: MovedView = rig.post(champion, json!({"version": "champion", "expect": 1}).to_string()).await;
+    assert_eq!((again.version, again.moves.len()), (Some(2), 0));
+    let shown: VersionList = rig.get("/v1/models/digits").await;
+    let of: Vec<_> = shown.versions.iter().map(|one| (one.version, one.aliases.join(" "))).collect();
+    assert_eq!(of, [(2, "champion".to_owned()), (1, "previous".to_owned())]);
+    assert_eq!((shown.aliases["champion"], shown.moves.len()), (2, 3));
+    assert_eq!((shown.moves[2].reason.as_deref(), shown.moves[2].job), (Some("the first"), None));
+    let list: ModelList = rig.get("/v1/models").await;
+    assert_eq!(list.models[0].aliases, shown.aliases);
+    let spec = |from: &str| {
+        let data = json!({"format": "randn", "rows": 4, "features": 2, "targets": 1});
+        json!({"version": 1, "name": "predicts", "infer": {"model": {"from": from}, "data": data}})
+    };
+    for (key, from, uri) in [
+        ("a", "model:digits@champion", &homes[1].1),
+        ("b", "model:digits@previous", &homes[0].1),
+        ("c", "model:digits/1", &homes[0].1),
+        ("d", "model:digits", &homes[1].1),
+    ] {
+        let job: JobView = rig.post("/v1/jobs", json!({"spec": spec(from), "key": key}).to_string()).await;
+        let kept: serde_json::Value = rig.get(&format!("/v1/jobs/{}/spec", job.id)).await;
+        assert_eq!(kept["spec"]["infer"]["model"]["from"], json!(uri), "{from}");
+    }
+    for from in ["model:digits@challenger", "model:digits/9", "model:nobody", "model:digits@v3", "model:"] {
+        let (status, text) =
+            rig.ask(Method::POST, "/v1/jobs", json!({"spec": spec(from), "key": "e"}).to_string()).await;
+        let told: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(
+            (status.as_u16(), &told["error"]["problems"][0]["path"]),
+            (422, &json!("infer.model.from")),
+            "{told}"
+        );
+    }
+    // A schedule names the alias still, and each run of it what that means by then.
+    let nightly = json!({"cron": "@yearly", "spec": spec("model:digits@champion")});
+    let _: serde_json::Value = rig.post("/v1/schedules", nightly.to_string()).await;
+    let again: serde_json::Value = rig.post("/v1/schedules", nightly.to_string()).await;
+    assert_eq!(again["name"], "predicts", "the same is the same, whatever the champion is by now");
+    for (key, version) in [("run 1", 1), ("run 2", 2)] {
+        let _: MovedView = rig.post(champion, json!({"version": version.to_string()}).to_string()).await;
+        let run: JobView = rig.post("/v1/schedules/predicts/run", json!({"key": key}).to_string()).await;
+        let kept: serde_json::Value = rig.get(&format!("/v1/jobs/{}/spec", run.id)).await;
+        assert_eq!(kept["spec"]["infer"]["model"]["from"], json!(homes[version - 1].1), "{key}");
+    }
+    let back: MovedView = rig.post("/v1/models/digits/rollback", json!({"expect": 2}).to_string()).await;
+    assert_eq!((back.version, back.moves.len()), (Some(1), 2));
+    let cleared: MovedView = rig.delete("/v1/models/digits/aliases/champion?expect=1&reason=none%20is%20fit").await;
+    assert_eq!((cleared.version, cleared.moves[0].reason.as_deref()), (None, Some("none is fit")));
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn a_move_that_cannot_be_is_refused_in_words() {
+    let rig = Rig::new().await;
+    trained(&rig, "one").await;
+    let _: VersionView = rig.post("/v1/models/digits", json!({"job": "one"}).to_string()).await;
+    let _: MovedView = rig.post("/v1/models/digits/aliases/champion", json!({"version": "1"}).to_string()).await;
+    for (path, body, status, code) in [
+        ("/v1/models/digits/aliases/v3", json!({"version": "1"}), 400, ErrorCode::BadRequest),
+        ("/v1/models/digits/aliases/3", json!({"version": "1"}), 400, ErrorCode::BadRequest),
+        ("/v1/models/digits/aliases/eu", json!({"version": "0"}), 400, ErrorCode::BadRequest),
+        ("/v1/models/digits/aliases/eu", json!({"version": "1", "reason": "a\nb"}), 400, ErrorCode::BadRequest),
+        ("/v1/models/digits/aliases/eu", json!({"version": "1", "because": "x"}), 400, ErrorCode::BadRequest),
+        ("/v1/models/digits/aliases/eu", json!({"version": "9"}), 404, ErrorCode::NotFound),
+        ("/v1/models/digits/aliases/eu", json!({"version": "nobody"}), 404, ErrorCode::NotFound),
+        ("/v1/models/digits/aliases/eu", json!({"version": "1", "job": "nobody"}), 404, ErrorCode::NotFound),
+        ("/v1/models/nobody/aliases/eu", json!({"version": "1"}), 404, ErrorCode::NotFound),
+        ("/v1/models/digits/aliases/eu", json!({"version": "1", "expect": 1}), 409, ErrorCode::WrongState),
+        ("/v1/models/digits/rollback", json!({}), 409, ErrorCode::WrongState),
+    ] {
+        let found = rig.post_error(path, body.to_string()).await;
+        assert_eq!((found.0, found.1), (status, code), "{path} {body} {}", found.2);
+    }
+    let refused = bad(rig.ask(Method::DELETE, "/v1/models/digits/versions/1", "").await);
+    assert_eq!((refused.0, refused.1), (409, ErrorCode::WrongState));
+    assert!(refused.2.contains("champion"), "{}", refused.2);
+    assert_eq!(bad(rig.ask(Method::DELETE, "/v1/models/digits/aliases/eu", "").await).0, 404);
     rig.end_server().await;
 }
 

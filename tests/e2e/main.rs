@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod ahead;
 #[cfg(test)]
+mod aliases;
+#[cfg(test)]
 mod arrays;
 #[cfg(test)]
 mod backup;

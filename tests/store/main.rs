@@ -9,6 +9,8 @@ mod furniture;
 mod rig;
 
 #[cfg(test)]
+mod aliases;
+#[cfg(test)]
 mod arrays;
 #[cfg(test)]
 mod backups;

@@ -36,7 +36,7 @@ fn content(job: JobId, step: Option<u64>) -> Content {
     }
 }
 
-async fn trained(rig: &Rig, name: &str, register: Option<&str>) -> JobId {
+pub async fn trained(rig: &Rig, name: &str, register: Option<&str>) -> JobId {
     let mut new = new_job(name, name);
     if let Work::Train(train) = &mut new.spec.work {
         train.register = register.map(str::to_owned);
@@ -51,7 +51,7 @@ async fn trained(rig: &Rig, name: &str, register: Option<&str>) -> JobId {
     id
 }
 
-async fn register(rig: &Rig, job: JobId, step: Option<u64>, by: Uid) -> (u32, bool) {
+pub async fn register(rig: &Rig, job: JobId, step: Option<u64>, by: Uid) -> (u32, bool) {
     let new = NewVersion { model: "digits".into(), content: content(job, step), by, once: by == Uid::SYSTEM };
     let (version, existed) = rig.store.register_version(new).await.unwrap();
     assert_eq!(version.content, content(job, step));

@@ -5,6 +5,7 @@ use mlctl_protocol::{JobId, progress::Metrics};
 use serde::{Deserialize, Serialize};
 
 use super::ObjectView;
+use crate::domain::alias::Aliases;
 
 /// `GET /v1/models`, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct ModelView {
     pub versions: u64,
     /// The newest of them.
     pub newest: Option<VersionView>,
+    /// Its aliases, each with the version that it means.
+    #[serde(default)]
+    pub aliases: Aliases,
     /// When its first version was registered.
     pub created_at: Timestamp,
 }
@@ -37,6 +41,12 @@ pub struct VersionList {
     pub name: String,
     /// Those that were not removed.
     pub versions: Vec<VersionView>,
+    /// Its aliases, each with the version that it means.
+    #[serde(default)]
+    pub aliases: Aliases,
+    /// The last moves of aliases, the newest first.
+    #[serde(default)]
+    pub moves: Vec<AliasMoveView>,
 }
 
 /// A version of a model. `POST /v1/models/{model}` and `DELETE /v1/models/{model}/versions/{version}` answer with it.
@@ -48,6 +58,9 @@ pub struct VersionView {
     pub model: String,
     /// Its number.
     pub version: u32,
+    /// The aliases that mean it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// The job that trained it.
     pub job: JobId,
     /// The attempt, where it is a checkpoint's.
@@ -83,4 +96,56 @@ pub struct RegisterRequest {
     /// The step of a checkpoint; the final model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+}
+
+/// `POST /v1/models/{model}/aliases/{alias}`: it means another version. The champion moves with the previous.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AliasRequest {
+    /// The version: its number, or an alias that means it. The newest when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// As in [`MoveQuery`](crate::api::query::MoveQuery).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<u32>,
+    /// See `expect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// See `expect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
+/// What became of aliases: the answer to `POST` and `DELETE /v1/models/{model}/aliases/{alias}` and to `POST /v1/models/{model}/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// The model.
+    pub model: String,
+    /// The alias that was asked about.
+    pub alias: String,
+    /// The version that it means now.
+    pub version: Option<u32>,
+    /// What moved, in order; nothing where all was so already.
+    pub moves: Vec<AliasMoveView>,
+}
+
+/// A move of an alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasMoveView {
+    /// The alias.
+    pub alias: String,
+    /// The version that it meant before.
+    pub before: Option<u32>,
+    /// The version that it means since.
+    pub version: Option<u32>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The job that did it.
+    pub job: Option<JobId>,
+    /// The login name of who did it, or the user id as text.
+    pub moved_by: String,
+    /// When.
+    pub moved_at: Timestamp,
 }

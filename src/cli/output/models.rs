@@ -1,14 +1,17 @@
 //! Models and their versions in print.
 
+use jiff::Timestamp;
+
 use super::{
     Output,
     table::{Cell, Column, Table},
     text,
 };
 use crate::{
-    api::types::{ModelList, VersionList, VersionView},
+    api::types::{AliasMoveView, ModelList, MovedView, VersionList, VersionView},
     cli::Failure,
     config::OutputForm,
+    domain::alias::CHAMPION,
 };
 
 /// Prints models.
@@ -27,6 +30,7 @@ pub fn list(out: &mut Output, list: &ModelList) -> Result<(), Failure> {
         ("MODEL", Flexible),
         ("VERSIONS", Right),
         ("NEWEST", Right),
+        ("CHAMPION", Right),
         ("JOB", Right),
         ("SIZE", Right),
         ("METRICS", Flexible),
@@ -37,6 +41,7 @@ pub fn list(out: &mut Output, list: &ModelList) -> Result<(), Failure> {
             one.name.as_str().into(),
             text::count(one.versions).into(),
             newest(|newest| newest.version.to_string()).into(),
+            meant(one.aliases.get(CHAMPION).copied()).into(),
             newest(|newest| newest.job.to_string()).into(),
             newest(|newest| text::bytes(newest.size_bytes)).into(),
             newest(|newest| text::metrics(&newest.metrics)).into(),
@@ -46,7 +51,7 @@ pub fn list(out: &mut Output, list: &ModelList) -> Result<(), Failure> {
 }
 
 /// Prints a model's versions.
-pub fn versions(out: &mut Output, list: &VersionList) -> Result<(), Failure> {
+pub fn versions(out: &mut Output, list: &VersionList, now: Timestamp) -> Result<(), Failure> {
     match out.form {
         OutputForm::Json | OutputForm::Jsonl => return out.json_list(list, &list.versions),
         OutputForm::Name => {
@@ -56,11 +61,12 @@ pub fn versions(out: &mut Output, list: &VersionList) -> Result<(), Failure> {
     }
     if list.versions.is_empty() {
         out.say(format!("all versions of model {} were removed", list.name));
-        return Ok(());
+        return moves(out, &list.moves, now);
     }
     use Column::{Flexible, Right};
     let mut table = Table::new(&[
         ("VERSION", Right),
+        ("ALIASES", Flexible),
         ("JOB", Right),
         ("STEP", Right),
         ("SIZE", Right),
@@ -70,6 +76,7 @@ pub fn versions(out: &mut Output, list: &VersionList) -> Result<(), Failure> {
     for one in &list.versions {
         table.row([
             one.version.to_string().into(),
+            one.aliases.join(" ").into(),
             one.job.to_string().into(),
             one.step.map_or_else(|| "-".to_owned(), text::count).into(),
             text::bytes(one.size_bytes).into(),
@@ -77,7 +84,68 @@ pub fn versions(out: &mut Output, list: &VersionList) -> Result<(), Failure> {
             Cell::from(&one.uri),
         ]);
     }
+    out.table(&table)?;
+    moves(out, &list.moves, now)
+}
+
+/// Prints the last moves of aliases, the newest first.
+fn moves(out: &mut Output, moves: &[AliasMoveView], now: Timestamp) -> Result<(), Failure> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    use Column::{Flexible, Left, Right};
+    let mut table = Table::new(&[
+        ("MOVED", Left),
+        ("ALIAS", Flexible),
+        ("FROM", Right),
+        ("TO", Right),
+        ("BY", Left),
+        ("JOB", Right),
+        ("REASON", Flexible),
+    ]);
+    for one in moves {
+        table.row([
+            text::moment(one.moved_at, now).into(),
+            one.alias.as_str().into(),
+            meant(one.before).into(),
+            meant(one.version).into(),
+            one.moved_by.as_str().into(),
+            one.job.map_or_else(|| "-".to_owned(), |job| job.to_string()).into(),
+            one.reason.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    out.line("")?;
     out.table(&table)
+}
+
+/// The version that an alias means.
+fn meant(version: Option<u32>) -> String {
+    version.map_or_else(|| "-".to_owned(), |version| version.to_string())
+}
+
+/// Prints what became of aliases.
+pub fn moved(out: &mut Output, view: &MovedView) -> Result<(), Failure> {
+    let MovedView { model, alias, version, moves, .. } = view;
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json(view),
+        OutputForm::Name => {
+            return version.map_or(Ok(()), |version| out.line(format!("{model}/{version}")));
+        }
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    if moves.is_empty() {
+        return out.line(format!("the {alias} of model {model} is version {} already", meant(*version)));
+    }
+    for AliasMoveView { alias, before, version, .. } in moves {
+        out.line(match (before, version) {
+            (before, Some(version)) => {
+                let was = before.map_or_else(|| "there was none".to_owned(), |before| format!("it was {before}"));
+                format!("the {alias} of model {model} is version {version} now; {was}")
+            }
+            (before, None) => format!("model {model} has no {alias} now; it was {}", meant(*before)),
+        })?;
+    }
+    Ok(())
 }
 
 /// Prints a version with all that it holds.
@@ -91,6 +159,7 @@ pub fn show(out: &mut Output, one: &VersionView) -> Result<(), Failure> {
         one.step.map_or_else(|| "the model".to_owned(), |step| format!("the checkpoint at step {}", text::count(step)));
     out.line(format!("version {} of model {}: {of} of job {}", one.version, one.model, one.job))?;
     let facts = [
+        ("aliases", one.aliases.join(" ")),
         ("size", text::bytes(one.size_bytes)),
         ("uri", one.uri.clone()),
         ("digest", one.digest.clone().unwrap_or_default()),

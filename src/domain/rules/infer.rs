@@ -3,6 +3,7 @@
 use mlctl_protocol::spec::{DataSource, InferSpec, ModelSource, ModelSpec, is_pytorch};
 
 use super::{Problem, data, model};
+use crate::domain::alias::{MODEL_SCHEME, Reference};
 
 /// What stands in front of the job whose model is meant.
 const JOB_SCHEME: &str = "job:";
@@ -86,8 +87,13 @@ pub(super) fn weights(path: &str, from: &str, key: Option<&str>) -> Option<Probl
             let message = "expected the name or the id of a job after `job:`";
             return Some(Problem::new(at, message, "for example \"job:digits\", or \"job:17\""));
         }
+    } else if let Some(version) = from.strip_prefix(MODEL_SCHEME) {
+        if let Err(why) = Reference::parse(version) {
+            return Some(Problem::new(at, why, "for example \"model:digits@champion\", or \"model:digits/3\""));
+        }
     } else if let Some(problem) = data::uri(&at, from) {
-        let hint = problem.hint.unwrap_or_default() + "; or job:NAME for the final model of a job";
+        let hint = problem.hint.unwrap_or_default()
+            + "; or job:NAME for the final model of a job, model:NAME/VERSION or model:NAME@ALIAS for a version of a model";
         return Some(Problem::new(at, problem.message, hint));
     }
     (key.is_some() && !is_pytorch(from)).then(|| {

@@ -11,7 +11,7 @@ use super::super::{
     models::Wanted,
     rows::Rows,
 };
-use crate::domain::{Event, Fence, Uid};
+use crate::domain::{Event, Fence, Uid, alias::Change};
 
 /// Which rows to read.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(in crate::store) struct Needs<'a> {
     pub(in crate::store) awaited: BTreeSet<JobId>,
     /// What is to be removed.
     pub(in crate::store) removed: BTreeSet<JobId>,
-    /// Versions of models that are registered or removed.
+    /// Versions of models that are registered or removed, or that aliases are to mean.
     pub(in crate::store) versions: Wanted<'a>,
     /// The same of datasets.
     pub(in crate::store) datasets: datasets::Wanted<'a>,
@@ -91,6 +91,10 @@ impl<'a> Needs<'a> {
                     }
                 }
                 Ask::Unregister { model, version, .. } => needs.versions.numbered(model, *version),
+                Ask::MoveAlias { new, .. } => match new.change {
+                    Change::Set { version, .. } => needs.versions.numbered(&new.model, version),
+                    Change::Clear { .. } | Change::RollBack => needs.versions.model(&new.model),
+                },
                 Ask::AddDataset { new, .. } => needs.datasets.newest(&new.dataset),
                 Ask::RemoveDataset { dataset, version, .. } => needs.datasets.numbered(dataset, *version),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),

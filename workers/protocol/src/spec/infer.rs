@@ -39,7 +39,7 @@ const fn default_batch_size() -> u32 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// `job:NAME` or `job:ID` for the final model of a job; or the URI or path of a model's folder, of a checkpoint's folder, of a
+    /// `job:NAME` or `job:ID` for the final model of a job; `model:NAME/VERSION` or `model:NAME@ALIAS` for a version of a model, as it is at the submit, of a schedule at each tick; or the URI or path of a model's folder, of a checkpoint's folder, of a
     /// `.safetensors` file or of a `.pth` file, a `state_dict` that PyTorch saved.
     #[schemars(length(min = 1))]
     pub from: String,
