@@ -16,6 +16,9 @@ use crate::{
 
 const ASKED: ToWorker = ToWorker::Stop { class: StopClass::Timeout };
 
+/// Of grace, for workers that obey in it however busy the disk is to which they save.
+const PLENTY: Duration = Duration::from_secs(60);
+
 async fn limited(seconds: u32) -> Stage {
     let mut stage = Stage::new().await;
     stage.time_limit = Some(seconds);
@@ -24,7 +27,8 @@ async fn limited(seconds: u32) -> Stage {
 
 #[tokio::test]
 async fn a_worker_is_asked_before_the_limit_and_the_job_fails_as_timeout_with_its_work_saved() {
-    let stage = limited(1).await;
+    let mut stage = limited(1).await;
+    stage.grace = PLENTY;
     let act = stage.act().await;
     let job = stage.submit(3).await;
     let puppet = stage.start(&act, job).await;
@@ -164,7 +168,8 @@ fn edit(terms: Terms) -> Edit {
 
 #[tokio::test]
 async fn a_deadline_given_to_a_running_job_is_kept_with_its_work_saved() {
-    let stage = Stage::new().await;
+    let mut stage = Stage::new().await;
+    stage.grace = PLENTY;
     let act = stage.act().await;
     let job = stage.submit(3).await;
     let puppet = stage.start(&act, job).await;
