@@ -38,9 +38,10 @@ pub(super) async fn show(
     NamedModel(name): NamedModel,
 ) -> Result<Json<VersionList>, Failure> {
     let scene = api.scene();
-    let versions = api.store.model_versions(&name).await?;
+    // Aliases before versions: one that a moment ago was given to a version just registered means one that is shown.
     let aliases = api.store.aliases(&name).await?;
     let moves = api.store.alias_moves(&name, SHOWN_MOVES).await?;
+    let versions = api.store.model_versions(&name).await?;
     let moves = moves.into_iter().map(|moved| super::aliases::view(moved, &scene)).collect();
     let versions = versions.into_iter().map(|version| view(version, &aliases, &scene)).collect();
     Ok(Json(VersionList { schema: SCHEMA, name, versions, aliases, moves }))

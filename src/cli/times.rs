@@ -101,7 +101,7 @@ pub fn resolved(
     resolved.map_err(|error| Failure::new(Exit::Usage, format!("{flag}: {error}")))
 }
 
-/// The same by the clocks of this machine. Their zone is looked up, which takes longer than all else that a submit does here, only for a moment that is written in local time.
+/// The same by the clocks of this machine. Their zone is looked up, which walks through the folders of all zones, only for a moment that is written in local time.
 ///
 /// # Errors
 /// As for [`resolved`].
