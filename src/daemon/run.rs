@@ -41,7 +41,7 @@ use crate::{
         self, Dispatch, Observer, Scheduler,
         cron::{self, Cron},
         deadlines::{self, Deadlines},
-        drain,
+        drain, failures,
         retention::{self, Keeper},
         scan,
     },
@@ -268,6 +268,7 @@ fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &Cance
     let check_every = knobs.check_every.subscribe();
     vec![
         Part::spawn("cron", cron::run(cron, dispatch.clone(), stop.clone())),
+        Part::spawn("failures", failures::run(store.clone(), stop.clone())),
         Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
         Part::spawn("registrar", registry::register_all(registry, is_sound(&dispatch), stop.clone())),
         Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), stop.clone())),

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         Clock, alias, causes,
         queue::missing,
-        schedule::{Crontab, Tick, Timetable, Turn, zone},
+        schedule::{Course, Crontab, Overlap, Tick, Timetable, Turn, zone},
     },
     store::{Schedule, Store, StoreError},
 };
@@ -170,21 +170,19 @@ impl Cron {
         has_room: bool,
     ) -> Result<Kept, StoreError> {
         let name = &schedule.name;
-        let mut missed = turn.fire.and_then(|_| self.refusal(schedule));
         let resolved = self.resolved(schedule).await?;
-        let schedule = match &resolved {
-            Ok(resolved) => resolved,
-            Err(why) => {
-                missed = missed.or_else(|| turn.fire.map(|_| why.clone()));
-                schedule
-            }
+        let course = match turn.fire {
+            Some(_) => self.course(schedule, resolved.as_ref().err()).await?,
+            None => Course::default(),
         };
+        let missed = if let Course::Leave(why) = &course { Some(why.clone()) } else { None };
+        let schedule = resolved.as_ref().unwrap_or(schedule);
         if turn.fire.is_some() && missed.is_none() && !has_room {
             let most = *self.max_queued.borrow();
             warn!(schedule = %name, "schedule {name} waits: {most} jobs are queued, and no more than that may be");
             return Ok(Kept::Full);
         }
-        let taken = self.store.take_turn(schedule, turn, missed.clone()).await;
+        let taken = self.store.take_turn(schedule, turn, course).await;
         if let (Ok(_), Some((tick, late))) = (&taken, turn.left_out) {
             let (local, why) = (tick.local(timetable), schedule.policy.reason(late));
             warn!(schedule = %name, tick = %tick.at, "schedule {name} left out the tick of {local}: {why}");
@@ -192,7 +190,7 @@ impl Cron {
         match taken {
             Ok(_) if let (Some(tick), Some(why)) = (&turn.fire, &missed) => {
                 let local = tick.local(timetable);
-                warn!(schedule = %name, tick = %tick.at, "schedule {name} missed the tick of {local}: {why}");
+                info!(schedule = %name, tick = %tick.at, "schedule {name} left out the tick of {local}: {why}");
                 Ok(Kept::Done)
             }
             Ok(submitted) => {
@@ -226,6 +224,17 @@ impl Cron {
             }
         }
         Ok(Ok(schedule))
+    }
+
+    /// What is done about a tick of it that is due now.
+    async fn course(&self, schedule: &Schedule, unresolved: Option<&String>) -> Result<Course, StoreError> {
+        if let Some(why) = self.refusal(schedule).or_else(|| unresolved.cloned()) {
+            return Ok(Course::Leave(why));
+        }
+        match schedule.policy.overlap {
+            Overlap::Allow => Ok(Course::Submit),
+            overlap => Ok(overlap.course(&self.store.open_jobs(schedule.id).await?)),
+        }
     }
 
     /// Why its job cannot be submitted now: who drains a queue does not want it filled by the clock.

@@ -38,10 +38,10 @@ use crate::{
 const CEILING: Duration = Duration::from_secs(30);
 
 /// A clock that stands where it was set. Timers that wait for it look at it often.
-struct Hand(AtomicI64);
+pub(super) struct Hand(AtomicI64);
 
 impl Hand {
-    fn set(&self, moment: &str) {
+    pub(super) fn set(&self, moment: &str) {
         self.0.store(at(moment).as_microsecond(), Ordering::SeqCst);
     }
 }
@@ -56,7 +56,7 @@ impl Clock for Hand {
     }
 }
 
-fn at(moment: &str) -> Timestamp {
+pub(super) fn at(moment: &str) -> Timestamp {
     moment.parse().unwrap()
 }
 
@@ -73,14 +73,14 @@ fn spec() -> JobSpec {
 }
 
 /// A daemon's cron without the daemon.
-struct Room {
-    clock: Arc<Hand>,
+pub(super) struct Room {
+    pub(super) clock: Arc<Hand>,
     rounds: Rounds,
     dir: tempfile::TempDir,
 }
 
 impl Room {
-    async fn at(moment: &str) -> Self {
+    pub(super) async fn at(moment: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicI64::new(0)));
         clock.set(moment);
@@ -92,7 +92,7 @@ impl Room {
         self.dir.path().join("mld.db")
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.rounds.cron.store
     }
 
@@ -100,7 +100,7 @@ impl Room {
         self.add_with(name, line, zone_name, Policy::default()).await;
     }
 
-    async fn add_with(&self, name: &str, line: &str, zone_name: &str, policy: Policy) {
+    pub(super) async fn add_with(&self, name: &str, line: &str, zone_name: &str, policy: Policy) {
         let now = self.clock.now();
         // A zone may be gone by the time it is used.
         let found = zone(jiff::tz::db(), zone_name).unwrap_or(TimeZone::UTC);
@@ -113,13 +113,13 @@ impl Room {
     }
 
     /// What the daemon does when the wall clock shows `moment`.
-    async fn wake(&mut self, moment: &str) -> Wait {
+    pub(super) async fn wake(&mut self, moment: &str) -> Wait {
         self.clock.set(moment);
         self.rounds.round().await.unwrap()
     }
 
     /// Kills the daemon and starts another one.
-    async fn restart(&mut self) {
+    pub(super) async fn restart(&mut self) {
         self.store().close().await;
         self.rounds = Rounds { cron: cron(&self.path(), &self.clock).await, seen: None };
     }

@@ -1,4 +1,4 @@
-//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`deadlines`] fails what waits too long, [`retention`] removes what ended long ago, [`scan`] looks through the database, [`drain`] sees to the end. Whether anything is started at all is [`dispatch`]'s to say. Called by the daemon's lifecycle. It knows no
+//! Which job runs next. [`plan`] decides and is pure; [`run`] fetches, claims and hands over to the supervisor. [`cron`] submits what schedules say, [`failures`] pauses those whose jobs fail, [`deadlines`] fails what waits too long, [`retention`] removes what ended long ago, [`scan`] looks through the database, [`drain`] sees to the end. Whether anything is started at all is [`dispatch`]'s to say. Called by the daemon's lifecycle. It knows no
 //! process, no file and no SQL.
 
 mod claims;
@@ -10,8 +10,11 @@ pub mod deadlines;
 mod device_tests;
 pub mod dispatch;
 pub mod drain;
+pub mod failures;
 mod observer;
 mod outlook;
+#[cfg(test)]
+mod overlap_tests;
 mod plan;
 mod pool;
 mod preempt;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use mlctl_protocol::{
     AttemptNumber, FencingToken, JobId,
     message::ReportBody,
-    spec::{After, AfterFailed},
+    spec::{After, AfterFailed, Need},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use crate::domain::{
     machine::Standing,
     queue::QueueEdit,
     rules,
-    schedule::{Tick, Turn},
+    schedule::{Course, Tick, Turn},
 };
 
 /// A job ready to be kept: everything that can be made of it without the database is made by who submits, not by the writer.
@@ -103,10 +103,12 @@ impl PreparedSchedule {
 }
 
 /// Whether a schedule submits anything from now on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Enabling {
     /// It does not.
     Paused,
+    /// It does not, since its jobs fail, unless it was resumed at another moment than this.
+    Failed { why: String, resumed: Option<Timestamp> },
     /// It does: ticks up to `settled` are left out, and the nearest after it is `next`.
     Resumed { settled: Timestamp, next: Option<Timestamp> },
 }
@@ -121,6 +123,8 @@ pub(super) struct PreparedTurn {
     pub(super) next: Option<Timestamp>,
     /// The tick that fires, and its job.
     pub(super) fire: Option<(Tick, Prepared)>,
+    /// If it fires: the jobs that are to end, and in which way.
+    pub(super) ends: Option<(Vec<JobId>, Command)>,
     /// Ticks whose job is not submitted, and why: the one that would fire, and one that came too late.
     pub(super) missed: Vec<(Tick, String)>,
 }
@@ -128,29 +132,39 @@ pub(super) struct PreparedTurn {
 impl PreparedTurn {
     /// # Errors
     /// When the spec cannot be written as JSON.
-    pub(super) fn new(schedule: &Schedule, turn: Turn, missed: Option<String>) -> Result<Self, Fault> {
+    pub(super) fn new(schedule: &Schedule, turn: Turn, course: Course) -> Result<Self, Fault> {
         let Turn { fire, left_out, settled, next } = turn;
         let mut all: Vec<_> = left_out.map(|(tick, late)| (tick, schedule.policy.reason(late))).into_iter().collect();
-        let fire = match (fire, missed) {
-            (Some(tick), Some(why)) => {
-                all.push((tick, why));
-                None
+        let by = schedule.user;
+        let (after, ends) = match course {
+            Course::Submit => (Vec::new(), None),
+            Course::After(jobs) => (jobs, None),
+            Course::Instead { of, at_once: true } => (of.clone(), Some((of, Command::Cancel { by }))),
+            Course::Instead { of, at_once: false } => (of.clone(), Some((of, Command::Stop { by }))),
+            Course::Leave(why) => {
+                all.extend(fire.map(|tick| (tick, why)));
+                let (name, settled_before) = (schedule.name.clone(), schedule.settled);
+                let (schedule, fire, ends) = (schedule.id, None, None);
+                return Ok(Self { schedule, name, settled_before, settled, next, fire, ends, missed: all });
             }
-            (fire, _) => fire,
         };
-        let fire = fire.map(|tick| {
-            let spec = tick.job(&schedule.name, &schedule.spec);
-            let job = NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked: None, hold: None };
-            Ok::<_, Fault>((tick, Prepared::new(job)?))
-        });
+        let fire = fire.map(|tick| Ok::<_, Fault>((tick, tick_job(schedule, &tick, &after)?))).transpose()?;
         let (name, settled_before) = (schedule.name.clone(), schedule.settled);
-        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire: fire.transpose()?, missed: all })
+        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire, ends, missed: all })
     }
 
     /// The ticks in question.
     pub(super) fn ticks(&self) -> impl Iterator<Item = &Tick> {
         self.fire.iter().map(|(tick, _)| tick).chain(self.missed.iter().map(|(tick, _)| tick))
     }
+}
+
+/// The job of a schedule's tick, which waits until these have ended. Its key stands for the job alone: which others there are at the moment is no part of what is asked for.
+fn tick_job(schedule: &Schedule, tick: &Tick, after: &[JobId]) -> Result<Prepared, Fault> {
+    let mut spec = tick.job(&schedule.name, &schedule.spec);
+    let asked = if after.is_empty() { None } else { Some(blake3::hash(serde_json::to_string(&spec)?.as_bytes())) };
+    spec.after = after.iter().map(|job| After { need: Need::Any, job: job.to_string() }).collect();
+    Prepared::new(NewJob { spec, user: schedule.user, key: tick.key(schedule.id), asked, hold: None })
 }
 
 /// A claim as the writer answers it: what is still JSON is parsed by who claims.

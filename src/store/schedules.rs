@@ -10,11 +10,15 @@ use super::{
     Store, StoreError,
     ask::{Ask, Enabling, PreparedSchedule, PreparedTurn},
     error::Fault,
+    read::job_id,
     rows::{Fields, RowError},
     timers::schedule_columns,
     types::{MissedTick, NewSchedule, Schedule, Submitted, TickRow},
 };
-use crate::domain::{Uid, schedule::Turn};
+use crate::domain::{
+    Uid,
+    schedule::{Course, Open, Turn},
+};
 
 impl Store {
     /// Keeps a schedule. Returns whether the very same one was there already.
@@ -44,6 +48,16 @@ impl Store {
         self.ask(|reply| Ask::EnableSchedule { name, change: Enabling::Paused, reply }).await
     }
 
+    /// Has a schedule as it was read submit nothing until it is resumed, since its jobs fail, and keeps why. Returns whether it did: not where it was resumed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSchedule`].
+    pub async fn pause_failing(&self, schedule: &Schedule, why: String) -> Result<bool, StoreError> {
+        let (name, resumed) = (schedule.name.clone(), schedule.resumed);
+        let change = Enabling::Failed { why, resumed };
+        self.ask(|reply| Ask::EnableSchedule { name, change, reply }).await
+    }
+
     /// Has a paused schedule go on: ticks up to `settled` are left out, and the nearest after it is `next`. Returns whether it was paused.
     ///
     /// # Errors
@@ -59,8 +73,8 @@ impl Store {
         self.ask(|reply| Ask::EnableSchedule { name, change, reply }).await
     }
 
-    /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. With a reason why it is `missed`, that is kept in
-    /// place of a job, as it is of a tick that came too late. Nothing is done when the schedule is gone or no longer as it was read.
+    /// Takes a schedule's turn: the job of the tick that fires, if it has not fired before, and the schedule's next tick, in one transaction. Where the course is to leave it out, the reason is kept in
+    /// place of a job, as it is of a tick that came too late; jobs that another comes instead of are to end in the same transaction. Nothing is done when the schedule is gone or no longer as it was read.
     ///
     /// # Errors
     /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
@@ -68,9 +82,9 @@ impl Store {
         &self,
         schedule: &Schedule,
         turn: Turn,
-        missed: Option<String>,
+        course: Course,
     ) -> Result<Option<Submitted>, StoreError> {
-        let turn = Box::new(PreparedTurn::new(schedule, turn, missed)?);
+        let turn = Box::new(PreparedTurn::new(schedule, turn, course)?);
         self.ask(|reply| Ask::Turn { turn, reply }).await
     }
 
@@ -107,6 +121,36 @@ impl Store {
     pub async fn due_schedules(&self, now: Timestamp) -> Result<Vec<Schedule>, StoreError> {
         let found = sqlx::query(DUE).bind(now.as_microsecond()).fetch_all(&self.inner.readers).await?;
         Ok(found.iter().map(schedule).collect::<Result<_, _>>().map_err(Fault::from)?)
+    }
+
+    /// The enabled schedules that failures of their jobs pause.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn watched_schedules(&self) -> Result<Vec<Schedule>, StoreError> {
+        let found = sqlx::query(WATCHED).fetch_all(&self.inner.readers).await?;
+        Ok(found.iter().map(schedule).collect::<Result<_, _>>().map_err(Fault::from)?)
+    }
+
+    /// The jobs of a schedule's ticks that have not ended, oldest first, of the last thousand that were submitted.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn open_jobs(&self, schedule: i64) -> Result<Vec<Open>, StoreError> {
+        let found: Vec<(i64, bool)> =
+            sqlx::query_as(OPEN).bind(schedule).bind(MOST_OPEN).fetch_all(&self.inner.readers).await?;
+        Ok(found.into_iter().rev().map(|(id, is_blocked)| Open { id: job_id(id), is_blocked }).collect())
+    }
+
+    /// The last jobs of a schedule's ticks that succeeded or failed, newest first, at most `limit`, each with whether it failed; none that was submitted before the schedule was resumed.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn outcomes(&self, schedule: &Schedule, limit: u32) -> Result<Vec<(JobId, bool)>, StoreError> {
+        let since = schedule.resumed.map_or(i64::MIN, Timestamp::as_microsecond);
+        let outcomes = sqlx::query_as(OUTCOMES).bind(schedule.id).bind(since).bind(limit);
+        let found: Vec<(i64, bool)> = outcomes.fetch_all(&self.inner.readers).await?;
+        Ok(found.into_iter().map(|(id, failed)| (job_id(id), failed)).collect())
     }
 
     /// The nearest tick after `now` of all enabled schedules.
@@ -169,6 +213,22 @@ pub(super) const DUE: &str = concat!(
     " FROM schedules WHERE enabled = 1 AND next_tick_us <= ?1 ORDER BY next_tick_us"
 );
 
+pub(super) const WATCHED: &str = concat!(
+    "SELECT ",
+    schedule_columns!(),
+    " FROM schedules INDEXED BY schedules_watched WHERE enabled = 1 AND policy ->> '$.pause_on_failure' IS NOT NULL"
+);
+
+/// Jobs of a schedule that are looked at, at most: no schedule has so many that wait for one another and a person who wants them.
+const MOST_OPEN: u32 = 1000;
+
+pub(super) const OPEN: &str = "SELECT jobs.id, jobs.state = 'blocked' \
+     FROM (SELECT job_id FROM ticks INDEXED BY ticks_jobs WHERE schedule_id = ?1 ORDER BY job_id DESC LIMIT ?2 + 0) AS last \
+     CROSS JOIN jobs ON jobs.id = last.job_id WHERE jobs.state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY jobs.id DESC";
+
+pub(super) const OUTCOMES: &str = "SELECT jobs.id, jobs.state = 'failed' FROM ticks INDEXED BY ticks_jobs CROSS JOIN jobs ON jobs.id = ticks.job_id \
+     WHERE ticks.schedule_id = ?1 AND ticks.submitted_us > ?2 AND jobs.state IN ('succeeded', 'failed') ORDER BY ticks.job_id DESC LIMIT ?3 + 0";
+
 pub(super) const NEXT: &str = "SELECT min(next_tick_us) FROM schedules WHERE enabled = 1 AND next_tick_us > ?1";
 
 pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2 + 0";
@@ -188,6 +248,8 @@ fn schedule(row: &SqliteRow) -> Result<Schedule, RowError> {
         settled: fields.time("settled_us")?,
         created_at: fields.time("created_us")?,
         policy: fields.maybe_json("policy")?.unwrap_or_default(),
+        paused: fields.get("paused")?,
+        resumed: fields.maybe_time("resumed_us")?,
     })
 }
 

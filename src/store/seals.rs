@@ -45,9 +45,9 @@ pub(super) const TABLES: [Sealed; 17] = [
     },
     Sealed {
         table: "schedules",
-        rows: "SELECT id, seal, name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, policy FROM schedules \
-               WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
-        later: 1,
+        rows: "SELECT id, seal, name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, policy, paused, \
+               resumed_us FROM schedules WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 3,
     },
     Sealed {
         table: "ticks",

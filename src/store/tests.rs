@@ -116,6 +116,29 @@ async fn the_fast_paths_are_walks_of_one_index() {
 }
 
 #[tokio::test]
+async fn the_jobs_of_a_schedule_are_found_without_a_look_at_others() {
+    let mut conn = empty().await;
+    let cases: [(&str, &str, &[&str]); 2] = [
+        ("schedules that failures pause", schedules::WATCHED, &["SCAN schedules USING INDEX schedules_watched"]),
+        (
+            "a schedule's open jobs",
+            schedules::OPEN,
+            &[
+                "CO-ROUTINE last",
+                "SEARCH ticks USING COVERING INDEX ticks_jobs (schedule_id=?)",
+                "SCAN last",
+                "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)",
+                "USE TEMP B-TREE FOR ORDER BY",
+            ],
+        ),
+    ];
+    for (name, sql, expected) in cases {
+        let plan = plan(&mut conn, sql).await;
+        assert_eq!(plan, expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn arrays_are_found_without_a_look_at_others() {
     let mut conn = empty().await;
     let cases: [(&str, &str, &[&str]); 3] = [
@@ -324,6 +347,7 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("forget missed ticks", timers::FORGOTTEN),
         ("a missed tick fires", timers::FIRED_AFTER_ALL),
         ("missed ticks", schedules::MISSED),
+        ("outcomes of a schedule", schedules::OUTCOMES),
         ("remove schedules", timers::REMOVE),
     ];
     must_not_walk(&mut conn, &statements).await;

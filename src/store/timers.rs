@@ -31,6 +31,8 @@ struct Held {
     settled_before: Timestamp,
     created: Timestamp,
     policy: Option<String>,
+    paused: Option<String>,
+    resumed: Option<Timestamp>,
     is_changed: bool,
 }
 
@@ -75,6 +77,8 @@ impl Timers {
                 settled_before: settled,
                 created: fields.time("created_us")?,
                 policy: fields.get("policy")?,
+                paused: fields.get("paused")?,
+                resumed: fields.maybe_time("resumed_us")?,
                 is_changed: false,
             };
             timers.held.insert(name, held);
@@ -115,6 +119,8 @@ impl Timers {
             settled_before: *created,
             created: *created,
             policy: policy.clone(),
+            paused: None,
+            resumed: None,
             is_changed: false,
         };
         self.held.insert(name.clone(), held);
@@ -132,14 +138,19 @@ impl Timers {
     }
 
     /// Has a schedule submit nothing, or go on with the ticks after those that are left out. Returns whether that changes anything.
-    pub(super) fn enable(&mut self, name: &str, change: Enabling) -> Result<bool, StoreError> {
+    pub(super) fn enable(&mut self, name: &str, change: &Enabling) -> Result<bool, StoreError> {
         let Some(held) = self.held.get_mut(name) else { return Err(StoreError::NoSchedule(name.to_owned())) };
         match change {
             Enabling::Paused if held.enabled => held.enabled = false,
-            Enabling::Resumed { settled, next } if !held.enabled => {
-                (held.enabled, held.settled, held.next) = (true, settled, next);
+            // One that was resumed meanwhile has a new beginning, however its jobs fared before.
+            Enabling::Failed { why, resumed } if held.enabled && held.resumed == *resumed => {
+                (held.enabled, held.paused) = (false, Some(why.clone()));
             }
-            Enabling::Paused | Enabling::Resumed { .. } => return Ok(false),
+            Enabling::Resumed { settled, next } if !held.enabled => {
+                (held.enabled, held.settled, held.next) = (true, *settled, *next);
+                (held.paused, held.resumed) = (None, Some(*settled));
+            }
+            Enabling::Paused | Enabling::Failed { .. } | Enabling::Resumed { .. } => return Ok(false),
         }
         held.is_changed = true;
         Ok(true)
@@ -187,7 +198,7 @@ impl Timers {
         let (mut new, mut changed) = (Rows::default(), Rows::default());
         for held in self.held.values() {
             let enabled = i64::from(held.enabled);
-            let cells: [Cell<'_>; 10] = [
+            let cells: [Cell<'_>; 12] = [
                 (&held.name).into(),
                 (&held.cron).into(),
                 (&held.zone).into(),
@@ -198,6 +209,8 @@ impl Timers {
                 held.settled.into(),
                 held.created.into(),
                 held.policy.as_deref().map_or(Cell::Absent, Cell::Text),
+                held.paused.as_deref().map_or(Cell::Absent, Cell::Text),
+                held.resumed.map_or(Cell::Absent, Cell::from),
             ];
             match held.id {
                 None => new.push_sealed("schedules", &cells),
@@ -205,7 +218,8 @@ impl Timers {
                     let seal = super::rows::seal("schedules", &cells);
                     let before = held.settled_before.into();
                     let (next, settled) = (held.next.into(), held.settled.into());
-                    changed.push(&[id.into(), before, next, settled, seal.into(), enabled.into()]);
+                    let [.., paused, resumed] = cells;
+                    changed.push(&[id.into(), before, next, settled, seal.into(), enabled.into(), paused, resumed]);
                 }
                 Some(_) => {}
             }
@@ -238,7 +252,7 @@ pub(super) enum Standing {
 macro_rules! schedule_columns {
     () => {
         "schedules.id, schedules.name, schedules.cron, schedules.zone, schedules.spec, schedules.user_id, schedules.enabled, \
-         schedules.next_tick_us, schedules.settled_us, schedules.created_us, schedules.policy"
+         schedules.next_tick_us, schedules.settled_us, schedules.created_us, schedules.policy, schedules.paused, schedules.resumed_us"
     };
 }
 
@@ -259,12 +273,14 @@ SELECT wanted.value ->> 0, wanted.value ->> 1 FROM jsonb_each(?1) AS wanted
 CROSS JOIN ticks ON ticks.schedule_id = wanted.value ->> 0 AND ticks.nominal = wanted.value ->> 2 AND ticks.pass = wanted.value ->> 3";
 
 const NEW: &str = "
-INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, policy, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
+INSERT INTO schedules (name, cron, zone, spec, user_id, enabled, next_tick_us, settled_us, created_us, policy, paused, resumed_us, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10,
+    value ->> 11, value ->> 12
 FROM jsonb_each(?)";
 
 pub(super) const CHANGED: &str = "
-UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4, enabled = new.value ->> 5
+UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4, enabled = new.value ->> 5,
+    paused = new.value ->> 6, resumed_us = new.value ->> 7
 FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
 
 const TICKS: &str = "

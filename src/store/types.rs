@@ -405,6 +405,10 @@ pub struct Schedule {
     pub created_at: Timestamp,
     /// What it does besides its line.
     pub policy: Policy,
+    /// Why the daemon paused it, where it did.
+    pub paused: Option<String>,
+    /// When it was resumed last.
+    pub resumed: Option<Timestamp>,
 }
 
 /// A tick that fired.

@@ -215,7 +215,7 @@ impl Unit {
             }
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
-            Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, *change)),
+            Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, change)),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
         }
         Ok(())
@@ -328,7 +328,7 @@ impl Unit {
         is_held.then_some("removed with what a version of a model holds")
     }
 
-    /// A tick's job and its row, or neither.
+    /// A tick's job, its row, and the ends of those that it comes instead of; or nothing.
     fn turn(&mut self, turn: &PreparedTurn) -> Result<Result<Option<Submitted>, StoreError>, Fault> {
         let submitted = match (self.timers.stands(turn), &turn.fire) {
             (Standing::Stale, _) => return Ok(Ok(None)),
@@ -339,6 +339,14 @@ impl Unit {
             _ => None,
         };
         self.timers.take(turn, submitted.map(|submitted| submitted.id), self.now)?;
+        if let (Some((jobs, command)), Some(Submitted { existed: false, .. })) = (&turn.ends, submitted) {
+            for job in jobs {
+                // One that has ended meanwhile takes no command, and needs none.
+                if let Ok(job) = self.decide(*job, None, command)? {
+                    self.arrivals.note_end(&job);
+                }
+            }
+        }
         Ok(Ok(submitted))
     }
 

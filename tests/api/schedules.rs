@@ -96,6 +96,8 @@ async fn everything_that_is_wrong_is_said_at_once() {
         (json!({"cron": "@daily", "spec": spec("x"), "policy": {"misfire": "some"}}).to_string(), 400),
         (json!({"cron": "@daily", "spec": spec("x"), "policy": {"catch_up": 5}}).to_string(), 400),
         (json!({"cron": "@daily", "spec": spec("x"), "policy": {"jitter_seconds": -1}}).to_string(), 400),
+        (json!({"cron": "@daily", "spec": spec("x"), "policy": {"overlap": "some"}}).to_string(), 400),
+        (json!({"cron": "@daily", "spec": spec("x"), "policy": {"pause_on_failure": 0}}).to_string(), 422),
         (json!({"cron": "@daily", "spec": spec("x"), "policy": {"misfire": "all"}}).to_string(), 422),
         (json!({"cron": "@daily", "spec": spec("x"), "policy": {"until": "2020-01-01T00:00:00Z"}}).to_string(), 422),
         ("[]".to_owned(), 400),

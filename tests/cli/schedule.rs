@@ -98,6 +98,9 @@ fn a_wrong_use_is_2() {
         &["schedule", "add", "job.toml", "--cron", "@daily", "--misfire", "all"],
         &["schedule", "add", "job.toml", "--cron", "@daily", "--misfire", "twice"],
         &["schedule", "add", "job.toml", "--cron", "@daily", "--jitter", "soon"],
+        &["schedule", "add", "job.toml", "--cron", "@daily", "--overlap", "buffer"],
+        &["schedule", "add", "job.toml", "--cron", "@daily", "--pause-on-failure=0"],
+        &["schedule", "add", "job.toml", "--cron", "@daily", "--pause-on-failure=101"],
         &["schedule", "add", "job.toml", "--cron", "@daily", "--until", "spring"],
         &["schedule", "preview"],
         &["schedule", "preview", "night", "--cron", "0 2 * * *"],
@@ -116,7 +119,7 @@ fn a_wrong_use_is_2() {
 fn view(name: &str) -> Json {
     let next = SUBMITTED.checked_add(SignedDuration::from_hours(5 * 24)).unwrap();
     json!({
-        "schema": 1, "name": name, "cron": "30 2 * * *", "zone": "Europe/Berlin", "enabled": true,
+        "schema": 1, "name": name, "cron": "30 2 * * *", "zone": "Europe/Berlin", "enabled": true, "paused": null,
         "policy": {"misfire": "once", "catch_up_seconds": null, "from": null, "until": null, "jitter_seconds": 0}, "user": "ada", "uid": 1000,
         "created_at": SUBMITTED.to_string(), "job_name": "digits", "job_kind": "train", "next_at": next.to_string(),
         "next_local": "2026-11-27T02:30:00+01:00[Europe/Berlin]", "last": tick(7, 0), "problem": null, "remarks": []
@@ -143,8 +146,8 @@ fn schedules_are_listed_and_shown() {
     let reason = "queue night is draining: it takes no more jobs";
     detail["missed"] =
         json!([{"at": later, "nominal": "2026-11-20T02:30:00", "pass": 1, "reason": reason, "missed_at": later}]);
-    detail["policy"] =
-        json!({"misfire": "all", "catch_up_seconds": 21_600, "from": later, "until": null, "jitter_seconds": 600});
+    detail["policy"] = json!({"misfire": "all", "catch_up_seconds": 21_600, "from": later, "until": null, "jitter_seconds": 600,
+            "overlap": "buffer_all", "pause_on_failure": 2});
     detail["remarks"] = json!(["day of month and day of week are both given"]);
     detail["spec"] = json!({
         "version": 1, "name": "digits",

@@ -116,7 +116,8 @@ fn a_clock_that_jumps_ends_nothing_and_fires_each_tick_once() {
     daemon.wait_until(&brief, "runs", |job| job["state"] == "running");
     let began = Instant::now();
     let spec = daemon.write("tick.toml", written("name = \"tick\"", 1));
-    let args = ["schedule", "add", spec.to_str().unwrap(), "--cron", "* * * * *", "--zone", "UTC", "-n", "minutely"];
+    let args =
+        ["schedule", "add", spec.to_str().unwrap(), "--cron", "* * * * *", "--overlap", "allow", "-n", "minutely"];
     daemon.mlctl(&args).ok();
     // What waits for a person, and has until the deadline to do so.
     let until_deadline = |daemon: &Daemon, at: Timestamp| {

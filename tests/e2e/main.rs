@@ -51,6 +51,8 @@ mod models;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod overlap;
+#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod promise;

@@ -58,7 +58,7 @@ fn the_digits_are_retrained_every_minute_whatever_is_killed() {
     let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/jobs/digits.toml");
     let digits = digits.to_str().unwrap();
     let mut args = vec!["schedule", "add", digits, "--cron", "* * * * *", "--zone", "Europe/Berlin", "-n", "retrain"];
-    args.extend(["--set", "train.max_epochs=2", "--set", "resources.cpus=1", "-o", "json"]);
+    args.extend(["--set", "train.max_epochs=2", "--set", "resources.cpus=1", "--overlap", "allow", "-o", "json"]);
     let added = daemon.mlctl(&args).json();
     let begin: Timestamp = added["created_at"].as_str().unwrap().parse().unwrap();
     assert_eq!(added["next_local"].as_str().map(|local| local.ends_with("[Europe/Berlin]")), Some(true), "{added:#}");
@@ -118,7 +118,7 @@ optimizer = { type = "adam" }
 fn a_clock_set_back_fires_no_tick_twice() {
     let (mut daemon, clock) = hurried(Worker::Fake, 60);
     daemon.write("job.toml", JOB);
-    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *"]).ok();
+    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *", "--overlap", "allow"]).ok();
     let before = wait_for_ticks(&daemon, 4);
     let newest = *before.keys().next_back().unwrap();
     daemon.stop();
@@ -152,7 +152,7 @@ fn forget(database: &Path) {
 fn a_paused_schedule_submits_nothing_and_leaves_out_what_came_meanwhile() {
     let (mut daemon, clock) = hurried(Worker::Fake, 60);
     daemon.write("job.toml", JOB);
-    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *"]).ok();
+    daemon.mlctl(&["schedule", "add", "job.toml", "--cron", "* * * * *", "--overlap", "allow"]).ok();
     wait_for_ticks(&daemon, 2);
     let paused = daemon.mlctl(&["schedule", "pause", "minute"]).ok();
     assert!(paused.contains("is paused") && paused.contains("mlctl schedule resume"), "{paused}");
@@ -214,7 +214,7 @@ fn what_was_missed_runs_or_is_skipped_as_each_schedule_says() {
         daemon.mlctl(&[&args[..], more].concat()).ok()
     };
     add("each", &["--misfire", "all", "--catch-up", "2h"]);
-    add("none", &["--misfire", "skip"]);
+    add("none", &["--misfire", "skip", "--overlap", "allow"]);
     until("both have run", || ["each", "none"].iter().all(|name| !fired_of(&daemon, name).is_empty()).then_some(()));
     let (mut away, mut last) = (Vec::new(), clock.now());
     for _ in 0..2 {

@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::schedule::{Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
+    domain::schedule::{Course, Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
 use mlctl_protocol::{
@@ -49,7 +49,7 @@ pub async fn furnish(rig: &Rig) -> JobId {
     rig.store.add_schedule(new("nightly", "30 2 * * *", now)).await.unwrap();
     let schedule = rig.store.schedule("hourly").await.unwrap();
     let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(2));
-    rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap().id
+    rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap().unwrap().id
 }
 
 /// A tick of the hourly schedule whose job could not be submitted.
@@ -57,7 +57,7 @@ pub async fn miss(rig: &Rig) {
     let schedule = rig.store.schedule("hourly").await.unwrap();
     let turn = timetable(&schedule.cron).turn(schedule.settled, schedule.settled + SignedDuration::from_hours(1));
     let why = "queue night is draining: it takes no more jobs";
-    assert_eq!(rig.store.take_turn(&schedule, turn, Some(why.into())).await.unwrap(), None);
+    assert_eq!(rig.store.take_turn(&schedule, turn, Course::Leave(why.into())).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_policy_is_kept_with_its_schedule_over_turns_and_restarts() {
             assert_eq!(schedule.policy, policy);
             let timetable = timetable(&schedule.cron).of(name, policy);
             let turn = timetable.turn(schedule.settled, schedule.next.unwrap());
-            rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap();
+            rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap().unwrap();
         }
         rig.check().await;
         rig.reopen().await;
@@ -116,7 +116,7 @@ async fn a_tick_is_taken_once_however_many_take_it() {
     let now = schedule.settled + SignedDuration::from_hours(1);
     let turn = timetable(&schedule.cron).turn(schedule.settled, now);
     // Of one state of the schedule, and twenty at once: in one group, and in several.
-    let taken = join_all((0..20).map(|_| rig.store.take_turn(&schedule, turn, None))).await;
+    let taken = join_all((0..20).map(|_| rig.store.take_turn(&schedule, turn, Course::Submit))).await;
     let jobs: Vec<_> = taken.into_iter().filter_map(Result::unwrap).collect();
     assert_eq!(jobs.len(), 1, "{jobs:?}");
     assert!(!jobs[0].existed && jobs[0].id > first);
@@ -125,11 +125,11 @@ async fn a_tick_is_taken_once_however_many_take_it() {
         let schedule = rig.store.schedule("hourly").await.unwrap();
         let back = schedule.settled - SignedDuration::from_mins(90);
         let turn = timetable(&schedule.cron).turn(schedule.settled, back);
-        assert_eq!((turn.fire, rig.store.take_turn(&schedule, turn, None).await.unwrap()), (None, None));
+        assert_eq!((turn.fire, rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap()), (None, None));
         let schedule = rig.store.schedule("hourly").await.unwrap();
         let turn = timetable(&schedule.cron).turn(schedule.settled, now);
         assert!(turn.fire.is_some());
-        assert_eq!(rig.store.take_turn(&schedule, turn, None).await.unwrap(), None, "it has its row");
+        assert_eq!(rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap(), None, "it has its row");
         rig.reopen().await;
     }
     let schedule = rig.store.schedule("hourly").await.unwrap();
@@ -141,7 +141,11 @@ async fn a_tick_is_taken_once_however_many_take_it() {
     assert!(rig.store.ticks(schedule.id, 10).await.unwrap().is_empty());
     assert!(rig.store.job(first).await.is_ok(), "jobs stay");
     let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(5));
-    assert_eq!(rig.store.take_turn(&schedule, turn, None).await.unwrap(), None, "a schedule that is gone does nothing");
+    assert_eq!(
+        rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap(),
+        None,
+        "a schedule that is gone does nothing"
+    );
     rig.check().await;
 }
 
@@ -156,7 +160,7 @@ async fn a_tick_whose_moment_a_government_moved_has_fired() {
     let due = tick.nominal;
     // The same local time as the last one, at a later moment; then the other of two such moments; then the next hour.
     tick.nominal = fired.nominal;
-    assert_eq!(rig.store.take_turn(&schedule, turn, None).await.unwrap(), None);
+    assert_eq!(rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap(), None);
     for (nominal, pass) in [(fired.nominal, Pass::Second), (due, Pass::First)] {
         let schedule = rig.store.schedule("hourly").await.unwrap();
         let mut turn =
@@ -164,7 +168,7 @@ async fn a_tick_whose_moment_a_government_moved_has_fired() {
         let tick = turn.fire.as_mut().unwrap();
         (tick.nominal, tick.pass) = (nominal, pass);
         assert!(
-            rig.store.take_turn(&schedule, turn, None).await.unwrap().is_some_and(|job| job.id > first),
+            rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap().is_some_and(|job| job.id > first),
             "{nominal}"
         );
     }
@@ -184,7 +188,7 @@ async fn child() {
     loop {
         let now = schedule.next.unwrap();
         let turn = timetable(&schedule.cron).turn(schedule.settled, now);
-        let taken = store.take_turn(&schedule, turn, None).await.unwrap();
+        let taken = store.take_turn(&schedule, turn, Course::Submit).await.unwrap();
         acks.write_all(format!("{now} {}\n", taken.map_or_else(String::new, |job| job.id.to_string())).as_bytes())
             .unwrap();
         schedule = store.schedule("minutely").await.unwrap();
@@ -281,7 +285,7 @@ async fn a_run_with_a_concurrency_key_waits_for_the_one_before_it() {
     for hours in [2, 3] {
         let schedule = rig.store.schedule("hourly").await.unwrap();
         let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(hours));
-        runs.push(rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap().id);
+        runs.push(rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap().unwrap().id);
     }
     let fence = rig.claim(runs[0]).await;
     assert!(rig.store.ready(rig.now(), 10).await.unwrap().is_empty(), "the second waits behind the first");
@@ -301,7 +305,7 @@ async fn a_run_of_which_the_newest_wins_replaces_the_one_before_it() {
     for hours in [2, 3, 4] {
         let schedule = rig.store.schedule("hourly").await.unwrap();
         let turn = timetable(&schedule.cron).turn(schedule.settled, now + SignedDuration::from_hours(hours));
-        runs.push(rig.store.take_turn(&schedule, turn, None).await.unwrap().unwrap().id);
+        runs.push(rig.store.take_turn(&schedule, turn, Course::Submit).await.unwrap().unwrap().id);
         if hours == 2 {
             rig.claim(runs[0]).await;
         }

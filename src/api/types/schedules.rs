@@ -19,7 +19,7 @@ pub struct AddScheduleRequest {
     /// The IANA name of the time zone; UTC when absent.
     #[serde(default)]
     pub zone: Option<String>,
-    /// What it does besides its line; the defaults when absent.
+    /// What it does besides its line; the defaults when absent. Overlapping runs are allowed where it does not say: `mlctl` says.
     #[serde(default)]
     pub policy: Policy,
     /// The spec of the job that each tick submits, as JSON.
@@ -50,6 +50,9 @@ pub struct ScheduleView {
     pub policy: Policy,
     /// Whether it submits jobs: not while it is paused.
     pub enabled: bool,
+    /// Why the daemon paused it; null where a person did, or nobody.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// The login name of who added it, or the user id as text where there is none: its jobs are that user's.
     pub user: String,
     /// The user id of who added it.
@@ -87,7 +90,7 @@ pub struct TickView {
     pub submitted_at: Timestamp,
 }
 
-/// A tick whose job could not be submitted: it is not made up for.
+/// A tick whose job could not be submitted, or was not to be while another's had not ended: it is not made up for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissedTickView {
     /// When it was.

@@ -27,6 +27,7 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         zone: schedule.zone.clone(),
         policy: schedule.policy,
         enabled: schedule.enabled,
+        paused: schedule.paused.clone(),
         user: names.get(&uid).cloned().unwrap_or_else(|| uid.to_string()),
         uid,
         created_at: schedule.created_at,

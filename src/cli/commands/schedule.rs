@@ -23,7 +23,7 @@ use crate::{
     config::document::{FlagMistake, Report},
     domain::{
         rules,
-        schedule::{Crontab, Misfire, Policy, Tick, Timetable, zone},
+        schedule::{Crontab, MAX_FAILURES, Misfire, Overlap, Policy, Tick, Timetable, zone},
     },
 };
 
@@ -34,14 +34,16 @@ const EXAMPLES: &str = "\
 A line has five fields: minute, hour, day of month, month, day of week. Or it is one of @hourly,
 @daily, @weekly, @monthly and @yearly. A time of day runs once a day through every change of the
 clock; a line whose minute or hour begins with * follows the clock. Of the runs that were missed
-while no daemon ran, the latest alone is made up for, unless --misfire says otherwise. The jobs bear
-the labels mlctl/schedule and mlctl/scheduled-at, which is the time that the line says, whatever
+while no daemon ran, the latest alone is made up for, unless --misfire says otherwise. A run that
+comes while an earlier one has not ended is left out, unless --overlap says otherwise; `schedule show`
+tells which. The jobs bear the labels mlctl/schedule and mlctl/scheduled-at, which is the time that the line says, whatever
 --jitter adds to it.
 
 Examples:
   mlctl schedule add config/jobs/digits.toml --cron '30 2 * * *' --zone Europe/Berlin
   mlctl schedule add job.toml --cron '*/15 8-18 * * mon-fri' -n workdays --set priority=80
   mlctl schedule add job.toml --cron @hourly --misfire all --catch-up 6h
+  mlctl schedule add job.toml --cron @hourly --overlap buffer-one --pause-on-failure=3
   mlctl schedule add job.toml --cron @daily --jitter 10m --until 2027-04-01T00:00
   mlctl schedule ls
   mlctl schedule show workdays                 its last runs and their jobs
@@ -68,6 +70,12 @@ struct PolicyArguments {
     /// Missed runs that are later than this are left out; with --misfire all there must be one
     #[arg(long, value_name = "DURATION", value_parser = times::whole_seconds, required_if_eq("misfire", "all"))]
     catch_up: Option<u32>,
+    /// What becomes of a run while an earlier one has not ended: skip leaves it out, buffer-one has it wait unless one waits already, buffer-all has each wait, cancel-other has the earlier one save its work and end first, terminate-other cancels it, allow runs both [default: skip, or buffer-all with --misfire all]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    overlap: Option<OverlapName>,
+    /// Pause the schedule after so many failed jobs in a row, 1 when no number is given
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FAILURES)))]
+    pause_on_failure: Option<u32>,
     /// No runs before this moment; a time without an offset is one of the zone
     #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
     from: Option<Moment>,
@@ -86,7 +94,29 @@ enum MisfireName {
     All,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OverlapName {
+    Skip,
+    BufferOne,
+    BufferAll,
+    CancelOther,
+    TerminateOther,
+    Allow,
+}
+
 impl PolicyArguments {
+    /// One run at a time, unless all runs are asked for.
+    const fn overlap(&self) -> Overlap {
+        match (self.overlap, self.misfire) {
+            (Some(OverlapName::Skip), _) | (None, MisfireName::Skip | MisfireName::Once) => Overlap::Skip,
+            (Some(OverlapName::BufferOne), _) => Overlap::BufferOne,
+            (Some(OverlapName::BufferAll), _) | (None, MisfireName::All) => Overlap::BufferAll,
+            (Some(OverlapName::CancelOther), _) => Overlap::CancelOther,
+            (Some(OverlapName::TerminateOther), _) => Overlap::TerminateOther,
+            (Some(OverlapName::Allow), _) => Overlap::Allow,
+        }
+    }
+
     fn resolve(&self, now: Timestamp, zone: &TimeZone) -> Result<Policy, Failure> {
         Ok(Policy {
             misfire: match self.misfire {
@@ -98,6 +128,8 @@ impl PolicyArguments {
             from: times::resolved("--from", self.from, now, zone)?,
             until: times::resolved("--until", self.until, now, zone)?,
             jitter_seconds: self.jitter.unwrap_or_default(),
+            overlap: self.overlap(),
+            pause_on_failure: self.pause_on_failure,
         })
     }
 }

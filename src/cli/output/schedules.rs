@@ -13,7 +13,7 @@ use crate::{
     api::types::{PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
     cli::Failure,
     config::OutputForm,
-    domain::schedule::{Misfire, Policy},
+    domain::schedule::{Misfire, Overlap, Policy},
 };
 
 /// Runs of a schedule that are shown.
@@ -159,7 +159,7 @@ fn next(view: &ScheduleView, now: Timestamp) -> String {
         return format!("never: {problem}");
     }
     if !view.enabled {
-        return "paused".into();
+        return view.paused.as_ref().map_or_else(|| "paused".into(), |why| format!("paused: {why}"));
     }
     match (view.next_at, &view.next_local) {
         (Some(next), Some(local)) if next > now => {
@@ -185,6 +185,23 @@ fn policy_facts(policy: &Policy) -> Vec<(&'static str, String)> {
         (Misfire::All, None) => Some("each runs".to_owned()),
     };
     facts.extend(missed.map(|missed| ("missed", missed)));
+    let overlap = match policy.overlap {
+        Overlap::Allow => "allow: runs beside earlier ones",
+        Overlap::Skip => "skip: left out while an earlier run has not ended",
+        Overlap::BufferOne => "buffer-one: waits while an earlier run has not ended, if none waits already",
+        Overlap::BufferAll => "buffer-all: waits until all earlier runs have ended",
+        Overlap::CancelOther => "cancel-other: earlier runs save their work and end first",
+        Overlap::TerminateOther => "terminate-other: earlier runs are cancelled first",
+    };
+    facts.push(("overlap", overlap.to_owned()));
+    facts.extend(policy.pause_on_failure.map(|failures| {
+        let after = if failures == 1 {
+            "a job that failed".to_owned()
+        } else {
+            format!("{failures} jobs in a row that failed")
+        };
+        ("pauses", format!("after {after}"))
+    }));
     facts.extend(policy.from.map(|from| ("from", format!("{} UTC", at(from)))));
     facts.extend(policy.until.map(|until| ("until", format!("{} UTC", at(until)))));
     if policy.jitter_seconds > 0 {

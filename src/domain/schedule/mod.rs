@@ -10,6 +10,7 @@ mod calendar;
 mod crontab;
 mod due;
 mod field;
+mod overlap;
 mod policy;
 mod ticks;
 mod turn;
@@ -20,7 +21,8 @@ mod tests;
 
 pub use crontab::{Crontab, CrontabError, MAX_EXPRESSION_BYTES};
 pub use due::Ticks;
-pub use policy::{GRACE, MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS, Misfire, Policy};
+pub use overlap::{Course, Open, Overlap, failing};
+pub use policy::{GRACE, MAX_CATCH_UP_SECONDS, MAX_FAILURES, MAX_JITTER_SECONDS, Misfire, Policy};
 pub use ticks::{Effect, Gap, Pass, Tick, Timetable};
 pub use turn::{KEY_PREFIX, SCHEDULE_LABEL, TICK_LABEL, Turn, labelled};
 pub use zone::{ZoneError, zone};

@@ -4,6 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::Overlap;
 use crate::domain::rules::Problem;
 
 /// Ticks that are later than this were missed, where missed ones are skipped. Long enough for a daemon that is restarted for an update.
@@ -11,6 +12,9 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The widest window in which ticks are made up for, in seconds: a year.
 pub const MAX_CATCH_UP_SECONDS: u32 = 366 * 86_400;
+
+/// The most failures in a row that a schedule can be told to wait for.
+pub const MAX_FAILURES: u32 = 100;
 
 /// The widest spread of ticks, in seconds: a day.
 pub const MAX_JITTER_SECONDS: u32 = 86_400;
@@ -29,6 +33,17 @@ pub struct Policy {
     pub until: Option<Timestamp>,
     /// Each tick is due up to so many seconds after its moment, by chance that is the same for ever. 0: at its moment.
     pub jitter_seconds: u32,
+    /// What becomes of a tick while jobs of earlier ones have not ended. Absent in what was written before there was a choice, as it means the same.
+    #[serde(skip_serializing_if = "is_default_overlap")]
+    pub overlap: Overlap,
+    /// After so many failed jobs in a row the schedule is paused; never when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_on_failure: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+fn is_default_overlap(overlap: &Overlap) -> bool {
+    *overlap == Overlap::default()
 }
 
 /// What becomes of ticks that came while nobody looked: the daemon was down, the clock was set forward, the queue was full.
@@ -90,6 +105,8 @@ impl Policy {
         require(is_right, "catch_up_seconds", "expected a window of 1 second to 366 days", "6h or 7d is usual");
         let message = "expected a spread of no more than a day";
         require(self.jitter_seconds <= MAX_JITTER_SECONDS, "jitter_seconds", message, "10m or 1h is usual");
+        let is_right = self.pause_on_failure.is_none_or(|failures| (1..=MAX_FAILURES).contains(&failures));
+        require(is_right, "pause_on_failure", "expected 1 to 100 failures in a row", "1 pauses after the first");
         let is_right = self.from.zip(self.until).is_none_or(|(from, until)| from <= until);
         require(is_right, "until", "it ends before it begins", "name a moment after `from`");
         found

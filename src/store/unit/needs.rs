@@ -103,7 +103,11 @@ impl<'a> Needs<'a> {
                 }
                 Ask::Turn { turn, .. } => {
                     needs.schedules.insert(&turn.name);
-                    needs.keys.extend(turn.fire.iter().map(|(_, job)| (job.user, job.key.as_str())));
+                    if let Some((_, job)) = &turn.fire {
+                        needs.keys.push((job.user, &job.key));
+                        needs.after(&job.event);
+                    }
+                    needs.jobs.extend(turn.ends.iter().flat_map(|(jobs, _)| jobs));
                     needs.turns.push(turn);
                 }
             }

@@ -12,7 +12,7 @@ use super::{
     Held, Unit,
 };
 use crate::domain::{
-    Command, Intent, JobState, Uid,
+    Command, Intent, Job, JobState, Uid,
     gate::{InLine, replaced},
 };
 
@@ -54,6 +54,11 @@ impl Arrivals {
             came.push(job);
             self.next.extend(job.newest.then_some(job.id));
         }
+    }
+
+    /// Another is to come in place of this job, which may run.
+    pub(super) fn note_end(&mut self, job: &Job) {
+        self.replaces |= matches!(job.state, JobState::Running { .. });
     }
 
     /// Whether jobs that run are to end since others replace them.
@@ -107,7 +112,7 @@ impl Unit {
             for victim in victims {
                 // It is in line, and takes that.
                 if let Ok(job) = self.decide(victim, None, &Command::Replace { by: id })? {
-                    self.arrivals.replaces |= matches!(job.state, JobState::Running { .. });
+                    self.arrivals.note_end(&job);
                 }
             }
         }
