@@ -224,6 +224,11 @@ fn died(ended: Ended) -> Exit {
             "killed by the kernel, which had run out of memory".to_owned(),
             Some("run fewer jobs at once, or make the batch or the model smaller"),
         ),
+        Ended::Signal { number: ABORT, out_of_memory: true } => (
+            ExitClass::OomHost,
+            "the kernel refused it memory: it wanted far more than it had asked for".to_owned(),
+            Some("ask for more with --mem (resources.memory_mib), or make the batch or the model smaller"),
+        ),
         Ended::Signal { number, .. } => {
             let name = signal_name(number).map(|name| format!(" ({name})")).unwrap_or_default();
             (ExitClass::Crash, format!("killed by signal {number}{name}"), Some(SEE))
@@ -250,6 +255,7 @@ fn utc(at: Timestamp) -> impl std::fmt::Display {
     at.strftime("%Y-%m-%d %H:%M:%S UTC")
 }
 
+const ABORT: i32 = 6;
 const KILL: i32 = 9;
 const TERM: i32 = 15;
 
@@ -493,6 +499,8 @@ mod tests {
             (killed, none(), None, C::Crash, "killed by signal 9 (SIGKILL)"),
             (oom, none(), None, C::OomHost, "run out of memory"),
             (segv_oom, none(), None, C::Crash, "killed by signal 11 (SIGSEGV)"),
+            (Ended::Signal { number: 6, out_of_memory: true }, none(), None, C::OomHost, "refused it memory"),
+            (Ended::Signal { number: 6, out_of_memory: false }, none(), None, C::Crash, "killed by signal 6 (SIGABRT)"),
             (Ended::Signal { number: 40, out_of_memory: false }, none(), None, C::Crash, "killed by signal 40"),
             (Ended::Code(0), none(), None, C::Crash, "exited with code 0 and left no result"),
             (Ended::Code(101), none(), None, C::Crash, "exited with code 101"),

@@ -79,6 +79,9 @@ fn how_a_command_ends_is_how_its_job_ends() {
     let job = daemon.must_fail(&waiting(&["sh", "-c", "exit 3"]), "crash", &["exit code 3"]);
     assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(1), &json!(0)), "it is not tried again unasked");
     daemon.must_fail(&waiting(&["sh", "-c", "kill -SEGV $$"]), "crash", &["killed by signal 11 (SIGSEGV)"]);
+    // By its own words where the kernel refuses it more, by the daemon's where that saw it first.
+    let greedy = ["submit", "-w", "--mem", "16M", "--", "tail", "/dev/zero"];
+    daemon.must_fail(&greedy, "oom_host", &["memory"]);
     daemon.must_fail(&waiting(&["no-such-program"]), "spec", &["no-such-program", "no folder of PATH has it"]);
     let script = daemon.write("late.sh", "#!/no/such/shell\n");
     let script = script.to_str().unwrap();
@@ -198,6 +201,23 @@ fn a_command_outlives_its_daemon_and_its_end_is_not_missed() {
     let job = daemon.wait_for(&id, "succeeded");
     assert_eq!((&job["attempt"], &job["retries_used"]), (&json!(1), &json!(0)));
     assert_eq!(logs(&daemon, &id), "done\n");
+}
+
+#[test]
+fn a_cancel_in_the_moment_of_adoption_is_a_cancel() {
+    let mut daemon = Daemon::with(Worker::Fake);
+    let ids: Vec<String> = (0..2).map(|_| shell(&daemon, &[], "while :; do sleep 0.05; done")).collect();
+    for id in &ids {
+        daemon.wait_until(id, "runs", |job| worker_pid(job).is_some());
+    }
+    daemon.kill();
+    daemon.start();
+    // The workers have not dialled again, and hear of it by a signal.
+    daemon.mlctl(&["cancel", &ids[0], &ids[1]]).ok();
+    for id in &ids {
+        let job = daemon.wait_for(id, "cancelled");
+        assert_eq!(job["exit_class"], "cancelled", "{job:#}");
+    }
 }
 
 #[test]

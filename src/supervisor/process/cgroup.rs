@@ -120,7 +120,7 @@ impl Cgroups {
     }
 
     fn bound(&self, path: &Path, resources: &Resources) -> io::Result<()> {
-        if self.bounds.contains("memory") {
+        if self.bounds_memory() {
             // All of it or nothing: half an attempt is of no use to anybody.
             fs::write(path.join("memory.oom.group"), "1")?;
             if resources.memory_mib > 0 {
@@ -133,6 +133,11 @@ impl Cgroups {
             fs::write(path.join("cpu.weight"), weight.to_string())?;
         }
         Ok(())
+    }
+
+    /// Whether the kernel bounds the memory of attempts here.
+    pub(super) fn bounds_memory(&self) -> bool {
+        self.bounds.contains("memory")
     }
 
     /// The cgroup that the attempt in `dir` was put into by an earlier daemon, if it was.

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 use super::{
-    adopted,
+    adopted, bounds,
     cgroup::{Cell, Cgroups},
     procfs, rustix_pid,
 };
@@ -42,6 +42,8 @@ pub(super) struct Child {
     /// Where its attempt may have a cgroup.
     cgroups: Option<Arc<Cgroups>>,
     cell: Option<Cell>,
+    /// Whether the kernel refuses its processes memory.
+    is_bounded: bool,
     spent: Option<Spent>,
 }
 
@@ -52,7 +54,18 @@ impl Child {
         (child, dir): (tokio::process::Child, PathBuf),
         memory_kills: Option<u64>,
     ) -> Self {
-        Self { identity, pidfd, child, dir, reaped: false, memory_kills, cgroups: None, cell: None, spent: None }
+        Self {
+            identity,
+            pidfd,
+            child,
+            dir,
+            reaped: false,
+            memory_kills,
+            cgroups: None,
+            cell: None,
+            is_bounded: false,
+            spent: None,
+        }
     }
 
     pub(super) fn in_cgroups(self, cgroups: Option<Arc<Cgroups>>) -> Self {
@@ -138,7 +151,11 @@ impl Child {
                     (Some(before), Some(after)) => after > before,
                     _ => false,
                 };
-                let out_of_memory = in_here.unwrap_or_else(somewhere);
+                let out_of_memory = if number == process::Signal::ABORT.as_raw() {
+                    self.is_bounded && bounds::was_refused(&self.dir)
+                } else {
+                    in_here.unwrap_or_else(somewhere)
+                };
                 Ended::Signal { number, out_of_memory }
             }
             (None, None) => Ended::Unknown,
@@ -159,6 +176,8 @@ impl Worker for Child {
     fn confine(&mut self, resources: &Resources) {
         let cgroups = self.cgroups.as_ref();
         self.cell = cgroups.and_then(|cgroups| cgroups.confine(&self.dir, self.identity.pid, resources));
+        let is_counted = self.cell.is_some() && cgroups.is_some_and(|cgroups| cgroups.bounds_memory());
+        self.is_bounded = !is_counted && bounds::bound(self.identity.pid, resources);
     }
 
     fn spent(&self) -> Option<Spent> {

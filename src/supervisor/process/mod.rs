@@ -3,6 +3,7 @@
 //! that the kernel cannot have given its number away.
 
 mod adopted;
+mod bounds;
 mod cgroup;
 mod child;
 mod procfs;

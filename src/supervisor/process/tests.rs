@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mlctl_protocol::{AttemptNumber, JobId};
+use mlctl_protocol::{AttemptNumber, JobId, spec::Resources};
 
 use self::cgroup_tree::Tree;
 use super::*;
@@ -326,7 +326,7 @@ async fn nothing_escapes_a_cgroup_in_whatever_session_it_is() {
     let mut scene = Scene::new(ESCAPE);
     scene.processes = scene.processes.in_cgroups(Cgroups::find(Some(&tree.0)));
     let mut worker = scene.start().await;
-    worker.confine(&mlctl_protocol::spec::Resources::default());
+    worker.confine(&Resources::default());
     let pid = escaped(&scene).await;
     worker.signal(Signal::Kill);
     exited(worker.as_ref()).await;
@@ -337,7 +337,7 @@ async fn nothing_escapes_a_cgroup_in_whatever_session_it_is() {
     assert_eq!(fs::read_dir(&tree.0).unwrap().flatten().filter(|entry| entry.path().is_dir()).count(), 0);
     // The same of a worker that an earlier daemon has started.
     let mut worker = scene.start().await;
-    worker.confine(&mlctl_protocol::spec::Resources::default());
+    worker.confine(&Resources::default());
     let pid = escaped(&scene).await;
     let identity = worker.identity().clone();
     let Found::Alive(mut adopted) = scene.processes.find(&identity, &scene.attempt_dir()).await else {
@@ -354,7 +354,7 @@ async fn nothing_escapes_a_cgroup_in_whatever_session_it_is() {
 async fn the_control_without_a_cgroup_it_escapes() {
     let scene = Scene::new(ESCAPE);
     let mut worker = scene.start().await;
-    worker.confine(&mlctl_protocol::spec::Resources::default());
+    worker.confine(&Resources::default());
     let pid = escaped(&scene).await;
     worker.signal(Signal::Kill);
     exited(worker.as_ref()).await;
@@ -365,4 +365,29 @@ async fn the_control_without_a_cgroup_it_escapes() {
 
 fn send(pid: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix_pid(pid).unwrap(), signal).unwrap();
+}
+
+/// Says what it may map, maps more than that, and aborts as a program in Rust does that is given no memory.
+const GREEDY: &str = "while [ ! -e go ]; do sleep 0.01; done; ulimit -d >limit; dd if=/dev/null of=/dev/null bs=3G count=1 2>dd; \
+    echo $? >code; echo 'memory allocation of 3221225472 bytes failed' >&2; kill -ABRT $$";
+
+async fn greedy(resources: Resources) -> (String, Ended) {
+    let scene = Scene::new(GREEDY);
+    let mut worker = scene.start().await;
+    worker.confine(&resources);
+    fs::write(scene.attempt_dir().join("go"), "").unwrap();
+    exited(worker.as_ref()).await;
+    let ended = worker.reap().await;
+    let said = |file: &str| fs::read_to_string(scene.attempt_dir().join(file)).unwrap().trim().to_owned();
+    (format!("{} {}", said("limit"), said("code")), ended)
+}
+
+#[tokio::test]
+async fn without_a_cgroup_the_kernel_refuses_memory_far_beyond_what_was_asked_for() {
+    let asked = |memory_mib, gpus| Resources { memory_mib, gpus, ..Resources::NONE };
+    let refused = |out_of_memory| Ended::Signal { number: 6, out_of_memory };
+    assert_eq!(greedy(asked(512, 0)).await, ("2097152 1".into(), refused(true)));
+    // Who asked for none takes what is there; a GPU's driver maps more than it uses.
+    assert_eq!(greedy(asked(0, 0)).await, ("unlimited 0".into(), refused(false)));
+    assert_eq!(greedy(asked(512, 1)).await, ("unlimited 0".into(), refused(false)));
 }

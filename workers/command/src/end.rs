@@ -7,6 +7,8 @@ use mlctl_link::Order;
 use mlctl_protocol::{ExitClass, message::StopClass};
 use rustix::process::WaitStatus;
 
+use crate::shortage::Shortage;
+
 const SEE: &str = "see its last words with `mlctl logs`";
 const KILL: i32 = 9;
 
@@ -28,20 +30,30 @@ impl Account {
 }
 
 /// The program ended by itself.
-pub fn ended(status: WaitStatus, out_of_memory: bool) -> Account {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(0), _) => Account { class: ExitClass::Ok, message: None, hint: None },
-        (Some(code), _) => Account::new(ExitClass::Crash, format!("exit code {code}"), Some(SEE)),
-        (None, Some(KILL)) if out_of_memory => Account::new(
-            ExitClass::OomHost,
-            "killed by the kernel, which had run out of memory",
-            Some("run fewer jobs at once, or make the batch or the model smaller"),
-        ),
+pub fn ended(status: WaitStatus, shortage: Option<Shortage>) -> Account {
+    let words = match (status.exit_status(), status.terminating_signal()) {
+        (Some(0), _) => return Account { class: ExitClass::Ok, message: None, hint: None },
+        (None, Some(KILL)) if shortage == Some(Shortage::Killed) => {
+            return Account::new(
+                ExitClass::OomHost,
+                "killed by the kernel, which had run out of memory",
+                Some("run fewer jobs at once, or make the batch or the model smaller"),
+            );
+        }
+        (Some(code), _) => format!("exit code {code}"),
         (None, Some(number)) => {
             let name = name(number).map(|name| format!(" ({name})")).unwrap_or_default();
-            Account::new(ExitClass::Crash, format!("killed by signal {number}{name}"), Some(SEE))
+            format!("killed by signal {number}{name}")
         }
-        (None, None) => Account::new(ExitClass::Crash, "it ended in a way that is not known", Some(SEE)),
+        (None, None) => "it ended in a way that is not known".to_owned(),
+    };
+    match shortage {
+        Some(Shortage::Refused { bytes }) => Account::new(
+            ExitClass::OomHost,
+            format!("{words}: it was refused memory, of which each of its processes may have {} MiB", bytes >> 20),
+            Some("ask for more with --mem (resources.memory_mib), or have it use less"),
+        ),
+        Some(Shortage::Killed) | None => Account::new(ExitClass::Crash, words, Some(SEE)),
     }
 }
 

@@ -8,6 +8,7 @@ mod checkpoints;
 mod end;
 mod environment;
 mod program;
+mod shortage;
 mod tree;
 
 use std::{io, os::fd::AsFd as _, process::ExitCode};

@@ -21,13 +21,16 @@ use mlctl_protocol::{
 use rustix::process::{self, Pid, Signal, WaitOptions, WaitStatus};
 use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use crate::{
     checkpoints::{self, Prepared},
     end::{self, Account},
-    environment, tree,
+    environment,
+    shortage::Before,
+    tree,
 };
 
 /// Rounds of killing what a program left behind, and the pause between them: a second at most.
@@ -109,7 +112,7 @@ async fn begin(
     command.env_clear().envs(environment::of(std::env::vars_os(), launch, start, spec, checkpoints));
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| end::unready("print", &error))?;
     command.stderr(output);
-    let memory_kills = memory_kills();
+    let before = Before::now();
     let mut tries = BUSY_TRIES;
     let child = loop {
         match command.spawn() {
@@ -124,7 +127,7 @@ async fn begin(
             spawned => break spawned.map_err(|error| end::not_started(&file.to_string_lossy(), &error))?,
         }
     };
-    Ok(Program { pid: child.id(), deaths, memory_kills, status: None, peak_bytes: 0 })
+    Ok(Program { pid: child.id(), deaths, before, status: None, peak_bytes: 0 })
 }
 
 /// Whether this process may work in a folder.
@@ -136,8 +139,8 @@ fn can_enter(folder: &Path) -> bool {
 struct Program {
     pid: u32,
     deaths: Signals,
-    /// The kernel's count of out-of-memory kills when it began.
-    memory_kills: Option<u64>,
+    /// What the kernel had done for want of memory when it began.
+    before: Before,
     /// How it ended.
     status: Option<WaitStatus>,
     /// The most that it and all it started have occupied at once, as far as that was looked at.
@@ -158,12 +161,15 @@ impl Program {
                 biased;
                 _ = self.deaths.recv() => {
                     let is_left = self.reap();
+                    if self.status.is_some() && standing.is_none() {
+                        standing = signalled(handle).await;
+                    }
                     match (self.status, &standing) {
                         // What it started may still be saving its work.
                         (Some(_), Some(_)) if is_left => {}
                         (Some(_), Some(order)) => return end::stopped(order),
                         (Some(status), None) => {
-                            let account = end::ended(status, self.is_out_of_memory());
+                            let account = end::ended(status, self.before.shortage(status));
                             if is_left {
                                 self.end_all().await;
                             }
@@ -229,11 +235,6 @@ impl Program {
             sleep(PAUSE).await;
         }
     }
-
-    fn is_out_of_memory(&self) -> bool {
-        let fell = self.status.is_some_and(WaitStatus::signaled);
-        fell && matches!((self.memory_kills, memory_kills()), (Some(before), Some(after)) if after > before)
-    }
 }
 
 fn is(pid: Pid, number: u32) -> bool {
@@ -245,8 +246,12 @@ fn descendants() -> Vec<tree::Process> {
     tree::descendants().unwrap_or_default()
 }
 
-/// How many processes the kernel's out-of-memory killer has ended since boot. `None` where the kernel does not say.
-fn memory_kills() -> Option<u64> {
-    let text = fs::read_to_string("/proc/vmstat").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+/// The order to end that has come with the signal of which the program has died: a signal to the whole group reaches this process, too, and the link's task needs a turn to say so.
+async fn signalled(handle: &Handle) -> Option<Order> {
+    let order = tokio::select! {
+        biased;
+        order = handle.ordered(None) => order,
+        () = yield_now() => return None,
+    };
+    matches!(order, Order::Stop(_)).then_some(order)
 }
