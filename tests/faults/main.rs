@@ -14,6 +14,8 @@ mod history;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod points;
 #[cfg(test)]
 mod power;
