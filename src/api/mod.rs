@@ -5,6 +5,7 @@ mod after;
 mod aliases;
 mod array_submit;
 mod arrays;
+mod backfill;
 mod checkpoints;
 mod control;
 mod daemon;

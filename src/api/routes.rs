@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, aliases, array_submit, arrays, checkpoints, control, daemon, datasets, db, devices, doctor, download,
-    error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
+    Context, aliases, array_submit, arrays, backfill, checkpoints, control, daemon, datasets, db, devices, doctor,
+    download, error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -122,6 +122,7 @@ fn others() -> Vec<Route> {
         post("/v1/schedules/{schedule}/pause", schedules::pause),
         post("/v1/schedules/{schedule}/resume", schedules::resume),
         post("/v1/schedules/{schedule}/run", schedules::run),
+        post("/v1/schedules/{schedule}/backfill", backfill::backfill).within(LONG_LIMIT),
         get("/v1/queues", queues::list),
         get("/v1/queues/{queue}", queues::show),
         post("/v1/queues/{queue}", queues::set),

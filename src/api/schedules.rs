@@ -112,6 +112,15 @@ fn policy_problems(policy: Policy, timetable: Option<&Timetable>, now: Timestamp
     problems
 }
 
+/// The timetable of a schedule that is kept.
+pub(super) fn timetable_of(schedule: &Schedule) -> Result<Timetable, Failure> {
+    let mut problems = Vec::new();
+    match timetable(&schedule.cron, &schedule.zone, &mut problems) {
+        Some(timetable) => Ok(timetable.of(&schedule.name, schedule.policy)),
+        None => Err(Failure::mistakes("schedule", problems)),
+    }
+}
+
 /// The timetable of a line in a zone, or what is wrong with them.
 fn timetable(cron: &str, zone_name: &str, problems: &mut Vec<Problem>) -> Option<Timetable> {
     let mut problem = |path: &str, message: String, hint: String| {
@@ -137,8 +146,9 @@ pub(super) async fn show(
 ) -> Result<Json<ScheduleDetail>, Failure> {
     let found = api.store.schedule(&name).await?;
     let ticks = api.store.ticks(found.id, SHOWN_TICKS).await?;
-    let schedule = view::schedule::view(&found, ticks.first().copied(), &api.users.names());
-    let ticks = ticks.into_iter().map(view::schedule::tick).collect();
+    let names = api.users.names();
+    let schedule = view::schedule::view(&found, ticks.first().copied(), &names);
+    let ticks = ticks.into_iter().map(|tick| view::schedule::tick(tick, &names)).collect();
     let missed = api.store.missed_ticks(found.id, SHOWN_TICKS).await?;
     let missed = missed.into_iter().map(view::schedule::missed).collect();
     Ok(Json(ScheduleDetail { schedule, ticks, missed, spec: found.spec }))
@@ -151,11 +161,7 @@ pub(super) async fn preview(
     Asked(query): Asked<PreviewQuery>,
 ) -> Result<Json<PreviewView>, Failure> {
     let found = api.store.schedule(&name).await?;
-    let mut problems = Vec::new();
-    let Some(timetable) = timetable(&found.cron, &found.zone, &mut problems) else {
-        return Err(Failure::mistakes("schedule", problems));
-    };
-    let timetable = timetable.of(&name, found.policy);
+    let timetable = timetable_of(&found)?;
     let from = query.from.unwrap_or_else(|| api.clock.now());
     let count = query.n.unwrap_or(DEFAULT_PREVIEW_RUNS).clamp(1, MAX_PREVIEW_RUNS);
     let ticks = timetable.after(from).take(usize::try_from(count).unwrap_or(usize::MAX));
@@ -181,12 +187,8 @@ pub(super) async fn resume(
     NamedSchedule(name): NamedSchedule,
 ) -> Result<Json<ScheduleView>, Failure> {
     let found = api.store.schedule(&name).await?;
-    let mut problems = Vec::new();
-    let Some(timetable) = timetable(&found.cron, &found.zone, &mut problems) else {
-        return Err(Failure::mistakes("schedule", problems));
-    };
     let now = api.clock.now();
-    let next = timetable.of(&name, found.policy).after(now).next().map(|tick| tick.due);
+    let next = timetable_of(&found)?.after(now).next().map(|tick| tick.due);
     if api.store.resume_schedule(&name, now, next).await? {
         info!(schedule = %name, uid = peer.uid.0, "schedule {name} goes on");
     }

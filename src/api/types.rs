@@ -52,8 +52,8 @@ pub use models::{
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{
-    AddScheduleRequest, MissedTickView, PreviewView, RunScheduleRequest, RunView, ScheduleDetail, ScheduleList,
-    ScheduleView, TickView,
+    AddScheduleRequest, BackfillRequest, BackfillView, BackfilledView, MissedTickView, PreviewView, RunScheduleRequest,
+    RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView,
 };
 
 /// The version of these bodies, in `schema` of each.

@@ -171,6 +171,7 @@ impl Cron {
     ) -> Result<Kept, StoreError> {
         let name = &schedule.name;
         let resolved = self.resolved(schedule).await?;
+        let _turn = self.store.in_turn().await;
         let course = match turn.fire {
             Some(_) => self.course(schedule, resolved.as_ref().err()).await?,
             None => Course::default(),

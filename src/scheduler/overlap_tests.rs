@@ -1,6 +1,6 @@
 //! Ticks that come while jobs of earlier ones have not ended, over a real database with a clock that is set by hand, and over kills.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, tz::TimeZone};
 use mlctl_protocol::JobId;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     domain::{
         Change, Clock as _, Command, Edit, Intent, JobState, Terms, Uid,
-        schedule::{Overlap, Policy},
+        schedule::{Course, Crontab, Overlap, Policy, Timetable},
     },
     store::{Schedule, StoreError},
 };
@@ -127,26 +127,55 @@ async fn another_is_cancelled_in_the_transaction_of_the_tick_that_comes_instead(
 }
 
 #[tokio::test]
+async fn what_a_person_has_made_up_for_is_waited_for_ended_by_nothing_and_pauses_nothing() {
+    let mut room = Room::at(MINUTES[0]).await;
+    let policy = Policy { overlap: Overlap::TerminateOther, pause_on_failure: Some(1), ..Policy::default() };
+    room.add_with("minutely", "* * * * *", "UTC", policy).await;
+    let schedule = room.store().schedule("minutely").await.unwrap();
+    let timetable = Timetable::new(Crontab::parse("* * * * *").unwrap(), TimeZone::UTC);
+    let before = timetable.between(at("2026-06-01T11:01:00Z"), at("2026-06-01T11:02:00Z")).unwrap();
+    for tick in before {
+        let course = Overlap::BufferAll.course(&room.store().open_jobs(schedule.id).await.unwrap());
+        let after = if let Course::After(after) = course { after } else { Vec::new() };
+        room.store().backfill(&schedule, tick, &after, Uid(8)).await.unwrap().unwrap();
+    }
+    assert_eq!(states(&room).await, ["queued", "blocked"]);
+    room.wake(MINUTES[1]).await;
+    room.restart().await;
+    room.wake(MINUTES[2]).await;
+    assert_eq!(states(&room).await, ["queued", "blocked", "cancelled", "blocked"]);
+    expire(&room, 1).await;
+    failures::round(room.store()).await.unwrap();
+    assert!(room.store().schedule("minutely").await.unwrap().enabled);
+    assert_eq!(states(&room).await, ["failed", "queued", "cancelled", "blocked"]);
+    cancel(&room, 2).await;
+    expire(&room, 4).await;
+    failures::round(room.store()).await.unwrap();
+    assert!(!room.store().schedule("minutely").await.unwrap().enabled, "its own failures count");
+}
+
+/// A job that waits beyond its deadline fails.
+async fn expire(room: &Room, job: u64) {
+    let deadline = room.clock.now() + SignedDuration::from_secs(1);
+    let terms = Terms { deadline: Some(Change::Set(deadline)), ..Terms::default() };
+    let edit = Edit { terms, ..Edit::default() };
+    room.store().command(JobId(job), None, Command::Edit { by: Uid(7), edit }).await.unwrap();
+    room.clock.set(&(deadline + SignedDuration::from_secs(1)).to_string());
+    assert_eq!(room.store().expire(room.clock.now()).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn failures_in_a_row_pause_and_a_resumed_schedule_begins_anew() {
     let mut room = Room::at("2026-06-01T12:00:00Z").await;
     let policy = Policy { pause_on_failure: Some(2), ..Policy::default() };
     assert!(!failures::round(room.store()).await.unwrap(), "nothing to look at");
     room.add_with("minutely", "* * * * *", "UTC", policy).await;
-    // A job that waits beyond its deadline fails.
-    let fail = async |room: &Room, job: u64| {
-        let deadline = room.clock.now() + SignedDuration::from_secs(1);
-        let terms = Terms { deadline: Some(Change::Set(deadline)), ..Terms::default() };
-        let edit = Edit { terms, ..Edit::default() };
-        room.store().command(JobId(job), None, Command::Edit { by: Uid(7), edit }).await.unwrap();
-        room.clock.set(&(deadline + SignedDuration::from_secs(1)).to_string());
-        assert_eq!(room.store().expire(room.clock.now()).await.unwrap(), 1);
-    };
     room.wake(MINUTES[0]).await;
-    fail(&room, 1).await;
+    expire(&room, 1).await;
     assert!(failures::round(room.store()).await.unwrap());
     assert!(room.store().schedule("minutely").await.unwrap().enabled, "one is not two");
     room.wake(MINUTES[1]).await;
-    fail(&room, 2).await;
+    expire(&room, 2).await;
     let read = room.store().schedule("minutely").await.unwrap();
     failures::round(room.store()).await.unwrap();
     room.restart().await;
@@ -161,7 +190,7 @@ async fn failures_in_a_row_pause_and_a_resumed_schedule_begins_anew() {
     let resumed = room.store().schedule("minutely").await.unwrap();
     assert_eq!((resumed.enabled, resumed.paused), (true, None));
     room.wake(MINUTES[3]).await;
-    fail(&room, 3).await;
+    expire(&room, 3).await;
     failures::round(room.store()).await.unwrap();
     assert!(room.store().schedule("minutely").await.unwrap().enabled, "what failed before counts no more");
     let unknown = Schedule { name: "none".into(), ..read };

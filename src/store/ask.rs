@@ -117,10 +117,7 @@ pub(super) enum Enabling {
 pub(super) struct PreparedTurn {
     pub(super) schedule: i64,
     pub(super) name: String,
-    /// As the schedule was read.
-    pub(super) settled_before: Timestamp,
-    pub(super) settled: Timestamp,
-    pub(super) next: Option<Timestamp>,
+    pub(super) occasion: Occasion,
     /// The tick that fires, and its job.
     pub(super) fire: Option<(Tick, Prepared)>,
     /// If it fires: the jobs that are to end, and in which way.
@@ -129,28 +126,56 @@ pub(super) struct PreparedTurn {
     pub(super) missed: Vec<(Tick, String)>,
 }
 
+/// Why a turn is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Occasion {
+    /// It is time, and the schedule comes from where it was read to be, to `settled`, with `next` ahead.
+    Time { settled_before: Timestamp, settled: Timestamp, next: Option<Timestamp> },
+    /// A person has a tick made up for that has passed. The schedule stays as it is, paused or not.
+    Asked { by: Uid },
+}
+
+impl Occasion {
+    /// Who asked for it.
+    pub(super) const fn asked_by(self) -> Option<Uid> {
+        match self {
+            Self::Time { .. } => None,
+            Self::Asked { by } => Some(by),
+        }
+    }
+}
+
 impl PreparedTurn {
+    /// A tick that has passed, which a person has made up for by a job that waits until these have ended.
+    ///
+    /// # Errors
+    /// When the spec cannot be written as JSON.
+    pub(super) fn of_backfill(schedule: &Schedule, tick: Tick, after: &[JobId], by: Uid) -> Result<Self, Fault> {
+        let fire = Some((tick, tick_job(schedule, &tick, after)?));
+        let (name, occasion) = (schedule.name.clone(), Occasion::Asked { by });
+        Ok(Self { schedule: schedule.id, name, occasion, fire, ends: None, missed: Vec::new() })
+    }
+
     /// # Errors
     /// When the spec cannot be written as JSON.
     pub(super) fn new(schedule: &Schedule, turn: Turn, course: Course) -> Result<Self, Fault> {
         let Turn { fire, left_out, settled, next } = turn;
         let mut all: Vec<_> = left_out.map(|(tick, late)| (tick, schedule.policy.reason(late))).into_iter().collect();
+        let occasion = Occasion::Time { settled_before: schedule.settled, settled, next };
         let by = schedule.user;
         let (after, ends) = match course {
             Course::Submit => (Vec::new(), None),
             Course::After(jobs) => (jobs, None),
-            Course::Instead { of, at_once: true } => (of.clone(), Some((of, Command::Cancel { by }))),
-            Course::Instead { of, at_once: false } => (of.clone(), Some((of, Command::Stop { by }))),
+            Course::Instead { of, after, at_once: true } => (after, Some((of, Command::Cancel { by }))),
+            Course::Instead { of, after, at_once: false } => (after, Some((of, Command::Stop { by }))),
             Course::Leave(why) => {
                 all.extend(fire.map(|tick| (tick, why)));
-                let (name, settled_before) = (schedule.name.clone(), schedule.settled);
-                let (schedule, fire, ends) = (schedule.id, None, None);
-                return Ok(Self { schedule, name, settled_before, settled, next, fire, ends, missed: all });
+                let (schedule, name) = (schedule.id, schedule.name.clone());
+                return Ok(Self { schedule, name, occasion, fire: None, ends: None, missed: all });
             }
         };
         let fire = fire.map(|tick| Ok::<_, Fault>((tick, tick_job(schedule, &tick, &after)?))).transpose()?;
-        let (name, settled_before) = (schedule.name.clone(), schedule.settled);
-        Ok(Self { schedule: schedule.id, name, settled_before, settled, next, fire, ends, missed: all })
+        Ok(Self { schedule: schedule.id, name: schedule.name.clone(), occasion, fire, ends, missed: all })
     }
 
     /// The ticks in question.

@@ -60,7 +60,7 @@ use mlctl_protocol::{
     AttemptNumber, JobId, JobSpec, message::ReportBody, progress::MetricPoint, result::CheckpointRef,
 };
 use sqlx::SqlitePool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -114,6 +114,8 @@ struct Inner {
     replacements: watch::Receiver<u64>,
     queues: watch::Receiver<Arc<Queues>>,
     is_full: Arc<AtomicBool>,
+    /// Held by who takes schedules' turns by what it read before.
+    turns: RwLock<()>,
     stop: CancellationToken,
     _stop: DropGuard,
     tasks: TaskTracker,
@@ -189,6 +191,7 @@ impl Store {
             replacements,
             queues,
             is_full,
+            turns: RwLock::new(()),
             stop: stop.clone(),
             _stop: stop.drop_guard(),
             tasks,

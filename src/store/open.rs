@@ -60,6 +60,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0028_schedule_policies.sql"),
     include_str!("../../migrations/0029_aliases.sql"),
     include_str!("../../migrations/0030_schedule_failures.sql"),
+    include_str!("../../migrations/0031_backfill.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -4,20 +4,20 @@
 use jiff::{Timestamp, civil::DateTime};
 use mlctl_protocol::JobId;
 use sqlx::sqlite::SqliteRow;
-use tokio::sync::watch;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::{
     Store, StoreError,
     ask::{Ask, Enabling, PreparedSchedule, PreparedTurn},
     error::Fault,
     read::job_id,
-    rows::{Fields, RowError},
+    rows::{Fields, RowError, Rows},
     timers::schedule_columns,
     types::{MissedTick, NewSchedule, Schedule, Submitted, TickRow},
 };
 use crate::domain::{
     Uid,
-    schedule::{Course, Open, Turn},
+    schedule::{Course, Open, Tick, Turn},
 };
 
 impl Store {
@@ -88,6 +88,52 @@ impl Store {
         self.ask(|reply| Ask::Turn { turn, reply }).await
     }
 
+    /// Has a tick that has passed made up for: its job, which waits until these have ended, unless the tick has one already. The schedule stays as it is, paused or not. Nothing is done when it is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyConflict`], [`StoreError::Full`], [`StoreError::Failed`].
+    pub async fn backfill(
+        &self,
+        schedule: &Schedule,
+        tick: Tick,
+        after: &[JobId],
+        by: Uid,
+    ) -> Result<Option<Submitted>, StoreError> {
+        let turn = Box::new(PreparedTurn::of_backfill(schedule, tick, after, by)?);
+        self.ask(|reply| Ask::Turn { turn, reply }).await
+    }
+
+    /// For who looks which jobs of a schedule are open and takes its turn by that: nobody has a tick made up for meanwhile.
+    pub async fn in_turn(&self) -> RwLockReadGuard<'_, ()> {
+        self.inner.turns.read().await
+    }
+
+    /// For who looks which jobs of a schedule are open and has a tick made up for by that: no turn is taken meanwhile.
+    pub async fn between_turns(&self) -> RwLockWriteGuard<'_, ()> {
+        self.inner.turns.write().await
+    }
+
+    /// The jobs of these ticks of a schedule, in their order; `None` for one that has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn jobs_of_ticks(&self, schedule: i64, ticks: &[Tick]) -> Result<Vec<Option<JobId>>, StoreError> {
+        let mut wanted = Rows::default();
+        for tick in ticks {
+            let nominal = tick.nominal.to_string();
+            wanted.push(&[tick.at.into(), (&nominal).into(), i64::from(tick.pass.number()).into()]);
+        }
+        let found = sqlx::query_as(OF_TICKS).bind(schedule).bind(wanted.finish());
+        let found: Vec<(i64, i64)> = found.fetch_all(&self.inner.readers).await?;
+        let mut jobs = vec![None; ticks.len()];
+        for (place, job) in found {
+            if let Some(of_tick) = usize::try_from(place).ok().and_then(|place| jobs.get_mut(place)) {
+                *of_tick = Some(job_id(job));
+            }
+        }
+        Ok(jobs)
+    }
+
     /// Grows when a schedule is added, removed, paused or resumed: wakes whoever waits for ticks.
     #[must_use]
     pub fn schedule_changes(&self) -> watch::Receiver<u64> {
@@ -137,12 +183,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`].
     pub async fn open_jobs(&self, schedule: i64) -> Result<Vec<Open>, StoreError> {
-        let found: Vec<(i64, bool)> =
+        let found: Vec<(i64, bool, bool)> =
             sqlx::query_as(OPEN).bind(schedule).bind(MOST_OPEN).fetch_all(&self.inner.readers).await?;
-        Ok(found.into_iter().rev().map(|(id, is_blocked)| Open { id: job_id(id), is_blocked }).collect())
+        let open = |(id, is_blocked, is_backfill)| Open { id: job_id(id), is_blocked, is_backfill };
+        Ok(found.into_iter().rev().map(open).collect())
     }
 
-    /// The last jobs of a schedule's ticks that succeeded or failed, newest first, at most `limit`, each with whether it failed; none that was submitted before the schedule was resumed.
+    /// The last jobs of a schedule's ticks that succeeded or failed, newest first, at most `limit`, each with whether it failed; none that was submitted before the schedule was resumed, or that a person had made up for.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -200,7 +247,7 @@ pub(super) const MISSED: &str = "SELECT id, tick_us, nominal, pass, reason, miss
 pub(super) const ALL: &str = concat!(
     "SELECT ",
     schedule_columns!(),
-    ", ticks.tick_us, ticks.nominal, ticks.pass, ticks.job_id, ticks.submitted_us FROM schedules \
+    ", ticks.tick_us, ticks.nominal, ticks.pass, ticks.job_id, ticks.submitted_us, ticks.asked_by FROM schedules \
      LEFT JOIN ticks ON ticks.schedule_id = schedules.id \
      AND ticks.tick_us = (SELECT max(latest.tick_us) FROM ticks AS latest WHERE latest.schedule_id = schedules.id) ORDER BY schedules.name"
 );
@@ -222,16 +269,23 @@ pub(super) const WATCHED: &str = concat!(
 /// Jobs of a schedule that are looked at, at most: no schedule has so many that wait for one another and a person who wants them.
 const MOST_OPEN: u32 = 1000;
 
-pub(super) const OPEN: &str = "SELECT jobs.id, jobs.state = 'blocked' \
-     FROM (SELECT job_id FROM ticks INDEXED BY ticks_jobs WHERE schedule_id = ?1 ORDER BY job_id DESC LIMIT ?2 + 0) AS last \
+pub(super) const OPEN: &str = "SELECT jobs.id, jobs.state = 'blocked', last.asked_by IS NOT NULL \
+     FROM (SELECT job_id, asked_by FROM ticks INDEXED BY ticks_jobs WHERE schedule_id = ?1 ORDER BY job_id DESC LIMIT ?2 + 0) AS last \
      CROSS JOIN jobs ON jobs.id = last.job_id WHERE jobs.state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY jobs.id DESC";
 
 pub(super) const OUTCOMES: &str = "SELECT jobs.id, jobs.state = 'failed' FROM ticks INDEXED BY ticks_jobs CROSS JOIN jobs ON jobs.id = ticks.job_id \
-     WHERE ticks.schedule_id = ?1 AND ticks.submitted_us > ?2 AND jobs.state IN ('succeeded', 'failed') ORDER BY ticks.job_id DESC LIMIT ?3 + 0";
+     WHERE ticks.schedule_id = ?1 AND ticks.asked_by IS NULL AND ticks.submitted_us > ?2 AND jobs.state IN ('succeeded', 'failed') ORDER BY ticks.job_id DESC LIMIT ?3 + 0";
+
+/// By either name of a tick.
+pub(super) const OF_TICKS: &str = "\
+     SELECT wanted.key, ticks.job_id FROM jsonb_each(?2) AS wanted \
+     CROSS JOIN ticks ON ticks.schedule_id = ?1 AND ticks.tick_us = wanted.value ->> 0 \
+     UNION ALL SELECT wanted.key, ticks.job_id FROM jsonb_each(?2) AS wanted \
+     CROSS JOIN ticks ON ticks.schedule_id = ?1 AND ticks.nominal = wanted.value ->> 1 AND ticks.pass = wanted.value ->> 2";
 
 pub(super) const NEXT: &str = "SELECT min(next_tick_us) FROM schedules WHERE enabled = 1 AND next_tick_us > ?1";
 
-pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2 + 0";
+pub(super) const TICKS: &str = "SELECT tick_us, nominal, pass, job_id, submitted_us, asked_by FROM ticks WHERE schedule_id = ?1 ORDER BY tick_us DESC LIMIT ?2 + 0";
 
 /// A schedule from [`schedule_columns`].
 fn schedule(row: &SqliteRow) -> Result<Schedule, RowError> {
@@ -274,5 +328,6 @@ fn tick(fields: &Fields<'_>) -> Result<TickRow, RowError> {
         pass: fields.number("pass")?,
         job: JobId(fields.number("job_id")?),
         submitted_at: fields.time("submitted_us")?,
+        asked_by: fields.get::<Option<u32>>("asked_by")?.map(Uid),
     })
 }

@@ -51,9 +51,9 @@ pub(super) const TABLES: [Sealed; 17] = [
     },
     Sealed {
         table: "ticks",
-        rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us FROM ticks \
+        rows: "SELECT job_id, seal, schedule_id, tick_us, nominal, pass, job_id, submitted_us, asked_by FROM ticks \
                WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
-        later: 0,
+        later: 1,
     },
     Sealed {
         table: "missed_ticks",

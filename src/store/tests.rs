@@ -348,6 +348,7 @@ async fn no_statement_walks_a_whole_table_or_sorts_one() {
         ("a missed tick fires", timers::FIRED_AFTER_ALL),
         ("missed ticks", schedules::MISSED),
         ("outcomes of a schedule", schedules::OUTCOMES),
+        ("jobs of ticks", schedules::OF_TICKS),
         ("remove schedules", timers::REMOVE),
     ];
     must_not_walk(&mut conn, &statements).await;

@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     StoreError,
-    ask::{Enabling, PreparedSchedule, PreparedTurn},
+    ask::{Enabling, Occasion, PreparedSchedule, PreparedTurn},
     batch::Batch,
     error::Fault,
     rows::{Cell, Fields, Rows},
@@ -158,9 +158,12 @@ impl Timers {
 
     /// Whether a turn is still to be taken, and whether its tick fires.
     pub(super) fn stands(&self, turn: &PreparedTurn) -> Standing {
-        let held = self.held.get(&turn.name).filter(|held| held.id == Some(turn.schedule) && held.enabled);
+        let held = self.held.get(&turn.name).filter(|held| held.id == Some(turn.schedule));
+        let held = held.filter(|held| match turn.occasion {
+            Occasion::Time { settled_before, .. } => held.enabled && held.settled == settled_before,
+            Occasion::Asked { .. } => true,
+        });
         match (held, &turn.fire) {
-            (Some(held), _) if held.settled != turn.settled_before => Standing::Stale,
             (None, _) => Standing::Stale,
             (Some(_), Some((tick, _))) if !self.fired.contains(&(turn.schedule, tick.at.as_microsecond())) => {
                 Standing::Fires
@@ -173,8 +176,16 @@ impl Timers {
     pub(super) fn take(&mut self, turn: &PreparedTurn, job: Option<JobId>, now: Timestamp) -> Result<(), Fault> {
         if let (Some((tick, _)), Some(job)) = (&turn.fire, job) {
             let (nominal, pass) = (tick.nominal.to_string(), i64::from(tick.pass.number()));
-            let cells: [Cell<'_>; 6] =
-                [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), job.into(), now.into()];
+            let asked_by = turn.occasion.asked_by().map_or(Cell::Absent, |by| by.0.into());
+            let cells: [Cell<'_>; 7] = [
+                turn.schedule.into(),
+                tick.at.into(),
+                (&nominal).into(),
+                pass.into(),
+                job.into(),
+                now.into(),
+                asked_by,
+            ];
             self.ticks.push_sealed("ticks", &cells);
             self.fired.insert((turn.schedule, tick.at.as_microsecond()));
         }
@@ -187,8 +198,8 @@ impl Timers {
                 [turn.schedule.into(), tick.at.into(), (&nominal).into(), pass.into(), why.into(), now.into()];
             self.missed.push_sealed("missed_ticks", &cells);
         }
-        if let Some(held) = self.held.get_mut(&turn.name) {
-            (held.settled, held.next, held.is_changed) = (turn.settled, turn.next, true);
+        if let (Some(held), Occasion::Time { settled, next, .. }) = (self.held.get_mut(&turn.name), turn.occasion) {
+            (held.settled, held.next, held.is_changed) = (settled, next, true);
         }
         Ok(())
     }
@@ -284,8 +295,8 @@ UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 
 FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
 
 const TICKS: &str = "
-INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, seal)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM jsonb_each(?)";
+INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, asked_by, seal)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7 FROM jsonb_each(?)";
 
 const MISSED: &str = "
 INSERT INTO missed_ticks (schedule_id, tick_us, nominal, pass, reason, missed_us, seal)
@@ -300,7 +311,7 @@ DELETE FROM missed_ticks WHERE id IN (
     ON missed.schedule_id = new.value ->> 0 AND missed.tick_us < (
         SELECT tick_us FROM missed_ticks AS kept WHERE kept.schedule_id = new.value ->> 0 ORDER BY tick_us DESC LIMIT 1 OFFSET 99))";
 
-/// What fires now and was missed before the clock was set back.
+/// What fires now and was missed before: the clock was set back, or a person has it made up for.
 pub(super) const FIRED_AFTER_ALL: &str =
     "DELETE FROM missed_ticks WHERE (schedule_id, tick_us) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_each(?))";
 

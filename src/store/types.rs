@@ -424,6 +424,8 @@ pub struct TickRow {
     pub job: JobId,
     /// When it did.
     pub submitted_at: Timestamp,
+    /// Who had it made up for when it had passed; `None` where the clock submitted it.
+    pub asked_by: Option<Uid>,
 }
 
 /// A tick whose job could not be submitted.

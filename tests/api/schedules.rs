@@ -2,7 +2,8 @@
 
 use hyper::Method;
 use jiff::Timestamp;
-use mlctl::api::types::{ErrorBody, ErrorCode, PreviewView, ScheduleDetail, ScheduleList, ScheduleView};
+use mlctl::api::types::{BackfillView, ErrorBody, ErrorCode, PreviewView, ScheduleDetail, ScheduleList, ScheduleView};
+use mlctl::domain::schedule::Overlap;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, spec};
@@ -108,6 +109,40 @@ async fn everything_that_is_wrong_is_said_at_once() {
     }
     let list: ScheduleList = rig.get("/v1/schedules").await;
     assert!(list.schedules.is_empty(), "nothing was kept");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn what_is_asked_to_be_made_up_for_is_checked_before_anything_is_submitted() {
+    let rig = Rig::new().await;
+    let mut late = schedule("night", "0 2 * * *", "UTC");
+    late["policy"] = json!({"jitter_seconds": 3600, "until": "2126-01-01T00:00:00Z"});
+    let _: ScheduleView = rig.post("/v1/schedules", late.to_string()).await;
+    let path = "/v1/schedules/night/backfill";
+    let body = |from: &str, to: &str, overlap: &str| json!({"from": from, "to": to, "overlap": overlap}).to_string();
+    let (first, third) = ("2026-01-01T00:00:00Z", "2026-01-03T12:00:00Z");
+    for (body, status) in [
+        (body(first, third, "skip"), 422),
+        (body(first, "2026-13-01T00:00:00Z", "allow"), 400),
+        (body(first, third, "some"), 400),
+        (body(third, first, "allow"), 422),
+        (body(first, "2125-01-03T12:00:00Z", "allow"), 422),
+        (body("2127-01-01T00:00:00Z", "2127-01-03T12:00:00Z", "allow"), 422),
+        (json!({"from": first}).to_string(), 400),
+        (json!({"from": first, "to": third, "force": true}).to_string(), 400),
+    ] {
+        assert_eq!(rig.post_error(path, body.clone()).await.0, status, "{body}");
+    }
+    let dry = json!({"from": first, "to": third, "dry_run": true}).to_string();
+    let view: BackfillView = rig.post(path, dry.clone()).await;
+    assert_eq!((view.runs.len(), view.overlap), (3, Overlap::Allow), "as the schedule has it");
+    assert!(view.runs.iter().all(|run| run.job.is_none() && !run.existed));
+    let made: BackfillView = rig.post(path, body(first, third, "buffer_all")).await;
+    assert!(made.runs.iter().all(|run| run.job.is_some() && !run.existed));
+    let view: BackfillView = rig.post(path, dry).await;
+    assert!(view.runs.iter().zip(&made.runs).all(|(now, made)| now.existed && now.job == made.job));
+    let detail: ScheduleDetail = rig.get("/v1/schedules/night").await;
+    assert!(detail.ticks.len() == 3 && detail.ticks.iter().all(|tick| tick.asked_by.is_some()), "{detail:?}");
     rig.end_server().await;
 }
 

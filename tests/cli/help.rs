@@ -52,6 +52,7 @@ const VERBS: &[&str] = &[
     "storage abort",
     "schedule",
     "schedule add",
+    "schedule backfill",
     "schedule ls",
     "schedule show",
     "schedule preview",

@@ -109,6 +109,19 @@ fn a_wrong_use_is_2() {
         &["schedule", "preview", "--cron", "0 2 * * *", "-n", "0"],
         &["schedule", "preview", "--cron", "0 2 * * *", "-n", "10001"],
         &["schedule", "show", ".."],
+        &["schedule", "backfill", "night", "--from", "2026-11-01T00:00"],
+        &["schedule", "backfill", "night", "--from", "2026-11-01T00:00", "--to", "spring"],
+        &[
+            "schedule",
+            "backfill",
+            "night",
+            "--from",
+            "2026-11-01T00:00",
+            "--to",
+            "2026-11-02T00:00",
+            "--overlap",
+            "skip",
+        ],
         &["schedule", "rm"],
     ] {
         assert_eq!(rig.run(args).code, 2, "{args:?}");
@@ -128,7 +141,7 @@ fn view(name: &str) -> Json {
 
 fn tick(job: u64, late: i64) -> Json {
     let submitted = SUBMITTED.checked_add(SignedDuration::from_secs(late)).unwrap();
-    json!({"at": SUBMITTED.to_string(), "nominal": "2026-11-20T02:30:00", "pass": 1, "job": job.to_string(), "submitted_at": submitted.to_string()})
+    json!({"at": SUBMITTED.to_string(), "nominal": "2026-11-20T02:30:00", "pass": 1, "job": job.to_string(), "submitted_at": submitted.to_string(), "asked_by": null})
 }
 
 #[test]
@@ -141,7 +154,9 @@ fn schedules_are_listed_and_shown() {
     }
     let list = json!({"schema": 1, "schedules": [view("night"), broken]});
     let mut detail = view("night");
-    detail["ticks"] = json!([tick(9, 7200), tick(7, 0)]);
+    let mut asked = tick(11, 90_000);
+    asked["asked_by"] = json!("ada");
+    detail["ticks"] = json!([tick(9, 7200), tick(7, 0), asked]);
     let later = SUBMITTED.to_string();
     let reason = "queue night is draining: it takes no more jobs";
     detail["missed"] =
@@ -167,6 +182,54 @@ fn schedules_are_listed_and_shown() {
     assert_eq!(rig.run(&["schedule", "ls", "-o", "name"]).stdout, "night\nold\n");
     let ran = rig.run(&["schedule", "preview", "night", "-n", "2", "-o", "json"]);
     assert_eq!(serde_json::from_str::<Json>(&ran.stdout).unwrap(), json!({"schema": 1, "runs": []}));
+}
+
+#[test]
+fn what_was_made_up_for_is_told_and_what_has_its_job_left_alone() {
+    let run = |utc: &str, local: &str, job: Json, existed: bool| json!({"utc": utc, "local": local, "note": null, "job": job, "existed": existed});
+    let (first, second) = ("2026-11-02T01:30:00Z", "2026-11-03T01:30:00Z");
+    let (at_first, at_second) =
+        ("2026-11-02T02:30:00+01:00[Europe/Berlin]", "2026-11-03T02:30:00+01:00[Europe/Berlin]");
+    let answer = |dry_run: bool, job: Json, overlap: &str| {
+        let runs = [run(first, at_first, json!("7"), true), run(second, at_second, job, false)];
+        Answer::Json(200, json!({"schema": 1, "dry_run": dry_run, "overlap": overlap, "runs": runs}))
+    };
+    let none = json!({"schema": 1, "dry_run": false, "overlap": "allow", "runs": []});
+    let problem = json!({"path": "to", "message": "it is to come", "hint": "name a moment that has passed"});
+    let refusal = json!({"error": {"code": "spec_invalid", "message": "the backfill has a mistake", "hint": "correct it", "problems": [problem]}});
+    let mut detail = view("night");
+    (detail["ticks"], detail["missed"]) = (json!([]), json!([]));
+    detail["spec"] = json!({"version": 1, "name": "digits", "command": {"argv": ["true"], "cwd": "/"}});
+    let rig = Rig::new(&[
+        ("GET /v1/schedules/night", &[Answer::Json(200, detail)]),
+        (
+            "POST /v1/schedules/night/backfill",
+            &[
+                answer(true, Json::Null, "buffer_all"),
+                answer(false, json!("12"), "buffer_all"),
+                answer(false, json!("12"), "allow"),
+                answer(false, json!("12"), "allow"),
+                Answer::Json(200, none),
+                Answer::Json(422, refusal),
+            ],
+        ),
+    ]);
+    let args = ["schedule", "backfill", "night", "--from", "2026-11-01T00:00", "--to", "2026-11-03T12:00Z"];
+    let mut all = rig.run(&with(&args, &["--dry-run"])).text();
+    all += &rig.run(&args).text();
+    let ran = rig.run(&with(&args, &["--overlap", "allow", "-o", "name"]));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("12\n", ""));
+    let said: Json = serde_json::from_str(&rig.run(&with(&args, &["-o", "json"])).stdout).unwrap();
+    assert_eq!((&said["runs"][1]["job"], &said["runs"][0]["existed"]), (&json!("12"), &json!(true)), "{said:#}");
+    all += &rig.run(&args).text();
+    let refused = rig.run(&args);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    all += &refused.text();
+    snapshot("schedule-backfill", &all);
+    let asked = rig.daemon.as_ref().unwrap().asked();
+    let sent: Vec<_> = asked.iter().filter(|asked| !asked.body.is_null()).map(|asked| asked.body.clone()).collect();
+    let span = |overlap: Json, dry_run: bool| json!({"from": "2026-10-31T23:00:00Z", "to": "2026-11-03T12:00:00Z", "overlap": overlap, "dry_run": dry_run});
+    assert_eq!(sent[..3], [span(Json::Null, true), span(Json::Null, false), span(json!("allow"), false)]);
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod aliases;
 #[cfg(test)]
 mod arrays;
 #[cfg(test)]
+mod backfill;
+#[cfg(test)]
 mod backup;
 #[cfg(test)]
 mod bad_input;

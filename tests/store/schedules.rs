@@ -10,7 +10,10 @@ use std::{
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use mlctl::{
-    domain::schedule::{Course, Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
+    domain::{
+        Uid,
+        schedule::{Course, Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
+    },
     store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
 };
 use mlctl_protocol::{
@@ -147,6 +150,55 @@ async fn a_tick_is_taken_once_however_many_take_it() {
         "a schedule that is gone does nothing"
     );
     rig.check().await;
+}
+
+#[tokio::test]
+async fn a_tick_that_has_passed_is_made_up_for_once_and_the_schedule_stays_as_it_is() {
+    let mut rig = Rig::new().await;
+    let fired = furnish(&rig).await;
+    miss(&rig).await;
+    rig.store.pause_schedule("hourly").await.unwrap();
+    let schedule = rig.store.schedule("hourly").await.unwrap();
+    let missed = rig.store.missed_ticks(schedule.id, 10).await.unwrap()[0].at;
+    let ticks = timetable(&schedule.cron).between(missed - SignedDuration::from_hours(3), missed).unwrap();
+    assert_eq!(ticks.len(), 4);
+    let made = async |rig: &Rig| {
+        let mut made = Vec::new();
+        for tick in &ticks {
+            // Two at once, too.
+            let after = [fired];
+            let ask = || rig.store.backfill(&schedule, *tick, &after, Uid(8));
+            let (one, other) = tokio::join!(ask(), ask());
+            assert_eq!(other.unwrap(), None);
+            made.push(one.unwrap().map(|submitted| submitted.id));
+        }
+        made
+    };
+    let mut jobs = made(&rig).await;
+    assert_eq!(jobs.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false, true], "the third had fired");
+    assert!(rig.store.missed_ticks(schedule.id, 10).await.unwrap().is_empty(), "it was not missed after all");
+    rig.reopen().await;
+    assert_eq!(made(&rig).await, [None; 4]);
+    jobs[2] = Some(fired);
+    assert_eq!(rig.store.jobs_of_ticks(schedule.id, &ticks).await.unwrap(), jobs);
+    let rows = rig.store.ticks(schedule.id, 10).await.unwrap();
+    assert_eq!(
+        rows.iter().map(|row| row.asked_by).collect::<Vec<_>>(),
+        [Some(Uid(8)), None, Some(Uid(8)), Some(Uid(8))]
+    );
+    let job = rig.store.job(jobs[0].unwrap()).await.unwrap().job;
+    assert_eq!(
+        (job.labels[TICK_LABEL].clone(), job.user, job.state.name()),
+        (ticks[0].at.to_string(), USER, "blocked")
+    );
+    let open = rig.store.open_jobs(schedule.id).await.unwrap();
+    assert_eq!(open.iter().map(|job| job.is_backfill).collect::<Vec<_>>(), [false, true, true, true]);
+    let now = rig.store.schedule("hourly").await.unwrap();
+    assert_eq!((now.enabled, now.settled, now.next), (false, schedule.settled, schedule.next));
+    rig.check().await;
+    rig.store.remove_schedule("hourly").await.unwrap();
+    assert_eq!(made(&rig).await, [None; 4], "a schedule that is gone does nothing");
+    assert_eq!(rig.store.jobs_of_ticks(schedule.id, &ticks).await.unwrap(), [None; 4]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use mlctl_protocol::{JobId, JobSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::schedule::Policy;
+use crate::domain::schedule::{Overlap, Policy};
 
 /// `POST /v1/schedules`. The answer is a [`ScheduleView`]: status 201 for a new one, 200 when the same was there already.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +32,51 @@ pub struct AddScheduleRequest {
 pub struct RunScheduleRequest {
     /// The idempotency key: asked twice with the same one, one job is submitted.
     pub key: String,
+}
+
+/// `POST /v1/schedules/{name}/backfill`: has the schedule's ticks of a span of time made up for that have no job. The answer is a [`BackfillView`]. Asked again, it is about what is still
+/// missing.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackfillRequest {
+    /// No ticks before this moment; one at it is a tick.
+    pub from: Timestamp,
+    /// No ticks after this moment, which has passed; one at it is a tick.
+    pub to: Timestamp,
+    /// `buffer_all`: each job waits until those before it have ended; `allow`: it does not. When absent, `allow` where the schedule's own runs may overlap, else `buffer_all`.
+    #[serde(default)]
+    pub overlap: Option<Overlap>,
+    /// Only look at what would be submitted.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A schedule's ticks of a span of time, and what they have come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Whether nothing was submitted.
+    pub dry_run: bool,
+    /// `buffer_all` or `allow`, as it was asked for or follows from the schedule.
+    pub overlap: Overlap,
+    /// The ticks, in order.
+    pub runs: Vec<BackfilledView>,
+}
+
+/// A tick of a span of time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfilledView {
+    /// The moment that the line names.
+    pub utc: Timestamp,
+    /// The same as the zone's clock shows it: `2026-03-29T03:00:00+02:00[Europe/Berlin]`.
+    pub local: String,
+    /// What a change of the zone's offset did to it; null where there was none.
+    pub note: Option<String>,
+    /// Its job; null where it has none yet.
+    pub job: Option<JobId>,
+    /// Whether the job was submitted before.
+    pub existed: bool,
 }
 
 /// A schedule. `DELETE /v1/schedules/{name}` answers with the one that was removed; `POST …/pause` and `…/resume`, which have no body, with what it is then.
@@ -88,6 +133,9 @@ pub struct TickView {
     pub job: JobId,
     /// When the job was submitted; later than `at` for a tick that was missed and made up for.
     pub submitted_at: Timestamp,
+    /// Who had it made up for by a backfill: the login name, or the user id as text where there is none. Null where the clock submitted it.
+    #[serde(default)]
+    pub asked_by: Option<String>,
 }
 
 /// A tick whose job could not be submitted, or was not to be while another's had not ended: it is not made up for.

@@ -1,8 +1,10 @@
 //! A schedule as a client sees it. Data in, data out.
 
+use mlctl_protocol::JobId;
+
 use crate::{
     api::{
-        types::{MissedTickView, RunView, SCHEMA, ScheduleView, TickView},
+        types::{BackfilledView, MissedTickView, RunView, SCHEMA, ScheduleView, TickView},
         users::Names,
     },
     domain::schedule::{Crontab, Tick, Timetable, zone},
@@ -35,7 +37,7 @@ pub(in crate::api) fn view(schedule: &Schedule, last: Option<TickRow>, names: &N
         job_kind: schedule.spec.work.kind().to_owned(),
         next_at: next,
         next_local: found.as_ref().ok().and_then(local),
-        last: last.map(tick),
+        last: last.map(|last| tick(last, names)),
         problem,
         remarks: line.map(|line| line.remarks().to_vec()).unwrap_or_default(),
     }
@@ -47,10 +49,17 @@ pub(in crate::api) fn run(tick: &Tick, timetable: &Timetable) -> RunView {
     RunView { utc: tick.at, local: tick.local(timetable), note: tick.effect.map(|effect| effect.to_string()), due }
 }
 
+/// A tick that has passed and is to be made up for, with its job where it has one already.
+pub(in crate::api) fn backfilled(tick: &Tick, timetable: &Timetable, job: Option<JobId>) -> BackfilledView {
+    let RunView { utc, local, note, .. } = run(tick, timetable);
+    BackfilledView { utc, local, note, job, existed: job.is_some() }
+}
+
 /// A tick that fired.
-pub(in crate::api) fn tick(row: TickRow) -> TickView {
-    let TickRow { at, nominal, pass, job, submitted_at } = row;
-    TickView { at, nominal: nominal.to_string(), pass, job, submitted_at }
+pub(in crate::api) fn tick(row: TickRow, names: &Names) -> TickView {
+    let TickRow { at, nominal, pass, job, submitted_at, asked_by } = row;
+    let asked_by = asked_by.map(|by| names.get(&by.0).cloned().unwrap_or_else(|| by.0.to_string()));
+    TickView { at, nominal: nominal.to_string(), pass, job, submitted_at, asked_by }
 }
 
 /// A tick whose job could not be submitted.

@@ -1,5 +1,7 @@
 //! `mlctl schedule`: jobs that are submitted again and again. What a line means is said here without a daemon; the daemon checks it once more.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::value::to_raw_value;
@@ -8,8 +10,8 @@ use crate::{
     api::{
         query::{DEFAULT_PREVIEW_RUNS, PreviewQuery, address, segment},
         types::{
-            AddScheduleRequest, PreviewView, RunScheduleRequest, RunView, SCHEMA, ScheduleDetail, ScheduleList,
-            ScheduleView,
+            AddScheduleRequest, BackfillRequest, BackfillView, PreviewView, RunScheduleRequest, RunView, SCHEMA,
+            ScheduleDetail, ScheduleList, ScheduleView,
         },
     },
     cli::{
@@ -29,6 +31,22 @@ use crate::{
 
 /// The most runs that are previewed.
 const MAX_RUNS: i64 = 10_000;
+
+/// How long a client waits for a backfill: longer than the daemon, which has the better message.
+const BACKFILL_LIMIT: Duration = Duration::from_secs(120);
+
+const BACKFILL_EXAMPLES: &str = "\
+The runs are those that `schedule preview` shows for that time. Their jobs bear the labels of any
+run, mlctl/schedule and mlctl/scheduled-at, and are in the name of who added the schedule; a
+model:NAME@ALIAS in the spec is what it means now. Runs to come find them as they find earlier runs:
+with --overlap skip they are left out meanwhile, with cancel-other and terminate-other they wait for
+them and do not end them. Failures among them do not pause the schedule.
+
+Examples:
+  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00 --dry-run
+  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00
+  mlctl schedule backfill hourly --from 2026-11-01T00:00 --to 2026-11-02T00:00 --overlap allow
+  mlctl ls --all --label mlctl/schedule=workdays";
 
 const EXAMPLES: &str = "\
 A line has five fields: minute, hour, day of month, month, day of week. Or it is one of @hourly,
@@ -50,6 +68,7 @@ Examples:
   mlctl schedule preview workdays -n 10
   mlctl schedule preview --cron '30 2 * * *' --zone Europe/Berlin --from 2026-03-27T00:00:00Z
   mlctl schedule run workdays                  its job now, besides its runs
+  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00
   mlctl schedule pause workdays                no runs until resume; those of that time are left out
   mlctl schedule resume workdays
   mlctl schedule rm workdays                   its jobs stay";
@@ -102,6 +121,22 @@ enum OverlapName {
     CancelOther,
     TerminateOther,
     Allow,
+}
+
+/// What of [`OverlapName`] runs that are made up for can do.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BackfillOverlapName {
+    BufferAll,
+    Allow,
+}
+
+impl BackfillOverlapName {
+    const fn meant(self) -> Overlap {
+        match self {
+            Self::BufferAll => Overlap::BufferAll,
+            Self::Allow => Overlap::Allow,
+        }
+    }
 }
 
 impl PolicyArguments {
@@ -196,6 +231,27 @@ enum Verb {
         #[arg(long)]
         key: Option<String>,
     },
+    /// Submit the jobs of runs of a past time that have none, at most a thousand at once
+    ///
+    /// Runs that have a job are left alone, whatever became of it. One job waits for the other, unless the schedule's runs may overlap, and no later run ends one. Whatever cuts this short, the same command goes on with it.
+    #[command(after_help = BACKFILL_EXAMPLES)]
+    Backfill {
+        /// The schedule's name
+        #[arg(value_parser = schedule_name)]
+        name: String,
+        /// No runs before this moment; a time without an offset is one of the schedule's zone
+        #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+        from: Moment,
+        /// No runs after this moment, which has passed
+        #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+        to: Moment,
+        /// Whether each job waits until those before it have ended: buffer-all has it wait, allow does not [default: allow where the schedule allows it, else buffer-all]
+        #[arg(long, value_name = "POLICY", value_enum)]
+        overlap: Option<BackfillOverlapName>,
+        /// Only show what would be submitted
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Have schedules submit nothing until `resume`; jobs that are there go on
     #[command(after_help = EXAMPLES)]
     Pause {
@@ -255,6 +311,7 @@ impl Arguments {
             Verb::Preview { name: Some(name), .. } => format!("preview schedule {name}"),
             Verb::Preview { name: None, .. } => "preview a schedule".into(),
             Verb::Run { name, .. } => format!("run schedule {name}"),
+            Verb::Backfill { name, .. } => format!("backfill schedule {name}"),
             Verb::Pause { names } => format!("pause {}", names.join(", ")),
             Verb::Resume { names } => format!("resume {}", names.join(", ")),
             Verb::Rm { names } => format!("remove {}", names.join(", ")),
@@ -308,6 +365,18 @@ impl Arguments {
                 let (status, job) = context.client.post_safely(&format!("{}/run", path(&name)), &request).await?;
                 jobs::submitted(&mut context.out, &job, status == hyper::StatusCode::CREATED, now)?;
             }
+            Verb::Backfill { name, from, to, overlap, dry_run } => {
+                let zone = zone_of(context, &name).await?;
+                let moment = |flag: &str, moment: Moment| {
+                    let resolved = moment.resolve(now, &zone);
+                    resolved.map_err(|error| Failure::new(Exit::Usage, format!("{flag}: {error}")))
+                };
+                let (from, to) = (moment("--from", from)?, moment("--to", to)?);
+                let request = BackfillRequest { from, to, overlap: overlap.map(BackfillOverlapName::meant), dry_run };
+                let path = format!("{}/backfill", path(&name));
+                let view: BackfillView = context.client.post_body(&path, &request, BACKFILL_LIMIT).await?;
+                schedules::backfilled(&mut context.out, &name, &view)?;
+            }
             Verb::Pause { names } => return change(context, names, "pause").await,
             Verb::Resume { names } => return change(context, names, "resume").await,
             Verb::Rm { names } => {
@@ -317,6 +386,13 @@ impl Arguments {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// The time zone of a schedule.
+async fn zone_of(context: &Context<'_>, name: &str) -> Result<TimeZone, Failure> {
+    let detail: ScheduleDetail = context.client.get(&path(name)).await?;
+    zone(jiff::tz::db(), &detail.schedule.zone)
+        .map_err(|error| Failure::new(Exit::Invalid, format!("{error}; {}", error.hint)))
 }
 
 /// Pauses schedules, or has them go on.

@@ -10,7 +10,7 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
+    api::types::{BackfillView, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
     cli::Failure,
     config::OutputForm,
     domain::schedule::{Misfire, Overlap, Policy},
@@ -141,6 +141,42 @@ pub fn preview(out: &mut Output, preview: &PreviewView) -> Result<(), Failure> {
     out.table(&table)
 }
 
+/// Prints the runs of a past time and their jobs.
+pub fn backfilled(out: &mut Output, name: &str, view: &BackfillView) -> Result<(), Failure> {
+    let new = || view.runs.iter().filter(|run| !run.existed);
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json_list(view, &view.runs),
+        OutputForm::Name => return new().filter_map(|run| run.job).try_for_each(|job| out.line(job.to_string())),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    use Column::{Flexible, Left, Right};
+    let mut table = Table::new(&[("UTC", Left), ("LOCAL", Left), ("JOB", Right), ("NOTE", Flexible)]);
+    for run in &view.runs {
+        let existed = run.existed.then(|| "left alone: it has its job".to_owned());
+        let note = existed.into_iter().chain(run.note.clone()).collect::<Vec<_>>().join("; ");
+        let job = run.job.map(|job| job.to_string()).unwrap_or_default();
+        table.row([at(run.utc).into(), Cell::from(run.local.replacen('T', " ", 1)), job.into(), note.into()]);
+    }
+    if !view.runs.is_empty() {
+        out.table(&table)?;
+        out.flush()?;
+    }
+    out.say(outcome(name, view, new().count()));
+    Ok(())
+}
+
+/// What a backfill of which `new` runs had no job comes to.
+fn outcome(name: &str, view: &BackfillView, new: usize) -> String {
+    let all = view.runs.len();
+    let verb = if view.dry_run { "would be submitted" } else { "submitted" };
+    let how = if view.overlap == Overlap::Allow { "side by side" } else { "one after another" };
+    match (all, new) {
+        (0, _) => format!("schedule {name} has no runs in that time"),
+        (_, 0) => format!("nothing to submit: each of the {all} runs has its job"),
+        _ => format!("{new} of {all} runs {verb}, to run {how}"),
+    }
+}
+
 /// What is to be said of a run to come.
 fn note(run: &RunView) -> String {
     let seconds = run.due.map(|due| due.duration_since(run.utc).as_secs());
@@ -212,6 +248,9 @@ fn policy_facts(policy: &Policy) -> Vec<(&'static str, String)> {
 
 /// How long after its moment a tick's job was submitted.
 fn lateness(tick: &TickView, policy: &Policy) -> String {
+    if let Some(who) = &tick.asked_by {
+        return format!("made up for by {who}");
+    }
     let seconds = tick.submitted_at.duration_since(tick.at).as_secs();
     let spread = u64::from(policy.jitter_seconds);
     match u64::try_from(seconds) {

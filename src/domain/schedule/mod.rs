@@ -6,6 +6,7 @@
 //! both passes of the hour that autumn repeats. Any other line names times of day, and each named time of each date runs once: left out by the clock, at the first moment
 //! after the gap; repeated, in the first pass. Day of month and day of week both given mean either of them, unless one begins with `*`: then both must fit.
 
+mod backfill;
 mod calendar;
 mod crontab;
 mod due;
@@ -19,6 +20,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
+pub use backfill::{MAX_BACKFILL, TooMany};
 pub use crontab::{Crontab, CrontabError, MAX_EXPRESSION_BYTES};
 pub use due::Ticks;
 pub use overlap::{Course, Open, Overlap, failing};

@@ -34,6 +34,8 @@ pub struct Open {
     pub id: JobId,
     /// Whether it waits for others to end.
     pub is_blocked: bool,
+    /// Whether its tick had passed and a person had it made up for.
+    pub is_backfill: bool,
 }
 
 /// What is done about a tick that is due.
@@ -44,10 +46,12 @@ pub enum Course {
     Submit,
     /// Its job is submitted, and waits until these have ended.
     After(Vec<JobId>),
-    /// The same, and these are to end.
+    /// The same, and some of them are to end.
     Instead {
         /// Which.
         of: Vec<JobId>,
+        /// For which it waits.
+        after: Vec<JobId>,
         /// Whether they are cancelled, without the time that it may take to save their work.
         at_once: bool,
     },
@@ -60,24 +64,34 @@ impl Overlap {
     #[must_use]
     pub fn course(self, open: &[Open]) -> Course {
         let Some(newest) = open.last() else { return Course::Submit };
-        let all = || open.iter().map(|job| job.id).collect();
         match self {
             Self::Allow => Course::Submit,
             Self::Skip => Course::Leave(format!("job {} has not ended, and overlapping runs are skipped", newest.id)),
             Self::BufferOne if newest.is_blocked || open.len() > 1 => {
                 Course::Leave(format!("job {} waits for an earlier run to end, and no more than one may", newest.id))
             }
-            Self::BufferOne => Course::After(all()),
-            // Behind the last in line, and behind those before it, should one between be cancelled.
-            Self::BufferAll => {
-                let far = open.len().saturating_sub(MOST_WAITED_FOR);
-                let waited_for = open.iter().enumerate().filter(|(place, job)| *place >= far || !job.is_blocked);
-                Course::After(waited_for.map(|(_, job)| job.id).collect())
+            Self::BufferOne | Self::BufferAll => Course::After(line(open)),
+            Self::CancelOther | Self::TerminateOther => {
+                // What a person asked for is not the clock's to end.
+                let of: Vec<_> = open.iter().filter(|job| !job.is_backfill).map(|job| job.id).collect();
+                let (after, at_once) = (line(open), self == Self::TerminateOther);
+                if of.is_empty() { Course::After(after) } else { Course::Instead { of, after, at_once } }
             }
-            Self::CancelOther => Course::Instead { of: all(), at_once: false },
-            Self::TerminateOther => Course::Instead { of: all(), at_once: true },
         }
     }
+
+    /// How jobs of ticks that have passed are submitted when a person has them made up for: one after another, unless the schedule's runs may overlap.
+    #[must_use]
+    pub fn of_backfill(self) -> Self {
+        if self == Self::Allow { Self::Allow } else { Self::BufferAll }
+    }
+}
+
+/// Whom a new job waits for: the last in line, and those before it, should one between be cancelled.
+fn line(open: &[Open]) -> Vec<JobId> {
+    let far = open.len().saturating_sub(MOST_WAITED_FOR);
+    let waited_for = open.iter().enumerate().filter(|(place, job)| *place >= far || !job.is_blocked);
+    waited_for.map(|(_, job)| job.id).collect()
 }
 
 /// Why a schedule is paused after so many `failures` in a row: its last jobs that succeeded or failed are these, newest first, each with whether it failed.
@@ -97,7 +111,9 @@ mod tests {
     use super::*;
 
     fn open(jobs: &[(u64, bool)]) -> Vec<Open> {
-        jobs.iter().map(|(id, is_blocked)| Open { id: JobId(*id), is_blocked: *is_blocked }).collect()
+        let open =
+            |(id, is_blocked): &(u64, bool)| Open { id: JobId(*id), is_blocked: *is_blocked, is_backfill: false };
+        jobs.iter().map(open).collect()
     }
 
     fn ids(jobs: &[u64]) -> Vec<JobId> {
@@ -127,8 +143,28 @@ mod tests {
         let line: Vec<_> = (0..500).map(|id| (id, id > 0)).collect();
         let Course::After(last) = Overlap::BufferAll.course(&open(&line)) else { panic!("it waits") };
         assert_eq!((last.len(), last[0], last[1], last[100]), (101, JobId(0), JobId(400), JobId(499)));
-        assert_eq!(Overlap::CancelOther.course(&two), Course::Instead { of: ids(&[3, 4]), at_once: false });
-        assert_eq!(Overlap::TerminateOther.course(&one), Course::Instead { of: ids(&[3]), at_once: true });
+        let instead = |jobs: &[u64], at_once| Course::Instead { of: ids(jobs), after: ids(jobs), at_once };
+        assert_eq!(Overlap::CancelOther.course(&two), instead(&[3, 4], false));
+        assert_eq!(Overlap::TerminateOther.course(&one), instead(&[3], true));
+    }
+
+    #[test]
+    fn what_a_person_has_made_up_for_is_waited_for_and_not_ended() {
+        let mut two = open(&[(3, false), (4, true)]);
+        two[0].is_backfill = true;
+        let course = Course::Instead { of: ids(&[4]), after: ids(&[3, 4]), at_once: true };
+        assert_eq!(Overlap::TerminateOther.course(&two), course);
+        two[1].is_backfill = true;
+        assert_eq!(Overlap::CancelOther.course(&two), Course::After(ids(&[3, 4])));
+        assert!(matches!(Overlap::Skip.course(&two), Course::Leave(_)));
+    }
+
+    #[test]
+    fn what_is_made_up_for_comes_one_by_one_unless_runs_may_overlap() {
+        for overlap in [Overlap::Skip, Overlap::BufferOne, Overlap::BufferAll, Overlap::CancelOther] {
+            assert_eq!(overlap.of_backfill(), Overlap::BufferAll);
+        }
+        assert_eq!(Overlap::Allow.of_backfill(), Overlap::Allow);
     }
 
     #[test]
