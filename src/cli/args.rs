@@ -140,6 +140,10 @@ verbs! {
     Retry => retry,
     /// Remove finished jobs for good
     Rm => rm,
+    /// Say in what two jobs differ
+    Diff => diff,
+    /// Train again what a job has trained, and see whether the same comes of it
+    Repro => repro,
     /// Draw a job's learning curve and confusion matrix
     Plot => plot,
     /// List, show, take, verify and pull checkpoints, and collect what nothing needs

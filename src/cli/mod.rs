@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod commands;
 mod context;
+mod differences;
 mod exit;
 mod failure;
 mod output;

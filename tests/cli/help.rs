@@ -20,6 +20,8 @@ const VERBS: &[&str] = &[
     "edit",
     "retry",
     "rm",
+    "diff",
+    "repro",
     "plot",
     "checkpoint",
     "checkpoint ls",

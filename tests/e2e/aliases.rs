@@ -75,6 +75,11 @@ fn the_champion_is_promoted_predicted_with_and_rolled_back() {
     assert!(loss["a"].is_number() && loss["change"].is_number(), "{loss}");
     let said = daemon.mlctl(&["model", "compare", "digits/1", "digits"]).ok();
     assert!(said.contains("train.seed") && said.contains("A  digits/1: job 1") && said.contains("val_loss"), "{said}");
+    let (first, second) =
+        (json(&daemon, &["model", "show", "digits/1"]), json(&daemon, &["model", "show", "digits/2"]));
+    let of = |version: &Value| version["job"].as_str().unwrap().to_owned();
+    let said = daemon.mlctl(&["diff", &of(&first), &of(&second)]).ok();
+    assert!(said.contains("train.seed") && said.contains("val_loss") && said.contains("not the same"), "{said}");
     daemon.mlctl(&["model", "compare", "digits/1", "digits/9"]).must_fail(4, &["no version 9"]);
     daemon.kill();
     daemon.start();

@@ -71,6 +71,8 @@ mod reload;
 #[cfg(test)]
 mod removal;
 #[cfg(test)]
+mod repro;
+#[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod s3;

@@ -53,9 +53,9 @@ A line has five fields: minute, hour, day of month, month, day of week. Or it is
 @daily, @weekly, @monthly and @yearly. A time of day runs once a day through every change of the
 clock; a line whose minute or hour begins with * follows the clock. Of the runs that were missed
 while no daemon ran, the latest alone is made up for, unless --misfire says otherwise. A run that
-comes while an earlier one has not ended is left out, unless --overlap says otherwise; `schedule show`
-tells which. The jobs bear the labels mlctl/schedule and mlctl/scheduled-at, which is the time that the line says, whatever
---jitter adds to it.
+comes while an earlier one has not ended is left out, unless --overlap says otherwise;
+`schedule show` tells which. The jobs bear the labels mlctl/schedule and mlctl/scheduled-at, which
+is the time that the line says, whatever --jitter adds to it.
 
 Examples:
   mlctl schedule add config/jobs/digits.toml --cron '30 2 * * *' --zone Europe/Berlin
