@@ -1,4 +1,4 @@
-//! Handlers that hand over stored objects as they are: those of a checkpoint and of a job's final model, for `mlctl checkpoint pull`. Called by the router. A piece is read when the
+//! Handlers that hand over stored objects as they are: those of a checkpoint, of a job's final model and of a version of a model, for `mlctl checkpoint pull` and `mlctl model export`. Called by the router. A piece is read when the
 //! client has taken the last but one, so that large objects go through in little memory; whoever takes nothing for long is hung up on. What arrived is checked by the client.
 
 use std::{io, time::Duration};
@@ -20,11 +20,11 @@ use tracing::warn;
 use super::{
     Context,
     error::Failure,
-    extract::{Asked, Named, Object, Step},
+    extract::{Asked, Named, NamedVersion, Object, Step},
     query::DownloadQuery,
     types::{ErrorCode, ModelDetail, SCHEMA, StoredView},
 };
-use crate::domain::causes;
+use crate::{domain::causes, store::StoreError};
 
 /// Objects that are downloaded at a time. Each keeps a few pieces of 8 MiB in memory.
 pub(super) const MAX_DOWNLOADS: usize = 8;
@@ -72,6 +72,27 @@ pub(super) async fn model_object(
 ) -> Result<Response, Failure> {
     let model = published(&api, id).await?;
     send(&api, &api.artifacts.open(&model.uri)?.join(&name)?, query).await
+}
+
+/// `GET /v1/models/{model}/versions/{version}/objects/{object}`.
+pub(super) async fn version_object(
+    State(api): State<Context>,
+    NamedVersion { model, version }: NamedVersion,
+    Object(name): Object,
+    Asked(query): Asked<DownloadQuery>,
+) -> Result<Response, Failure> {
+    let versions = api.store.model_versions(&model).await?;
+    let found = versions.into_iter().find(|one| one.version == version);
+    let Some(found) = found else { return Err(StoreError::NoVersion { model, version: Some(version) }.into()) };
+    if !found.content.objects.iter().any(|object| object.name == name) {
+        let message = format!("{model}/{version} has no object {name:?}");
+        return Err(Failure::new(
+            ErrorCode::NotFound,
+            message,
+            format!("`mlctl model show {model}/{version}` lists them"),
+        ));
+    }
+    send(&api, &api.artifacts.open(&found.content.uri)?.join(&name)?, query).await
 }
 
 async fn published(api: &Context, id: JobId) -> Result<ModelRef, Failure> {

@@ -61,6 +61,7 @@ fn all() -> Vec<Route> {
         get("/v1/models/{model}", models::show),
         post("/v1/models/{model}", models::register).within(VERIFY_LIMIT),
         delete("/v1/models/{model}/versions/{version}", models::remove),
+        get("/v1/models/{model}/versions/{version}/objects/{object}", download::version_object).within(LONG_LIMIT),
         post("/v1/models/{model}/aliases/{alias}", aliases::set),
         delete("/v1/models/{model}/aliases/{alias}", aliases::clear),
         post("/v1/models/{model}/rollback", aliases::roll_back),

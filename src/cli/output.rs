@@ -1,6 +1,7 @@
 //! The only room that prints: data on standard output in the form that was asked for, talk on standard error. A reader that went away ends the program without a word.
 
 pub mod arrays;
+pub mod card;
 pub mod checkpoints;
 pub mod comparison;
 pub mod confusion;

@@ -35,6 +35,7 @@ const VERBS: &[&str] = &[
     "model show",
     "model add",
     "model compare",
+    "model export",
     "model alias",
     "model promote",
     "model rollback",

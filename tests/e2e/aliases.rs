@@ -1,6 +1,6 @@
 //! Aliases of models' versions with real programs: promote, predict with the champion, roll back, and a job that promotes by itself.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
@@ -103,7 +103,35 @@ fn the_champion_is_promoted_predicted_with_and_rolled_back() {
     daemon.mlctl(&["checkpoint", "gc", "--grace", "0", "--results"]).ok();
     let said = daemon.mlctl(&["model", "compare", "digits", "digits@champion"]).ok();
     assert!(said.contains("spec     the same") && said.contains("to the bit"), "a job that is gone: {said}");
-    assert!(Path::new(&folder).join("model.safetensors").is_file());
+    let model = Path::new(&folder).join("model.safetensors");
+    assert!(model.is_file());
+    export(&daemon, &model);
+}
+
+/// What is exported is what is on record, or nothing.
+fn export(daemon: &Daemon, stored: &Path) {
+    let said = daemon.mlctl(&["model", "export", "digits@champion", "out"]).ok();
+    assert!(said.contains("digits/1 is in") && said.contains("verified"), "{said}");
+    let out = daemon.folder().join("out");
+    let (whole, record) = (fs::read(stored).unwrap(), fs::read_to_string(out.join("version.json")).unwrap());
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == whole, "the same bytes");
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert_eq!((&record["model"], &record["version"]), (&json!("digits"), &json!(1)));
+    let digest = record["digest"].as_str().unwrap();
+    assert!(card.starts_with("# digits/1\n") && card.contains(digest) && card.contains("val_loss"), "{card}");
+    assert!(card.contains("The job was removed"), "{card}");
+    daemon.write("exported.toml", PREDICTS.replace("model:digits@champion", &format!("file://{}", out.display())));
+    daemon.mlctl(&["submit", "exported.toml", "-w"]).ok();
+    daemon.mlctl(&["model", "export", "digits", "out"]).must_fail(5, &["out is there already"]);
+    daemon.mlctl(&["model", "export", "digits/9", "other"]).must_fail(4, &["no version 9"]);
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    fs::write(stored, damaged).unwrap();
+    daemon.mlctl(&["model", "export", "digits", "other"]).must_fail(1, &["model.safetensors", "checksum"]);
+    assert!(!daemon.folder().join("other").exists(), "it appears whole or not at all");
+    fs::write(stored, whole).unwrap();
+    daemon.mlctl(&["model", "export", "digits", "other"]).ok();
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 mod aliases;
 mod compare;
+mod export;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use self::aliases::Terms;
-pub use self::compare::Comparison;
+pub use self::{compare::Comparison, export::Exported};
 use super::job_name;
 use crate::{
     api::{
@@ -37,6 +40,8 @@ Examples:
   mlctl model add digits 17/500             its checkpoint of step 500 does
   mlctl model compare digits@champion digits
                                             the champion and the newest side by side
+  mlctl model export digits@champion ./champion
+                                            its objects in a folder, with README.md and version.json
   mlctl model promote digits/3 --reason \"better on night 7\"
                                             version 3 becomes the champion, and what was it the previous
   mlctl model promote digits@challenger --expect 2
@@ -88,6 +93,16 @@ enum Verb {
         /// The other, of the same model or of another
         #[arg(value_name = "B", value_parser = Reference::parse)]
         b: Reference,
+    },
+    /// Bring a version to a folder here, every byte verified, with a card that says where it comes from
+    #[command(after_help = EXAMPLES)]
+    Export {
+        /// The model and the version, or an alias that means it; the newest when only the model is named
+        #[arg(value_name = "MODEL[/VERSION|@ALIAS]", value_parser = Reference::parse)]
+        which: Reference,
+        /// The folder; it must not be there yet, or be empty
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
     /// Have an alias mean a version, or take it away
     #[command(after_help = EXAMPLES)]
@@ -180,6 +195,7 @@ impl Arguments {
             Verb::Show { which } => format!("show model {which}"),
             Verb::Add { model, from } => format!("make a version of {model} of job {}", from.job),
             Verb::Compare { a, b } => format!("compare {a} with {b}"),
+            Verb::Export { which, .. } => format!("export {which}"),
             Verb::Alias { model, name, rm: true, .. } => format!("take alias {name} of model {model} away"),
             Verb::Alias { model, name, .. } => format!("move alias {name} of model {model}"),
             Verb::Promote { which, .. } => format!("promote {which}"),
@@ -201,6 +217,7 @@ impl Arguments {
                 models::registered(&mut context.out, &made)?;
             }
             Verb::Compare { a, b } => return compare::run(context, (&a, &b)).await,
+            Verb::Export { which, dir } => return export::run(context, &which, &dir).await,
             Verb::Alias { model, name, version, terms, .. } => {
                 return match version {
                     Some(pick) => aliases::set(context, &model, (&name, pick), terms).await,

@@ -80,32 +80,58 @@ pub struct Pulled {
 }
 
 /// An object to be pulled.
-struct Object {
-    name: String,
-    path: String,
+pub(super) struct Object {
+    /// The file that it becomes.
+    pub name: String,
+    /// Where the daemon hands it over.
+    pub path: String,
     /// Where it is known beforehand.
-    size_bytes: Option<u64>,
+    pub size_bytes: Option<u64>,
     /// BLAKE3, where there is one; a model's weights have a digest of their own.
-    blake3: Option<String>,
+    pub blake3: Option<String>,
+}
+
+/// What a folder is to hold.
+pub(super) struct Parcel {
+    /// The objects.
+    pub objects: Vec<Object>,
+    /// A text that stands for exactly this content.
+    pub mark: String,
+    /// The digest over the tensors of a final model.
+    pub digest: Option<String>,
+    /// Files that are written here, beside the objects.
+    pub written: Vec<(&'static str, String)>,
 }
 
 /// Pulls into `dir`, which must not be there yet, or be empty.
 pub async fn run(context: &mut Context<'_>, source: &Source, dir: &Path) -> Done {
     let dir = context.environment.absolute(dir);
     require_free(&dir)?;
-    let (mut result, objects, version) = find(&context.client, source, &dir).await?;
-    let partial = Partial::open(&dir, &version)?;
-    let bar = Bar::new(&context.out, objects.iter().filter_map(|object| object.size_bytes).sum());
-    for object in &objects {
-        result.size_bytes += fetch(&context.client, object, &partial, &bar).await?;
-    }
-    bar.close();
-    if let Some(digest) = &result.digest {
-        check_weights(&partial.path.join(WEIGHTS), digest)?;
-    }
-    partial.publish(&dir)?;
+    let (mut result, objects, mark) = find(&context.client, source, &dir).await?;
+    let parcel = Parcel { objects, mark, digest: result.digest.clone(), written: Vec::new() };
+    result.size_bytes = bring(context, &parcel, &dir).await?;
     pulled(&mut context.out, &result)?;
     Ok(Exit::Ok)
+}
+
+/// Has a folder appear that holds a parcel, every byte of it verified. Answers with the size of its objects in bytes.
+pub(super) async fn bring(context: &Context<'_>, parcel: &Parcel, dir: &Path) -> Result<u64, Failure> {
+    require_free(dir)?;
+    let partial = Partial::open(dir, &parcel.mark)?;
+    let bar = Bar::new(&context.out, parcel.objects.iter().filter_map(|object| object.size_bytes).sum());
+    let mut size_bytes = 0;
+    for object in &parcel.objects {
+        size_bytes += fetch(&context.client, object, &partial, &bar).await?;
+    }
+    bar.close();
+    if let Some(digest) = &parcel.digest {
+        check_weights(&partial.path.join(WEIGHTS), digest)?;
+    }
+    for (name, text) in &parcel.written {
+        partial.write(name, text)?;
+    }
+    partial.publish(dir)?;
+    Ok(size_bytes)
 }
 
 fn require_free(dir: &Path) -> Result<(), Failure> {
@@ -197,6 +223,15 @@ impl Partial {
                 .hint("wait for it, or name another folder")
         })?;
         Ok(Self { path, _lock: lock })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let path = self.path.join(name);
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(|error| Failure::caused(format!("write {}", path.display()), &error))
     }
 
     /// Lets the folder appear. On return it survives a power cut.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::types::{AliasMoveView, ModelList, MovedView, VersionList, VersionView},
-    cli::Failure,
+    cli::{Failure, commands::model::Exported},
     config::OutputForm,
     domain::alias::CHAMPION,
 };
@@ -186,6 +186,24 @@ pub fn registered(out: &mut Output, one: &VersionView) -> Result<(), Failure> {
         OutputForm::Name => out.line(format!("{}/{}", one.model, one.version)),
         OutputForm::Table | OutputForm::Wide => {
             out.line(format!("version {} of model {} holds {}", one.version, one.model, text::visible_line(&one.uri)))
+        }
+    }
+}
+
+/// Prints where a version was brought to.
+pub fn exported(out: &mut Output, exported: &Exported) -> Result<(), Failure> {
+    let Exported { version, dir, size_bytes, .. } = exported;
+    let dir = dir.display().to_string();
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => out.json(exported),
+        OutputForm::Name => out.line(&dir),
+        OutputForm::Table | OutputForm::Wide => {
+            let (name, size) = (format!("{}/{}", version.model, version.version), text::bytes(*size_bytes));
+            let objects = version.objects.len();
+            out.line(format!(
+                "{name} is in {}: {objects} files, {size}, verified; and README.md",
+                text::visible_line(&dir)
+            ))
         }
     }
 }

@@ -58,13 +58,13 @@ pub async fn run(context: &mut Context<'_>, (a, b): (&Reference, &Reference)) ->
     Ok(Exit::Ok)
 }
 
-async fn version(context: &Context<'_>, which: &Reference) -> Result<VersionView, Failure> {
+pub(super) async fn version(context: &Context<'_>, which: &Reference) -> Result<VersionView, Failure> {
     let list: VersionList = context.client.get(&path(&which.model)).await?;
     picked(&list, which).cloned()
 }
 
 /// The spec of a version's job, if that is there still.
-async fn spec_of(context: &Context<'_>, version: &VersionView) -> Result<Option<Value>, Failure> {
+pub(super) async fn spec_of(context: &Context<'_>, version: &VersionView) -> Result<Option<Value>, Failure> {
     let found = context.client.get::<SpecView>(&job_path(&version.job.to_string(), "spec")).await;
     match found {
         Ok(view) => Ok(serde_json::to_value(view.spec).ok()),
