@@ -9,7 +9,7 @@ use axum::{
 };
 use mlctl_protocol::{
     JobSpec,
-    spec::{DataSource, Work, dataset_parts},
+    spec::{DataSource, dataset_parts},
 };
 
 use super::{
@@ -87,12 +87,7 @@ pub(super) async fn remove(
 
 /// Forgets what a client says of the version that a spec reads: it is looked up.
 pub(super) fn unpin(spec: &mut JobSpec) {
-    let data = match &mut spec.work {
-        Work::Train(train) => &mut train.data,
-        Work::Infer(infer) => &mut infer.data,
-        Work::Command(_) => return,
-    };
-    if let DataSource::Dataset { pinned, .. } = data {
+    if let Some(DataSource::Dataset { pinned, .. }) = spec.work.data_mut() {
         *pinned = None;
     }
 }
@@ -116,8 +111,7 @@ pub(super) async fn pin(api: &Shared, path: &str, data: &mut DataSource) -> Resu
         }
         Err(error) => return Err(error),
     };
-    *pinned = Some(version.content.pinned());
-    *dataset = format!("{}/{}", version.dataset, version.version);
+    version.pin(data);
     Ok(None)
 }
 

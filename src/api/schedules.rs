@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
+use mlctl_protocol::spec::DataSource;
 use tracing::info;
 
 use super::{
@@ -63,9 +64,13 @@ pub(super) async fn add(
     let is_open =
         |from: &&mut String| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
     let open = alias::weights(&mut spec).filter(is_open).cloned();
+    let newest = spec.work.data_mut().and_then(|data| data.newest_of().map(str::to_owned));
     let mistakes = submit::problems(&api, &mut spec).await?;
     if let (Some(open), Some(from)) = (open, alias::weights(&mut spec)) {
         *from = open;
+    }
+    if let (Some(newest), Some(DataSource::Dataset { dataset, pinned, .. })) = (newest, spec.work.data_mut()) {
+        (*dataset, *pinned) = (newest, None);
     }
     if mistakes.is_empty() {
         // As it will be when a tick submits it.

@@ -210,21 +210,35 @@ impl Cron {
         }
     }
 
-    /// A schedule whose job begins with what the version that it names holds by now, or why there is none.
+    /// A schedule whose job begins with what the version of a model that it names holds by now, and reads the newest version of its dataset; or why there is none.
     async fn resolved(&self, schedule: &Schedule) -> Result<Result<Schedule, String>, StoreError> {
         let mut schedule = schedule.clone();
-        if let Some(from) = alias::weights(&mut schedule.spec)
+        match self.resolve(&mut schedule.spec).await {
+            Ok(()) => Ok(Ok(schedule)),
+            Err(
+                error @ (StoreError::NoModel(_)
+                | StoreError::NoVersion { .. }
+                | StoreError::Alias { .. }
+                | StoreError::NoDataset(_)
+                | StoreError::NoDatasetVersion { .. }),
+            ) => Ok(Err(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn resolve(&self, spec: &mut JobSpec) -> Result<(), StoreError> {
+        if let Some(from) = alias::weights(spec)
             && let Some(named) = alias::reference(from)
         {
-            match self.store.model_version(&named.model, &named.pick).await {
-                Ok(version) => *from = version.content.uri,
-                Err(error @ (StoreError::NoModel(_) | StoreError::NoVersion { .. } | StoreError::Alias { .. })) => {
-                    return Ok(Err(error.to_string()));
-                }
-                Err(error) => return Err(error),
-            }
+            *from = self.store.model_version(&named.model, &named.pick).await?.content.uri;
         }
-        Ok(Ok(schedule))
+        if let Some(data) = spec.work.data_mut()
+            && let Some(name) = data.newest_of()
+        {
+            let newest = self.store.dataset_version(name, None).await?;
+            newest.pin(data);
+        }
+        Ok(())
     }
 
     /// What is done about a tick of it that is due now.

@@ -13,7 +13,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use mlctl_protocol::{
     JobSpec,
-    spec::{InitSpec, Work},
+    spec::{DataFormat, DataSource, InitSpec, Work},
 };
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use tokio::sync::watch;
@@ -29,10 +29,10 @@ use crate::{
         Change, Clock, Command, Uid,
         alias::{CHAMPION, Change as Moved},
         queue::{Flow, QueueEdit},
-        registry::Content,
+        registry::{Content, Dataset},
         schedule::{Crontab, Misfire, Policy, SCHEDULE_LABEL, TICK_LABEL, Timetable, zone},
     },
-    store::{ListFilter, NewJob, NewMove, NewSchedule, NewVersion, Store, StoreError},
+    store::{ListFilter, NewDataset, NewJob, NewMove, NewSchedule, NewVersion, Store, StoreError},
 };
 
 const CEILING: Duration = Duration::from_secs(30);
@@ -498,6 +498,43 @@ async fn a_tick_begins_with_what_the_alias_means_by_then() {
         let tick = room.store().ticks(schedule.id, 1).await.unwrap()[0];
         let Work::Train(train) = room.store().spec(tick.job).await.unwrap().work else { panic!("it trains") };
         assert_eq!(train.init.unwrap().from, format!("file:///v/{version}"), "{moment}");
+    }
+}
+
+#[tokio::test]
+async fn a_tick_reads_the_newest_version_of_its_dataset() {
+    let mut room = Room::at("2026-06-01T00:30:00Z").await;
+    let mut nightly = spec();
+    if let Some(data) = nightly.work.data_mut() {
+        let (targets, features) = (vec!["y".into()], Vec::new());
+        *data = DataSource::Dataset { dataset: "d".into(), targets, features, tokenizer: None, pinned: None };
+    }
+    let (created_at, next) = (room.clock.now(), Some(at("2026-06-01T01:00:00Z")));
+    let (name, cron, zone, policy) = ("hourly".into(), "0 * * * *".into(), "UTC".into(), Policy::default());
+    let new = NewSchedule { name, cron, zone, spec: nightly, user: Uid(7), created_at, next, policy };
+    room.store().add_schedule(new).await.unwrap();
+    room.wake("2026-06-01T01:00:00Z").await;
+    let schedule = room.store().schedule("hourly").await.unwrap();
+    assert_eq!(room.store().missed_ticks(schedule.id, 10).await.unwrap()[0].reason, "no dataset d");
+    for (version, moment) in [(1, "2026-06-01T02:00:00Z"), (2, "2026-06-01T03:00:00Z")] {
+        let content = Dataset {
+            manifest: format!("file:///m/{version}.json"),
+            digest: version.to_string(),
+            format: DataFormat::Csv,
+            uri: "file:///d/x.csv".into(),
+            targets_uri: None,
+            rows: Some(7),
+            columns: 2,
+            objects: 1,
+            size_bytes: 70,
+        };
+        let pinned = content.pinned();
+        room.store().add_dataset(NewDataset { dataset: "d".into(), content, by: Uid(7) }).await.unwrap();
+        room.wake(moment).await;
+        let tick = room.store().ticks(schedule.id, 1).await.unwrap()[0];
+        let mut read = room.store().spec(tick.job).await.unwrap();
+        let Some(DataSource::Dataset { dataset, pinned: found, .. }) = read.work.data_mut() else { panic!("it reads") };
+        assert_eq!((dataset.as_str(), found.as_ref()), (format!("d/{version}").as_str(), Some(&pinned)), "{moment}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use mlctl_protocol::spec::DataSource;
 use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -40,6 +41,16 @@ pub struct DatasetVersion {
     pub created_at: Timestamp,
     /// Who removed it, and when.
     pub removed: Option<(Uid, Timestamp)>,
+}
+
+impl DatasetVersion {
+    /// Has data that names the dataset be of this version.
+    pub fn pin(self, data: &mut DataSource) {
+        if let DataSource::Dataset { dataset, pinned, .. } = data {
+            *dataset = format!("{}/{}", self.dataset, self.version);
+            *pinned = Some(self.content.pinned());
+        }
+    }
 }
 
 /// A dataset, and its newest version.

@@ -87,6 +87,17 @@ fn a_version_is_made_shown_trained_on_and_removed() {
     daemon.mlctl(&["submit", "plain.toml", "-w"]).ok();
     assert_eq!(daemon.last()["model"]["digest"], pinned["model"]["digest"]);
 
+    // A schedule reads the newest of each time, unless it names one.
+    for (name, dataset) in [("newest", "parts"), ("fixed", "parts/1")] {
+        let set = format!("train.data.dataset={dataset}");
+        daemon.mlctl(&["schedule", "add", "job.toml", "-n", name, "--cron", "@yearly", "--set", &set]).ok();
+    }
+    let read_by = |name: &str| {
+        let job = json(&daemon, &["schedule", "run", name]);
+        daemon.wait_for(job["id"].as_str().unwrap(), "succeeded")["dataset"].clone()
+    };
+    assert_eq!((read_by("newest"), read_by("fixed")), ("parts/1".into(), "parts/1".into()));
+
     // What is the same is no version of its own; what has come since is none of the version's.
     assert_eq!(json(&daemon, &["dataset", "pin", "parts"])["version"], 1);
     daemon.write("d/part-2.csv", part(40));
@@ -99,6 +110,9 @@ fn a_version_is_made_shown_trained_on_and_removed() {
     daemon.mlctl(&["submit", "job.toml", "-w"]).ok();
     let newer = daemon.last();
     assert_eq!(newer["dataset"], "parts/2");
+    assert_eq!((read_by("newest"), read_by("fixed")), ("parts/2".into(), "parts/1".into()));
+    daemon.mlctl(&["schedule", "rm", "newest"]).ok();
+    daemon.mlctl(&["schedule", "rm", "fixed"]).ok();
     assert_ne!(newer["model"]["digest"], pinned["model"]["digest"]);
     assert_eq!(daemon.mlctl(&["dataset", "show", "parts", "-o", "name"]).ok(), "parts/2\nparts/1\n");
 

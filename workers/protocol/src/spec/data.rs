@@ -71,7 +71,7 @@ pub enum DataSource {
     },
     /// A version of a dataset, as `mlctl dataset ls` lists them. Its files are read and no others, whatever lies beside them by now; one that is missing or has changed ends the job with its name.
     Dataset {
-        /// The dataset's name and, after a slash, its version: `digits/3`. Without one, the newest at the submit, which the job keeps.
+        /// The dataset's name and, after a slash, its version: `digits/3`. Without one, the newest at the submit, which the job keeps; of a schedule, the newest at each tick.
         #[schemars(length(min = 1, max = 120))]
         dataset: String,
         /// The columns to learn, as for CSV.
@@ -115,6 +115,17 @@ impl DataSource {
             Self::Randn { .. } | Self::Dataset { .. } => (None, None),
         };
         uri.map(|uri| ("uri", uri)).into_iter().chain(targets_uri.map(|uri| ("targets_uri", uri)))
+    }
+
+    /// The dataset of which the newest version is meant, where no version is named.
+    #[must_use]
+    pub fn newest_of(&self) -> Option<&str> {
+        match self {
+            Self::Dataset { dataset, .. } if dataset_parts(dataset).is_some_and(|(_, version)| version.is_none()) => {
+                Some(dataset)
+            }
+            _ => None,
+        }
     }
 
     /// The files of a dataset's version as if they were named themselves; everything else, and a dataset of which no version is pinned yet, as it is.

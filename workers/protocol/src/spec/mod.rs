@@ -86,6 +86,15 @@ pub enum Work {
 }
 
 impl Work {
+    /// The data that it reads, where the spec says which.
+    pub fn data_mut(&mut self) -> Option<&mut DataSource> {
+        match self {
+            Self::Train(train) => Some(&mut train.data),
+            Self::Infer(infer) => Some(&mut infer.data),
+            Self::Command(_) => None,
+        }
+    }
+
     /// Every kind of job.
     pub const KINDS: [&'static str; 3] = ["train", "infer", CommandSpec::KIND];
 
