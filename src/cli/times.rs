@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{
     Span, SpanRelativeTo, Timestamp, ToSpan as _,
-    civil::{DateTime, Time},
+    civil::{Date, DateTime, Time},
     tz::TimeZone,
 };
 
@@ -63,6 +63,25 @@ pub fn moment(text: &str) -> Result<Moment, String> {
             "expected a time such as 2026-11-26T02:00:00Z, 2026-11-26T02:00 or 02:00, or a duration such as 90m".into()
         }),
     }
+}
+
+/// A [`moment`], or a date, which stands for its beginning: `2026-11-26`. A bare number is neither: it could be a year.
+///
+/// # Errors
+/// What was expected.
+pub fn day_or_moment(text: &str) -> Result<Moment, String> {
+    if text.len() == "2026-11-26".len()
+        && !text.contains(':')
+        && let Ok(date) = text.parse::<Date>()
+    {
+        return Ok(Moment::Local(date.to_datetime(Time::midnight())));
+    }
+    if text.parse::<u64>().is_ok() {
+        return Err(
+            "expected a date such as 2026-11-26, a time such as 2026-11-26T02:00, or a duration such as 90m".into()
+        );
+    }
+    moment(text)
 }
 
 impl Moment {
@@ -160,6 +179,17 @@ mod tests {
         }
         for text in ["", "tomorrow", "2026-11-26", "25:00", "02:00Z", "-5m", "2026-13-01T00:00"] {
             assert!(moment(text).is_err(), "{text}: {:?}", moment(text));
+        }
+        for (text, expected) in [
+            ("2026-11-26", "2026-11-25T23:00:00Z"),
+            ("2026-11-26T02:00", "2026-11-26T01:00:00Z"),
+            ("90m", "2026-11-25T22:00:00Z"),
+        ] {
+            let found = day_or_moment(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(found.resolve(now, &berlin).unwrap().to_string(), expected, "{text}");
+        }
+        for text in ["2027", "20261126", "2026-13-01", "2026-11-2"] {
+            assert!(day_or_moment(text).is_err(), "{text}: {:?}", day_or_moment(text));
         }
     }
 }

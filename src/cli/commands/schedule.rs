@@ -43,9 +43,9 @@ with --overlap skip they are left out meanwhile, with cancel-other and terminate
 them and do not end them. Failures among them do not pause the schedule.
 
 Examples:
-  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00 --dry-run
-  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00
-  mlctl schedule backfill hourly --from 2026-11-01T00:00 --to 2026-11-02T00:00 --overlap allow
+  mlctl schedule backfill workdays --from 2026-11-02 --to 2026-11-07 --dry-run
+  mlctl schedule backfill workdays --from 2026-11-02 --to 2026-11-07
+  mlctl schedule backfill hourly --from 2026-11-01 --to 2026-11-02 --overlap allow
   mlctl ls --all --label mlctl/schedule=workdays";
 
 const EXAMPLES: &str = "\
@@ -62,13 +62,13 @@ Examples:
   mlctl schedule add job.toml --cron '*/15 8-18 * * mon-fri' -n workdays --set priority=80
   mlctl schedule add job.toml --cron @hourly --misfire all --catch-up 6h
   mlctl schedule add job.toml --cron @hourly --overlap buffer-one --pause-on-failure=3
-  mlctl schedule add job.toml --cron @daily --jitter 10m --until 2027-04-01T00:00
+  mlctl schedule add job.toml --cron @daily --jitter 10m --until 2027-04-01
   mlctl schedule ls
   mlctl schedule show workdays                 its last runs and their jobs
   mlctl schedule preview workdays -n 10
   mlctl schedule preview --cron '30 2 * * *' --zone Europe/Berlin --from 2026-03-27T00:00:00Z
   mlctl schedule run workdays                  its job now, besides its runs
-  mlctl schedule backfill workdays --from 2026-11-02T00:00 --to 2026-11-07T00:00
+  mlctl schedule backfill workdays --from 2026-11-02 --to 2026-11-07
   mlctl schedule pause workdays                no runs until resume; those of that time are left out
   mlctl schedule resume workdays
   mlctl schedule rm workdays                   its jobs stay";
@@ -95,11 +95,11 @@ struct PolicyArguments {
     /// Pause the schedule after so many failed jobs in a row, 1 when no number is given
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FAILURES)))]
     pause_on_failure: Option<u32>,
-    /// No runs before this moment; a time without an offset is one of the zone
-    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+    /// No runs before this moment; a time without an offset is one of the zone, and a date is its beginning
+    #[arg(long, value_name = "MOMENT", value_parser = times::day_or_moment)]
     from: Option<Moment>,
     /// No runs after this moment
-    #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+    #[arg(long, value_name = "MOMENT", value_parser = times::day_or_moment)]
     until: Option<Moment>,
     /// Submit each job up to so long after its time, by the same chance for ever, so that schedules of one time do not start together
     #[arg(long, value_name = "DURATION", value_parser = times::whole_seconds)]
@@ -239,11 +239,11 @@ enum Verb {
         /// The schedule's name
         #[arg(value_parser = schedule_name)]
         name: String,
-        /// No runs before this moment; a time without an offset is one of the schedule's zone
-        #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+        /// No runs before this moment; a time without an offset is one of the schedule's zone, and a date is its beginning
+        #[arg(long, value_name = "MOMENT", value_parser = times::day_or_moment)]
         from: Moment,
         /// No runs after this moment, which has passed
-        #[arg(long, value_name = "MOMENT", value_parser = times::moment)]
+        #[arg(long, value_name = "MOMENT", value_parser = times::day_or_moment)]
         to: Moment,
         /// Whether each job waits until those before it have ended: buffer-all has it wait, allow does not [default: allow where the schedule allows it, else buffer-all]
         #[arg(long, value_name = "POLICY", value_enum)]
