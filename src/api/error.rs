@@ -48,6 +48,11 @@ impl Failure {
         failure
     }
 
+    /// The mistakes in what was sent.
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.view.problems
+    }
+
     /// The daemon's own fault. `what` and `cause` go to its log.
     pub(super) fn internal(what: &str, cause: &dyn std::error::Error) -> Self {
         error!(error = causes(cause), "{what}");

@@ -3,6 +3,7 @@
 
 mod after;
 mod aliases;
+mod apply;
 mod array_submit;
 mod arrays;
 mod backfill;

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Context, aliases, array_submit, arrays, backfill, checkpoints, control, daemon, datasets, db, devices, doctor,
-    download, error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit, types::ErrorCode,
+    Context, aliases, apply, array_submit, arrays, backfill, checkpoints, control, daemon, datasets, db, devices,
+    doctor, download, error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit,
+    types::ErrorCode,
 };
 
 /// How long an answer may take to begin.
@@ -116,6 +117,7 @@ fn others() -> Vec<Route> {
         post("/v1/arrays/{array}/release", arrays::release),
         post("/v1/arrays/{array}/retry", arrays::retry),
         get("/v1/schedules", schedules::list),
+        post("/v1/apply", apply::apply),
         post("/v1/schedules", schedules::add),
         get("/v1/schedules/{schedule}", schedules::show),
         delete("/v1/schedules/{schedule}", schedules::remove),

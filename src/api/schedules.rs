@@ -11,7 +11,7 @@ use mlctl_protocol::spec::DataSource;
 use tracing::info;
 
 use super::{
-    Context,
+    Context, Shared,
     error::Failure,
     extract::{Asked, NamedSchedule, Sent},
     permit::{self, Peer},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Schedules kept at most: each is looked at when the daemon starts.
-const MAX_SCHEDULES: usize = 1000;
+pub(super) const MAX_SCHEDULES: usize = 1000;
 
 /// Ticks that the answer about one schedule shows.
 const SHOWN_TICKS: u32 = 10;
@@ -47,15 +47,33 @@ pub(super) async fn add(
     Extension(peer): Extension<Peer>,
     Sent(request): Sent<AddScheduleRequest>,
 ) -> Result<Response, Failure> {
+    let new = checked(&api, peer, request, false).await?;
+    let name = new.name.clone();
+    if api.store.schedules().await?.len() >= MAX_SCHEDULES && api.store.schedule(&name).await.is_err() {
+        let message = format!("there are {MAX_SCHEDULES} schedules, and no more may be");
+        return Err(Failure::new(ErrorCode::Busy, message, "remove some with `mlctl schedule rm`"));
+    }
+    let existed = api.store.add_schedule(new).await?;
+    let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(seen(&api, &api.store.schedule(&name).await?).await?)).into_response())
+}
+
+/// The schedule that is asked for, when all is right with it. One that is said again may have ended meanwhile.
+pub(super) async fn checked(
+    api: &Shared,
+    peer: Peer,
+    request: AddScheduleRequest,
+    may_have_ended: bool,
+) -> Result<NewSchedule, Failure> {
     api.check_sound()?;
     let AddScheduleRequest { name, cron, zone, policy, spec } = request;
     let mut spec = submit::read(&spec, api.policy().max_spec_bytes)?;
-    permit::check_spec(&api, peer, &spec)?;
+    permit::check_spec(api, peer, &spec)?;
     let name = name.unwrap_or_else(|| spec.name.clone());
     let mut problems: Vec<_> = rules::schedule_name(&name).into_iter().collect();
     let timetable = timetable(&cron, zone.as_deref().unwrap_or(DEFAULT_ZONE), &mut problems);
     let timetable = timetable.map(|timetable| timetable.of(&name, policy));
-    problems.extend(policy_problems(policy, timetable.as_ref(), api.clock.now()));
+    problems.extend(policy_problems(policy, timetable.as_ref().filter(|_| !may_have_ended), api.clock.now()));
     if !std::mem::take(&mut spec.after).is_empty() {
         let message = "a job that is submitted again and again waits for no others".to_owned();
         problems.push(Problem { path: "after".into(), message, hint: Some("take it away".into()) });
@@ -65,7 +83,7 @@ pub(super) async fn add(
         |from: &&mut String| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
     let open = alias::weights(&mut spec).filter(is_open).cloned();
     let newest = spec.work.data_mut().and_then(|data| data.newest_of().map(str::to_owned));
-    let mistakes = submit::problems(&api, &mut spec).await?;
+    let mistakes = submit::problems(api, &mut spec).await?;
     if let (Some(open), Some(from)) = (open, alias::weights(&mut spec)) {
         *from = open;
     }
@@ -90,17 +108,10 @@ pub(super) async fn add(
         Some(timetable) if problems.is_empty() => timetable,
         _ => return Err(Failure::mistakes("schedule", problems)),
     };
-    if api.store.schedules().await?.len() >= MAX_SCHEDULES && api.store.schedule(&name).await.is_err() {
-        let message = format!("there are {MAX_SCHEDULES} schedules, and no more may be");
-        return Err(Failure::new(ErrorCode::Busy, message, "remove some with `mlctl schedule rm`"));
-    }
     let now = api.clock.now();
     let zone = timetable.zone().iana_name().unwrap_or(DEFAULT_ZONE).to_owned();
     let (cron, next) = (timetable.line().expression().to_owned(), timetable.after(now).next().map(|tick| tick.due));
-    let new = NewSchedule { name: name.clone(), cron, zone, spec, user: peer.uid, created_at: now, next, policy };
-    let existed = api.store.add_schedule(new).await?;
-    let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(seen(&api, &api.store.schedule(&name).await?).await?)).into_response())
+    Ok(NewSchedule { name, cron, zone, spec, user: peer.uid, created_at: now, next, policy })
 }
 
 /// What is wrong with a policy, and with a line that has no tick within it.

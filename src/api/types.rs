@@ -52,8 +52,9 @@ pub use models::{
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{
-    AddScheduleRequest, BackfillRequest, BackfillView, BackfilledView, MissedTickView, PreviewView, RunScheduleRequest,
-    RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView,
+    AddScheduleRequest, Applied, AppliedView, ApplyRequest, ApplyView, BackfillRequest, BackfillView, BackfilledView,
+    ChangeView, MissedTickView, PreviewView, RunScheduleRequest, RunView, ScheduleDetail, ScheduleList, ScheduleView,
+    TickView,
 };
 
 /// The version of these bodies, in `schema` of each.

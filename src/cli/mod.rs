@@ -5,7 +5,6 @@ mod args;
 mod client;
 mod commands;
 mod context;
-mod differences;
 mod exit;
 mod failure;
 mod output;

@@ -6,6 +6,7 @@ pub mod array;
 mod causes;
 pub mod clock;
 pub mod dependency;
+pub mod difference;
 pub mod event;
 pub mod filter;
 pub mod gate;

@@ -17,7 +17,7 @@ use super::{
     members::PreparedArray,
     models::{ModelVersion, NewVersion},
     rows::{RowError, integer},
-    types::{Beat, Claimed, NewAttempt, NewJob, NewSchedule, QueueRow, Schedule, Submitted},
+    types::{Beat, Claimed, NewAttempt, NewJob, NewSchedule, QueueRow, Schedule, ScheduleChange, Submitted},
 };
 use crate::domain::{
     Command, Dependencies, Dependency, Event, Fence, Gate, Hold, Job, Uid,
@@ -99,6 +99,43 @@ impl PreparedSchedule {
         let NewSchedule { name, cron, zone, spec, user, created_at, next, policy } = new;
         let policy = if policy.is_default() { None } else { Some(serde_json::to_string(&policy)?) };
         Ok(Self { name, cron, zone, spec: serde_json::to_string(&spec)?, user, created: created_at, next, policy })
+    }
+}
+
+/// What becomes of a schedule, ready to be done.
+pub(super) enum PreparedChange {
+    Add(PreparedSchedule),
+    /// The number and the last settled moment as they were read, and what it becomes.
+    Become {
+        id: i64,
+        settled_before: Timestamp,
+        settled: Timestamp,
+        new: PreparedSchedule,
+    },
+    Remove {
+        id: i64,
+        name: String,
+    },
+}
+
+impl PreparedChange {
+    /// # Errors
+    /// When a spec or a policy cannot be written as JSON.
+    pub(super) fn new(change: ScheduleChange) -> Result<Self, Fault> {
+        Ok(match change {
+            ScheduleChange::Add(new) => Self::Add(PreparedSchedule::new(new)?),
+            ScheduleChange::Become { of, new, settled } => {
+                Self::Become { id: of.id, settled_before: of.settled, settled, new: PreparedSchedule::new(new)? }
+            }
+            ScheduleChange::Remove(of) => Self::Remove { id: of.id, name: of.name },
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Add(new) | Self::Become { new, .. } => &new.name,
+            Self::Remove { name, .. } => name,
+        }
     }
 }
 
@@ -369,6 +406,11 @@ pub(super) enum Ask {
         name: String,
         reply: Reply<()>,
     },
+    ApplySchedules {
+        changes: Vec<PreparedChange>,
+        /// Whether they were done: all, or none since one is no longer as it was read.
+        reply: Reply<bool>,
+    },
     EnableSchedule {
         name: String,
         change: Enabling,
@@ -384,7 +426,13 @@ pub(super) enum Ask {
 impl Ask {
     /// Whether other ticks may be the nearest afterwards, unknown to who waits for them.
     pub(super) const fn changes_schedules(&self) -> bool {
-        matches!(self, Self::AddSchedule { .. } | Self::RemoveSchedule { .. } | Self::EnableSchedule { .. })
+        matches!(
+            self,
+            Self::AddSchedule { .. }
+                | Self::RemoveSchedule { .. }
+                | Self::ApplySchedules { .. }
+                | Self::EnableSchedule { .. }
+        )
     }
 
     /// Whether it can wait until a full disk has room again: what must not is how running jobs end, and what people do about those.
@@ -395,6 +443,7 @@ impl Ask {
                 | Self::SubmitArray { .. }
                 | Self::Claim { .. }
                 | Self::AddSchedule { .. }
+                | Self::ApplySchedules { .. }
                 | Self::Register { .. }
                 | Self::AddDataset { .. }
                 | Self::Turn { .. }
@@ -429,7 +478,9 @@ impl Ask {
             Self::MoveAlias { reply, .. } => reply.send(),
             Self::AddDataset { reply, .. } => reply.send(),
             Self::RemoveDataset { reply, .. } => reply.send(),
-            Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.send(),
+            Self::AddSchedule { reply, .. }
+            | Self::ApplySchedules { reply, .. }
+            | Self::EnableSchedule { reply, .. } => reply.send(),
             Self::Turn { reply, .. } => reply.send(),
         }
     }
@@ -457,7 +508,9 @@ impl Ask {
             Self::MoveAlias { reply, .. } => reply.fail(error),
             Self::AddDataset { reply, .. } => reply.fail(error),
             Self::RemoveDataset { reply, .. } => reply.fail(error),
-            Self::AddSchedule { reply, .. } | Self::EnableSchedule { reply, .. } => reply.fail(error),
+            Self::AddSchedule { reply, .. }
+            | Self::ApplySchedules { reply, .. }
+            | Self::EnableSchedule { reply, .. } => reply.fail(error),
             Self::Turn { reply, .. } => reply.fail(error),
         }
     }

@@ -76,8 +76,8 @@ pub use self::{
     roots::StoredRoots,
     types::{
         Array, ArrayFilter, Attempt, Awaited, Beat, Claimed, Finished, InLine, Instance, JobDetail, ListFilter, Listed,
-        MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule, Sift,
-        StoredEvent, Submitted, TickRow, Used, Waiter,
+        MemberFilter, MissedTick, NewArray, NewAttempt, NewJob, NewSchedule, QueueRow, Ready, Running, Schedule,
+        ScheduleChange, Sift, StoredEvent, Submitted, TickRow, Used, Waiter,
     },
 };
 use self::{

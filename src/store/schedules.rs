@@ -8,12 +8,12 @@ use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::{
     Store, StoreError,
-    ask::{Ask, Enabling, PreparedSchedule, PreparedTurn},
+    ask::{Ask, Enabling, PreparedChange, PreparedSchedule, PreparedTurn},
     error::Fault,
     read::job_id,
     rows::{Fields, RowError, Rows},
     timers::schedule_columns,
-    types::{MissedTick, NewSchedule, Schedule, Submitted, TickRow},
+    types::{MissedTick, NewSchedule, Schedule, ScheduleChange, Submitted, TickRow},
 };
 use crate::domain::{
     Uid,
@@ -28,6 +28,15 @@ impl Store {
     pub async fn add_schedule(&self, new: NewSchedule) -> Result<bool, StoreError> {
         let schedule = Box::new(PreparedSchedule::new(new)?);
         self.ask(|reply| Ask::AddSchedule { schedule, reply }).await
+    }
+
+    /// Adds, changes and removes schedules in one transaction, or does nothing when one is no longer as it was read. Returns whether it did. No two of the changes may be about one name.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Failed`].
+    pub async fn apply_schedules(&self, changes: Vec<ScheduleChange>) -> Result<bool, StoreError> {
+        let changes = changes.into_iter().map(PreparedChange::new).collect::<Result<Vec<_>, _>>()?;
+        self.ask(|reply| Ask::ApplySchedules { changes, reply }).await
     }
 
     /// Removes a schedule. The jobs that it submitted stay.

@@ -136,6 +136,7 @@ async fn the_jobs_of_a_schedule_are_found_without_a_look_at_others() {
         let plan = plan(&mut conn, sql).await;
         assert_eq!(plan, expected, "{name}");
     }
+    must_not_walk(&mut conn, &[("make schedules others", timers::OTHER)]).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     StoreError,
-    ask::{Enabling, Occasion, PreparedSchedule, PreparedTurn},
+    ask::{Enabling, Occasion, PreparedChange, PreparedSchedule, PreparedTurn},
     batch::Batch,
     error::Fault,
     rows::{Cell, Fields, Rows},
@@ -34,6 +34,8 @@ struct Held {
     paused: Option<String>,
     resumed: Option<Timestamp>,
     is_changed: bool,
+    /// Whether it became another one, too.
+    is_new: bool,
 }
 
 /// The schedules that a group of commands is about, and what it makes of them.
@@ -80,6 +82,7 @@ impl Timers {
                 paused: fields.get("paused")?,
                 resumed: fields.maybe_time("resumed_us")?,
                 is_changed: false,
+                is_new: false,
             };
             timers.held.insert(name, held);
         }
@@ -122,9 +125,43 @@ impl Timers {
             paused: None,
             resumed: None,
             is_changed: false,
+            is_new: true,
         };
         self.held.insert(name.clone(), held);
         Ok(false)
+    }
+
+    /// Adds, changes and removes schedules, or does nothing when one is not as it was read. Returns whether it did.
+    pub(super) fn apply(&mut self, changes: &[PreparedChange]) -> Result<bool, Fault> {
+        let fits = |change: &PreparedChange| match (change, self.held.get(change.name())) {
+            (PreparedChange::Add(_), held) => held.is_none(),
+            (PreparedChange::Become { id, settled_before, .. }, Some(held)) => {
+                held.id == Some(*id) && held.settled == *settled_before
+            }
+            (PreparedChange::Remove { id, .. }, Some(held)) => held.id == Some(*id),
+            (_, None) => false,
+        };
+        if !changes.iter().all(fits) {
+            return Ok(false);
+        }
+        for change in changes {
+            match change {
+                // There is none of that name: it cannot be another's.
+                PreparedChange::Add(new) => drop(self.add(new)),
+                PreparedChange::Become { settled, new, .. } => self.become_other(new, *settled),
+                PreparedChange::Remove { name, .. } => drop(self.remove(name)?),
+            }
+        }
+        Ok(true)
+    }
+
+    fn become_other(&mut self, new: &PreparedSchedule, settled: Timestamp) {
+        let PreparedSchedule { name, cron, zone, spec, user, next, policy, .. } = new;
+        if let Some(held) = self.held.get_mut(name) {
+            (held.cron, held.zone, held.spec, held.policy) = (cron.clone(), zone.clone(), spec.clone(), policy.clone());
+            (held.user, held.settled, held.next) = (user.0, settled, *next);
+            (held.is_changed, held.is_new) = (true, true);
+        }
     }
 
     /// Removes a schedule with its ticks; the jobs stay.
@@ -206,7 +243,7 @@ impl Timers {
 
     /// Writes what changed, after the jobs that ticks submitted.
     pub(super) async fn flush(self, conn: &mut SqliteConnection, batch: &mut Batch) -> Result<(), Fault> {
-        let (mut new, mut changed) = (Rows::default(), Rows::default());
+        let (mut new, mut changed, mut other) = (Rows::default(), Rows::default(), Rows::default());
         for held in self.held.values() {
             let enabled = i64::from(held.enabled);
             let cells: [Cell<'_>; 12] = [
@@ -229,7 +266,10 @@ impl Timers {
                     let seal = super::rows::seal("schedules", &cells);
                     let before = held.settled_before.into();
                     let (next, settled) = (held.next.into(), held.settled.into());
-                    let [.., paused, resumed] = cells;
+                    let [_, cron, zone, spec, user, .., policy, paused, resumed] = cells;
+                    if held.is_new {
+                        other.push(&[id.into(), cron, zone, spec, user, policy]);
+                    }
                     changed.push(&[id.into(), before, next, settled, seal.into(), enabled.into(), paused, resumed]);
                 }
                 Some(_) => {}
@@ -240,6 +280,7 @@ impl Timers {
         batch.sweep(conn, MISSED, self.missed.clone()).await?;
         batch.sweep(conn, FORGOTTEN, self.missed).await?;
         batch.write(conn, "schedules", CHANGED, changed).await?;
+        batch.write(conn, "schedules", OTHER, other).await?;
         batch.sweep(conn, REMOVE_TICKS, self.removed.clone()).await?;
         batch.sweep(conn, REMOVE_MISSED, self.removed.clone()).await?;
         batch.sweep(conn, REMOVE, self.removed).await?;
@@ -293,6 +334,11 @@ pub(super) const CHANGED: &str = "
 UPDATE schedules SET next_tick_us = new.value ->> 2, settled_us = new.value ->> 3, seal = new.value ->> 4, enabled = new.value ->> 5,
     paused = new.value ->> 6, resumed_us = new.value ->> 7
 FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0 AND schedules.settled_us = new.value ->> 1";
+
+/// What a schedule became besides.
+pub(super) const OTHER: &str = "
+UPDATE schedules SET cron = new.value ->> 1, zone = new.value ->> 2, spec = new.value ->> 3, user_id = new.value ->> 4, policy = new.value ->> 5
+FROM jsonb_each(?) AS new WHERE schedules.id = new.value ->> 0";
 
 const TICKS: &str = "
 INSERT INTO ticks (schedule_id, tick_us, nominal, pass, job_id, submitted_us, asked_by, seal)

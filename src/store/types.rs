@@ -380,6 +380,24 @@ pub struct NewSchedule {
     pub policy: Policy,
 }
 
+/// What becomes of a schedule when a set of them is applied.
+#[derive(Debug, Clone)]
+pub enum ScheduleChange {
+    /// It is added.
+    Add(NewSchedule),
+    /// It becomes another in everything but its number, its ticks, when it was added and whether it is paused.
+    Become {
+        /// As it was read.
+        of: Box<Schedule>,
+        /// What it becomes.
+        new: NewSchedule,
+        /// All ticks that were due up to this moment are dealt with; another moment than before.
+        settled: Timestamp,
+    },
+    /// It is removed with its ticks; its jobs stay.
+    Remove(Box<Schedule>),
+}
+
 /// A schedule.
 #[derive(Debug, Clone)]
 pub struct Schedule {

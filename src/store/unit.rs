@@ -214,6 +214,7 @@ impl Unit {
                 reply.stage(self.datasets.remove(dataset, *version, *by, self.now).map(Box::new));
             }
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
+            Ask::ApplySchedules { changes, reply } => reply.stage(Ok(self.timers.apply(changes)?)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
             Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, change)),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),

@@ -2,7 +2,10 @@
 
 use hyper::Method;
 use jiff::Timestamp;
-use mlctl::api::types::{BackfillView, ErrorBody, ErrorCode, PreviewView, ScheduleDetail, ScheduleList, ScheduleView};
+use mlctl::api::types::{
+    Applied, AppliedView, ApplyView, BackfillView, ErrorBody, ErrorCode, PreviewView, ScheduleDetail, ScheduleList,
+    ScheduleView,
+};
 use mlctl::domain::schedule::Overlap;
 use serde_json::{Value, json};
 
@@ -109,6 +112,56 @@ async fn everything_that_is_wrong_is_said_at_once() {
     }
     let list: ScheduleList = rig.get("/v1/schedules").await;
     assert!(list.schedules.is_empty(), "nothing was kept");
+    rig.end_server().await;
+}
+
+#[tokio::test]
+async fn schedules_are_applied_in_place_and_again_changes_nothing() {
+    let rig = Rig::new().await;
+    let _: ScheduleView = rig.post("/v1/schedules", schedule("other", "@weekly", "UTC").to_string()).await;
+    let apply = async |schedules: &[Value], prune: bool, dry_run: bool| -> Vec<(String, Applied, Vec<String>)> {
+        let body = json!({"schedules": schedules, "prune": prune, "dry_run": dry_run}).to_string();
+        let view: ApplyView = rig.post("/v1/apply", body).await;
+        let keys = |one: AppliedView| (one.name, one.outcome, one.changes.into_iter().map(|one| one.key).collect());
+        view.schedules.into_iter().map(keys).collect()
+    };
+    let none = Vec::<String>::new;
+    let (night, day) = (schedule("night", "30 2 * * *", "Europe/Berlin"), schedule("day", "@hourly", "UTC"));
+    for dry_run in [true, false] {
+        let seen = apply(&[night.clone(), day.clone()], false, dry_run).await;
+        assert_eq!(seen, [("night".into(), Applied::Added, none()), ("day".into(), Applied::Added, none())]);
+        let list: ScheduleList = rig.get("/v1/schedules").await;
+        assert_eq!(list.schedules.len(), if dry_run { 1 } else { 3 });
+    }
+    let _: ScheduleView = rig.post("/v1/schedules/night/pause", String::new()).await;
+    let before: ScheduleDetail = rig.get("/v1/schedules/night").await;
+    let mut changed = night.clone();
+    (changed["cron"], changed["policy"]) = (json!("0 3 * * *"), json!({"jitter_seconds": 60}));
+    changed["spec"]["priority"] = json!(70);
+    let seen = apply(&[changed.clone(), day.clone()], true, false).await;
+    let keys = ["cron", "job.priority", "policy.jitter_seconds"].map(str::to_owned).to_vec();
+    let expected = [
+        ("night".into(), Applied::Changed, keys),
+        ("day".into(), Applied::Unchanged, none()),
+        ("other".into(), Applied::Removed, none()),
+    ];
+    assert_eq!(seen, expected);
+    let after: ScheduleDetail = rig.get("/v1/schedules/night").await;
+    assert_eq!((after.schedule.cron.as_str(), after.spec.priority), ("0 3 * * *", 70));
+    assert_eq!((after.schedule.created_at, after.schedule.enabled), (before.schedule.created_at, false));
+    let seen = apply(&[changed.clone(), day.clone()], true, false).await;
+    assert!(seen.iter().all(|(_, outcome, _)| *outcome == Applied::Unchanged), "{seen:?}");
+
+    // One that is wrong leaves the others as they were, and all that is wrong is told.
+    let wrong = schedule("worse", "61 * * * *", "Europe/Berln");
+    let body = json!({"schedules": [schedule("night", "@daily", "UTC"), wrong, day, day]}).to_string();
+    let (status, answer) = rig.ask(Method::POST, "/v1/apply", body).await;
+    let ErrorBody { error } = serde_json::from_slice(&answer).unwrap();
+    let paths: Vec<_> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!((status.as_u16(), paths), (422, vec!["schedules[1].cron", "schedules[1].zone", "schedules[3].name"]));
+    let now: ScheduleDetail = rig.get("/v1/schedules/night").await;
+    assert_eq!(now, after);
+    assert_eq!(rig.post_error("/v1/apply", json!({"schedules": [], "force": true}).to_string()).await.0, 400);
     rig.end_server().await;
 }
 

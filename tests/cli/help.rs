@@ -55,6 +55,7 @@ const VERBS: &[&str] = &[
     "storage abort",
     "schedule",
     "schedule add",
+    "schedule apply",
     "schedule backfill",
     "schedule ls",
     "schedule show",

@@ -109,6 +109,7 @@ fn a_wrong_use_is_2() {
         &["schedule", "preview", "--cron", "0 2 * * *", "-n", "0"],
         &["schedule", "preview", "--cron", "0 2 * * *", "-n", "10001"],
         &["schedule", "show", ".."],
+        &["schedule", "apply"],
         &["schedule", "backfill", "night", "--from", "2026-11-01T00:00"],
         &["schedule", "backfill", "night", "--from", "2026-11-01T00:00", "--to", "spring"],
         &[
@@ -182,6 +183,60 @@ fn schedules_are_listed_and_shown() {
     assert_eq!(rig.run(&["schedule", "ls", "-o", "name"]).stdout, "night\nold\n");
     let ran = rig.run(&["schedule", "preview", "night", "-n", "2", "-o", "json"]);
     assert_eq!(serde_json::from_str::<Json>(&ran.stdout).unwrap(), json!({"schema": 1, "runs": []}));
+}
+
+#[test]
+fn schedules_in_files_are_applied_with_what_changes_and_every_mistake_at_its_place() {
+    let view = json!({"schema": 1, "dry_run": true, "schedules": [
+        {"name": "night", "outcome": "changed", "changes": [
+            {"key": "cron", "before": "30 2 * * *", "after": "0 3 * * *"},
+            {"key": "policy.jitter_seconds", "before": null, "after": 600},
+        ]},
+        {"name": "day", "outcome": "unchanged", "changes": []},
+        {"name": "week", "outcome": "added", "changes": []},
+        {"name": "old", "outcome": "removed", "changes": []},
+    ]});
+    let problems =
+        json!([{"path": "schedules[1].queue", "message": "there is no queue night", "hint": "name another"}]);
+    let refusal = json!({"error": {
+        "code": "spec_invalid", "message": "the set of schedules has a mistake", "hint": "correct it", "problems": problems}});
+    let rig = Rig::new(&[(
+        "POST /v1/apply",
+        &[Answer::Json(200, view.clone()), Answer::Json(200, view), Answer::Json(422, refusal)],
+    )]);
+    for folder in ["jobs", "all"] {
+        std::fs::create_dir(rig.path().join(folder)).unwrap();
+    }
+    rig.write("jobs/job.toml", "version = 1\nname = \"x\"\n[command]\nargv = [\"/bin/true\"]\ncwd = \"/\"\n");
+    rig.write("all/b-night.toml", "name = \"night\"\ncron = \"0 3 * * *\"\nzone = \"Europe/Berlin\"\njob = \"../jobs/job.toml\"\njitter = \"10m\"\nuntil = \"2027-01-01T00:00:00\"\n");
+    rig.write(
+        "all/a-day.toml",
+        "cron = \"@daily\"\njob = \"../jobs/job.toml\"\nmisfire = \"all\"\ncatch_up = \"6h\"\n",
+    );
+    rig.write("all/readme.md", "not one of them");
+    let mut said = rig.run(&["schedule", "apply", "all", "--dry-run", "--prune"]).text();
+    assert_eq!(rig.run(&["schedule", "apply", "all", "-o", "name"]).stdout, "night\nday\nweek\nold\n");
+    let asked = rig.daemon.as_ref().unwrap().asked();
+    let sent = &asked[0].body;
+    assert_eq!((&sent["prune"], &sent["dry_run"]), (&json!(true), &json!(true)));
+    let (day, night) = (&sent["schedules"][0], &sent["schedules"][1]);
+    assert_eq!((&day["name"], &day["zone"], &night["name"]), (&json!("a-day"), &json!("UTC"), &json!("night")));
+    assert_eq!((&day["policy"]["overlap"], &day["policy"]["catch_up_seconds"]), (&json!("buffer_all"), &json!(21_600)));
+    let policy = &night["policy"];
+    assert_eq!((&policy["overlap"], &policy["jitter_seconds"]), (&json!("skip"), &json!(600)));
+    assert_eq!(policy["until"], json!("2026-12-31T23:00:00Z"), "by the clock of its zone");
+    said += &rig.run(&["schedule", "apply", "all"]).text();
+    let wrong = "name = \"a b\"\ncron = \"61 * * * *\"\nzone = \"Europe/Berln\"\njob = \"none.toml\"\nfrom = \"90m\"\njitter = \"soon\"\n";
+    rig.write("wrong.toml", wrong);
+    rig.write("unknown.toml", "cron = \"@daily\"\njob = \"jobs/job.toml\"\noverlap = \"some\"\njiter = \"1m\"\n");
+    rig.write("missing.toml", "cron = \"@daily\"\njob = \"none.toml\"\n");
+    for file in ["wrong.toml", "unknown.toml", "missing.toml", "none.toml"] {
+        let ran = rig.run(&["schedule", "apply", "all", file]);
+        assert_eq!(ran.code, 6, "{ran:?}");
+        said += &ran.text();
+    }
+    snapshot("schedule-apply", &said);
+    assert_eq!(rig.daemon.as_ref().unwrap().asked().len(), 3, "the daemon is asked only when all files are right");
 }
 
 #[test]

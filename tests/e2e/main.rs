@@ -6,6 +6,8 @@ mod ahead;
 #[cfg(test)]
 mod aliases;
 #[cfg(test)]
+mod apply;
+#[cfg(test)]
 mod arrays;
 #[cfg(test)]
 mod backfill;

@@ -14,7 +14,7 @@ use mlctl::{
         Uid,
         schedule::{Course, Crontab, Pass, Policy, TICK_LABEL, Timetable, zone},
     },
-    store::{ListFilter, NewSchedule, Schedule, Store, StoreError},
+    store::{ListFilter, NewSchedule, Schedule, ScheduleChange, Store, StoreError},
 };
 use mlctl_protocol::{
     ExitClass, JobId,
@@ -149,6 +149,48 @@ async fn a_tick_is_taken_once_however_many_take_it() {
         None,
         "a schedule that is gone does nothing"
     );
+    rig.check().await;
+}
+
+#[tokio::test]
+async fn a_set_of_schedules_is_applied_whole_or_not_at_all_and_a_changed_one_keeps_its_ticks() {
+    let mut rig = Rig::new().await;
+    furnish(&rig).await;
+    let (hourly, nightly) = (rig.store.schedule("hourly").await.unwrap(), rig.store.schedule("nightly").await.unwrap());
+    let settled = hourly.settled + SignedDuration::from_mins(7);
+    let other = NewSchedule {
+        zone: "Europe/Berlin".into(),
+        user: Uid(8),
+        policy: Policy { jitter_seconds: 60, ..Policy::default() },
+        ..new("hourly", "*/10 * * * *", settled)
+    };
+    let changes = |of: &Schedule| {
+        let of = Box::new(of.clone());
+        let add = ScheduleChange::Add(new("weekly", "0 0 * * 1", settled));
+        vec![
+            ScheduleChange::Become { of, new: other.clone(), settled },
+            add,
+            ScheduleChange::Remove(Box::new(nightly.clone())),
+        ]
+    };
+    let stale = Schedule { settled, ..hourly.clone() };
+    assert!(!rig.store.apply_schedules(changes(&stale)).await.unwrap());
+    assert_eq!(rig.store.schedules().await.unwrap().len(), 2, "nothing is done by halves");
+    // A turn that was read before the change is not taken after it.
+    let turn = timetable(&hourly.cron).turn(hourly.settled, settled + SignedDuration::from_hours(1));
+    let (applied, taken) =
+        tokio::join!(rig.store.apply_schedules(changes(&hourly)), rig.store.take_turn(&hourly, turn, Course::Submit));
+    assert_eq!((applied.unwrap(), taken.unwrap()), (true, None));
+    rig.check().await;
+    rig.reopen().await;
+    let all = rig.store.schedules().await.unwrap();
+    assert_eq!(all.iter().map(|(one, _)| one.name.as_str()).collect::<Vec<_>>(), ["hourly", "weekly"]);
+    let now = &all[0].0;
+    assert_eq!((now.id, now.created_at, now.enabled), (hourly.id, hourly.created_at, true));
+    assert_eq!((now.cron.as_str(), now.zone.as_str(), now.user), ("*/10 * * * *", "Europe/Berlin", Uid(8)));
+    assert_eq!((now.settled, now.next, now.policy), (settled, other.next, other.policy));
+    assert_eq!(rig.store.ticks(hourly.id, 10).await.unwrap().len(), 1);
+    assert!(!rig.store.apply_schedules(changes(&hourly)).await.unwrap(), "they are no longer as they were read");
     rig.check().await;
 }
 

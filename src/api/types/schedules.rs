@@ -26,6 +26,67 @@ pub struct AddScheduleRequest {
     pub spec: Box<RawValue>,
 }
 
+/// `POST /v1/apply`: has schedules be what they are said to be. All of it is checked before any of it is done, in one transaction. The answer is an [`ApplyView`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// Each as it would be added; no two of one name.
+    pub schedules: Vec<AddScheduleRequest>,
+    /// Remove all other schedules. Their jobs stay.
+    #[serde(default)]
+    pub prune: bool,
+    /// Only look at what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became of schedules that were applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApplyView {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: u32,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Each schedule: those that were sent, in their order, and those that were removed.
+    pub schedules: Vec<AppliedView>,
+}
+
+/// What became of a schedule that was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppliedView {
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub outcome: Applied,
+    /// What it was and is, by key: `cron`, `zone`, `policy.jitter_seconds`, `job.train.max_epochs`. Empty but for one that was changed.
+    pub changes: Vec<ChangeView>,
+}
+
+/// What was done about a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Applied {
+    /// There was none of its name.
+    Added,
+    /// It became another. Its ticks and whether it is paused stay as they were.
+    Changed,
+    /// It was the same already.
+    Unchanged,
+    /// It is gone, as nothing named it.
+    Removed,
+}
+
+/// A key that was changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// The key, with dots.
+    pub key: String,
+    /// What it was; null where it was not set.
+    pub before: Option<serde_json::Value>,
+    /// What it is; null where it is not set.
+    pub after: Option<serde_json::Value>,
+}
+
 /// `POST /v1/schedules/{name}/run`. The answer is that of a submit.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

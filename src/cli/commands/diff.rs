@@ -6,12 +6,8 @@ use serde::Serialize;
 use super::{job_name, job_path};
 use crate::{
     api::types::{JobView, SCHEMA, SpecView},
-    cli::{
-        Context, Done, Failure,
-        differences::{Difference, Pair, differences, pairs},
-        exit::Exit,
-        output::comparison,
-    },
+    cli::{Context, Done, Failure, exit::Exit, output::comparison},
+    domain::difference::{Difference, Pair, differences, pairs},
 };
 
 const EXAMPLES: &str = "\

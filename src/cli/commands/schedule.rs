@@ -1,9 +1,13 @@
 //! `mlctl schedule`: jobs that are submitted again and again. What a line means is said here without a daemon; the daemon checks it once more.
 
-use std::time::Duration;
+mod apply;
+
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::value::to_raw_value;
 
 use crate::{
@@ -48,6 +52,23 @@ Examples:
   mlctl schedule backfill hourly --from 2026-11-01 --to 2026-11-02 --overlap allow
   mlctl ls --all --label mlctl/schedule=workdays";
 
+const APPLY_EXAMPLES: &str = "\
+A file has the keys of the flags of `schedule add`, and `job`, the spec's file relative to it:
+  cron = \"30 2 * * *\"
+  zone = \"Europe/Berlin\"
+  job = \"../jobs/digits.toml\"
+  overlap = \"skip\"
+  misfire = \"once\"
+  catch_up = \"12h\"
+  jitter = \"10m\"
+  pause_on_failure = 3
+
+Examples:
+  mlctl schedule apply config/schedules --dry-run
+  mlctl schedule apply config/schedules
+  mlctl schedule apply nightly.toml weekly.toml
+  mlctl schedule apply config/schedules --prune     and no others";
+
 const EXAMPLES: &str = "\
 A line has five fields: minute, hour, day of month, month, day of week. Or it is one of @hourly,
 @daily, @weekly, @monthly and @yearly. A time of day runs once a day through every change of the
@@ -63,6 +84,7 @@ Examples:
   mlctl schedule add job.toml --cron @hourly --misfire all --catch-up 6h
   mlctl schedule add job.toml --cron @hourly --overlap buffer-one --pause-on-failure=3
   mlctl schedule add job.toml --cron @daily --jitter 10m --until 2027-04-01
+  mlctl schedule apply config/schedules        as the files there say
   mlctl schedule ls
   mlctl schedule show workdays                 its last runs and their jobs
   mlctl schedule preview workdays -n 10
@@ -106,14 +128,17 @@ struct PolicyArguments {
     jitter: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 enum MisfireName {
     Skip,
+    #[default]
     Once,
     All,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 enum OverlapName {
     Skip,
     BufferOne,
@@ -191,6 +216,21 @@ enum Verb {
         set: Vec<String>,
         #[command(flatten)]
         policy: PolicyArguments,
+    },
+    /// Have schedules be what files say: added, changed where they stand, or left alone
+    ///
+    /// All files are checked before anything is changed, which is done in one transaction. A schedule that is changed keeps its runs, and whether it is paused. What the files' specs name is looked up again, as it was when the schedule was added.
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply {
+        /// Files, or folders whose .toml files are meant
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+        /// Remove all schedules that no file names; their jobs stay
+        #[arg(long)]
+        prune: bool,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List schedules with their next and last runs
     #[command(after_help = EXAMPLES)]
@@ -306,6 +346,7 @@ impl Arguments {
         match &self.verb {
             Verb::Add { file, .. } if file == spec::STANDARD_INPUT => "schedule the spec from standard input".into(),
             Verb::Add { file, .. } => format!("schedule {file}"),
+            Verb::Apply { .. } => "apply schedules".into(),
             Verb::Ls => "list schedules".into(),
             Verb::Show { name } => format!("show schedule {name}"),
             Verb::Preview { name: Some(name), .. } => format!("preview schedule {name}"),
@@ -333,6 +374,7 @@ impl Arguments {
                 let (status, view): (_, ScheduleView) = sent.map_err(|refusal| located(&written, refusal))?;
                 schedules::added(&mut context.out, &view, status == hyper::StatusCode::CREATED, now)?;
             }
+            Verb::Apply { paths, prune, dry_run } => apply::run(context, &paths, (prune, dry_run)).await?,
             Verb::Ls => {
                 let list: ScheduleList = context.client.get("/v1/schedules").await?;
                 schedules::list(&mut context.out, &list, now)?;

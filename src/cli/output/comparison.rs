@@ -12,9 +12,9 @@ use crate::{
     cli::{
         Failure,
         commands::{diff::JobComparison, model::Comparison},
-        differences::{Difference, Pair},
     },
     config::OutputForm,
+    domain::difference::{Difference, Pair},
 };
 
 /// Prints what two versions have in common, and what not.

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
     Output,
@@ -10,7 +11,9 @@ use super::{
     text,
 };
 use crate::{
-    api::types::{BackfillView, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView},
+    api::types::{
+        Applied, ApplyView, BackfillView, PreviewView, RunView, ScheduleDetail, ScheduleList, ScheduleView, TickView,
+    },
     cli::Failure,
     config::OutputForm,
     domain::schedule::{Misfire, Overlap, Policy},
@@ -139,6 +142,34 @@ pub fn preview(out: &mut Output, preview: &PreviewView) -> Result<(), Failure> {
         table.row([at(run.utc).into(), Cell::from(run.local.replacen('T', " ", 1)), note(run).into()]);
     }
     out.table(&table)
+}
+
+/// Prints what became of schedules that were applied.
+pub fn applied(out: &mut Output, view: &ApplyView) -> Result<(), Failure> {
+    match out.form {
+        OutputForm::Json | OutputForm::Jsonl => return out.json_list(view, &view.schedules),
+        OutputForm::Name => return view.schedules.iter().try_for_each(|one| out.line(&one.name)),
+        OutputForm::Table | OutputForm::Wide => {}
+    }
+    for one in &view.schedules {
+        let outcome = match one.outcome {
+            Applied::Added => "added",
+            Applied::Changed => "changed",
+            Applied::Unchanged => "unchanged",
+            Applied::Removed => "removed; its jobs stay",
+        };
+        out.line(format!("schedule {} {outcome}", one.name))?;
+        let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "not set".to_owned(), Value::to_string);
+        for change in &one.changes {
+            let (before, after) = (value(&change.before), value(&change.after));
+            out.line(text::visible_line(&format!("  {}: {before} -> {after}", change.key)))?;
+        }
+    }
+    if view.dry_run {
+        out.flush()?;
+        out.say("nothing was done: this was a dry run");
+    }
+    Ok(())
 }
 
 /// Prints the runs of a past time and their jobs.

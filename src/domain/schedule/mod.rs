@@ -8,6 +8,7 @@
 
 mod backfill;
 mod calendar;
+mod change;
 mod crontab;
 mod due;
 mod field;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mlctl_protocol::{FencingToken, JobId, message::ReportBody};
 
 use super::super::{
-    ask::{Ask, PreparedTurn},
+    ask::{Ask, PreparedChange, PreparedTurn},
     datasets,
     models::Wanted,
     rows::Rows,
@@ -98,21 +98,26 @@ impl<'a> Needs<'a> {
                 Ask::AddDataset { new, .. } => needs.datasets.newest(&new.dataset),
                 Ask::RemoveDataset { dataset, version, .. } => needs.datasets.numbered(dataset, *version),
                 Ask::AddSchedule { schedule, .. } => drop(needs.schedules.insert(&schedule.name)),
+                Ask::ApplySchedules { changes, .. } => {
+                    needs.schedules.extend(changes.iter().map(PreparedChange::name));
+                }
                 Ask::RemoveSchedule { name, .. } | Ask::EnableSchedule { name, .. } => {
                     needs.schedules.insert(name);
                 }
-                Ask::Turn { turn, .. } => {
-                    needs.schedules.insert(&turn.name);
-                    if let Some((_, job)) = &turn.fire {
-                        needs.keys.push((job.user, &job.key));
-                        needs.after(&job.event);
-                    }
-                    needs.jobs.extend(turn.ends.iter().flat_map(|(jobs, _)| jobs));
-                    needs.turns.push(turn);
-                }
+                Ask::Turn { turn, .. } => needs.turn(turn),
             }
         }
         needs
+    }
+
+    fn turn(&mut self, turn: &'a PreparedTurn) {
+        self.schedules.insert(&turn.name);
+        if let Some((_, job)) = &turn.fire {
+            self.keys.push((job.user, &job.key));
+            self.after(&job.event);
+        }
+        self.jobs.extend(turn.ends.iter().flat_map(|(jobs, _)| jobs));
+        self.turns.push(turn);
     }
 
     fn attempt(&mut self, fence: Fence) {

@@ -6,14 +6,11 @@ use serde_json::Value;
 use super::{path, picked};
 use crate::{
     api::types::{SCHEMA, SpecView, VersionList, VersionView},
-    cli::{
-        Context, Done, Failure,
-        commands::job_path,
-        differences::{Difference, Pair, differences, pairs},
-        exit::Exit,
-        output::comparison,
+    cli::{Context, Done, Failure, commands::job_path, exit::Exit, output::comparison},
+    domain::{
+        alias::Reference,
+        difference::{Difference, Pair, differences, pairs},
     },
-    domain::alias::Reference,
 };
 
 /// Two versions and what differs between them.

@@ -1,11 +1,11 @@
-//! In what two jobs differ: the keys of their specs, and their metrics. Called by the verbs that compare; pure.
+//! In what two documents differ, by key, and two jobs in their metrics. Called by the verbs that compare, and where a schedule becomes another; pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// A key of two specs with its values; none where it is not set.
+/// A key of two documents with its values; none where it is not set.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// The key, with dots.
@@ -29,7 +29,8 @@ pub struct Pair {
     pub change: Option<f64>,
 }
 
-/// The keys in which two specs differ, by name. Tables are entered; a list is one value.
+/// The keys in which two documents differ, by name. Tables are entered; a list is one value.
+#[must_use]
 pub fn differences(a: &Value, b: &Value) -> Vec<Difference> {
     let (mut a, mut b) = (flat(a), flat(b));
     let keys: Vec<_> = a.keys().chain(b.keys()).cloned().collect();
@@ -61,6 +62,7 @@ fn flat(document: &Value) -> BTreeMap<String, Value> {
 }
 
 /// Every metric that one of two has, by name.
+#[must_use]
 pub fn pairs(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Vec<Pair> {
     let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();
     let pair = |name: &String| {
