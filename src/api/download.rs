@@ -24,7 +24,7 @@ use super::{
     query::DownloadQuery,
     types::{ErrorCode, ModelDetail, SCHEMA, StoredView},
 };
-use crate::{domain::causes, store::StoreError};
+use crate::domain::{alias::Pick, causes};
 
 /// Objects that are downloaded at a time. Each keeps a few pieces of 8 MiB in memory.
 pub(super) const MAX_DOWNLOADS: usize = 8;
@@ -81,9 +81,7 @@ pub(super) async fn version_object(
     Object(name): Object,
     Asked(query): Asked<DownloadQuery>,
 ) -> Result<Response, Failure> {
-    let versions = api.store.model_versions(&model).await?;
-    let found = versions.into_iter().find(|one| one.version == version);
-    let Some(found) = found else { return Err(StoreError::NoVersion { model, version: Some(version) }.into()) };
+    let found = api.store.model_version(&model, &Pick::Number(version)).await?;
     if !found.content.objects.iter().any(|object| object.name == name) {
         let message = format!("{model}/{version} has no object {name:?}");
         return Err(Failure::new(

@@ -117,7 +117,7 @@ fn others() -> Vec<Route> {
         post("/v1/arrays/{array}/release", arrays::release),
         post("/v1/arrays/{array}/retry", arrays::retry),
         get("/v1/schedules", schedules::list),
-        post("/v1/apply", apply::apply),
+        post("/v1/apply", apply::apply).within(LONG_LIMIT),
         post("/v1/schedules", schedules::add),
         get("/v1/schedules/{schedule}", schedules::show),
         delete("/v1/schedules/{schedule}", schedules::remove),

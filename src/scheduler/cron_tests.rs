@@ -101,6 +101,10 @@ impl Room {
     }
 
     pub(super) async fn add_with(&self, name: &str, line: &str, zone_name: &str, policy: Policy) {
+        self.add_of(name, (line, zone_name), policy, spec()).await;
+    }
+
+    async fn add_of(&self, name: &str, (line, zone_name): (&str, &str), policy: Policy, spec: JobSpec) {
         let now = self.clock.now();
         // A zone may be gone by the time it is used.
         let found = zone(jiff::tz::db(), zone_name).unwrap_or(TimeZone::UTC);
@@ -108,7 +112,7 @@ impl Room {
         let next = timetable.after(now).next().map(|tick| tick.due);
         let (cron, zone) = (line.to_owned(), zone_name.to_owned());
         let (name, user) = (name.into(), Uid(7));
-        let new = NewSchedule { name, cron, zone, spec: spec(), user, created_at: now, next, policy };
+        let new = NewSchedule { name, cron, zone, spec, user, created_at: now, next, policy };
         assert!(!self.store().add_schedule(new).await.unwrap());
     }
 
@@ -482,10 +486,7 @@ async fn a_tick_begins_with_what_the_alias_means_by_then() {
     }
     register(room.store(), 1).await;
     register(room.store(), 2).await;
-    let (created_at, next) = (room.clock.now(), Some(at("2026-06-01T01:00:00Z")));
-    let (name, cron, zone, policy) = ("hourly".into(), "0 * * * *".into(), "UTC".into(), Policy::default());
-    let new = NewSchedule { name, cron, zone, spec: nightly, user: Uid(7), created_at, next, policy };
-    room.store().add_schedule(new).await.unwrap();
+    room.add_of("hourly", ("0 * * * *", "UTC"), Policy::default(), nightly).await;
     room.wake("2026-06-01T01:00:00Z").await;
     let schedule = room.store().schedule("hourly").await.unwrap();
     let missed = room.store().missed_ticks(schedule.id, 10).await.unwrap();
@@ -509,10 +510,7 @@ async fn a_tick_reads_the_newest_version_of_its_dataset() {
         let (targets, features) = (vec!["y".into()], Vec::new());
         *data = DataSource::Dataset { dataset: "d".into(), targets, features, tokenizer: None, pinned: None };
     }
-    let (created_at, next) = (room.clock.now(), Some(at("2026-06-01T01:00:00Z")));
-    let (name, cron, zone, policy) = ("hourly".into(), "0 * * * *".into(), "UTC".into(), Policy::default());
-    let new = NewSchedule { name, cron, zone, spec: nightly, user: Uid(7), created_at, next, policy };
-    room.store().add_schedule(new).await.unwrap();
+    room.add_of("hourly", ("0 * * * *", "UTC"), Policy::default(), nightly).await;
     room.wake("2026-06-01T01:00:00Z").await;
     let schedule = room.store().schedule("hourly").await.unwrap();
     assert_eq!(room.store().missed_ticks(schedule.id, 10).await.unwrap()[0].reason, "no dataset d");

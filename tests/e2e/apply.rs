@@ -6,21 +6,7 @@ use jiff::Timestamp;
 use mlctl::{daemon::clock::SystemClock, domain::Clock as _};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Setup, Worker, until};
-
-const JOB: &str = r#"
-version = 1
-name = "job"
-[resources]
-cpus = 1
-[train]
-loss = "mse"
-batch_size = 8
-max_epochs = 2
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2, seed = 1 }
-optimizer = { type = "adam" }
-"#;
+use crate::support::{Daemon, Setup, Worker, specs::written, until};
 
 fn applied(daemon: &Daemon, args: &[&str]) -> Vec<(String, String)> {
     let view = daemon.mlctl(&[&["schedule", "apply", "-o", "json"], args].concat()).json();
@@ -61,9 +47,9 @@ fn the_schedules_of_the_repository_are_applied_and_again_changes_nothing() {
 fn a_schedule_that_is_changed_again_and_again_runs_every_minute_once() {
     let now = SystemClock::default().now();
     let mut daemon = Setup::of(Worker::Real).variable("MLD_CLOCK_RATE", &format!("30@{now}")).start();
-    daemon.write("job.toml", JOB);
+    daemon.write("job.toml", written("name = \"job\"", 2));
     let write = |daemon: &Daemon, jitter: u32, epochs: u32| {
-        daemon.write("job.toml", JOB.replace("max_epochs = 2", &format!("max_epochs = {epochs}")));
+        daemon.write("job.toml", written("name = \"job\"", epochs));
         let file = format!(
             "cron = \"* * * * *\"\njob = \"job.toml\"\noverlap = \"allow\"\nmisfire = \"all\"\ncatch_up = \"2h\"\njitter = \"{jitter}s\"\n"
         );

@@ -7,23 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     chance::cases,
-    support::{Daemon, Worker, until},
+    support::{Daemon, Worker, specs::written, until},
 };
-
-const JOB: &str = r#"
-version = 1
-name = "night"
-labels = { fake = "steps:2:1" }
-[resources]
-cpus = 1
-[train]
-loss = "mse"
-batch_size = 8
-max_epochs = 2
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2, seed = 1 }
-optimizer = { type = "adam" }
-"#;
 
 /// The jobs of a schedule's ticks, by their tick. Each has one.
 fn by_tick(daemon: &Daemon, schedule: &str) -> BTreeMap<Timestamp, Value> {
@@ -39,7 +24,7 @@ fn by_tick(daemon: &Daemon, schedule: &str) -> BTreeMap<Timestamp, Value> {
 }
 
 fn add(daemon: &Daemon, more: &[&str]) {
-    daemon.write("job.toml", JOB);
+    daemon.write("job.toml", written("name = \"night\"\nlabels = { fake = \"steps:2:1\" }", 2));
     daemon.mlctl(&[&["schedule", "add", "job.toml", "--zone", "Europe/Berlin"], more].concat()).ok();
 }
 

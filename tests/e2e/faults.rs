@@ -272,6 +272,7 @@ fn a_job_that_takes_more_memory_than_it_asked_for_is_ended_as_out_of_memory() {
     assert!(message.contains("more than the 100 MiB that it had asked for"), "{message}");
     let ended = daemon.wait_for(&honest, "succeeded");
     assert!(ended["peak_rss_bytes"].as_u64().unwrap() > 200 << 20, "{ended}");
+    // The kernel counts in ticks of a hundredth.
     let seconds = ended["cpu_seconds"].as_f64().unwrap();
-    assert!((0.5..30.0).contains(&seconds), "what its child has used counts: {ended}");
+    assert!((0.45..30.0).contains(&seconds), "what its child has used counts: {ended}");
 }

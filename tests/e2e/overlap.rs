@@ -3,22 +3,7 @@
 use mlctl::{daemon::clock::SystemClock, domain::Clock as _};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Setup, Worker, until};
-
-/// A training that goes on until somebody ends it.
-const LONG: &str = r#"
-version = 1
-name = "long"
-[resources]
-cpus = 1
-[train]
-loss = "mse"
-batch_size = 8
-max_epochs = 100000000
-model = { type = "mlp", layers = [4, 8, 2] }
-data = { format = "randn", rows = 64, features = 4, targets = 2, seed = 1 }
-optimizer = { type = "adam" }
-"#;
+use crate::support::{Daemon, Setup, Worker, specs::written, until};
 
 const FAILS: &str = r#"
 version = 1
@@ -33,7 +18,8 @@ cwd = "/"
 fn hurried() -> Daemon {
     let now = SystemClock::default().now();
     let daemon = Setup::of(Worker::Real).variable("MLD_CLOCK_RATE", &format!("30@{now}")).start();
-    daemon.write("long.toml", LONG);
+    // It goes on until somebody ends it.
+    daemon.write("long.toml", written("name = \"long\"", 100_000_000));
     daemon.write("fails.toml", FAILS);
     daemon
 }

@@ -106,7 +106,6 @@ pub(super) struct Parcel {
 /// Pulls into `dir`, which must not be there yet, or be empty.
 pub async fn run(context: &mut Context<'_>, source: &Source, dir: &Path) -> Done {
     let dir = context.environment.absolute(dir);
-    require_free(&dir)?;
     let (mut result, objects, mark) = find(&context.client, source, &dir).await?;
     let parcel = Parcel { objects, mark, digest: result.digest.clone(), written: Vec::new() };
     result.size_bytes = bring(context, &parcel, &dir).await?;

@@ -68,31 +68,29 @@ impl Arguments {
             jobs::ended(&mut context.out, &ended)?;
             return Ok(exit);
         }
-        self.judged(context, &job, &id).await
+        judged(context, &job, &id).await
     }
+}
 
-    /// Says whether the repeat came to the same.
-    async fn judged(&self, context: &mut Context<'_>, job: &JobView, repeat: &str) -> Done {
-        let compared = diff::compare(context, &job.id.to_string(), repeat).await?;
-        let is_same = compared.same_tensors == Some(true);
-        if context.out.is_json() || !is_same {
-            comparison::jobs(&mut context.out, &compared)?;
-        } else if let Some(model) = &job.model {
-            let (id, digest) = (job.id, text::visible_line(&model.digest));
-            context
-                .out
-                .line(format!("reproduced: job {repeat} has trained the model of job {id} to the bit, {digest}"))?;
-        }
-        if is_same {
-            return Ok(Exit::Ok);
-        }
-        if !context.out.is_json() {
-            context.out.line("")?;
-            context.out.line(format!("not reproduced: job {repeat} has trained another model than job {}", job.id))?;
-            context.out.line("  data that is named by its place may have changed: `mlctl dataset add` makes a version of it; bits also depend on device and number of CPUs")?;
-        }
-        Ok(Exit::Failed)
+/// Says whether the repeat came to the same.
+async fn judged(context: &mut Context<'_>, job: &JobView, repeat: &str) -> Done {
+    let compared = diff::compare(context, &job.id.to_string(), repeat).await?;
+    let is_same = compared.same_tensors == Some(true);
+    if context.out.is_json() || !is_same {
+        comparison::jobs(&mut context.out, &compared)?;
+    } else if let Some(model) = &job.model {
+        let (id, digest) = (job.id, text::visible_line(&model.digest));
+        context.out.line(format!("reproduced: job {repeat} has trained the model of job {id} to the bit, {digest}"))?;
     }
+    if is_same {
+        return Ok(Exit::Ok);
+    }
+    if !context.out.is_json() {
+        context.out.line("")?;
+        context.out.line(format!("not reproduced: job {repeat} has trained another model than job {}", job.id))?;
+        context.out.line("  data that is named by its place may have changed: `mlctl dataset add` makes a version of it; bits also depend on device and number of CPUs")?;
+    }
+    Ok(Exit::Failed)
 }
 
 fn nothing_to_compare(job: &JobView) -> Failure {
