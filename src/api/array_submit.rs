@@ -147,7 +147,7 @@ fn uncompared(halving: &Halving, spec: &JobSpec) -> Option<Problem> {
     }
     let name = halving.metric.name.as_str();
     match &spec.work {
-        work @ (Work::Infer(_) | Work::Command(_)) => problem(
+        work @ (Work::Infer(_) | Work::Evaluate(_) | Work::Command(_)) => problem(
             format!("a job of kind {} is not compared by its checkpoints", work.kind()),
             "training jobs alone are compared on the way",
         ),
@@ -247,7 +247,7 @@ async fn resolve(api: &Shared, members: &mut [Member], mistakes: &mut Mistakes) 
     let mut known: HashMap<String, (Outside, Vec<Problem>)> = HashMap::new();
     for (index, (spec, params)) in (1..).zip(members) {
         let named = Outside::of(spec);
-        let key = serde_json::to_string(&(&named.data, &named.model, &named.program, &named.after));
+        let key = serde_json::to_string(&(&named.data, &named.weights, &named.program, &named.after));
         let key = key.map_err(|error| Failure::internal("the spec cannot be written as JSON", &error))?;
         if let Some((outside, problems)) = known.get(&key) {
             outside.put(spec);
@@ -274,7 +274,7 @@ fn unbroken(broken: &BTreeSet<String>, mut problems: Vec<Problem>) -> Vec<Proble
 /// What a spec names outside itself.
 struct Outside {
     data: Option<DataSource>,
-    model: Option<String>,
+    weights: Vec<String>,
     /// A command's program, and the folder that it runs in.
     program: Option<(String, Option<String>)>,
     after: Vec<After>,
@@ -282,30 +282,23 @@ struct Outside {
 
 impl Outside {
     fn of(spec: &JobSpec) -> Self {
-        let (data, model, program) = match &spec.work {
-            Work::Train(train) => (Some(&train.data), train.init.as_ref().map(|init| init.from.clone()), None),
-            Work::Infer(infer) => (Some(&infer.data), Some(infer.model.from.clone()), None),
+        let program = match &spec.work {
             Work::Command(command) => {
-                let program = command.arguments().into_iter().next();
-                (None, None, program.map(|program| (program, command.cwd.clone())))
+                command.arguments().into_iter().next().map(|program| (program, command.cwd.clone()))
             }
+            Work::Train(_) | Work::Infer(_) | Work::Evaluate(_) => None,
         };
-        Self { data: data.cloned(), model, program, after: spec.after.clone() }
+        let weights = spec.work.weights().into_iter().map(str::to_owned).collect();
+        Self { data: spec.work.data().cloned(), weights, program, after: spec.after.clone() }
     }
 
     fn put(&self, spec: &mut JobSpec) {
         spec.after.clone_from(&self.after);
-        let (data, model) = match &mut spec.work {
-            Work::Train(train) => (&mut train.data, train.init.as_mut().map(|init| &mut init.from)),
-            Work::Infer(infer) => (&mut infer.data, Some(&mut infer.model.from)),
-            // Looked at, and kept as it is.
-            Work::Command(_) => return,
-        };
-        if let Some(known) = &self.data {
+        if let (Some(data), Some(known)) = (spec.work.data_mut(), &self.data) {
             data.clone_from(known);
         }
-        if let (Some(model), Some(known)) = (model, &self.model) {
-            model.clone_from(known);
+        for ((_, from), known) in spec.work.weights_mut().into_iter().zip(&self.weights) {
+            from.clone_from(known);
         }
     }
 }

@@ -29,33 +29,24 @@ use crate::{
 pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
     after::resolve(api, spec, problems).await?;
     let roots = canonical(&api.policy().data_roots).await;
-    match &mut spec.work {
-        Work::Train(train) => {
-            if let Some(init) = &mut train.init {
-                problems.extend(model(api, "train.init.from", &mut init.from, &roots).await?);
-            }
-            problems.extend(datasets::pin(api, "train.data", &mut train.data).await?);
-            problems.extend(data(api, "train.data", &mut train.data, &roots).await);
-        }
-        Work::Infer(infer) => {
-            problems.extend(model(api, "infer.model.from", &mut infer.model.from, &roots).await?);
-            problems.extend(datasets::pin(api, "infer.data", &mut infer.data).await?);
-            problems.extend(data(api, "infer.data", &mut infer.data, &roots).await);
-        }
-        Work::Command(command) => problems.extend(runnable(command).await),
+    for (path, from) in spec.work.weights_mut() {
+        problems.extend(model(api, &path, from, &roots).await?);
+    }
+    let path = format!("{}.data", spec.work.kind());
+    if let Some(read) = spec.work.data_mut() {
+        problems.extend(datasets::pin(api, &path, read).await?);
+        problems.extend(data(api, &path, read, &roots).await);
+    }
+    if let Work::Command(command) = &mut spec.work {
+        problems.extend(runnable(command).await);
     }
     Ok(())
 }
 
 /// What is wrong with a spec that reads a version of a dataset, by what that is of: the rules of its format. None of any other.
 pub(super) fn of_pinned(spec: &JobSpec) -> Vec<Problem> {
-    let data = match &spec.work {
-        Work::Train(train) => &train.data,
-        Work::Infer(infer) => &infer.data,
-        Work::Command(_) => return Vec::new(),
-    };
-    match data {
-        DataSource::Dataset { pinned: Some(_), .. } => rules::problems(spec),
+    match spec.work.data() {
+        Some(DataSource::Dataset { pinned: Some(_), .. }) => rules::problems(spec),
         _ => Vec::new(),
     }
 }

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
-use mlctl_protocol::spec::DataSource;
+use mlctl_protocol::{JobSpec, spec::DataSource};
 use tracing::info;
 
 use super::{
@@ -79,13 +79,13 @@ pub(super) async fn checked(
         problems.push(Problem { path: "after".into(), message, hint: Some("take it away".into()) });
     }
     // What another version may be by the time of a tick is looked up then.
-    let is_open =
-        |from: &&mut String| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
-    let open = alias::weights(&mut spec).filter(is_open).cloned();
+    let open = open_weights(&mut spec);
     let newest = spec.work.data_mut().and_then(|data| data.newest_of().map(str::to_owned));
     let mistakes = submit::problems(api, &mut spec).await?;
-    if let (Some(open), Some(from)) = (open, alias::weights(&mut spec)) {
-        *from = open;
+    for ((_, from), open) in spec.work.weights_mut().into_iter().zip(open) {
+        if let Some(open) = open {
+            *from = open;
+        }
     }
     if let (Some(newest), Some(DataSource::Dataset { dataset, pinned, .. })) = (newest, spec.work.data_mut()) {
         (*dataset, *pinned) = (newest, None);
@@ -112,6 +112,12 @@ pub(super) async fn checked(
     let zone = timetable.zone().iana_name().unwrap_or(DEFAULT_ZONE).to_owned();
     let (cron, next) = (timetable.line().expression().to_owned(), timetable.after(now).next().map(|tick| tick.due));
     Ok(NewSchedule { name, cron, zone, spec, user: peer.uid, created_at: now, next, policy })
+}
+
+/// Which of the spec's weights come from a version that may be another by the time of a tick, in their order.
+fn open_weights(spec: &mut JobSpec) -> Vec<Option<String>> {
+    let is_open = |from: &str| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
+    spec.work.weights_mut().into_iter().map(|(_, from)| is_open(from).then(|| from.clone())).collect()
 }
 
 /// What is wrong with a policy, and with a line that has no tick within it.

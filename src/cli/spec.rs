@@ -299,20 +299,15 @@ enum Kind {
 
 /// Where a spec names files: the dotted path, the text, and what must be there. A job's model is no file.
 fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
-    let (table, data, model) = match work {
-        Work::Train(train) => {
-            let init = train.init.as_mut().map(|init| ("train.init.from", &mut init.from));
-            ("train.data", Some(&mut train.data), init)
-        }
-        Work::Infer(infer) => ("infer.data", Some(&mut infer.data), Some(("infer.model.from", &mut infer.model.from))),
-        Work::Command(_) => ("", None, None),
-    };
+    let table = work.kind();
+    let (data, weights) = work.sources_mut();
     let data = data
         .into_iter()
         .flat_map(DataSource::files_mut)
-        .map(move |(key, uri)| (format!("{table}.{key}"), uri, Kind::Data));
-    let model = model.filter(|(_, from)| !from.starts_with("job:") && !from.starts_with(MODEL_SCHEME));
-    data.chain(model.map(|(path, from)| (path.to_owned(), from, Kind::Model)))
+        .map(move |(key, uri)| (format!("{table}.data.{key}"), uri, Kind::Data));
+    let is_file = |from: &str| !from.starts_with("job:") && !from.starts_with(MODEL_SCHEME);
+    let weights = weights.into_iter().filter(move |(_, from)| is_file(from));
+    data.chain(weights.map(|(path, from)| (path, from, Kind::Model)))
 }
 
 /// A path as a `file://` URI; nothing for what has a scheme already. A pattern is kept as it is behind its folder.

@@ -61,6 +61,7 @@ fn uri(spec: &JobSpec) -> &str {
             other => panic!("{other:?}"),
         },
         Work::Infer(infer) => &infer.model.from,
+        Work::Evaluate(evaluate) => &evaluate.models[0].from,
         Work::Command(command) => command.cwd.as_deref().unwrap(),
     }
 }

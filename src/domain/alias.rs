@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use mlctl_protocol::{JobSpec, spec::Work};
-
 use super::rules::{self, Problem};
 
 /// The version that is in use.
@@ -101,16 +99,6 @@ fn told(Problem { message, hint, .. }: Problem) -> String {
     match hint {
         Some(hint) => format!("{message}; {hint}"),
         None => message,
-    }
-}
-
-/// What a spec's weights come from, where it says so.
-#[must_use]
-pub fn weights(spec: &mut JobSpec) -> Option<&mut String> {
-    match &mut spec.work {
-        Work::Train(train) => train.init.as_mut().map(|init| &mut init.from),
-        Work::Infer(infer) => Some(&mut infer.model.from),
-        Work::Command(_) => None,
     }
 }
 

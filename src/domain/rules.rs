@@ -5,6 +5,7 @@ mod bounds;
 mod command;
 mod data;
 mod detect;
+mod evaluate;
 mod infer;
 mod job;
 mod model;
@@ -125,6 +126,7 @@ pub fn misfits(spec: &JobSpec) -> Vec<Problem> {
     match &spec.work {
         Work::Train(train) => found.extend(train::problems(train)),
         Work::Infer(infer) => found.extend(infer::problems(infer)),
+        Work::Evaluate(evaluate) => found.extend(evaluate::problems(evaluate)),
         Work::Command(command) => found.extend(command::problems(command)),
     }
     found

@@ -227,10 +227,10 @@ impl Cron {
     }
 
     async fn resolve(&self, spec: &mut JobSpec) -> Result<(), StoreError> {
-        if let Some(from) = alias::weights(spec)
-            && let Some(named) = alias::reference(from)
-        {
-            *from = self.store.model_version(&named.model, &named.pick).await?.content.uri;
+        for (_, from) in spec.work.weights_mut() {
+            if let Some(named) = alias::reference(from) {
+                *from = self.store.model_version(&named.model, &named.pick).await?.content.uri;
+            }
         }
         if let Some(data) = spec.work.data_mut()
             && let Some(name) = data.newest_of()

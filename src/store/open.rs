@@ -61,6 +61,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0029_aliases.sql"),
     include_str!("../../migrations/0030_schedule_failures.sql"),
     include_str!("../../migrations/0031_backfill.sql"),
+    include_str!("../../migrations/0032_kinds.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

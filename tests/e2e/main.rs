@@ -43,6 +43,8 @@ mod devices;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod evaluate;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod freeze;

@@ -79,7 +79,7 @@ impl Planned {
     pub(super) const fn of(spec: &JobSpec) -> Self {
         let rows_per_step = match &spec.work {
             Work::Train(train) => Some(train.measured_per_step()),
-            Work::Infer(_) | Work::Command(_) => None,
+            Work::Infer(_) | Work::Evaluate(_) | Work::Command(_) => None,
         };
         Self { rows_per_step, time_limit_seconds: spec.time.limit_seconds }
     }
@@ -158,12 +158,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
 
 /// The version of a dataset that a job reads.
 pub(super) fn dataset(spec: &JobSpec) -> Option<String> {
-    let data = match &spec.work {
-        Work::Train(train) => &train.data,
-        Work::Infer(infer) => &infer.data,
-        Work::Command(_) => return None,
-    };
-    match data {
+    match spec.work.data()? {
         DataSource::Dataset { dataset, .. } => Some(dataset.clone()),
         _ => None,
     }

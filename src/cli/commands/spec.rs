@@ -53,6 +53,8 @@ enum Kind {
     Train,
     /// Predicts a dataset
     Infer,
+    /// Compares models on the same rows
+    Evaluate,
     /// Runs a program of your own
     Command,
 }
@@ -90,6 +92,7 @@ const fn template(kind: Kind) -> &'static str {
     match kind {
         Kind::Train => include_str!("../templates/train.toml"),
         Kind::Infer => include_str!("../templates/infer.toml"),
+        Kind::Evaluate => include_str!("../templates/evaluate.toml"),
         Kind::Command => include_str!("../templates/command.toml"),
     }
 }

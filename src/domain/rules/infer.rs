@@ -13,7 +13,7 @@ const MAX_REFERENCE_BYTES: usize = 200;
 
 pub(super) fn problems(infer: &InferSpec) -> Vec<Problem> {
     let mut found = Vec::new();
-    found.extend(source(&infer.model));
+    found.extend(source("infer.model", &infer.model));
     let plain = infer.data.plain();
     if let Some(problem) = text(infer, &plain) {
         found.push(problem);
@@ -58,21 +58,25 @@ fn text(infer: &InferSpec, data: &DataSource) -> Option<Problem> {
     ))
 }
 
-fn source(model: &ModelSource) -> Option<Problem> {
+/// What is wrong with a model to predict with, which stands at `path`.
+pub(super) fn source(path: &str, model: &ModelSource) -> Option<Problem> {
     let ModelSource { from, network, key } = model;
-    let problem = weights("infer.model", from, key.as_deref());
+    let problem = weights(path, from, key.as_deref());
     if problem.is_some() {
         return problem;
     }
-    let path = "infer.model.network";
     match network {
         None if is_pytorch(from) => {
             let message = "a PyTorch file holds weights and no network";
-            Some(Problem::new("infer.model", message, "describe it in infer.model.network, as in train.model"))
+            Some(Problem::new(path, message, format!("describe it in {path}.network, as in train.model")))
         }
         Some(_) if !is_pytorch(from) && !from.ends_with(".safetensors") => {
             let message = "the shape of the network is given for a .pth or .safetensors file only";
-            Some(Problem::new(path, message, "leave it out: a model's folder has its own config.json"))
+            Some(Problem::new(
+                format!("{path}.network"),
+                message,
+                "leave it out: a model's folder has its own config.json",
+            ))
         }
         _ => None,
     }

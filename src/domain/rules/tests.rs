@@ -615,6 +615,32 @@ fn inference_has_a_model() {
 }
 
 #[test]
+fn an_evaluation_compares_what_models_say_of_rows() {
+    let evaluate = json!({
+        "version": 1, "name": "compare",
+        "evaluate": {
+            "models": [{"from": "model:digits@champion"}, {"from": "job:digits"}],
+            "data": {"format": "csv", "uri": "/data/digits.csv", "targets": ["label"]}, "part": "test", "slice": "country",
+        }
+    });
+    let text = json!({"format": "text", "uri": "/data/genesis.txt", "tokenizer": "bytes"});
+    let npy = json!({"format": "npy", "uri": "/data/x.npy"});
+    check(
+        &evaluate,
+        &[
+            (&[], &[]),
+            (&[("/evaluate/models/1/from", json!("job:"))], &["evaluate.models[1].from: "]),
+            (&[("/evaluate/models/0/from", json!("model.pth"))], &["evaluate.models[0]"]),
+            (
+                &[("/evaluate/data", text)],
+                &["evaluate.data.format: an evaluation compares what models say of rows of numbers"],
+            ),
+            (&[("/evaluate/data", npy)], &["evaluate.slice: neither generated data nor an array"]),
+        ],
+    );
+}
+
+#[test]
 fn everything_is_found_at_once() {
     let changes = [
         ("/name", json!("7")),

@@ -9,7 +9,7 @@ import struct
 import sys
 
 MASK32 = 0xFFFFFFFF
-INIT, SHUFFLE, DROPOUT, SPLIT, DATA, BLOCKS, ROWS, PARTS = 1, 2, 3, 4, 5, 6, 7, 8
+INIT, SHUFFLE, DROPOUT, SPLIT, DATA, BLOCKS, ROWS, PARTS, BOOTSTRAP = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 
 def philox(key, counter):
@@ -124,6 +124,7 @@ def vectors():
         (9, BLOCKS, 0, 3),
         (9, ROWS, 5, 3),
         (9, PARTS, 0, 0),
+        (9, BOOTSTRAP, 0, 2**48 + 2),
     ]
     out = []
     for stream in streams:

@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod coverage;
 pub mod data;
 pub mod device;
+pub mod evaluate;
 pub mod fault;
 pub mod host;
 pub mod infer;

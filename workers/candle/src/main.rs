@@ -25,7 +25,7 @@ use mlctl_protocol::{
 };
 use mlworker::{
     data::survey,
-    device,
+    device, evaluate,
     fault::Fault,
     host::{Done, Host, Order},
     infer,
@@ -142,6 +142,7 @@ fn run(launch: &Launch, start: &Start, host: &Outside, runtime: &Runtime) -> Res
     match &start.spec.work {
         Work::Train(spec) => train::run(job, spec),
         Work::Infer(spec) => infer::run(job, spec),
+        Work::Evaluate(spec) => evaluate::run(job, spec),
         Work::Command(_) => Err(Fault::new(ExitClass::Crash, "this worker trains and predicts, and runs no commands")
             .with_hint(
                 "name the program of each in its own setting: workers.command and commands.executable in mld.toml",

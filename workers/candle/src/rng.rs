@@ -54,6 +54,11 @@ pub enum Stream {
     },
     /// The division of a streamed source's rows into parts: a word a row.
     Parts,
+    /// How often a row is drawn in each replicate of a bootstrap: a word a replicate.
+    Bootstrap {
+        /// The row from 0, modulo 2^48.
+        row: u64,
+    },
 }
 
 impl Stream {
@@ -68,6 +73,7 @@ impl Stream {
             Self::Blocks { epoch } => (6, 0, epoch),
             Self::Rows { epoch, window } => (7, window, epoch),
             Self::Parts => (8, 0, 0),
+            Self::Bootstrap { row } => (9, 0, row),
         }
     }
 }

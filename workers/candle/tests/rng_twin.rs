@@ -68,6 +68,7 @@ fn rust_and_python_draw_the_same_numbers() {
         vectors(9, Stream::Blocks { epoch: 3 }),
         vectors(9, Stream::Rows { epoch: 3, window: 5 }),
         vectors(9, Stream::Parts),
+        vectors(9, Stream::Bootstrap { row: (1 << 48) + 2 }),
     ];
     assert_eq!(theirs.len(), ours.len());
     for (ours, theirs) in ours.iter().zip(&theirs) {

@@ -285,8 +285,9 @@ impl<'a> Actor<'a> {
                     publish::folder(&self.stores.open(&uri)?, files, keys::MODEL_CONFIG).await?;
                     result.model = Some(ModelRef { uri, digest: blake3_hex(b"") });
                 }
-                Work::Infer(_) => {
-                    let at = self.stores.open(&self.start.storage.output_uri)?.join("predictions.jsonl")?;
+                work @ (Work::Infer(_) | Work::Evaluate(_)) => {
+                    let name = if matches!(work, Work::Infer(_)) { "predictions.jsonl" } else { "evaluation.json" };
+                    let at = self.stores.open(&self.start.storage.output_uri)?.join(name)?;
                     publish::file(&at, Bytes::new()).await?;
                     result.output = Some(OutputRef { uri: at.uri().to_owned(), records: 0, errors: 0 });
                 }

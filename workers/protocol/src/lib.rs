@@ -5,6 +5,7 @@
 //! reader/old data; `tests/fixtures` of this crate keeps what earlier releases wrote.
 
 pub mod dataset;
+pub mod evaluation;
 pub mod exit;
 pub mod ids;
 pub mod launch;

@@ -26,18 +26,18 @@ use crate::{
 
 /// What is known of a row besides its features.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Its number from 0.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// What its id column says.
-    pub(super) id: Option<String>,
+    pub(crate) id: Option<String>,
     /// What the model should predict.
-    pub(super) expected: Option<Expected>,
+    pub(crate) expected: Option<Expected>,
 }
 
 /// A row's label.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Expected {
+pub(crate) enum Expected {
     /// A class.
     Class(u32),
     /// Values.
@@ -46,13 +46,13 @@ pub(super) enum Expected {
 
 /// Some rows.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Rows to predict.
-    pub(super) rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// Their features, scaled, row-major.
-    pub(super) features: Vec<f32>,
+    pub(crate) features: Vec<f32>,
     /// Rows that cannot be predicted.
-    pub(super) bad: Vec<BadRow>,
+    pub(crate) bad: Vec<BadRow>,
 }
 
 /// Where rows come from.
@@ -70,7 +70,7 @@ enum Part {
 }
 
 /// The rows of a job.
-pub(super) struct Input<'a> {
+pub(crate) struct Input<'a> {
     source: Source<'a>,
     task: Task,
     scaler: Scaler,
@@ -85,7 +85,7 @@ pub(super) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn open(job: Job<'a>, spec: &InferSpec, model: &Model) -> Result<Self, Fault> {
+    pub(crate) fn open(job: Job<'a>, spec: &InferSpec, model: &Model) -> Result<Self, Fault> {
         let config = model.config.as_ref();
         let (source, task, features) = match (Table::open(&Access::of(job), &spec.data)?, &spec.data) {
             (Some(table), source) => {
@@ -112,12 +112,12 @@ impl<'a> Input<'a> {
         Ok(Self { source, task, scaler, features, part, whole, next: 0, unread_labels: 0 })
     }
 
-    pub(super) const fn task(&self) -> &Task {
+    pub(crate) const fn task(&self) -> &Task {
         &self.task
     }
 
     /// Rows in all, where that is known before the end.
-    pub(super) fn total(&self) -> Option<u64> {
+    pub(crate) fn total(&self) -> Option<u64> {
         match (&self.part, &self.source) {
             (Some(Part::Listed(rows, _)), _) => Some(rows.len() as u64),
             (Some(Part::Chance(..)), _) => None,
@@ -127,12 +127,12 @@ impl<'a> Input<'a> {
     }
 
     /// Labels that were there and could not be read.
-    pub(super) const fn unread_labels(&self) -> u64 {
+    pub(crate) const fn unread_labels(&self) -> u64 {
         self.unread_labels
     }
 
     /// The next rows, at most `rows` of them; `None` at the end.
-    pub(super) fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, Fault> {
+    pub(crate) fn next_batch(&mut self, rows: usize) -> Result<Option<Batch>, Fault> {
         let mut batch = Batch::default();
         match self.source {
             Source::Table(_) => self.read(rows, &mut batch)?,
@@ -187,7 +187,7 @@ impl<'a> Input<'a> {
     }
 
     /// Whether the data was what its part was cut from, once all of it has been read.
-    pub(super) fn check_whole(&mut self) -> Result<(), Fault> {
+    pub(crate) fn check_whole(&mut self) -> Result<(), Fault> {
         let Some(config) = &self.whole else { return Ok(()) };
         let (uri, digest) = match &self.source {
             Source::Table(table) => (table.uri(), table.content_digest()),

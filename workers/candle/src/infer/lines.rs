@@ -9,6 +9,14 @@ use super::{
 };
 use crate::loss::log_sum_exp;
 
+/// The class of the greatest logit; the first of those that are the same.
+pub(super) fn greatest(logits: &[f32]) -> u32 {
+    let likeliest = (0_u32..)
+        .zip(logits)
+        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| if *logit > best.1 { (class, *logit) } else { best });
+    likeliest.0
+}
+
 /// What a model says of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Prediction {
@@ -30,10 +38,7 @@ impl Prediction {
                 let log_sum = log_sum_exp(outputs);
                 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
                 let probabilities = outputs.iter().map(|logit| (f64::from(*logit) - log_sum).exp() as f32).collect();
-                let likeliest = (0_u32..).zip(outputs).fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
-                    if *logit > best.1 { (class, *logit) } else { best }
-                });
-                Self::Class(likeliest.0, probabilities)
+                Self::Class(greatest(outputs), probabilities)
             }
         })
     }

@@ -3,12 +3,43 @@
 
 use mlctl_protocol::progress::Metrics;
 
-use super::input::Expected;
+use super::{input::Expected, lines::greatest};
 use crate::loss::log_sum_exp;
+
+/// How good a prediction was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Score {
+    /// The loss of the row.
+    pub(crate) loss: f64,
+    /// Whether the class predicted is the label's, where there are classes.
+    pub(crate) correct: Option<bool>,
+}
+
+impl Score {
+    /// The score of outputs by the class predicted, where it is one.
+    fn by(outputs: &[f32], predicted: Option<u32>, expected: &Expected) -> Self {
+        match expected {
+            Expected::Class(class) => {
+                let logit = outputs.get(*class as usize).copied().unwrap_or(f32::NEG_INFINITY);
+                let loss = log_sum_exp(outputs) - f64::from(logit);
+                Self { loss, correct: Some(predicted == Some(*class)) }
+            }
+            Expected::Values(values) => {
+                let sum: f64 = outputs.iter().zip(values).map(|(y, t)| (f64::from(*y) - f64::from(*t)).powi(2)).sum();
+                Self { loss: ratio(sum, values.len() as u64), correct: None }
+            }
+        }
+    }
+
+    /// The score of outputs of which the greatest is the class predicted; none where they are not finite.
+    pub(crate) fn of(outputs: &[f32], expected: &Expected) -> Option<Self> {
+        outputs.iter().all(|output| output.is_finite()).then(|| Self::by(outputs, Some(greatest(outputs)), expected))
+    }
+}
 
 /// Sums over the rows with a label.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     rows: u64,
     loss: f64,
     classes: bool,
@@ -17,24 +48,27 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Takes in a row's outputs, the class predicted where it is one, and the label.
-    pub(super) fn take(&mut self, outputs: &[f32], predicted: Option<u32>, expected: &Expected) {
+    pub(crate) fn take(&mut self, outputs: &[f32], predicted: Option<u32>, expected: &Expected) {
+        self.add(Score::by(outputs, predicted, expected));
+    }
+
+    /// Takes in a row.
+    pub(crate) fn add(&mut self, Score { loss, correct }: Score) {
         self.rows += 1;
-        match expected {
-            Expected::Class(class) => {
-                self.classes = true;
-                self.correct += u64::from(predicted == Some(*class));
-                let logit = outputs.get(*class as usize).copied().unwrap_or(f32::NEG_INFINITY);
-                self.loss += log_sum_exp(outputs) - f64::from(logit);
-            }
-            Expected::Values(values) => {
-                let sum: f64 = outputs.iter().zip(values).map(|(y, t)| (f64::from(*y) - f64::from(*t)).powi(2)).sum();
-                self.loss += ratio(sum, values.len() as u64);
-            }
+        self.loss += loss;
+        if let Some(correct) = correct {
+            self.classes = true;
+            self.correct += u64::from(correct);
         }
     }
 
+    /// Rows taken in.
+    pub(crate) const fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// `loss`, and `accuracy` where there are classes; nothing without labels.
-    pub(super) fn metrics(&self) -> Metrics {
+    pub(crate) fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::new();
         if self.rows == 0 {
             return metrics;

@@ -15,10 +15,11 @@ use mlctl_protocol::{
     spec::{InferSpec, ModelSpec},
 };
 
-use self::{
-    input::{Batch, Input},
-    meter::Meter,
-    output::Output,
+use self::output::Output;
+pub(crate) use self::{
+    input::{Batch, Input, Row},
+    meter::{Meter, Score},
+    results::Results,
 };
 use crate::{
     bundle::{self, config::shape, read::Model},
@@ -83,21 +84,21 @@ fn predict(job: Job<'_>, spec: &InferSpec) -> Result<Done, Fault> {
 }
 
 /// A model on its device.
-struct Predictor<'a> {
+pub(crate) struct Predictor<'a> {
     network: Network,
     device: &'a Device,
     inputs: usize,
 }
 
 impl<'a> Predictor<'a> {
-    fn new(model: Model, device: &'a Device) -> Result<Self, Fault> {
+    pub(crate) fn new(model: Model, device: &'a Device) -> Result<Self, Fault> {
         let on_device = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(device)?));
         let weights = model.weights.into_iter().map(on_device).collect::<candle_core::Result<_>>()?;
         Ok(Self { network: Network::new(&model.network, &weights)?, device, inputs: shape(&model.network).0 })
     }
 
     /// The outputs of a batch's rows, row-major.
-    fn outputs(&self, batch: &Batch) -> Result<Vec<f32>, Fault> {
+    pub(crate) fn outputs(&self, batch: &Batch) -> Result<Vec<f32>, Fault> {
         if batch.rows.is_empty() {
             return Ok(Vec::new());
         }

@@ -74,12 +74,8 @@ impl<'a> Output<'a> {
 
     /// Writes a batch: its rows' outputs, row-major, and the rows that are bad.
     pub(super) fn write(&mut self, batch: &Batch, outputs: &[f32], meter: &mut Meter) -> Result<(), Fault> {
-        let width = match &self.task {
-            Task::Classes(classes) => *classes as usize,
-            Task::Values(names) => names.len(),
-        };
         let mut text = Vec::new();
-        for (row, outputs) in batch.rows.iter().zip(outputs.chunks_exact(width.max(1))) {
+        for (row, outputs) in batch.rows.iter().zip(outputs.chunks_exact(self.task.width().max(1))) {
             let Some(prediction) = Prediction::of(outputs, &self.task) else {
                 let what = "the model's outputs for it are not finite".into();
                 self.refuse(BadRow::of_row(row.number, None, what))?;

@@ -19,7 +19,7 @@ const PATIENCE_SECONDS: u32 = 10;
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// A file of results being written.
-pub(super) struct Results<'a> {
+pub(crate) struct Results<'a> {
     job: Job<'a>,
     at: Location,
     /// None once the store did not answer in the middle: a part that is lost is lost for the whole.
@@ -31,7 +31,7 @@ pub(super) struct Results<'a> {
 
 impl<'a> Results<'a> {
     /// Results under a name in the job's folder for them.
-    pub(super) fn new(job: Job<'a>, name: &str) -> Result<Self, Fault> {
+    pub(crate) fn new(job: Job<'a>, name: &str) -> Result<Self, Fault> {
         let copy = LocalCopy::new(job);
         let stores = if copy.is_some() { job.stores.patient_for(PATIENCE_SECONDS) } else { job.stores.clone() };
         let at = stores.open(&job.start.storage.output_uri).and_then(|folder| folder.join(name));
@@ -40,11 +40,11 @@ impl<'a> Results<'a> {
         Ok(Self { job, upload: Some(Upload::new(at.clone())), at, copy, gave_up: None })
     }
 
-    pub(super) fn uri(&self) -> &str {
+    pub(crate) fn uri(&self) -> &str {
         self.at.uri()
     }
 
-    pub(super) fn write(&mut self, text: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, text: &[u8]) -> Result<(), Fault> {
         if let Some(copy) = &mut self.copy
             && let Err(why) = copy.append(text)
         {
@@ -74,7 +74,7 @@ impl<'a> Results<'a> {
     }
 
     /// Makes the file appear. Where it can be sent again it waits for a store that does not answer, as long as the settings say.
-    pub(super) fn finish(self) -> Result<(), Fault> {
+    pub(crate) fn finish(self) -> Result<(), Fault> {
         self.check_kept()?;
         let Self { job, at, mut upload, copy, .. } = self;
         let Some(mut copy) = copy else {
@@ -88,7 +88,7 @@ impl<'a> Results<'a> {
     }
 
     /// Gives the file up.
-    pub(super) fn abort(self) {
+    pub(crate) fn abort(self) {
         if let Some(upload) = self.upload {
             self.job.runtime.block_on(upload.abort());
         }

@@ -10,7 +10,7 @@ use crate::{
 
 /// What is predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// One of so many classes.
     Classes(u32),
     /// A value for each name.
@@ -18,10 +18,18 @@ pub(super) enum Task {
 }
 
 impl Task {
+    /// Outputs of a row.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Classes(classes) => *classes as usize,
+            Self::Values(names) => names.len(),
+        }
+    }
+
     /// The task of a model whose results are compared with the columns `targets`, if with any.
     ///
     /// Weights alone tell classes apart when one column is to be compared with more than one output, and else give values.
-    pub(super) fn of(model: &Model, targets: &[String]) -> Result<Self, Fault> {
+    pub(crate) fn of(model: &Model, targets: &[String]) -> Result<Self, Fault> {
         let (_, outputs) = shape(&model.network);
         let classes = match &model.config {
             Some(config) => config.loss == Loss::CrossEntropy,

@@ -70,6 +70,7 @@ impl Bench {
         self.as_job(spec, host, (job, attempt, resume), |job| match &job.start.spec.work {
             Work::Train(spec) => train::run(job, spec),
             Work::Infer(spec) => infer::run(job, spec),
+            Work::Evaluate(spec) => mlworker::evaluate::run(job, spec),
             Work::Command(_) => unreachable!("jobs of this worker train or infer"),
         })
     }

@@ -13,6 +13,8 @@ mod common;
 #[cfg(test)]
 mod datasets;
 #[cfg(test)]
+mod evaluate;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod gpt;

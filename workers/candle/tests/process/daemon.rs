@@ -191,7 +191,7 @@ pub fn checkpoints(reports: &[ReportBody]) -> Vec<CheckpointRef> {
 pub fn example(name: &str) -> serde_json::Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/jobs").canonicalize().unwrap();
     let mut spec: serde_json::Value = toml::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
-    for place in ["/train/data/uri", "/infer/data/uri", "/infer/model/from"] {
+    for place in ["/train/data/uri", "/infer/data/uri", "/infer/model/from", "/evaluate/data/uri"] {
         let uri = spec.pointer_mut(place).filter(|uri| !uri.as_str().unwrap().starts_with("job:"));
         if let Some(uri) = uri {
             *uri = format!("file://{}/{}", folder.display(), uri.as_str().unwrap()).into();

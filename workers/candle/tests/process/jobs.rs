@@ -44,13 +44,21 @@ async fn train_and_predict(file: &str, accuracy: f64) {
     assert!(trained.reports.iter().any(|body| matches!(body, ReportBody::Metrics { .. })));
     let mut infer = example("digits-infer.toml");
     assert_eq!(infer["infer"]["model"]["from"], "job:digits");
-    infer["infer"]["model"]["from"] = json!(result.model.unwrap().uri);
+    let model = json!(result.model.unwrap().uri);
+    infer["infer"]["model"]["from"] = model.clone();
     let predicted = daemon.run(&spec(infer), 2, 1).await.result.unwrap();
     assert_eq!(predicted.metrics["accuracy"], result.metrics["test_accuracy"]);
     let output = predicted.output.unwrap();
     assert_eq!((output.records, output.errors), (270, 0));
     let text = std::fs::read_to_string(output.uri.strip_prefix("file://").unwrap()).unwrap();
     assert_eq!(text.lines().count(), 270);
+    let mut evaluate = example("digits-evaluate.toml");
+    assert_eq!(evaluate["evaluate"]["models"], json!([{"from": "job:digits"}, {"from": "job:digits-cnn"}]));
+    evaluate["evaluate"]["models"] = json!([{"from": model}, {"from": model}]);
+    let compared = daemon.run(&spec(evaluate), 3, 1).await.result.unwrap();
+    assert_eq!(compared.output.unwrap().records, 270);
+    assert_eq!(compared.metrics["accuracy"], result.metrics["test_accuracy"]);
+    assert_eq!(compared.metrics["1.accuracy_difference"], 0.0);
 }
 
 #[expect(clippy::disallowed_methods, reason = "a failed random test is repeated with SEED")]

@@ -5,6 +5,7 @@ mod after;
 mod command;
 mod data;
 mod detect;
+mod evaluate;
 mod gpt;
 mod infer;
 mod model;
@@ -23,6 +24,7 @@ pub use data::{
     DataFormat, DataSource, PinnedData, Scaling, Split, SplitPart, StreamSpec, TextTokens, dataset_parts, file_set,
 };
 pub use detect::{DeadGradients, DetectSpec, Diverged, Plateau, Select};
+pub use evaluate::{BootstrapSpec, EvaluateSpec, MAX_COMPARED};
 pub use gpt::{FeedForward, GptSpec, Norm, Positions};
 pub use infer::{InferSpec, InitSpec, ModelSource, OutputFormat, is_pytorch};
 pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
@@ -81,22 +83,64 @@ pub enum Work {
     Train(Box<TrainSpec>),
     /// Predict a dataset with a model.
     Infer(Box<InferSpec>),
+    /// Compare models.
+    Evaluate(Box<EvaluateSpec>),
     /// Run a program of the user's own.
     Command(Box<CommandSpec>),
 }
 
 impl Work {
     /// The data that it reads, where the spec says which.
-    pub fn data_mut(&mut self) -> Option<&mut DataSource> {
+    #[must_use]
+    pub fn data(&self) -> Option<&DataSource> {
         match self {
-            Self::Train(train) => Some(&mut train.data),
-            Self::Infer(infer) => Some(&mut infer.data),
+            Self::Train(train) => Some(&train.data),
+            Self::Infer(infer) => Some(&infer.data),
+            Self::Evaluate(evaluate) => Some(&evaluate.data),
             Self::Command(_) => None,
         }
     }
 
+    /// Where the weights come from that it begins with or predicts with.
+    #[must_use]
+    pub fn weights(&self) -> Vec<&str> {
+        match self {
+            Self::Train(train) => train.init.iter().map(|init| init.from.as_str()).collect(),
+            Self::Infer(infer) => vec![&infer.model.from],
+            Self::Evaluate(evaluate) => evaluate.models.iter().map(|model| model.from.as_str()).collect(),
+            Self::Command(_) => Vec::new(),
+        }
+    }
+
+    /// What it reads, to be changed: the data, and where the weights come from, each with the dotted path at which the spec says so.
+    pub fn sources_mut(&mut self) -> (Option<&mut DataSource>, Vec<(String, &mut String)>) {
+        match self {
+            Self::Train(train) => {
+                let init = train.init.iter_mut().map(|init| ("train.init.from".to_owned(), &mut init.from));
+                (Some(&mut train.data), init.collect())
+            }
+            Self::Infer(infer) => (Some(&mut infer.data), vec![("infer.model.from".to_owned(), &mut infer.model.from)]),
+            Self::Evaluate(evaluate) => {
+                let models = evaluate.models.iter_mut().enumerate();
+                let models = models.map(|(index, model)| (format!("evaluate.models[{index}].from"), &mut model.from));
+                (Some(&mut evaluate.data), models.collect())
+            }
+            Self::Command(_) => (None, Vec::new()),
+        }
+    }
+
+    /// As [`data`](Self::data), to be changed.
+    pub fn data_mut(&mut self) -> Option<&mut DataSource> {
+        self.sources_mut().0
+    }
+
+    /// As [`weights`](Self::weights), to be changed, each with its path.
+    pub fn weights_mut(&mut self) -> Vec<(String, &mut String)> {
+        self.sources_mut().1
+    }
+
     /// Every kind of job.
-    pub const KINDS: [&'static str; 3] = ["train", "infer", CommandSpec::KIND];
+    pub const KINDS: [&'static str; 4] = ["train", "infer", "evaluate", CommandSpec::KIND];
 
     /// The kind of job: one of [`KINDS`](Self::KINDS).
     #[must_use]
@@ -104,12 +148,13 @@ impl Work {
         match self {
             Self::Train(_) => "train",
             Self::Infer(_) => "infer",
+            Self::Evaluate(_) => "evaluate",
             Self::Command(_) => CommandSpec::KIND,
         }
     }
 }
 
-/// The written form of a [`JobSpec`]. Exactly one of `train`, `infer` and `command` says what to do.
+/// The written form of a [`JobSpec`]. Exactly one of `train`, `infer`, `evaluate` and `command` says what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "mlctl job spec", inline)]
@@ -164,6 +209,9 @@ pub struct SpecDocument {
     /// Predict a dataset with a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     infer: Option<Box<InferSpec>>,
+    /// Compare models on the same rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evaluate: Option<Box<EvaluateSpec>>,
     /// Run a program of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<Box<CommandSpec>>,
@@ -211,10 +259,12 @@ impl TryFrom<SpecDocument> for JobSpec {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
         let (train, infer) = (document.train.map(Work::Train), document.infer.map(Work::Infer));
-        let mut works = train.into_iter().chain(infer).chain(document.command.map(Work::Command));
-        let work = works.next().ok_or("the job has nothing to do: add a [train], an [infer] or a [command] table")?;
+        let others = document.evaluate.map(Work::Evaluate).into_iter().chain(document.command.map(Work::Command));
+        let mut works = train.into_iter().chain(infer).chain(others);
+        let nothing = "the job has nothing to do: add a [train], an [infer], an [evaluate] or a [command] table";
+        let work = works.next().ok_or(nothing)?;
         if works.next().is_some() {
-            return Err("a job does one thing: keep one of [train], [infer] and [command]".into());
+            return Err("a job does one thing: keep one of [train], [infer], [evaluate] and [command]".into());
         }
         Ok(converted!(document, work: work))
     }
@@ -222,12 +272,14 @@ impl TryFrom<SpecDocument> for JobSpec {
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let (train, infer, command) = match spec.work {
-            Work::Train(train) => (Some(train), None, None),
-            Work::Infer(infer) => (None, Some(infer), None),
-            Work::Command(command) => (None, None, Some(command)),
-        };
-        converted!(spec, version: SPEC_VERSION, train: train, infer: infer, command: command)
+        let (mut train, mut infer, mut evaluate, mut command) = (None, None, None, None);
+        match spec.work {
+            Work::Train(work) => train = Some(work),
+            Work::Infer(work) => infer = Some(work),
+            Work::Evaluate(work) => evaluate = Some(work),
+            Work::Command(work) => command = Some(work),
+        }
+        converted!(spec, version: SPEC_VERSION, train: train, infer: infer, evaluate: evaluate, command: command)
     }
 }
 
