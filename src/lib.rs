@@ -7,6 +7,7 @@
 //! - [`store`]: the only SQL. One writer with group commit, many readers.
 //! - [`scheduler`]: which job runs next.
 //! - [`supervisor`]: attempts as processes.
+//! - [`pipeline`]: retrainings in stages.
 //! - [`api`]: HTTP/JSON over a Unix socket.
 //! - [`daemon`]: wires everything; the lifecycle.
 //! - [`vault`]: the database as a thing to check, copy and put back.
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod pipeline;
 pub mod registry;
 pub mod scheduler;
 pub mod store;

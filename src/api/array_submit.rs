@@ -147,7 +147,7 @@ fn uncompared(halving: &Halving, spec: &JobSpec) -> Option<Problem> {
     }
     let name = halving.metric.name.as_str();
     match &spec.work {
-        work @ (Work::Infer(_) | Work::Evaluate(_) | Work::Command(_)) => problem(
+        work @ (Work::Infer(_) | Work::Evaluate(_) | Work::Retrain(_) | Work::Command(_)) => problem(
             format!("a job of kind {} is not compared by its checkpoints", work.kind()),
             "training jobs alone are compared on the way",
         ),
@@ -273,7 +273,7 @@ fn unbroken(broken: &BTreeSet<String>, mut problems: Vec<Problem>) -> Vec<Proble
 
 /// What a spec names outside itself.
 struct Outside {
-    data: Option<DataSource>,
+    data: Vec<DataSource>,
     weights: Vec<String>,
     /// A command's program, and the folder that it runs in.
     program: Option<(String, Option<String>)>,
@@ -286,18 +286,19 @@ impl Outside {
             Work::Command(command) => {
                 command.arguments().into_iter().next().map(|program| (program, command.cwd.clone()))
             }
-            Work::Train(_) | Work::Infer(_) | Work::Evaluate(_) => None,
+            Work::Train(_) | Work::Infer(_) | Work::Evaluate(_) | Work::Retrain(_) => None,
         };
         let weights = spec.work.weights().into_iter().map(str::to_owned).collect();
-        Self { data: spec.work.data().cloned(), weights, program, after: spec.after.clone() }
+        Self { data: spec.work.data().into_iter().cloned().collect(), weights, program, after: spec.after.clone() }
     }
 
     fn put(&self, spec: &mut JobSpec) {
         spec.after.clone_from(&self.after);
-        if let (Some(data), Some(known)) = (spec.work.data_mut(), &self.data) {
+        let sources = spec.work.sources_mut();
+        for ((_, data), known) in sources.data.into_iter().zip(&self.data) {
             data.clone_from(known);
         }
-        for ((_, from), known) in spec.work.weights_mut().into_iter().zip(&self.weights) {
+        for ((_, from), known) in sources.weights.into_iter().zip(&self.weights) {
             from.clone_from(known);
         }
     }

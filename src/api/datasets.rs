@@ -87,8 +87,10 @@ pub(super) async fn remove(
 
 /// Forgets what a client says of the version that a spec reads: it is looked up.
 pub(super) fn unpin(spec: &mut JobSpec) {
-    if let Some(DataSource::Dataset { pinned, .. }) = spec.work.data_mut() {
-        *pinned = None;
+    for (_, data) in spec.work.sources_mut().data {
+        if let DataSource::Dataset { pinned, .. } = data {
+            *pinned = None;
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
-use mlctl_protocol::{JobId, spec::Work};
+use mlctl_protocol::{
+    JobId,
+    spec::{RetrainSpec, Work},
+};
 
 use super::{
     Context, Shared, after,
@@ -21,11 +24,11 @@ use super::{
         MAX_LOOKED_AT, MAX_PAGE_LIMIT, PageQuery, SortField,
     },
     stream,
-    types::{ArrayView, AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, WhyView},
+    types::{ArrayView, AttemptList, EventList, JobList, JobView, MetricList, SCHEMA, SpecView, StageView, WhyView},
     view::{self, Planned, Scene},
 };
 use crate::{
-    domain::{Filter, JobState, array::is_final},
+    domain::{Filter, Job, JobState, array::is_final, retrain::Stage},
     scheduler::Outlook,
     store::{Array, ArrayFilter, Awaited, JobDetail, ListFilter, Listed, MemberFilter, Sift, StoreError},
 };
@@ -138,7 +141,20 @@ pub(super) async fn show(State(api): State<Context>, Named(id): Named) -> Result
     let after = api.store.awaited(&[id], true).await?.remove(&id).unwrap_or_default();
     let (dependents, all) = api.waiters(id).await?;
     let after = after.into_iter().map(after::view).collect();
-    Ok(Json(JobView { after, dependents, dependents_count: Some(all), ..view }))
+    let stages = if view.kind == RetrainSpec::KIND { stages(&api, id).await? } else { Vec::new() };
+    Ok(Json(JobView { after, dependents, dependents_count: Some(all), stages, ..view }))
+}
+
+/// The jobs that the stages of a retraining are.
+async fn stages(api: &Shared, run: JobId) -> Result<Vec<StageView>, Failure> {
+    let run = api.store.job(run).await?.job;
+    let mut stages = Vec::new();
+    for stage in Stage::ALL {
+        let job = api.store.stage(&run, stage).await?;
+        let view = |job: Job| StageView { stage: stage.name().into(), job: job.id, state: job.state.name().into() };
+        stages.extend(job.map(view));
+    }
+    Ok(stages)
 }
 
 /// `GET /v1/jobs/{job}/spec`.

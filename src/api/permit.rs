@@ -48,7 +48,7 @@ impl Commands {
 pub(super) fn check_spec(api: &Shared, peer: Peer, spec: &JobSpec) -> Result<(), Failure> {
     match &spec.work {
         Work::Command(_) => api.policy().commands.check(peer, api.owner, |name| api.users.find(name)),
-        Work::Train(_) | Work::Infer(_) | Work::Evaluate(_) => Ok(()),
+        Work::Train(_) | Work::Infer(_) | Work::Evaluate(_) | Work::Retrain(_) => Ok(()),
     }
 }
 

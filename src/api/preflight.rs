@@ -29,13 +29,13 @@ use crate::{
 pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec<Problem>) -> Result<(), Failure> {
     after::resolve(api, spec, problems).await?;
     let roots = canonical(&api.policy().data_roots).await;
-    for (path, from) in spec.work.weights_mut() {
+    let sources = spec.work.sources_mut();
+    for (path, from) in sources.weights {
         problems.extend(model(api, &path, from, &roots).await?);
     }
-    let path = format!("{}.data", spec.work.kind());
-    if let Some(read) = spec.work.data_mut() {
-        problems.extend(datasets::pin(api, &path, read).await?);
-        problems.extend(data(api, &path, read, &roots).await);
+    for (path, read) in sources.data {
+        problems.extend(datasets::pin(api, path, read).await?);
+        problems.extend(data(api, path, read, &roots).await);
     }
     if let Work::Command(command) = &mut spec.work {
         problems.extend(runnable(command).await);
@@ -45,10 +45,8 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
 
 /// What is wrong with a spec that reads a version of a dataset, by what that is of: the rules of its format. None of any other.
 pub(super) fn of_pinned(spec: &JobSpec) -> Vec<Problem> {
-    match spec.work.data() {
-        Some(DataSource::Dataset { pinned: Some(_), .. }) => rules::problems(spec),
-        _ => Vec::new(),
-    }
+    let is_pinned = |data: &&DataSource| matches!(data, DataSource::Dataset { pinned: Some(_), .. });
+    if spec.work.data().iter().any(is_pinned) { rules::problems(spec) } else { Vec::new() }
 }
 
 /// The folders that may be read from, as the kernel knows them.

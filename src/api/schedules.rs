@@ -7,7 +7,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
-use mlctl_protocol::{JobSpec, spec::DataSource};
+use mlctl_protocol::{
+    JobSpec,
+    spec::{DataSource, Work},
+};
 use tracing::info;
 
 use super::{
@@ -80,15 +83,19 @@ pub(super) async fn checked(
     }
     // What another version may be by the time of a tick is looked up then.
     let open = open_weights(&mut spec);
-    let newest = spec.work.data_mut().and_then(|data| data.newest_of().map(str::to_owned));
+    let newest: Vec<_> =
+        spec.work.sources_mut().data.into_iter().map(|(_, data)| data.newest_of().map(str::to_owned)).collect();
     let mistakes = submit::problems(api, &mut spec).await?;
-    for ((_, from), open) in spec.work.weights_mut().into_iter().zip(open) {
+    let sources = spec.work.sources_mut();
+    for ((_, from), open) in sources.weights.into_iter().zip(open) {
         if let Some(open) = open {
             *from = open;
         }
     }
-    if let (Some(newest), Some(DataSource::Dataset { dataset, pinned, .. })) = (newest, spec.work.data_mut()) {
-        (*dataset, *pinned) = (newest, None);
+    for ((_, data), newest) in sources.data.into_iter().zip(newest) {
+        if let (Some(newest), DataSource::Dataset { dataset, pinned, .. }) = (newest, data) {
+            (*dataset, *pinned) = (newest, None);
+        }
     }
     if mistakes.is_empty() {
         // As it will be when a tick submits it.
@@ -104,6 +111,7 @@ pub(super) async fn checked(
         let message = "when a schedule's jobs start is said by its crontab line".to_owned();
         problems.push(Problem { path: "time.begin".into(), message, hint: Some("take it away".into()) });
     }
+    problems.extend(rival(api, &name, &spec).await?);
     let timetable = match timetable {
         Some(timetable) if problems.is_empty() => timetable,
         _ => return Err(Failure::mistakes("schedule", problems)),
@@ -114,10 +122,26 @@ pub(super) async fn checked(
     Ok(NewSchedule { name, cron, zone, spec, user: peer.uid, created_at: now, next, policy })
 }
 
+/// Two schedules that retrain one model would promote against each other.
+async fn rival(api: &Shared, name: &str, spec: &JobSpec) -> Result<Option<Problem>, Failure> {
+    let model_of = |spec: &JobSpec| match &spec.work {
+        Work::Retrain(retrain) => Some(retrain.model.clone()),
+        _ => None,
+    };
+    let Some(model) = model_of(spec) else { return Ok(None) };
+    let schedules = api.store.schedules().await?;
+    let mut others = schedules.iter().map(|(other, _)| other).filter(|other| other.name != name);
+    Ok(others.find(|other| model_of(&other.spec).as_ref() == Some(&model)).map(|other| Problem {
+        path: "retrain.model".into(),
+        message: format!("schedule {} retrains model {model} already", other.name),
+        hint: Some(format!("change that one, or `mlctl schedule rm {}` first", other.name)),
+    }))
+}
+
 /// Which of the spec's weights come from a version that may be another by the time of a tick, in their order.
 fn open_weights(spec: &mut JobSpec) -> Vec<Option<String>> {
     let is_open = |from: &str| alias::reference(from).is_some_and(|named| !matches!(named.pick, Pick::Number(_)));
-    spec.work.weights_mut().into_iter().map(|(_, from)| is_open(from).then(|| from.clone())).collect()
+    spec.work.sources_mut().weights.into_iter().map(|(_, from)| is_open(from).then(|| from.clone())).collect()
 }
 
 /// What is wrong with a policy, and with a line that has no tick within it.

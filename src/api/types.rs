@@ -28,7 +28,7 @@ use mlctl_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::array::Membership;
+use crate::domain::{array::Membership, retrain::Conclusion};
 
 pub use after::{AfterView, WaiterView};
 pub use arrays::{ArrayChangeView, ArrayDetail, ArrayDryRunView, ArrayView, MemberView, SubmitArrayRequest};
@@ -110,6 +110,17 @@ pub struct PlacementView {
     pub reason: String,
     /// When it would start at the latest, if nothing more urgent comes and jobs run as long as their time limits allow; null where one without a limit is before it.
     pub starts_by: Option<Timestamp>,
+}
+
+/// The job that a stage of a retraining is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageView {
+    /// `train` or `evaluate`.
+    pub stage: String,
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: String,
 }
 
 /// A job: cli.md's "JSON of a job", and what its `show` needs besides.
@@ -203,6 +214,12 @@ pub struct JobView {
     pub model: Option<ModelRef>,
     /// The predictions.
     pub output: Option<OutputRef>,
+    /// What a retraining has come to, and why; absent for other jobs, and before it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conclusion: Option<Conclusion>,
+    /// The jobs that a retraining's stages are, in their order; empty in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageView>,
     /// The version of a dataset that it reads, `digits/3`. Absent where its spec names files, and in lists, for which no spec is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,

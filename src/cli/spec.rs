@@ -9,7 +9,7 @@ use std::{
 
 use mlctl_protocol::{
     JobSpec,
-    spec::{CommandSpec, DataSource, MAX_SPEC_BYTES, Work, file_set},
+    spec::{CommandSpec, MAX_SPEC_BYTES, Sources, Work, file_set},
 };
 
 use super::{Failure, exit::Exit};
@@ -299,12 +299,10 @@ enum Kind {
 
 /// Where a spec names files: the dotted path, the text, and what must be there. A job's model is no file.
 fn files(work: &mut Work) -> impl Iterator<Item = (String, &mut String, Kind)> {
-    let table = work.kind();
-    let (data, weights) = work.sources_mut();
+    let Sources { data, weights } = work.sources_mut();
     let data = data
         .into_iter()
-        .flat_map(DataSource::files_mut)
-        .map(move |(key, uri)| (format!("{table}.data.{key}"), uri, Kind::Data));
+        .flat_map(|(path, data)| data.files_mut().map(move |(key, uri)| (format!("{path}.{key}"), uri, Kind::Data)));
     let is_file = |from: &str| !from.starts_with("job:") && !from.starts_with(MODEL_SCHEME);
     let weights = weights.into_iter().filter(move |(_, from)| is_file(from));
     data.chain(weights.map(|(path, from)| (path, from, Kind::Model)))

@@ -62,6 +62,7 @@ fn uri(spec: &JobSpec) -> &str {
         },
         Work::Infer(infer) => &infer.model.from,
         Work::Evaluate(evaluate) => &evaluate.models[0].from,
+        Work::Retrain(retrain) => &retrain.model,
         Work::Command(command) => command.cwd.as_deref().unwrap(),
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     api::{self, Api, Policy},
     config::Settings,
     domain::Clock,
+    pipeline::retrain::{self, Pipeline},
     registry::{self, Registry, gc::Collector},
     scheduler::{
         self, Dispatch, Observer, Scheduler,
@@ -258,12 +259,13 @@ async fn close(store: &Store, stop: &Stop) {
 
 /// What is done by the clock, or when something has changed, besides starting jobs.
 fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &CancellationToken)) -> Vec<Part> {
-    let api::Parts { store, supervisor, dispatch, vault, registry, collector, clock, .. } = parts.clone();
+    let api::Parts { store, supervisor, dispatch, vault, registry, collector, artifacts, clock, .. } = parts.clone();
     let (stop_daemon, reload) = (parts.stop_daemon.clone(), parts.reload.clone());
     let (zones, max_queued) = (jiff::tz::db().clone(), knobs.max_queued.subscribe());
     let cron = Cron { store: store.clone(), clock: clock.clone(), zones, max_queued };
     let retention = knobs.retention.subscribe();
     let keeper = Keeper { store: store.clone(), supervisor: supervisor.clone(), clock: clock.clone(), retention };
+    let pipeline = Pipeline { store: store.clone(), registry: registry.clone(), artifacts, clock: clock.clone() };
     let deadlines = Deadlines { store: store.clone(), clock };
     let check_every = knobs.check_every.subscribe();
     vec![
@@ -271,6 +273,7 @@ fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &Cance
         Part::spawn("failures", failures::run(store.clone(), stop.clone())),
         Part::spawn("retention", retention::run(keeper, dispatch.clone(), stop.clone())),
         Part::spawn("registrar", registry::register_all(registry, is_sound(&dispatch), stop.clone())),
+        Part::spawn("retrain", retrain::run(pipeline, is_sound(&dispatch), stop.clone())),
         Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), stop.clone())),
         Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),

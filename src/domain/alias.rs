@@ -17,7 +17,7 @@ pub const MODEL_SCHEME: &str = "model:";
 const MAX_ALIASES: usize = 100;
 
 /// The longest reason for a move, in characters.
-const MAX_REASON: usize = 500;
+pub const MAX_REASON: usize = 500;
 
 /// The aliases of a model, each with the version that it means.
 pub type Aliases = BTreeMap<String, u32>;

@@ -16,6 +16,7 @@ use super::{
     dependency::Dependencies,
     gate::Gate,
     job::{Change, Exit, Hold, Intent, Uid},
+    retrain::Conclusion,
 };
 
 /// What is asked of an existing job. [`state::decide`](super::state::decide) turns it into events or refuses it.
@@ -120,6 +121,13 @@ pub enum Command {
     Waive {
         /// The jobs and arrays.
         on: Vec<JobId>,
+    },
+    /// All stages of a retraining are over, or one of them has failed.
+    Conclude {
+        /// How it ended.
+        exit: Exit,
+        /// What a run that went well has come to.
+        conclusion: Option<Box<Conclusion>>,
     },
     /// A person wants a finished job tried again, from its last checkpoint.
     Retry {
@@ -406,6 +414,14 @@ pub enum Event {
         /// How the attempt ended, if there was one.
         exit: Option<Exit>,
     },
+    /// A retraining is over.
+    Concluded {
+        /// How it ended.
+        exit: Exit,
+        /// What a run that went well has come to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        conclusion: Option<Box<Conclusion>>,
+    },
     /// A person wants a finished job tried again.
     Retried {
         /// Who.
@@ -450,6 +466,12 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it says what has become of what a job waits for.
+    #[must_use]
+    pub const fn is_of_waiting(&self) -> bool {
+        matches!(self, Self::Unblocked | Self::Unmet(_) | Self::Waived { .. } | Self::Concluded { .. })
+    }
+
     /// Whether an attempt is over with it.
     #[must_use]
     pub const fn ends_an_attempt(&self) -> bool {

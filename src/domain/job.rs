@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mlctl_protocol::{
     AttemptNumber, ExitClass, FencingToken, JobId,
     result::{CheckpointRef, ModelRef, OutputRef},
-    spec::{Resources, RetryPolicy},
+    spec::{Resources, RetrainSpec, RetryPolicy},
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::{
     array::Membership,
     dependency::{Unmet, Waits},
     gate::Gate,
+    retrain::Conclusion,
 };
 
 /// A Unix user id, read from the socket.
@@ -48,7 +49,7 @@ pub struct Job {
     pub id: JobId,
     /// Its name; not unique over time, unique names are those one unfinished job bears.
     pub name: String,
-    /// `train`, `infer` or `command`.
+    /// `train`, `infer`, `evaluate`, `retrain` or `command`.
     pub kind: String,
     /// Who submitted it.
     pub user: Uid,
@@ -107,6 +108,9 @@ pub struct Job {
     pub model: Option<ModelRef>,
     /// The results of an inference job.
     pub output: Option<OutputRef>,
+    /// What a retraining has come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conclusion: Option<Box<Conclusion>>,
 }
 
 impl Job {
@@ -118,6 +122,12 @@ impl Job {
             Some(Change::Set(seconds)) => Some(seconds),
             Some(Change::Clear) => None,
         }
+    }
+
+    /// Whether it is no work of a worker: the daemon submits its stages as jobs of their own, and it waits for them as others do for what comes before them.
+    #[must_use]
+    pub fn is_retraining(&self) -> bool {
+        self.kind == RetrainSpec::KIND
     }
 
     /// The dependency that it is held or was cancelled for, as it can never be met.

@@ -9,6 +9,7 @@ mod evaluate;
 mod infer;
 mod job;
 mod model;
+mod retrain;
 mod schedule;
 mod time;
 mod train;
@@ -127,6 +128,7 @@ pub fn misfits(spec: &JobSpec) -> Vec<Problem> {
         Work::Train(train) => found.extend(train::problems(train)),
         Work::Infer(infer) => found.extend(infer::problems(infer)),
         Work::Evaluate(evaluate) => found.extend(evaluate::problems(evaluate)),
+        Work::Retrain(retrain) => found.extend(retrain::problems(spec, retrain)),
         Work::Command(command) => found.extend(command::problems(command)),
     }
     found

@@ -88,7 +88,12 @@ fn wish(job: &Job, command: &Command, now: Timestamp) -> Result<Vec<Event>, Refu
         (state, Command::Edit { by, edit }) if *state != JobState::Succeeded => {
             return edit::decide(job, *by, edit, now);
         }
+        // It goes on waiting, for its stages.
+        (JobState::Blocked { .. }, Command::Unblock) if job.is_retraining() => return Ok(Vec::new()),
         (JobState::Blocked { .. }, Command::Unblock) => Event::Unblocked,
+        (JobState::Blocked { .. }, Command::Conclude { exit, conclusion }) if job.is_retraining() => {
+            Event::Concluded { exit: exit.clone(), conclusion: conclusion.clone() }
+        }
         (JobState::Blocked { .. }, Command::Unmet(never)) => Event::Unmet(never.clone()),
         (JobState::Blocked { .. }, Command::Waive { on }) => Event::Waived { on: on.clone() },
         // Of a quarantined job: who wants it tried again has looked at it.
@@ -187,7 +192,7 @@ pub fn apply(id: JobId, job: Option<Job>, event: &Event, at: Timestamp) -> Resul
             dependency::queued(&mut job, None);
         }
         (JobState::Running { .. }, _) if event.ends_an_attempt() => return over(job, event, at).map_err(illegal),
-        (JobState::Blocked { .. }, Event::Unblocked | Event::Unmet(_) | Event::Waived { .. }) => {
+        (JobState::Blocked { .. }, _) if event.is_of_waiting() => {
             return blocked::apply(job, event, at).map_err(illegal);
         }
         _ => return granted(job, event).map_err(illegal),
@@ -428,6 +433,7 @@ fn submitted(id: JobId, event: &Event, at: Timestamp) -> Option<Job> {
         checkpoint: None,
         model: None,
         output: None,
+        conclusion: None,
     })
 }
 
@@ -454,6 +460,7 @@ fn wrong_state(job: &Job, command: &Command) -> Refusal {
         Command::Unblock | Command::Unmet(_) | Command::Waive { .. } => "freed of what it waits for",
         Command::Remove { .. } if job.state.is_terminal() => "removed without its array",
         Command::Remove { .. } => "removed",
+        Command::Conclude { .. } => "concluded",
         Command::Retry { .. } if may_retry(job) => {
             "retried: its deadline has passed; `mlctl edit` gives it another with --deadline, or none with --no-deadline"
         }
@@ -483,6 +490,7 @@ const fn name(event: &Event) -> &'static str {
         Event::Requeued { .. } => "requeued",
         Event::Quarantined { .. } => "quarantined",
         Event::Cancelled { .. } => "cancelled",
+        Event::Concluded { .. } => "concluded",
         Event::Retried { .. } => "retried",
         Event::Held { .. } => "held",
         Event::Released { .. } => "released",

@@ -227,16 +227,17 @@ impl Cron {
     }
 
     async fn resolve(&self, spec: &mut JobSpec) -> Result<(), StoreError> {
-        for (_, from) in spec.work.weights_mut() {
+        let sources = spec.work.sources_mut();
+        for (_, from) in sources.weights {
             if let Some(named) = alias::reference(from) {
                 *from = self.store.model_version(&named.model, &named.pick).await?.content.uri;
             }
         }
-        if let Some(data) = spec.work.data_mut()
-            && let Some(name) = data.newest_of()
-        {
-            let newest = self.store.dataset_version(name, None).await?;
-            newest.pin(data);
+        for (_, data) in sources.data {
+            if let Some(name) = data.newest_of() {
+                let newest = self.store.dataset_version(name, None).await?;
+                newest.pin(data);
+            }
         }
         Ok(())
     }

@@ -506,7 +506,7 @@ async fn a_tick_begins_with_what_the_alias_means_by_then() {
 async fn a_tick_reads_the_newest_version_of_its_dataset() {
     let mut room = Room::at("2026-06-01T00:30:00Z").await;
     let mut nightly = spec();
-    if let Some(data) = nightly.work.data_mut() {
+    for (_, data) in nightly.work.sources_mut().data {
         let (targets, features) = (vec!["y".into()], Vec::new());
         *data = DataSource::Dataset { dataset: "d".into(), targets, features, tokenizer: None, pinned: None };
     }
@@ -530,8 +530,8 @@ async fn a_tick_reads_the_newest_version_of_its_dataset() {
         room.store().add_dataset(NewDataset { dataset: "d".into(), content, by: Uid(7) }).await.unwrap();
         room.wake(moment).await;
         let tick = room.store().ticks(schedule.id, 1).await.unwrap()[0];
-        let mut read = room.store().spec(tick.job).await.unwrap();
-        let Some(DataSource::Dataset { dataset, pinned: found, .. }) = read.work.data_mut() else { panic!("it reads") };
+        let read = room.store().spec(tick.job).await.unwrap();
+        let Some(DataSource::Dataset { dataset, pinned: found, .. }) = read.work.data() else { panic!("it reads") };
         assert_eq!((dataset.as_str(), found.as_ref()), (format!("d/{version}").as_str(), Some(&pinned)), "{moment}");
     }
 }

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use mlctl_protocol::{
-    AttemptNumber, FencingToken, JobId,
+    AttemptNumber, FencingToken, JobId, JobSpec,
     message::ReportBody,
-    spec::{After, AfterFailed, Need},
+    spec::{After, Need, Work},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -49,6 +49,7 @@ impl Prepared {
         let digest = blake3::hash(json.as_bytes());
         let limit_seconds = spec.time.limit_seconds;
         let asked = asked.unwrap_or(digest).to_hex().to_string();
+        let after = awaited(&spec)?;
         let event = Event::Submitted {
             name: spec.name,
             kind: spec.work.kind().to_owned(),
@@ -64,19 +65,20 @@ impl Prepared {
             deadline: rules::deadline(&spec.time),
             array: None,
             gate: spec.concurrency.as_ref().map(Gate::chosen),
-            after: awaited(&spec.after, spec.after_failed)?,
+            after,
         };
         let body = serde_json::to_string(&event)?;
         Ok(Self { user, key, spec: json, asked, event, body, limit_seconds, hold })
     }
 }
 
-/// What a spec says the job waits for. Names in it were resolved before.
-fn awaited(after: &[After], if_failed: AfterFailed) -> Result<Option<Dependencies>, Fault> {
+/// What a spec says the job waits for. Names in it were resolved before. A retraining waits for its stages besides, which are not there yet.
+fn awaited(spec: &JobSpec) -> Result<Option<Dependencies>, Fault> {
     let id = |after: &After| after.job.parse().map_err(|_| Fault::Unresolved { reference: after.job.clone() });
-    let on = after.iter().map(|after| Ok(Dependency { on: id(after)?, need: after.need }));
+    let on = spec.after.iter().map(|after| Ok(Dependency { on: id(after)?, need: after.need }));
     let on = on.collect::<Result<Vec<_>, Fault>>()?;
-    Ok(if on.is_empty() { None } else { Some(Dependencies { on, if_failed }) })
+    let waits = !on.is_empty() || matches!(spec.work, Work::Retrain(_));
+    Ok(waits.then_some(Dependencies { on, if_failed: spec.after_failed }))
 }
 
 /// A schedule ready to be kept.

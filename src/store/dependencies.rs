@@ -12,6 +12,7 @@ use super::{
     error::Fault,
     load::list,
     read::job_id,
+    retrain::stages_of,
     rows::{Fields, RowError, integer},
     types::{Awaited, Waiter},
 };
@@ -25,7 +26,7 @@ use crate::domain::{
 const MOST: u32 = 20_000;
 
 impl Store {
-    /// What these jobs wait for and has not ended, by job; with `all`, whatever they were submitted to wait for. Bounded: of very many the last jobs are left out.
+    /// What these jobs wait for and has not ended, by job, stages of retrainings too; with `all`, whatever they were submitted to wait for. Bounded: of very many the last jobs are left out.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -200,7 +201,7 @@ impl Told {
     /// Takes a job's next event.
     pub(super) fn take(&mut self, job: JobId, event: &Event) {
         match event {
-            Event::Submitted { after: Some(after), .. } => {
+            Event::Submitted { after: Some(after), .. } if !after.on.is_empty() => {
                 let told = after.on.iter().map(|dependency| (dependency.on, (dependency.need, false)));
                 self.0.insert(job, told.collect());
             }
@@ -276,10 +277,15 @@ pub(super) async fn check(conn: &mut SqliteConnection, problems: &mut Problems) 
 }
 
 /// With the state of the other where that is a job: an array's is made of its counts.
-pub(super) const AWAITED: &str = "SELECT waits.job_id, waits.on_job, waits.need, waits.waived, other.state \
+pub(super) const AWAITED: &str = concat!(
+    "SELECT waits.job_id, waits.on_job, waits.need, waits.waived, other.state \
      FROM jsonb_each(?1) AS wanted CROSS JOIN dependencies AS waits ON waits.job_id = wanted.value ->> 0 \
      LEFT JOIN jobs AS other ON other.id = waits.on_job \
-     WHERE ?3 OR (waits.waived = 0 AND other.finished_us IS NULL) LIMIT ?2 + 0";
+     WHERE ?3 OR (waits.waived = 0 AND other.finished_us IS NULL) \
+     UNION ALL SELECT run.id, stage.id, 'any', 0, stage.state FROM jsonb_each(?1) AS wanted CROSS JOIN ",
+    stages_of!(),
+    " WHERE NOT ?3 LIMIT ?2 + 0"
+);
 pub(super) const COUNT: &str = "SELECT count(*) FROM dependencies WHERE on_job = ?1";
 pub(super) const WAITERS: &str = "SELECT waits.job_id, waits.need, jobs.state FROM dependencies AS waits \
      CROSS JOIN jobs ON jobs.id = waits.job_id WHERE waits.on_job = ?1 ORDER BY waits.job_id LIMIT ?2 + 0";
@@ -300,8 +306,7 @@ pub(super) const BLOCKED_BY: &str = "SELECT waits.job_id FROM dependencies AS wa
      WHERE waits.on_job = ?1 AND waits.job_id > ?2 AND waits.waived = 0 AND jobs.state = 'blocked' ORDER BY waits.job_id LIMIT ?3 + 0";
 pub(super) const ROWS: &str =
     "SELECT job_id, on_job, need, waived FROM dependencies WHERE job_id > ?1 AND job_id <= ?2";
-/// Members of arrays and others alike.
-pub(super) const BLOCKED: &str =
-    "SELECT id FROM jobs NOT INDEXED WHERE state = 'blocked' AND id > ?1 ORDER BY id LIMIT ?2 + 0";
+/// Members of arrays and others alike; retrainings wait for their stages.
+pub(super) const BLOCKED: &str = "SELECT id FROM jobs NOT INDEXED WHERE state = 'blocked' AND kind <> 'retrain' AND id > ?1 ORDER BY id LIMIT ?2 + 0";
 pub(super) const UNSETTLED: &str =
     "SELECT on_job FROM unsettled WHERE on_job IN (SELECT value ->> 0 FROM jsonb_each(?1))";

@@ -59,13 +59,18 @@ pub(super) struct Others {
     pub(super) datasets: HeldDatasets,
 }
 
+/// As JSON, where it is there.
+fn written<T: serde::Serialize>(value: Option<&T>) -> Result<Option<String>, Fault> {
+    Ok(value.map(serde_json::to_string).transpose()?)
+}
+
 impl Writes {
     pub(super) fn new_job(&mut self, job: &Job, spec: &str, limit_seconds: Option<u32>) -> Result<(), Fault> {
         let not_before = start_time(&job.state);
-        let waits = job.waits.as_ref().map(serde_json::to_string).transpose()?;
+        let waits = written(job.waits.as_ref())?;
         let (array, gate) = (job.array.as_ref(), job.gate.as_ref());
         let params = array.map(|array| serde_json::to_string(&array.params)).transpose()?;
-        let retry_on = job.retry.on.as_ref().map(serde_json::to_string).transpose()?;
+        let retry_on = written(job.retry.on.as_ref())?;
         self.new_jobs.push(&[
             job.id.into(),
             (&job.name).into(),
@@ -121,7 +126,7 @@ impl Writes {
             _ => None,
         };
         let not_before = start_time(&job.state);
-        let waits = job.waits.as_ref().map(serde_json::to_string).transpose()?;
+        let waits = written(job.waits.as_ref())?;
         let intent = match &job.state {
             JobState::Running { intent, .. } => intent.as_ref(),
             _ => None,
@@ -135,11 +140,10 @@ impl Writes {
             _ => None,
         };
         let json = |changed: bool, value: Option<String>| if changed { value } else { None };
-        let checkpoint = job.checkpoint.as_ref().map(serde_json::to_string).transpose()?;
-        let exit = job.exit.as_ref().map(serde_json::to_string).transpose()?;
+        let (checkpoint, exit) = (written(job.checkpoint.as_ref())?, written(job.exit.as_ref())?);
         let labels = (job.labels != stored.labels).then(|| serde_json::to_string(&job.labels)).transpose()?;
-        let model = job.model.as_ref().map(serde_json::to_string).transpose()?;
-        let output = job.output.as_ref().map(serde_json::to_string).transpose()?;
+        let (model, output) = (written(job.model.as_ref())?, written(job.output.as_ref())?);
+        let conclusion = written(job.conclusion.as_ref())?;
         let gpus = (!job.gpus.is_empty()).then(|| serde_json::to_string(&job.gpus)).transpose()?;
         self.changed_jobs.push(&[
             job.id.into(),
@@ -176,6 +180,7 @@ impl Writes {
             (job.queue != stored.queue).then_some(&job.queue).into(),
             job.replaced_by.into(),
             gpus.as_ref().into(),
+            conclusion.as_ref().into(),
         ]);
         self.moves_deadlines |= job.deadline.is_some() || stored.deadline.is_some();
         self.tally.add(&stored.queue, &stored.state, -1);
@@ -367,7 +372,7 @@ UPDATE jobs SET
     stopped_early = new.value ->> 23,
     deadline_us = new.value ->> 24, time_limit_seconds = new.value ->> 25, retry_limit = new.value ->> 26, gated = new.value ->> 27,
     waiting_us = coalesce(new.value ->> 28, waiting_us), waits = new.value ->> 29, queue = coalesce(new.value ->> 30, queue),
-    replaced_by = new.value ->> 31, gpu_uuids = new.value ->> 32
+    replaced_by = new.value ->> 31, gpu_uuids = new.value ->> 32, conclusion = new.value ->> 33
 FROM jsonb_each(?) AS new
 WHERE jobs.id = new.value ->> 0 AND jobs.state = new.value ->> 1 AND jobs.attempt = new.value ->> 2 AND jobs.token IS new.value ->> 3";
 

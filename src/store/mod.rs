@@ -31,6 +31,7 @@ mod queues;
 mod read;
 mod removal;
 mod reserve;
+mod retrain;
 mod roots;
 mod rows;
 mod scan;

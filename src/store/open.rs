@@ -62,6 +62,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0030_schedule_failures.sql"),
     include_str!("../../migrations/0031_backfill.sql"),
     include_str!("../../migrations/0032_kinds.sql"),
+    include_str!("../../migrations/0033_retrain.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

@@ -36,7 +36,7 @@ macro_rules! job_columns {
          jobs.preemptible, jobs.yields_to, \
          jobs.array_id, jobs.array_index, jobs.params, jobs.retry_on, jobs.retry_infrastructure_limit, jobs.infrastructure_retries_used, jobs.fruitless, \
          jobs.stopped_early, jobs.deadline_us, jobs.time_limit_seconds, jobs.gate_key, jobs.gate_limit, jobs.gated, jobs.waits, \
-         jobs.gate_newest, jobs.replaced_by, jobs.memory_mib, jobs.vram_mib, jobs.gpu_uuids"
+         jobs.gate_newest, jobs.replaced_by, jobs.memory_mib, jobs.vram_mib, jobs.gpu_uuids, jobs.conclusion"
     };
 }
 
@@ -157,6 +157,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, RowError> {
         checkpoint: fields.maybe_json("checkpoint")?,
         model: fields.maybe_json("model")?,
         output: fields.maybe_json("output")?,
+        conclusion: fields.maybe_json("conclusion")?,
     })
 }
 

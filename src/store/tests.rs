@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlit
 
 use super::{
     aliases, arrays, datasets, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models,
-    open, queues, read, removal, roots, schedules, timers, unit, usage,
+    open, queues, read, removal, retrain, roots, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -137,6 +137,13 @@ async fn the_jobs_of_a_schedule_are_found_without_a_look_at_others() {
         assert_eq!(plan, expected, "{name}");
     }
     must_not_walk(&mut conn, &[("make schedules others", timers::OTHER)]).await;
+}
+
+#[tokio::test]
+async fn retrainings_and_their_stages_are_found_without_a_look_at_others() {
+    let mut conn = empty().await;
+    assert_eq!(plan(&mut conn, retrain::OPEN).await, ["SCAN jobs USING INDEX jobs_retrain"]);
+    must_not_walk(&mut conn, &[("stages of runs", retrain::OPEN_STAGES)]).await;
 }
 
 #[tokio::test]

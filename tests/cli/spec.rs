@@ -7,7 +7,7 @@ use crate::rig::{Rig, snapshot};
 #[test]
 fn what_init_prints_is_valid() {
     let rig = Rig::without_daemon();
-    for kind in ["train", "infer", "evaluate", "command"] {
+    for kind in ["train", "infer", "evaluate", "retrain", "command"] {
         rig.write("job.toml", &rig.run(&["spec", "init", kind]).stdout);
         let ran = rig.run(&["spec", "validate", "job.toml"]);
         assert_eq!(ran.code, 0, "{ran:?}");

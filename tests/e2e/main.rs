@@ -77,6 +77,8 @@ mod removal;
 #[cfg(test)]
 mod repro;
 #[cfg(test)]
+mod retrain;
+#[cfg(test)]
 mod retries;
 #[cfg(test)]
 mod s3;

@@ -65,6 +65,8 @@ fn text(stored: &StoredEvent, event: &Event, scene: &Scene) -> String {
             let output = output.as_ref().map(|output| format!(", {} records at {}", output.records, output.uri));
             format!("succeeded in attempt {attempt}{}", model.or(output).unwrap_or_default())
         }
+        Event::Concluded { conclusion: Some(conclusion), .. } => format!("succeeded: {}", conclusion.told),
+        Event::Concluded { exit, conclusion: None } => format!("failed: {}", words(exit)),
         Event::Failed { attempt, exit } => format!("failed in attempt {attempt}: {}", words(exit)),
         Event::Requeued { attempt, exit, not_before, .. } => {
             let wait = not_before.map(|time| time.duration_since(stored.at).as_secs());

@@ -79,7 +79,7 @@ impl Planned {
     pub(super) const fn of(spec: &JobSpec) -> Self {
         let rows_per_step = match &spec.work {
             Work::Train(train) => Some(train.measured_per_step()),
-            Work::Infer(_) | Work::Evaluate(_) | Work::Command(_) => None,
+            Work::Infer(_) | Work::Evaluate(_) | Work::Retrain(_) | Work::Command(_) => None,
         };
         Self { rows_per_step, time_limit_seconds: spec.time.limit_seconds }
     }
@@ -145,6 +145,8 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
         checkpoint: job.checkpoint.as_ref().map(|found| CheckpointPlace { step: found.step, uri: found.uri.clone() }),
         model: job.model.clone(),
         output: job.output.clone(),
+        conclusion: job.conclusion.as_deref().cloned(),
+        stages: Vec::new(),
         dataset: None,
         spec_digest: job.spec_digest.clone(),
         array: job.array.clone(),

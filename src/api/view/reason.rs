@@ -60,7 +60,7 @@ pub(in crate::api) fn of(detail: &JobDetail, planned: Planned, scene: &Scene) ->
             let saves = saves.map(|_| "; is asked to save its work, as mld is being drained").unwrap_or_default();
             format!("{runs}{away}{saves}{limit}{}", deadline(job, scene.now))
         }
-        JobState::Succeeded => return None,
+        JobState::Succeeded => return job.conclusion.as_ref().map(|conclusion| conclusion.told.clone()),
         JobState::Failed => failed(job),
         JobState::Cancelled if job.unmet().is_some() => {
             let message = job.exit.as_ref().and_then(|exit| exit.message.as_deref()).unwrap_or_default();
@@ -213,6 +213,9 @@ fn blocked(job: &Job, not_before: Option<Timestamp>, scene: &Scene) -> String {
     };
     let begin = not_before.map(|time| seconds_between(scene.now, time)).filter(|seconds| *seconds > 0);
     let begin = begin.map(|seconds| format!("; starts in {} at the earliest", span(seconds))).unwrap_or_default();
+    if named.is_empty() && job.is_retraining() {
+        return format!("is taken to its next stage{begin}");
+    }
     if named.is_empty() { format!("waits for other jobs{begin}") } else { format!("waits for {named}{more}{begin}") }
 }
 

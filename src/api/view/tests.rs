@@ -82,6 +82,7 @@ fn detail(state: JobState) -> JobDetail {
         checkpoint: None,
         model: None,
         output: None,
+        conclusion: None,
     };
     JobDetail { job, attempt: None, metrics: Default::default(), is_gated: false }
 }

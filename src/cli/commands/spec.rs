@@ -55,6 +55,8 @@ enum Kind {
     Infer,
     /// Compares models on the same rows
     Evaluate,
+    /// Trains a challenger, compares it with the champion, promotes it if it is better
+    Retrain,
     /// Runs a program of your own
     Command,
 }
@@ -93,6 +95,7 @@ const fn template(kind: Kind) -> &'static str {
         Kind::Train => include_str!("../templates/train.toml"),
         Kind::Infer => include_str!("../templates/infer.toml"),
         Kind::Evaluate => include_str!("../templates/evaluate.toml"),
+        Kind::Retrain => include_str!("../templates/retrain.toml"),
         Kind::Command => include_str!("../templates/command.toml"),
     }
 }

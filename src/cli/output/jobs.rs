@@ -162,6 +162,9 @@ pub fn ended(out: &mut Output, job: &JobView) -> Result<(), Failure> {
     if let Some(output) = &job.output {
         out.line(format!("  output  {}", text::visible_line(&output.uri)))?;
     }
+    if let Some(conclusion) = &job.conclusion {
+        out.line(format!("  outcome {}", text::visible_line(&conclusion.told)))?;
+    }
     if job.needs_a_person() || job.unmet.is_some() {
         out.line(format!("  {}", text::visible_line(job.reason.as_deref().unwrap_or_default())))?;
     }
@@ -265,6 +268,12 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
         format!("{} ({} rows{errors})", output.uri, text::count(output.records))
     });
     fact("output", output);
+    let stages = job.stages.iter().map(|stage| format!("{} {} {}", stage.stage, stage.job, stage.state));
+    fact("stages", Some(stages.collect::<Vec<_>>().join(", ")));
+    fact("outcome", job.conclusion.as_ref().map(|found| found.outcome.name().to_owned()));
+    for check in job.conclusion.iter().flat_map(|found| &found.checks) {
+        fact("gate", Some(format!("{} {}: {}", if check.passed { "passed" } else { "FAILED" }, check.key, check.told)));
+    }
     let labels: Vec<_> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     fact("labels", Some(labels.join(" ")));
     fact("spec", is_wide.then(|| job.spec_digest.clone()));

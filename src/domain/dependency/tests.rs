@@ -7,7 +7,7 @@ use mlctl_protocol::{
 };
 
 use super::*;
-use crate::domain::{Command, Event, Hold, NeverMet, Uid, state};
+use crate::domain::{Command, Event, Hold, NeverMet, Uid, retrain::Conclusion, state};
 
 const JOB: JobId = JobId(7);
 const ON: JobId = JobId(3);
@@ -91,9 +91,13 @@ fn how_a_job_or_an_array_ended_is_told_in_a_line() {
 }
 
 fn submitted(if_failed: AfterFailed) -> Job {
+    submitted_as("train", Dependencies { on: vec![Dependency { on: ON, need: Need::Ok }], if_failed })
+}
+
+fn submitted_as(kind: &str, after: Dependencies) -> Job {
     let event = Event::Submitted {
         name: "one".into(),
-        kind: "train".into(),
+        kind: kind.into(),
         user: Uid(1),
         queue: "default".into(),
         priority: 50,
@@ -106,7 +110,7 @@ fn submitted(if_failed: AfterFailed) -> Job {
         deadline: None,
         array: None,
         gate: None,
-        after: Some(Dependencies { on: vec![Dependency { on: ON, need: Need::Ok }], if_failed }),
+        after: Some(after),
     };
     // As the log keeps it.
     let stored = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
@@ -178,4 +182,31 @@ fn a_job_that_waits_in_vain_is_cancelled_or_kept_and_started_anew_by_a_person() 
     );
     let by_person = ask(&submitted(AfterFailed::Cancel), &Command::Cancel { by: Uid(1) }).unwrap();
     assert_eq!((by_person.state.name(), by_person.unmet(), by_person.waits.is_some()), ("cancelled", None, true));
+}
+
+#[test]
+fn a_retraining_waits_until_it_is_concluded_and_is_never_started() {
+    let job = submitted_as("retrain", Dependencies { on: Vec::new(), if_failed: AfterFailed::Cancel });
+    let blocked = JobState::Blocked { not_before: Some(at(100)) };
+    assert_eq!(job.state, blocked);
+    assert_eq!(ask(&job, &Command::Unblock).unwrap().state, blocked, "it waits for its stages");
+    assert!(ask(&job, &Command::Claim { token: FencingToken(1), gpus: Vec::new() }).is_none());
+    let exit = |class, message: Option<&str>| Exit { class, message: message.map(str::to_owned), hint: None };
+    let conclusion = Box::new(Conclusion::without_news("digits", 3));
+    let well = Command::Conclude { exit: exit(ExitClass::Ok, None), conclusion: Some(conclusion.clone()) };
+    let over = ask(&job, &well).unwrap();
+    assert_eq!(
+        (&over.state, &over.conclusion, over.finished_at),
+        (&JobState::Succeeded, &Some(conclusion), Some(at(1)))
+    );
+    assert!(ask(&over, &well).is_none() && ask(&over, &Command::Retry { by: Uid(1) }).is_none(), "once and for all");
+    let badly = Command::Conclude { exit: exit(ExitClass::Spec, Some("its stage")), conclusion: None };
+    let failed = ask(&job, &badly).unwrap();
+    assert_eq!((&failed.state, failed.exit.as_ref().unwrap().class), (&JobState::Failed, ExitClass::Spec));
+    let anew = ask(&failed, &Command::Retry { by: Uid(1) }).unwrap();
+    assert_eq!((&anew.state, &anew.exit, anew.finished_at), (&JobState::Blocked { not_before: None }, &None, None));
+    let held = ask(&job, &hold()).unwrap();
+    assert!(ask(&held, &well).is_none(), "who holds it wants no more of it");
+    assert_eq!(ask(&held, &Command::Release { by: Uid(5) }).unwrap().state, blocked);
+    assert!(ask(&submitted(AfterFailed::Cancel), &well).is_none(), "no other job is concluded");
 }

@@ -24,6 +24,11 @@ pub(super) fn apply(mut job: Job, event: &Event, at: Timestamp) -> Result<Job, &
             job.state = JobState::Queued { not_before };
         }
         Event::Waived { .. } => {}
+        Event::Concluded { exit, conclusion } if job.is_retraining() => {
+            let state = if exit.class == ExitClass::Ok { JobState::Succeeded } else { JobState::Failed };
+            (job.exit, job.conclusion) = (Some(exit.clone()), conclusion.clone());
+            finish(&mut job, state, at);
+        }
         Event::Unmet(NeverMet { on, message, cause }) => {
             match if_failed {
                 AfterFailed::Cancel => {

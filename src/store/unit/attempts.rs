@@ -166,6 +166,7 @@ pub(super) fn attempt_effect(held: Option<&mut HeldAttempt>, event: &Event, now:
         | Event::Pausing { .. }
         | Event::Yielding { .. }
         | Event::Cancelled { exit: None, .. }
+        | Event::Concluded { .. }
         | Event::Retried { .. }
         | Event::Held { .. }
         | Event::Released { .. }

@@ -11,7 +11,7 @@ use super::super::{
     models::Wanted,
     rows::Rows,
 };
-use crate::domain::{Event, Fence, Uid, alias::Change};
+use crate::domain::{Event, Fence, Uid, alias::Change, retrain::Stage};
 
 /// Which rows to read.
 #[derive(Default)]
@@ -48,6 +48,7 @@ impl<'a> Needs<'a> {
         for ask in asks {
             match ask {
                 Ask::Submit { job, .. } => {
+                    needs.jobs.extend(Stage::run_of(&job.key));
                     needs.keys.push((job.user, &job.key));
                     needs.after(&job.event);
                 }

@@ -147,7 +147,7 @@ impl Unit {
     }
 
     /// Reads those of these jobs that this group has not read yet.
-    async fn read(&mut self, conn: &mut SqliteConnection, ids: &[JobId]) -> Result<(), Fault> {
+    pub(super) async fn read(&mut self, conn: &mut SqliteConnection, ids: &[JobId]) -> Result<(), Fault> {
         let away: BTreeSet<JobId> = ids.iter().filter(|id| !self.jobs.contains_key(id)).copied().collect();
         for (job, gated) in load::jobs(conn, &away).await? {
             self.jobs.insert(job.id, Held { gated, stored: job.clone(), job });

@@ -11,13 +11,13 @@ use super::{
         StoreError, dependencies,
         error::Fault,
         flush::{sweep, write},
-        load,
+        load, retrain,
         rows::{Rows, integer},
     },
     Held, Unit,
 };
 use crate::domain::{
-    Command, Dependency, Event, Job, JobState, NeverMet,
+    Command, Dependency, Event, Job, JobState, NeverMet, Uid,
     array::tally,
     dependency::{Standing, Verdict, verdict, waived},
 };
@@ -166,6 +166,7 @@ impl Unit {
         let mut budget = Budget { jobs: MOST, rows: MOST_ROWS };
         let mut left = BTreeMap::new();
         self.arrive(conn).await?;
+        self.end_stages(conn).await?;
         self.settle_ended(conn, &mut budget, &mut left).await?;
         // As others that wait since this group may have ended by it, until there is none.
         while !self.settling.blocked.is_empty() {
@@ -194,6 +195,25 @@ impl Unit {
             self.settling.unsettled.push(&[on.into(), after.into()]);
         }
         Ok(is_left)
+    }
+
+    /// With a retraining that is over, so is the stage that it waited for.
+    async fn end_stages(&mut self, conn: &mut SqliteConnection) -> Result<(), Fault> {
+        let is_over =
+            |held: &&Held| held.job.is_retraining() && held.job.state.is_terminal() && !held.stored.state.is_terminal();
+        let runs: BTreeSet<JobId> = self.jobs.values().filter(is_over).map(|held| held.job.id).collect();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let stages = retrain::open_stages(conn, &runs).await?;
+        self.read(conn, &stages).await?;
+        for stage in stages {
+            // One that this very group has ended takes no command, and needs none.
+            if let Ok(job) = self.decide(stage, None, &Command::Cancel { by: Uid::SYSTEM })? {
+                self.arrivals.note_end(&job);
+            }
+        }
+        Ok(())
     }
 
     /// Settles those that wait for what has ended, round after round, as far as the budget goes. What remains is put into `left`.

@@ -12,7 +12,7 @@ use super::{
     },
     Held, Unit,
 };
-use crate::domain::{Command, Event, Job, Uid, array::Membership, state};
+use crate::domain::{Command, Event, Job, JobState, Refusal, Uid, array::Membership, retrain::Stage, state};
 
 impl Unit {
     pub(super) fn submit(&mut self, new: &Prepared) -> Result<Result<Kept, StoreError>, Fault> {
@@ -20,6 +20,11 @@ impl Unit {
             Ok(Some(id)) => return Ok(Ok((Submitted { id, existed: true }, None))),
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
+        }
+        if let Some(run) = Stage::run_of(&new.key)
+            && let Err(over) = self.goes_on(run)
+        {
+            return Ok(Err(over));
         }
         if let Err(missing) = self.settling.admits(&new.event) {
             return Ok(Err(missing));
@@ -38,6 +43,15 @@ impl Unit {
         }
         let refused = self.enter(job, &new.event, hold.as_ref())?;
         Ok(refused.map_or(Ok((submitted, None)), Err))
+    }
+
+    /// A stage comes to a run only while that waits for it: who cancelled the run, or holds it, wants no more of it.
+    fn goes_on(&self, run: JobId) -> Result<(), StoreError> {
+        let Some(held) = self.jobs.get(&run) else { return Err(StoreError::NotFound(run.to_string())) };
+        match &held.job.state {
+            JobState::Blocked { .. } => Ok(()),
+            state => Err(Refusal::WrongState { job: run, state: state.name(), verb: "taken to its next stage" }.into()),
+        }
     }
 
     /// A new job that waits for others, that a person holds, or that has a concurrency key is not yet as it will be. Returns why it cannot be held.

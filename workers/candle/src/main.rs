@@ -143,6 +143,8 @@ fn run(launch: &Launch, start: &Start, host: &Outside, runtime: &Runtime) -> Res
         Work::Train(spec) => train::run(job, spec),
         Work::Infer(spec) => infer::run(job, spec),
         Work::Evaluate(spec) => evaluate::run(job, spec),
+        // The daemon runs it, and each of its stages is a job of its own.
+        Work::Retrain(_) => Err(Fault::new(ExitClass::Crash, "a retraining is run by the daemon, not by a worker")),
         Work::Command(_) => Err(Fault::new(ExitClass::Crash, "this worker trains and predicts, and runs no commands")
             .with_hint(
                 "name the program of each in its own setting: workers.command and commands.executable in mld.toml",

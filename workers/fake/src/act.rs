@@ -291,7 +291,7 @@ impl<'a> Actor<'a> {
                     publish::file(&at, Bytes::new()).await?;
                     result.output = Some(OutputRef { uri: at.uri().to_owned(), records: 0, errors: 0 });
                 }
-                Work::Command(_) => {}
+                Work::Retrain(_) | Work::Command(_) => {}
             }
             Ok(result)
         });

@@ -13,7 +13,7 @@ use mlctl_protocol::{
 
 use self::tally::Tally;
 use crate::{
-    bundle,
+    bundle::{self, config::ModelConfig},
     data::pinned,
     device,
     fault::Fault,
@@ -42,16 +42,21 @@ pub fn run(job: Job<'_>, spec: &EvaluateSpec) -> Result<Done, Fault> {
 
 fn evaluate(job: Job<'_>, spec: &EvaluateSpec) -> Result<Done, Fault> {
     let device = device::open(&job.start.spec.resources)?;
-    let (mut contenders, mut split) = (Vec::new(), None);
-    for source in &spec.models {
+    let (mut contenders, mut last) = (Vec::new(), None);
+    // The last first: parts are of the data that it was trained on.
+    for source in spec.models.iter().rev() {
         let model = bundle::read::read(job, source)?;
-        let divided = model.config.as_ref().map(|config| config.split.clone());
-        if spec.part.is_some() && *split.get_or_insert_with(|| divided.clone()) != divided {
-            return Err(uneven());
+        let mut input = Input::open(job, &reading(spec, source), &model)?;
+        if let (Some(_), Some(config)) = (spec.part, &model.config) {
+            match &last {
+                None => last = Some(config.clone()),
+                Some(last) if is_divided_alike(config, last) => input.let_grow(),
+                Some(_) => return Err(uneven()),
+            }
         }
-        let input = Input::open(job, &reading(spec, source), &model)?;
         contenders.push(Contender { predictor: Predictor::new(model, &device)?, input });
     }
+    contenders.reverse();
     let mut tally = Tally::new(contenders.len(), &spec.bootstrap);
     let (mut orders, mut rows, mut left_out) = (Orders::default(), 0, 0);
     loop {
@@ -130,10 +135,17 @@ fn scored(contender: &Contender<'_>, batch: Batch) -> Result<Vec<(Row, Score)>, 
     Ok(rows.filter_map(|(row, outputs)| Score::of(outputs, row.expected.as_ref()?).map(|score| (row, score))).collect())
 }
 
+/// Whether no row of a part of the last model's data was trained on by another: they were trained on the same data, or each row of both was divided by its number alone, so that what was added since changes nothing.
+fn is_divided_alike(config: &ModelConfig, last: &ModelConfig) -> bool {
+    let (data, other) = (&config.dataset, &last.dataset);
+    let is_same = (data.rows, &data.content_digest) == (other.rows, &other.content_digest);
+    config.split == last.split && data.streamed == other.streamed && (is_same || data.streamed)
+}
+
 fn uneven() -> Fault {
     Fault::spec(
-        "the models were trained on other divisions of the data, so that their parts are not of the same rows",
-        "leave evaluate.part out, and name data that none of them was trained on",
+        "the models were trained on other data or on other divisions of it, so that what one was tested on another may have been trained on",
+        "name data that none of them was trained on and leave evaluate.part out (retrain.holdout.data of a retraining), or train with [train.stream], which divides rows by their numbers",
     )
 }
 

@@ -186,6 +186,13 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// The data may have more rows than what its part was cut from, where each is divided by its number.
+    pub(crate) fn let_grow(&mut self) {
+        if matches!(self.part, Some(Part::Chance(..))) {
+            self.whole = None;
+        }
+    }
+
     /// Whether the data was what its part was cut from, once all of it has been read.
     pub(crate) fn check_whole(&mut self) -> Result<(), Fault> {
         let Some(config) = &self.whole else { return Ok(()) };

@@ -71,7 +71,7 @@ impl Bench {
             Work::Train(spec) => train::run(job, spec),
             Work::Infer(spec) => infer::run(job, spec),
             Work::Evaluate(spec) => mlworker::evaluate::run(job, spec),
-            Work::Command(_) => unreachable!("jobs of this worker train or infer"),
+            Work::Retrain(_) | Work::Command(_) => unreachable!("jobs of this worker train or infer"),
         })
     }
 

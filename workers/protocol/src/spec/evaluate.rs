@@ -20,7 +20,8 @@ pub struct EvaluateSpec {
     pub models: Vec<ModelSource>,
     /// The rows, with their labels.
     pub data: DataSource,
-    /// Only this part of the data, divided as it was for the training of each of the models, which must be the same.
+    /// Only this part of the data, divided as it was for the training of the last model. The others must have been trained on the same data with the same division, or all with `train.stream`, which divides rows by their numbers: rows may have been
+    /// added since.
     #[serde(default)]
     pub part: Option<SplitPart>,
     /// The column by whose values rows are also told apart: at most 100 of them, in the order in which they come; rows of others are counted together.

@@ -10,6 +10,7 @@ mod gpt;
 mod infer;
 mod model;
 mod policy;
+mod retrain;
 mod schedule;
 mod train;
 
@@ -31,6 +32,7 @@ pub use model::{Activation, ConvolutionSpec, ImageShape, ModelSpec};
 pub use policy::{
     BestGoal, CheckpointPolicy, Concurrency, KeepBest, MAX_MIB, Resources, RetryPolicy, TimePolicy, Wins,
 };
+pub use retrain::{GateMetric, GateSpec, HoldoutSpec, RetrainSpec};
 pub use schedule::ScheduleSpec;
 pub use train::{Convergence, GroupSpec, Loss, OptimizerSpec, TrainSpec};
 
@@ -85,18 +87,29 @@ pub enum Work {
     Infer(Box<InferSpec>),
     /// Compare models.
     Evaluate(Box<EvaluateSpec>),
+    /// Train, compare and promote.
+    Retrain(Box<RetrainSpec>),
     /// Run a program of the user's own.
     Command(Box<CommandSpec>),
 }
 
+/// What a job reads, to be changed, each with the dotted path at which its spec says so.
+pub struct Sources<'a> {
+    /// Its data.
+    pub data: Vec<(&'static str, &'a mut DataSource)>,
+    /// Where the weights come from that it begins with or predicts with.
+    pub weights: Vec<(String, &'a mut String)>,
+}
+
 impl Work {
-    /// The data that it reads, where the spec says which.
+    /// The data that it reads first, where the spec says which.
     #[must_use]
     pub fn data(&self) -> Option<&DataSource> {
         match self {
             Self::Train(train) => Some(&train.data),
             Self::Infer(infer) => Some(&infer.data),
             Self::Evaluate(evaluate) => Some(&evaluate.data),
+            Self::Retrain(retrain) => Some(&retrain.train.data),
             Self::Command(_) => None,
         }
     }
@@ -108,39 +121,42 @@ impl Work {
             Self::Train(train) => train.init.iter().map(|init| init.from.as_str()).collect(),
             Self::Infer(infer) => vec![&infer.model.from],
             Self::Evaluate(evaluate) => evaluate.models.iter().map(|model| model.from.as_str()).collect(),
+            Self::Retrain(retrain) => retrain.train.init.iter().map(|init| init.from.as_str()).collect(),
             Self::Command(_) => Vec::new(),
         }
     }
 
-    /// What it reads, to be changed: the data, and where the weights come from, each with the dotted path at which the spec says so.
-    pub fn sources_mut(&mut self) -> (Option<&mut DataSource>, Vec<(String, &mut String)>) {
+    /// What it reads, to be changed.
+    pub fn sources_mut(&mut self) -> Sources<'_> {
         match self {
-            Self::Train(train) => {
-                let init = train.init.iter_mut().map(|init| ("train.init.from".to_owned(), &mut init.from));
-                (Some(&mut train.data), init.collect())
-            }
-            Self::Infer(infer) => (Some(&mut infer.data), vec![("infer.model.from".to_owned(), &mut infer.model.from)]),
+            Self::Train(train) => Sources {
+                data: vec![("train.data", &mut train.data)],
+                weights: train.init.iter_mut().map(|init| ("train.init.from".to_owned(), &mut init.from)).collect(),
+            },
+            Self::Infer(infer) => Sources {
+                data: vec![("infer.data", &mut infer.data)],
+                weights: vec![("infer.model.from".to_owned(), &mut infer.model.from)],
+            },
             Self::Evaluate(evaluate) => {
                 let models = evaluate.models.iter_mut().enumerate();
                 let models = models.map(|(index, model)| (format!("evaluate.models[{index}].from"), &mut model.from));
-                (Some(&mut evaluate.data), models.collect())
+                Sources { data: vec![("evaluate.data", &mut evaluate.data)], weights: models.collect() }
             }
-            Self::Command(_) => (None, Vec::new()),
+            Self::Retrain(retrain) => {
+                let RetrainSpec { train, holdout, .. } = &mut **retrain;
+                let init = train.init.iter_mut().map(|init| ("retrain.train.init.from".to_owned(), &mut init.from));
+                let holdout = holdout.data.iter_mut().map(|data| ("retrain.holdout.data", data));
+                Sources {
+                    data: [("retrain.train.data", &mut train.data)].into_iter().chain(holdout).collect(),
+                    weights: init.collect(),
+                }
+            }
+            Self::Command(_) => Sources { data: Vec::new(), weights: Vec::new() },
         }
     }
 
-    /// As [`data`](Self::data), to be changed.
-    pub fn data_mut(&mut self) -> Option<&mut DataSource> {
-        self.sources_mut().0
-    }
-
-    /// As [`weights`](Self::weights), to be changed, each with its path.
-    pub fn weights_mut(&mut self) -> Vec<(String, &mut String)> {
-        self.sources_mut().1
-    }
-
     /// Every kind of job.
-    pub const KINDS: [&'static str; 4] = ["train", "infer", "evaluate", CommandSpec::KIND];
+    pub const KINDS: [&'static str; 5] = ["train", "infer", "evaluate", RetrainSpec::KIND, CommandSpec::KIND];
 
     /// The kind of job: one of [`KINDS`](Self::KINDS).
     #[must_use]
@@ -149,12 +165,13 @@ impl Work {
             Self::Train(_) => "train",
             Self::Infer(_) => "infer",
             Self::Evaluate(_) => "evaluate",
+            Self::Retrain(_) => RetrainSpec::KIND,
             Self::Command(_) => CommandSpec::KIND,
         }
     }
 }
 
-/// The written form of a [`JobSpec`]. Exactly one of `train`, `infer`, `evaluate` and `command` says what to do.
+/// The written form of a [`JobSpec`]. Exactly one of `train`, `infer`, `evaluate`, `retrain` and `command` says what to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "mlctl job spec", inline)]
@@ -212,6 +229,9 @@ pub struct SpecDocument {
     /// Compare models on the same rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evaluate: Option<Box<EvaluateSpec>>,
+    /// Train a challenger, compare it with the champion and promote it if it is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retrain: Option<Box<RetrainSpec>>,
     /// Run a program of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<Box<CommandSpec>>,
@@ -259,12 +279,16 @@ impl TryFrom<SpecDocument> for JobSpec {
             return Err(format!("spec version {version} is not supported; this build reads version {SPEC_VERSION}"));
         }
         let (train, infer) = (document.train.map(Work::Train), document.infer.map(Work::Infer));
-        let others = document.evaluate.map(Work::Evaluate).into_iter().chain(document.command.map(Work::Command));
-        let mut works = train.into_iter().chain(infer).chain(others);
-        let nothing = "the job has nothing to do: add a [train], an [infer], an [evaluate] or a [command] table";
+        let (evaluate, retrain) = (document.evaluate.map(Work::Evaluate), document.retrain.map(Work::Retrain));
+        let works = [train, infer, evaluate, retrain, document.command.map(Work::Command)];
+        let mut works = works.into_iter().flatten();
+        let nothing =
+            "the job has nothing to do: add a [train], an [infer], an [evaluate], a [retrain] or a [command] table";
         let work = works.next().ok_or(nothing)?;
         if works.next().is_some() {
-            return Err("a job does one thing: keep one of [train], [infer], [evaluate] and [command]".into());
+            return Err(
+                "a job does one thing: keep one of [train], [infer], [evaluate], [retrain] and [command]".into()
+            );
         }
         Ok(converted!(document, work: work))
     }
@@ -272,14 +296,23 @@ impl TryFrom<SpecDocument> for JobSpec {
 
 impl From<JobSpec> for SpecDocument {
     fn from(spec: JobSpec) -> Self {
-        let (mut train, mut infer, mut evaluate, mut command) = (None, None, None, None);
+        let (mut train, mut infer, mut evaluate, mut retrain, mut command) = (None, None, None, None, None);
         match spec.work {
             Work::Train(work) => train = Some(work),
             Work::Infer(work) => infer = Some(work),
             Work::Evaluate(work) => evaluate = Some(work),
+            Work::Retrain(work) => retrain = Some(work),
             Work::Command(work) => command = Some(work),
         }
-        converted!(spec, version: SPEC_VERSION, train: train, infer: infer, evaluate: evaluate, command: command)
+        converted!(
+            spec,
+            version: SPEC_VERSION,
+            train: train,
+            infer: infer,
+            evaluate: evaluate,
+            retrain: retrain,
+            command: command
+        )
     }
 }
 
