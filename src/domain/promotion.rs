@@ -79,6 +79,12 @@ fn gain(interval: &Interval, metric: GateMetric) -> (f64, f64) {
     (metric.gain(interval.mean), metric.gain(low))
 }
 
+/// `better by 0.0370`.
+fn compared(gained: f64) -> String {
+    let how = if gained < 0.0 { "worse" } else { "better" };
+    format!("{how} by {:.4}", gained.abs())
+}
+
 fn gains(gate: &GateSpec, all: &Group) -> Vec<Check> {
     let name = gate.metric.name();
     let Some(interval) = difference(all, gate.metric) else {
@@ -87,11 +93,13 @@ fn gains(gate: &GateSpec, all: &Group) -> Vec<Check> {
     let (mean, low) = gain(&interval, gate.metric);
     let against = value(all, 0, gate.metric).map(|champion| format!(" than the champion's {champion:.4}"));
     let against = against.unwrap_or_default();
-    let told = format!("{name} better by {mean:.4}{against}, by at least {} is asked for", gate.min_gain);
+    let told = format!("{name} {}{against}, better by at least {} is asked for", compared(mean), gate.min_gain);
     let mut checks = vec![check("min_gain", mean >= gate.min_gain, told)];
     checks.extend(gate.min_gain_low.map(|least| {
-        let told =
-            format!("{name} better by {low:.4} at the lower end of the interval, by at least {least} is asked for");
+        let told = format!(
+            "{name} {} at the lower end of the interval, better by at least {least} is asked for",
+            compared(low)
+        );
         check("min_gain_low", low >= least, told)
     }));
     checks
@@ -103,7 +111,7 @@ fn other(metric: GateMetric, most: f64, all: &Group) -> Check {
         return check("max_other_loss", false, format!("no difference in {name} is known"));
     };
     let (mean, _) = gain(&interval, metric);
-    let told = format!("{name} better by {mean:.4}, by at most {most} may it be worse");
+    let told = format!("{name} {}, worse by at most {most} is allowed", compared(mean));
     check("max_other_loss", mean >= -most, told)
 }
 
@@ -204,6 +212,27 @@ mod tests {
         ] {
             assert_eq!(failed(&gate, &evaluation(loss, gained)), expected, "{gate:?} {loss} {gained}");
         }
+    }
+
+    #[test]
+    fn answers_are_told_in_words() {
+        let told = |loss: f64, key: &str| {
+            let gate = GateSpec { min_gain_low: Some(0.0), max_other_loss: Some(0.05), ..GateSpec::default() };
+            checks(&gate, &evaluation(loss, 0.1), 1000).into_iter().find(|check| check.key == key).unwrap().told
+        };
+        assert_eq!(
+            told(-0.25, "min_gain"),
+            "loss better by 0.2500 than the champion's 0.5000, better by at least 0 is asked for"
+        );
+        assert_eq!(
+            told(0.25, "min_gain"),
+            "loss worse by 0.2500 than the champion's 0.5000, better by at least 0 is asked for"
+        );
+        assert_eq!(
+            told(-0.25, "min_gain_low"),
+            "loss better by 0.2400 at the lower end of the interval, better by at least 0 is asked for"
+        );
+        assert_eq!(told(0.25, "max_other_loss"), "accuracy better by 0.1000, worse by at most 0.05 is allowed");
     }
 
     #[test]

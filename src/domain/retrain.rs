@@ -180,12 +180,16 @@ impl Fate {
     }
 }
 
-/// The checks that were not passed in a line, or all where all were.
+/// The checks that were not passed in a line; where all were, the one that says most: by how much it is better, or without a champion how good it is.
 #[must_use]
 pub fn in_line(checks: &[Check]) -> String {
-    let has_failed = checks.iter().any(|check| !check.passed);
-    let told = checks.iter().filter(|check| !check.passed || !has_failed).map(|check| check.told.as_str());
-    told.collect::<Vec<_>>().join("; ")
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed).map(|check| check.told.as_str()).collect();
+    if !failed.is_empty() {
+        return failed.join("; ");
+    }
+    let key = |key: &str| checks.iter().find(|check| check.key == key);
+    let most = ["min_gain", "floor", "metric"].into_iter().find_map(key);
+    most.map(|check| check.told.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ mod logs;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod nights;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod overlap;

@@ -1,7 +1,10 @@
 //! Jobs in print: the list, one in full, how one ended. Pure where it can be: views in, lines out.
 
 use jiff::Timestamp;
-use mlctl_protocol::{JobId, JobSpec, spec::Resources};
+use mlctl_protocol::{
+    JobId, JobSpec,
+    spec::{Resources, RetrainSpec},
+};
 use serde::Serialize;
 
 use super::{
@@ -246,7 +249,8 @@ fn facts(job: &JobView, now: Timestamp, is_wide: bool) -> Vec<(&'static str, Str
         used => format!(", {used} of {} after faults of the infrastructure", job.infrastructure_retry_limit),
     };
     let used = format!("{} of {} retries used{infrastructure}", job.retries_used, job.retry_limit);
-    fact("attempts", Some(format!("{attempts}, {used}")));
+    // A retraining has none: its stages have.
+    fact("attempts", (job.kind != RetrainSpec::KIND).then(|| format!("{attempts}, {used}")));
     let worker = job.worker.as_ref().map(|worker| {
         let process = worker.pid.map(|pid| format!("process {pid}"));
         let parts = [worker.device.clone(), worker.host.clone(), process];
