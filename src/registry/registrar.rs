@@ -6,14 +6,14 @@ use std::{
 };
 
 use mlctl_protocol::JobId;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{IsSound, Registry, RegistryError};
 use crate::{
     domain::{Uid, causes},
-    store::StoreError,
+    store::{StoreError, news},
 };
 
 /// Jobs looked for at a time.
@@ -40,15 +40,7 @@ pub async fn run(registry: Registry, is_sound: IsSound, stop: CancellationToken)
         } else {
             Some(Instant::now() + AGAIN)
         };
-        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-        let waited = async {
-            tokio::select! {
-                // The sender lives in the store, which the registry holds.
-                _ = changes.changed() => {}
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-            }
-        };
-        stop.run_until_cancelled(waited).await;
+        stop.run_until_cancelled(news(&mut changes, PAUSE, next)).await;
     }
 }
 

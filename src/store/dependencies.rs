@@ -12,7 +12,7 @@ use super::{
     error::Fault,
     load::list,
     read::job_id,
-    retrain::stages_of,
+    retrain::open_stages,
     rows::{Fields, RowError, integer},
     types::{Awaited, Waiter},
 };
@@ -282,8 +282,11 @@ pub(super) const AWAITED: &str = concat!(
      FROM jsonb_each(?1) AS wanted CROSS JOIN dependencies AS waits ON waits.job_id = wanted.value ->> 0 \
      LEFT JOIN jobs AS other ON other.id = waits.on_job \
      WHERE ?3 OR (waits.waived = 0 AND other.finished_us IS NULL) \
-     UNION ALL SELECT run.id, stage.id, 'any', 0, stage.state FROM jsonb_each(?1) AS wanted CROSS JOIN ",
-    stages_of!(),
+     UNION ALL ",
+    open_stages!(
+        "SELECT run.id, stage.id, 'any', 0, stage.state FROM jsonb_each(?1) AS wanted \
+         CROSS JOIN jobs AS run ON run.id = wanted.value ->> 0 AND run.kind = 'retrain' CROSS JOIN "
+    ),
     " WHERE NOT ?3 LIMIT ?2 + 0"
 );
 pub(super) const COUNT: &str = "SELECT count(*) FROM dependencies WHERE on_job = ?1";

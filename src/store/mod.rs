@@ -25,6 +25,7 @@ mod list;
 mod load;
 mod members;
 mod models;
+mod news;
 pub mod offline;
 mod open;
 mod queues;
@@ -73,6 +74,7 @@ pub use self::{
     error::StoreError,
     kept::{KeptCheckpoint, NeededBy},
     models::{ModelRow, ModelVersion, NewVersion},
+    news::news,
     queues::{MAX_QUEUES, Queues},
     roots::StoredRoots,
     types::{

@@ -16,7 +16,7 @@ use super::{
 use crate::domain::{Job, retrain::Stage};
 
 impl Store {
-    /// The retrainings that wait for their stages, the oldest first, each with the moment before which it does not begin.
+    /// The retrainings that wait and of which no stage is under way, the oldest first, each with the moment before which it does not begin.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -46,24 +46,33 @@ impl Store {
 }
 
 /// The jobs of stages of these runs that have not ended.
-pub(super) async fn open_stages(conn: &mut SqliteConnection, runs: &BTreeSet<JobId>) -> Result<Vec<JobId>, Fault> {
+pub(super) async fn under_way(conn: &mut SqliteConnection, runs: &BTreeSet<JobId>) -> Result<Vec<JobId>, Fault> {
     let found: Vec<i64> = sqlx::query_scalar(OPEN_STAGES).bind(list(runs)).fetch_all(conn).await?;
     Ok(found.into_iter().map(job_id).collect())
 }
 
-pub(super) const OPEN: &str = "SELECT id, not_before_us FROM jobs INDEXED BY jobs_retrain \
-     WHERE kind = 'retrain' AND finished_us IS NULL AND state = 'blocked' ORDER BY id";
-
-/// What a key of `domain::retrain::keys` begins with ends in a colon, behind which comes a semicolon.
-macro_rules! stages_of {
-    () => {
-        "jobs AS run ON run.id = wanted.value ->> 0 AND run.kind = 'retrain' \
-         CROSS JOIN idempotency AS keyed ON keyed.user_id = run.user_id \
-         AND keyed.key >= 'mlctl:retrain:' || run.id || ':' AND keyed.key < 'mlctl:retrain:' || run.id || ';' \
-         CROSS JOIN jobs AS stage ON stage.id = keyed.job_id AND stage.finished_us IS NULL"
+/// The jobs of stages of a `run` that have not ended, behind what comes before them in a statement. What a key of `domain::retrain::keys` begins with ends in a colon, behind which comes a semicolon.
+macro_rules! open_stages {
+    ($before:literal) => {
+        concat!(
+            $before,
+            "idempotency AS keyed CROSS JOIN jobs AS stage ON stage.id = keyed.job_id AND stage.finished_us IS NULL \
+             AND keyed.user_id = run.user_id \
+             AND keyed.key >= 'mlctl:retrain:' || run.id || ':' AND keyed.key < 'mlctl:retrain:' || run.id || ';'"
+        )
     };
 }
 
-pub(super) use stages_of;
+pub(super) use open_stages;
 
-pub(super) const OPEN_STAGES: &str = concat!("SELECT stage.id FROM jsonb_each(?1) AS wanted CROSS JOIN ", stages_of!());
+pub(super) const OPEN_STAGES: &str = open_stages!(
+    "SELECT stage.id FROM jsonb_each(?1) AS wanted \
+     CROSS JOIN jobs AS run ON run.id = wanted.value ->> 0 AND run.kind = 'retrain' CROSS JOIN "
+);
+
+pub(super) const OPEN: &str = concat!(
+    "SELECT run.id, run.not_before_us FROM jobs AS run INDEXED BY jobs_retrain \
+     WHERE run.kind = 'retrain' AND run.finished_us IS NULL AND run.state = 'blocked' AND NOT EXISTS (",
+    open_stages!("SELECT 1 FROM "),
+    ") ORDER BY run.id"
+);

@@ -142,7 +142,13 @@ async fn the_jobs_of_a_schedule_are_found_without_a_look_at_others() {
 #[tokio::test]
 async fn retrainings_and_their_stages_are_found_without_a_look_at_others() {
     let mut conn = empty().await;
-    assert_eq!(plan(&mut conn, retrain::OPEN).await, ["SCAN jobs USING INDEX jobs_retrain"]);
+    let expected = [
+        "SCAN run USING INDEX jobs_retrain",
+        "CORRELATED SCALAR SUBQUERY 1",
+        "SEARCH keyed USING PRIMARY KEY (user_id=? AND key>? AND key<?)",
+        "SEARCH stage USING INTEGER PRIMARY KEY (rowid=?)",
+    ];
+    assert_eq!(plan(&mut conn, retrain::OPEN).await, expected);
     must_not_walk(&mut conn, &[("stages of runs", retrain::OPEN_STAGES)]).await;
 }
 

@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use mlctl_artifacts::{ArtifactError, Stores};
 use mlctl_protocol::JobId;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     domain::{Clock, causes},
     registry::{IsSound, Registry, RegistryError},
-    store::{Store, StoreError},
+    store::{Store, StoreError, news},
 };
 
 /// The least time between two looks, however much changes.
@@ -86,15 +86,7 @@ pub async fn run(pipeline: Pipeline, is_sound: IsSound, stop: CancellationToken)
         } else {
             Some(Instant::now() + AGAIN)
         };
-        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-        let waited = async {
-            tokio::select! {
-                // The sender lives in the store, which the pipeline holds.
-                _ = changes.changed() => {}
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-            }
-        };
-        stop.run_until_cancelled(waited).await;
+        stop.run_until_cancelled(news(&mut changes, PAUSE, next)).await;
     }
 }
 

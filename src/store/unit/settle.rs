@@ -205,7 +205,7 @@ impl Unit {
         if runs.is_empty() {
             return Ok(());
         }
-        let stages = retrain::open_stages(conn, &runs).await?;
+        let stages = retrain::under_way(conn, &runs).await?;
         self.read(conn, &stages).await?;
         for stage in stages {
             // One that this very group has ended takes no command, and needs none.
