@@ -7,7 +7,7 @@
 //! - [`store`]: the only SQL. One writer with group commit, many readers.
 //! - [`scheduler`]: which job runs next.
 //! - [`supervisor`]: attempts as processes.
-//! - [`pipeline`]: retrainings in stages.
+//! - [`pipeline`]: retrainings in stages, and who is told of what jobs have come to.
 //! - [`api`]: HTTP/JSON over a Unix socket.
 //! - [`daemon`]: wires everything; the lifecycle.
 //! - [`vault`]: the database as a thing to check, copy and put back.

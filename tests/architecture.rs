@@ -18,8 +18,9 @@ mod tests {
         ("supervisor", &["domain", "store"]),
         ("vault", &["domain", "store"]),
         ("registry", &["domain", "store"]),
-        ("pipeline", &["domain", "store", "registry"]),
-        ("api", &["domain", "store", "supervisor", "scheduler", "registry", "vault"]),
+        // Of the supervisor the one who runs a program for it: a pid is nobody else's.
+        ("pipeline", &["domain", "store", "registry", "supervisor::process"]),
+        ("api", &["domain", "store", "supervisor", "scheduler", "registry", "pipeline", "vault"]),
         ("daemon", &["domain", "config", "store", "scheduler", "supervisor", "registry", "pipeline", "api", "vault"]),
         ("cli", &["domain", "config", "api::types", "api::query"]),
         // The programs: main functions over the library.

@@ -16,8 +16,8 @@ use mlctl_artifacts::{Stores, keys, probe};
 use tokio::{fs, process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
-    Context, Shared,
-    types::{CheckStatus, CheckView, DoctorView, SCHEMA},
+    Context, Shared, notify,
+    types::{CheckStatus, CheckView, DoctorView, HookState, HookView, SCHEMA},
     view::{dispatch::closed, reason},
 };
 use crate::{domain::causes, store};
@@ -32,6 +32,9 @@ const WORKER_LIMIT: Duration = Duration::from_secs(10);
 /// Free space below which nothing works for long, and below which to look, in bytes.
 const SPACE_NEEDED: u64 = 64 * 1024 * 1024;
 const SPACE_WANTED: u64 = 1024 * 1024 * 1024;
+
+/// For how long it is said that a message was given up.
+const LOSS_NOTED: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 
 /// Findings shown of a check that has many.
 const MOST_SHOWN: usize = 5;
@@ -64,6 +67,7 @@ pub(super) async fn examine(State(api): State<Context>) -> Json<DoctorView> {
         socket("socket", &api, &api.config.socket).await,
         socket("workers' socket", &api, &api.config.workers_socket).await,
         clock(&api).await,
+        hooks(&api).await,
     ];
     let ok = checks.iter().all(|check| check.status != CheckStatus::Fail);
     Json(DoctorView { schema: SCHEMA, ok, checks })
@@ -328,6 +332,37 @@ async fn socket(name: &str, api: &Shared, path: &Path) -> CheckView {
         return warn(name, detail, format!("`chmod 700 {shown}`; others are refused all the same"));
     }
     ok(name, format!("{shown}, for user {} alone", api.owner.0))
+}
+
+/// Whether those who want to be told are.
+async fn hooks(api: &Shared) -> CheckView {
+    match notify::views(api).await {
+        Ok(hooks) => heard(&hooks, api.clock.now()),
+        Err(error) => fail("notifications", causes(&error), "the database is what to look at first"),
+    }
+}
+
+fn heard(hooks: &[HookView], now: Timestamp) -> CheckView {
+    const NAME: &str = "notifications";
+    const HINT: &str = "`mlctl notify ls` says more, and `mlctl notify test NAME` tries one";
+    let said = |hook: &HookView| {
+        let (name, why) = (&hook.name, hook.error.as_deref().unwrap_or("nothing arrives"));
+        let is_recent = hook.lost_at.is_some_and(|at| now.duration_since(at) < LOSS_NOTED);
+        match (hook.state, hook.failing_since) {
+            (HookState::Broken, _) => Some(format!("{name} cannot be used: {why}")),
+            (HookState::Failing, Some(since)) => Some(format!("{name} delivers nothing since {since}: {why}")),
+            _ if is_recent => {
+                Some(format!("{name} has given up {} messages and missed {} events", hook.given_up, hook.missed))
+            }
+            _ => None,
+        }
+    };
+    let found: Vec<String> = hooks.iter().filter_map(said).take(MOST_SHOWN).collect();
+    match (found.is_empty(), hooks.len()) {
+        (false, _) => warn(NAME, found.join("; "), HINT),
+        (true, 0) => ok(NAME, "nobody wants to be told of anything"),
+        (true, hooks) => ok(NAME, reason::counted(u32::try_from(hooks).unwrap_or(u32::MAX), "hook")),
+    }
 }
 
 async fn clock(api: &Shared) -> CheckView {

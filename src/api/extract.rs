@@ -75,6 +75,17 @@ impl FromRequestParts<Context> for NamedDevice {
     }
 }
 
+/// The name that `{hook}` in the path stands for; whether there is such a hook is not looked at.
+pub(super) struct NamedHook(pub(super) String);
+
+impl FromRequestParts<Context> for NamedHook {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Context) -> Result<Self, Failure> {
+        reference(parts, api, "hook", "name a hook by its name").await.map(Self)
+    }
+}
+
 /// The name that `{model}` in the path stands for; whether there is such a model is not looked at.
 pub(super) struct NamedModel(pub(super) String);
 

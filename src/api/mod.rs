@@ -22,6 +22,7 @@ mod gc;
 mod jobs;
 mod logs;
 mod models;
+mod notify;
 mod permit;
 mod preflight;
 pub mod query;
@@ -48,10 +49,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use permit::Commands;
 pub use routes::table as routes;
+pub use users::login_names;
 
 use self::{stream::Streams, submit::Room, users::Users};
 use crate::{
     domain::{Clock, Uid},
+    pipeline::notify::Notifier,
     registry::{Registry, gc::Collector},
     scheduler::{Dispatch, Observer},
     store::Store,
@@ -145,6 +148,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Who collects what nothing needs.
     pub collector: Collector,
+    /// Who tells people of what happens.
+    pub notifier: Notifier,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Cancelled to ask the daemon to stop.
@@ -171,6 +176,7 @@ struct Shared {
     vault: Vault,
     registry: Registry,
     collector: Collector,
+    notifier: Notifier,
     clock: Arc<dyn Clock>,
     stop_daemon: CancellationToken,
     reload: Reload,
@@ -199,7 +205,7 @@ impl Api {
     #[must_use]
     pub fn new(config: Config, parts: Parts, stop: CancellationToken) -> Self {
         let Parts { store, supervisor, observer, dispatch, artifacts, vault, registry, collector, clock, .. } = parts;
-        let (stop_daemon, reload) = (parts.stop_daemon, parts.reload);
+        let (stop_daemon, reload, notifier) = (parts.stop_daemon, parts.reload, parts.notifier);
         let shared = Shared {
             room: Room::default(),
             started_at: clock.now(),
@@ -212,6 +218,7 @@ impl Api {
             vault,
             registry,
             collector,
+            notifier,
             clock,
             stop_daemon,
             reload,

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::{
     Context, aliases, apply, array_submit, arrays, backfill, checkpoints, control, daemon, datasets, db, devices,
-    doctor, download, error::Failure, follow, gc, jobs, logs, models, queues, removal, schedules, submit,
+    doctor, download, error::Failure, follow, gc, jobs, logs, models, notify, queues, removal, schedules, submit,
     types::ErrorCode,
 };
 
@@ -72,11 +72,13 @@ fn all() -> Vec<Route> {
         get("/v1/datasets/{dataset}/versions/{version}", datasets::detail).within(LONG_LIMIT),
         delete("/v1/datasets/{dataset}/versions/{version}", datasets::remove),
         post("/v1/gc", gc::collect),
+        get("/v1/notify", notify::list),
+        post("/v1/notify/{hook}/test", notify::test).within(VERIFY_LIMIT),
     ];
     others().into_iter().chain(registry).collect()
 }
 
-/// All but those about the registry.
+/// All but those about the registry and about notifications.
 fn others() -> Vec<Route> {
     vec![
         get("/v1/jobs", jobs::list),

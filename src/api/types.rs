@@ -12,6 +12,7 @@ mod devices;
 mod error;
 mod gc;
 mod models;
+mod notify;
 mod queues;
 mod removal;
 mod schedules;
@@ -49,6 +50,7 @@ pub use gc::{DEFAULT_GRACE_SECONDS, GarbageView, GcRequest, GcView, SumView};
 pub use models::{
     AliasMoveView, AliasRequest, ModelList, ModelView, MovedView, RegisterRequest, VersionList, VersionView,
 };
+pub use notify::{HookList, HookState, HookView, TestedView};
 pub use queues::{QueueList, QueueRequest, QueueView};
 pub use removal::{MAX_REMOVED_URIS, RemovedView};
 pub use schedules::{

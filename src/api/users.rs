@@ -28,6 +28,12 @@ pub(super) type Names = Arc<BTreeMap<u32, String>>;
 /// Tells one state of the file from another.
 type Version = (u64, Option<SystemTime>);
 
+/// Says the login name of a user, where there is one on this machine.
+pub fn login_names() -> impl Fn(Uid) -> Option<String> + Send + Sync {
+    let users = Users::new();
+    move |uid| users.names().get(&uid.0).cloned()
+}
+
 impl Users {
     pub(super) fn new() -> Self {
         Self::of("/etc/passwd".into())

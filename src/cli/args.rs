@@ -160,6 +160,8 @@ verbs! {
     Queue => queue,
     /// Say who may have which GPU: list, drain, reserve and open GPUs
     Device => device,
+    /// Say who is told of what happens, and try it
+    Notify => notify,
     /// Write and check job specs
     Spec => spec,
     /// Ask for the daemon, or stop it

@@ -17,6 +17,7 @@ pub mod hold;
 pub mod logs;
 pub mod ls;
 pub mod model;
+pub mod notify;
 pub mod pause;
 pub mod plot;
 pub mod pull;

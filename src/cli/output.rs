@@ -14,6 +14,7 @@ pub mod gc;
 pub mod jobs;
 pub mod logs;
 pub mod models;
+pub mod notify;
 pub mod plot;
 pub mod pull;
 pub mod queues;

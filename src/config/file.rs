@@ -10,7 +10,7 @@ use mlctl_protocol::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LogFormat;
+use super::{LogFormat, notify::NotifySection};
 
 /// The daemon's settings file. Every key may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub struct SettingsFile {
     pub backup: BackupSection,
     /// The daemon's own log.
     pub log: LogSection,
+    /// Whom to tell of what happens.
+    pub notify: Vec<NotifySection>,
 }
 
 /// The daemon itself.

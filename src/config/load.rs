@@ -14,6 +14,7 @@ use super::{
     RetentionSettings, S3Settings, SchedulerSettings, Settings, StorageSettings, WorkerSettings,
     document::{self, Document, Problem, Report},
     file::{ClientFile, DevicesSection, GpuSection, OutputForm, S3Section, SettingsFile, WorkersSection},
+    notify,
 };
 
 /// The settings file of the system's daemon, from which the CLI learns its socket too.
@@ -105,8 +106,11 @@ pub fn load(flags: &Overrides, environment: &Environment) -> Result<Settings, Co
         Some(state_dir) => Places::under(state_dir),
         None => default_places(environment).ok_or(ConfigError::Homeless)?,
     };
-    let settings = settled(&file, &places, environment.program_dir.as_deref());
-    let problems = unsound(&document, &file, &settings);
+    let credentials = environment.credentials_directory.as_deref();
+    let mut settings = settled(&file, &places, environment.program_dir.as_deref());
+    settings.notify = notify::settled(&file.notify, credentials);
+    let mut problems = unsound(&document, &file, &settings);
+    problems.extend(notify::unsound(&document, &file.notify, credentials));
     if problems.is_empty() { Ok(settings) } else { Err(ConfigError::Wrong(document.report(problems))) }
 }
 
@@ -152,7 +156,8 @@ fn default_places(environment: &Environment) -> Option<Places> {
 
 /// The file's values, and what follows from places for those it leaves out. `programs` is the folder with the workers' programs; without it, PATH says where they are.
 pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Path>) -> Settings {
-    let SettingsFile { daemon, storage, workers, devices, commands, limits, scheduler, retention, backup, log } = file;
+    let SettingsFile { daemon, storage, workers, devices, commands, limits, scheduler, retention, backup, log, .. } =
+        file;
     let program = |set: &Option<PathBuf>, name: &str| {
         set.clone().unwrap_or_else(|| programs.map_or_else(|| name.into(), |dir| dir.join(name)))
     };
@@ -206,6 +211,7 @@ pub(super) fn settled(file: &SettingsFile, places: &Places, programs: Option<&Pa
             url: backup.url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
         },
         log: LogSettings { level: log.level.clone(), format: log.format },
+        notify: Vec::new(),
     }
 }
 

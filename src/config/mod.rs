@@ -5,6 +5,7 @@ pub mod document;
 pub mod env;
 pub mod file;
 mod load;
+pub mod notify;
 pub mod s3;
 mod settings;
 

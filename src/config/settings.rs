@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{file::SettingsFile, load::Places};
+use crate::domain::notify::Hook;
 
 /// What a daemon does where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +46,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// The daemon's own log.
     pub log: LogSettings,
+    /// Whom to tell of what happens.
+    pub notify: Vec<Hook>,
 }
 
 /// Object storage and data.

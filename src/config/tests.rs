@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{file::SettingsFile, *};
+use crate::domain::notify::{Channel, Topic};
 
 const SHIPPED: &str = include_str!("../../config/mld.toml");
 
@@ -42,7 +43,9 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     let mut todo = vec![(String::new(), schema.as_value())];
     while let Some((section, schema)) = todo.pop() {
         for (key, value) in schema["properties"].as_object().unwrap() {
-            let name = value.get("$ref").and_then(|name| name.as_str()?.rsplit('/').next());
+            // A table of which there may be several has a head of its own at the top alone.
+            let several = value.pointer("/items/$ref").filter(|_| section.is_empty());
+            let name = value.get("$ref").or(several).and_then(|name| name.as_str()?.rsplit('/').next());
             match name.map(|name| &sections[name]).filter(|inner| inner.get("properties").is_some()) {
                 Some(inner) => todo.push((format!("{section}{key}."), inner)),
                 None => assert!(keys.insert(format!("{section}{key}"))),
@@ -54,7 +57,7 @@ fn the_shipped_file_lists_every_key_and_no_other() {
     for line in SHIPPED.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name;
+            section = name.trim_matches(['[', ']']);
         } else if let Some((key, _)) = line.split_once(" = ")
             && !key.contains(' ')
         {
@@ -107,6 +110,62 @@ fn a_service_has_the_systems_places() {
 }
 
 #[test]
+fn a_hook_that_makes_no_sense_is_refused_at_its_place() {
+    let sound = "[[notify]]\nname = \"team\"\nfilter = \"label.team=vision\"\ncommand = [\"/bin/true\", \"x\"]\n\
+        [[notify]]\nname = \"web\"\non = [\"succeeded\"]\nwebhook = { url = \"https://h:8443/a?b=c\", secret_file = \"/k\" }\n\
+        [[notify]]\nname = \"mail\"\nmail = { to = [\"a@b.c\"], from = \"m@b.c\" }\ntimeout_seconds = 600\n";
+    let hooks = load_text(sound, &[]).unwrap().notify;
+    let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
+    assert_eq!(names, ["team", "web", "mail"]);
+    assert_eq!(hooks[0].on, Topic::DEFAULT.into());
+    assert_eq!((hooks[0].timeout_seconds, hooks[2].timeout_seconds), (30, 600));
+    for (line, place, words) in [
+        ("name = \"Team\"\ncommand = [\"/a\"]", "2:8", "lower-case letters"),
+        ("name = \"a\"", "2:8", "exactly one of"),
+        ("name = \"a\"\ncommand = [\"/a\"]\nmail = { to = [\"a@b\"], from = \"a@b\" }", "2:8", "exactly one of"),
+        ("name = \"a\"\ncommand = [\"tell\"]", "3:", "absolute path of a program"),
+        ("name = \"a\"\ncommand = \"rm -rf\"", "3:11", "expected"),
+        ("name = \"a\"\ncommand = [\"/a\"]\non = [\"fialed\"]", "4:7", "failed"),
+        ("name = \"a\"\ncommand = [\"/a\"]\non = []", "4:6", "told of nothing"),
+        ("name = \"a\"\ncommand = [\"/a\"]\nfilter = \"stat=x\"", "4:10", "stat"),
+        ("name = \"a\"\ncommand = [\"/a\"]\ntimeout_seconds = 0", "4:19", "1"),
+        ("name = \"a\"\ncommand = [\"/a\"]\n[[notify]]\nname = \"a\"\ncommand = [\"/a\"]", "5:8", "twice"),
+        ("name = \"a\"\nwebhook = { url = \"https://me:pw@h/x\", secret_file = \"/k\" }", "3:19", "without a user"),
+        ("name = \"a\"\nwebhook = { url = \"ftp://h\", secret_file = \"/k\" }", "3:19", "https://host/path"),
+        ("name = \"a\"\nwebhook = { url = \"https://h\", secret_file = \"k\" }", "3:46", "absolute path"),
+        ("name = \"a\"\nwebhook = { url = \"https://h\", secret = \"k\" }", "3:32", "secret_file"),
+        ("name = \"a\"\nwebhook = { url = \"https://h\", proxy = \"http://u@p\" }", "3:40", "proxy"),
+        ("name = \"a\"\nmail = { to = [\"a@b\\nBcc: c@d\"], from = \"m@b\" }", "3:16", "no mail address"),
+        ("name = \"a\"\nmail = { to = [\"a@b\"], from = \"Me <m@b>\" }", "3:31", "no mail address"),
+        ("name = \"a\"\nmail = { to = [], from = \"m@b\" }", "3:15", ""),
+        ("name = \"a\"\nmail = { to = [\"a@b\"], from = \"m@b\", sendmail = \"s\" }", "3:49", "absolute path"),
+        ("command = [\"/a\"]", "1:", "name"),
+    ] {
+        let said = load_text(&format!("[[notify]]\n{line}\n"), &[]).unwrap_err();
+        assert!(said.contains(&format!("mld.toml:{place}")) && said.contains(words), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_key_that_systemd_hands_over_needs_no_file() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("mld.toml");
+    std::fs::write(&file, "[[notify]]\nname = \"web\"\nwebhook = { url = \"https://h\" }\n").unwrap();
+    let flags = Overrides { config: Some(file), ..Overrides::default() };
+    let of = |credentials: Option<PathBuf>| {
+        load(&flags, &Environment { credentials_directory: credentials, ..environment(home.path()) })
+    };
+    let key = home.path().join("mld.notify.web");
+    let said = of(Some(home.path().to_owned())).unwrap_err().to_string();
+    assert!(said.contains("there is no key to sign with"), "{said}");
+    std::fs::write(&key, "x").unwrap();
+    let hooks = of(Some(home.path().to_owned())).unwrap().notify;
+    assert!(matches!(&hooks[0].channel, Channel::Webhook { secret_file, .. } if *secret_file == key));
+    // Who only reads the settings of a daemon is handed nothing.
+    assert!(of(None).is_ok());
+}
+
+#[test]
 fn flags_go_over_the_file() {
     let settings =
         load_text("[workers]\ncpus = 1\ngrace_seconds = 5\n", &["workers.cpus=2", "log.format=json"]).unwrap();
@@ -120,7 +179,7 @@ fn every_mistake_is_shown_at_once() {
     let expected = r#"mld.toml:1:2: unknown key `worker`
  1 | [worker]
    |  ^^^^^^
-   = hint: did you mean `workers`? allowed: `backup`, `commands`, `daemon`, `devices`, `limits`, `log`, `retention`, `scheduler`, `storage`, `workers`
+   = hint: did you mean `workers`? allowed: `backup`, `commands`, `daemon`, `devices`, `limits`, `log`, `notify`, `retention`, `scheduler`, `storage`, `workers`
 
 mld.toml:5:8: expected an integer, found the string "2"
  5 | cpus = "2"

@@ -17,6 +17,7 @@ use crate::{
     config::{SchedulerSettings, Settings},
     domain::{
         Machine, causes,
+        notify::Hook,
         retention::{Retention, checkpoints::Defaults},
         share::FairShare,
     },
@@ -29,7 +30,7 @@ use crate::{
 pub type Source = Arc<dyn Fn() -> Result<Settings, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// Keys that hold at once, or the tables of such.
-const APPLIED: [&str; 15] = [
+const APPLIED: [&str; 16] = [
     "daemon.check_hours",
     "storage.data_roots",
     "workers.cpus",
@@ -45,6 +46,7 @@ const APPLIED: [&str; 15] = [
     "backup.every_hours",
     "backup.keep",
     "log.level",
+    "notify",
 ];
 
 /// What follows from the other settings.
@@ -61,6 +63,7 @@ pub(super) struct Knobs {
     pub(super) check_every: watch::Sender<Duration>,
     pub(super) collection: watch::Sender<gc::Plan>,
     pub(super) plan: watch::Sender<Plan>,
+    pub(super) hooks: watch::Sender<Arc<Vec<Hook>>>,
 }
 
 impl Knobs {
@@ -75,6 +78,7 @@ impl Knobs {
             check_every: watch::Sender::new(check_every(settings)),
             collection: watch::Sender::new(collection(settings)),
             plan: watch::Sender::new(offline::plan(settings)),
+            hooks: watch::Sender::new(Arc::new(settings.notify.clone())),
         }
     }
 
@@ -93,6 +97,9 @@ impl Knobs {
         let collection = collection(settings);
         self.collection.send_if_modified(|plan| std::mem::replace(plan, collection) != collection);
         self.plan.send_replace(offline::plan(settings));
+        // Who is told begins its deliveries anew.
+        let hooks = Arc::new(settings.notify.clone());
+        self.hooks.send_if_modified(|known| std::mem::replace(known, hooks.clone()) != hooks);
     }
 }
 
@@ -190,7 +197,7 @@ fn differences(path: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             for (name, value) in old {
-                let is_table = value.is_object();
+                let is_table = value.is_object() || value.is_array();
                 // What stands alone at the top is in [daemon].
                 let path = match path {
                     "" if is_table => name.clone(),
@@ -223,6 +230,7 @@ fn adopt(in_force: &mut Settings, read: Settings) {
     in_force.backup.every_hours = read.backup.every_hours;
     in_force.backup.keep = read.backup.keep;
     in_force.log.level = read.log.level;
+    in_force.notify = read.notify;
 }
 
 fn seconds(seconds: u32) -> Duration {
@@ -286,6 +294,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::domain::notify::Channel;
 
     fn settings() -> Settings {
         Settings::under(Path::new("/s"), Path::new("/p"))
@@ -348,6 +357,8 @@ mod tests {
         new.backup.every_hours += 1;
         new.backup.keep += 1;
         new.log.level = "trace".into();
+        let channel = Channel::Command(vec!["/bin/true".into()]);
+        new.notify.push(Hook { name: "x".into(), on: [].into(), filter: None, channel, timeout_seconds: 1 });
         new
     }
 
@@ -369,7 +380,7 @@ mod tests {
         let (mut old, new) = (settings(), others());
         let (applied, pending): (Vec<String>, Vec<String>) =
             changed(&old, &new).unwrap().into_iter().partition(|key| is_applied(key));
-        assert_eq!(applied.len(), 25, "{applied:?}");
+        assert_eq!(applied.len(), 26, "{applied:?}");
         adopt(&mut old, new.clone());
         assert_eq!(changed(&old, &new).unwrap(), pending, "and nothing else");
     }

@@ -35,8 +35,11 @@ use super::{
 use crate::{
     api::{self, Api, Policy},
     config::Settings,
-    domain::Clock,
-    pipeline::retrain::{self, Pipeline},
+    domain::{Clock, notify::Hook},
+    pipeline::{
+        notify::{self, Notifier},
+        retrain::{self, Pipeline},
+    },
     registry::{self, Registry, gc::Collector},
     scheduler::{
         self, Dispatch, Observer, Scheduler,
@@ -174,7 +177,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let of_store = |source| DaemonError::Store { path: settings.database.clone(), source };
     let store = open(&settings, &clock).await?;
     let Hardware { machine, programs, inventory } = hardware::look(&settings).map_err(DaemonError::Devices)?;
-    let executor = LocalProcesses::new(programs.clone(), settings.attempts_dir.clone(), environment);
+    let executor = LocalProcesses::new(programs.clone(), settings.attempts_dir.clone(), environment.clone());
     let cgroups = Cgroups::find(settings.workers.cgroup_dir.as_deref());
     let executor = executor.map_err(DaemonError::Supervise)?.in_cgroups(cgroups);
     let artifacts = Stores::with_s3(s3.clone());
@@ -197,6 +200,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
     let dispatch = Dispatch::new(store.clone(), clock.clone());
     let observer = Observer::new(store.clone(), handle.clone(), knobs.share.subscribe());
     let min_run = knobs.min_run.subscribe();
+    let notifier = notifier(&store, &clock, knobs.hooks.subscribe(), environment);
     let vault = offline::vault(&settings, knobs.plan.subscribe(), artifacts.clone(), clock.clone());
     let service = service(&settings, programs, knobs.policy.subscribe());
     let reloader = Reloader::new((source, level), knobs, handle.clone(), settings.clone());
@@ -208,6 +212,7 @@ pub async fn run(settings: Settings, surroundings: Surroundings) -> Result<(), D
         vault,
         registry: Registry::new(store.clone(), artifacts.clone()),
         collector: collector(&settings, &store, &artifacts, &clock, &dispatch),
+        notifier,
         artifacts,
         clock: clock.clone(),
         stop_daemon: stop.soft.clone(),
@@ -244,6 +249,17 @@ fn collector(
     Collector::new(store.clone(), artifacts.clone(), clock.clone(), storage_url, is_sound(dispatch))
 }
 
+/// Who tells people of what happens.
+fn notifier(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    hooks: watch::Receiver<Arc<Vec<Hook>>>,
+    environment: Vec<(OsString, OsString)>,
+) -> Notifier {
+    let (store, clock, login) = (store.clone(), clock.clone(), Arc::new(api::login_names()));
+    Notifier::new(notify::Parts { store, clock, hooks, login, environment, entropy: entropy::fill })
+}
+
 /// Says whether the database is not known to be damaged.
 fn is_sound(dispatch: &Dispatch) -> registry::IsSound {
     let dispatch = dispatch.clone();
@@ -277,6 +293,7 @@ fn loops(knobs: &Knobs, parts: &api::Parts, (asked, stop): (&Arc<Notify>, &Cance
         Part::spawn("gc", registry::gc::run(collector, knobs.collection.subscribe(), stop.clone())),
         Part::spawn("backup", vault::keeper::run(vault, store.clone(), stop.clone())),
         Part::spawn("deadlines", deadlines::run(deadlines, stop.clone())),
+        Part::spawn("notify", notify::run(parts.notifier.clone(), stop.clone())),
         Part::spawn("drain", drain::run(dispatch.clone(), supervisor, stop_daemon, stop.clone())),
         Part::spawn("status", service_manager::tell_status(dispatch.changes(), stop.clone())),
         Part::spawn("scan", scan::run(store, dispatch, check_every, stop.clone())),

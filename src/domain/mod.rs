@@ -12,6 +12,7 @@ pub mod filter;
 pub mod gate;
 pub mod job;
 pub mod machine;
+pub mod notify;
 pub mod promotion;
 pub mod queue;
 pub mod registry;

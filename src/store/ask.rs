@@ -374,6 +374,12 @@ pub(super) enum Ask {
         name: String,
         reply: Reply<QueueRow>,
     },
+    KeepHook {
+        name: String,
+        /// JSON; none of a hook that is there no more.
+        standing: Option<String>,
+        reply: Reply<()>,
+    },
     Register {
         new: Box<NewVersion>,
         /// With whether it was there before.
@@ -472,6 +478,7 @@ impl Ask {
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
             | Self::AssignDevice { reply, .. }
+            | Self::KeepHook { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.send(),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.send(),
             Self::Forget { reply, .. } => reply.send(),
@@ -502,6 +509,7 @@ impl Ask {
             | Self::Promote { reply, .. }
             | Self::Settle { reply }
             | Self::AssignDevice { reply, .. }
+            | Self::KeepHook { reply, .. }
             | Self::RemoveSchedule { reply, .. } => reply.fail(error),
             Self::EditQueue { reply, .. } | Self::RemoveQueue { reply, .. } => reply.fail(error),
             Self::Forget { reply, .. } => reply.fail(error),

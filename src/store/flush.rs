@@ -12,6 +12,7 @@ use super::{
     gates::Gates,
     halving::Rungs,
     held::{self, HeldAttempt},
+    hooks::HeldHooks,
     ledger::Ledger,
     members::Arrays,
     models::HeldModels,
@@ -39,6 +40,7 @@ pub(super) struct Writes {
     tally: Tally,
     pub(super) usage: Usage,
     pub(super) devices: HeldDevices,
+    pub(super) hooks: HeldHooks,
     pub(super) arrays: Arrays,
     gates: Gates,
     pub(super) removals: Removals,
@@ -266,6 +268,7 @@ impl Writes {
         self.tally.flush(conn, &mut batch).await?;
         self.usage.flush(conn, &mut batch).await?;
         self.devices.flush(conn, &mut batch).await?;
+        self.hooks.flush(conn, &mut batch).await?;
         queues.flush(conn, &mut batch).await?;
         self.arrays.flush(conn, &mut batch).await?;
         rungs.flush(conn, &mut batch).await?;

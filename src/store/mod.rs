@@ -19,6 +19,7 @@ mod gates;
 mod halving;
 mod head;
 mod held;
+mod hooks;
 mod kept;
 mod ledger;
 mod list;

@@ -63,6 +63,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0031_backfill.sql"),
     include_str!("../../migrations/0032_kinds.sql"),
     include_str!("../../migrations/0033_retrain.sql"),
+    include_str!("../../migrations/0034_notify.sql"),
 ];
 
 /// `mlct` in ASCII, in the file's header: tells our databases from others.

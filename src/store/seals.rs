@@ -18,7 +18,7 @@ pub(super) struct Sealed {
     later: usize,
 }
 
-pub(super) const TABLES: [Sealed; 17] = [
+pub(super) const TABLES: [Sealed; 19] = [
     Sealed {
         table: "idempotency",
         rows: "SELECT job_id, seal, user_id, key, job_id, asked FROM idempotency WHERE job_id > ?1 ORDER BY job_id LIMIT ?2 + 0",
@@ -108,6 +108,16 @@ pub(super) const TABLES: [Sealed; 17] = [
         table: "dataset_versions",
         rows: "SELECT id, seal, dataset, version, content, created_by, created_us, removed_by, removed_us FROM dataset_versions \
                WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "hooks",
+        rows: "SELECT id, seal, name, standing FROM hooks WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
+        later: 0,
+    },
+    Sealed {
+        table: "notices",
+        rows: "SELECT id, seal, at_us, body FROM notices WHERE id > ?1 ORDER BY id LIMIT ?2 + 0",
         later: 0,
     },
     Sealed {

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    aliases, arrays, datasets, deadlines, dependencies, flush, gates, halving, held, kept, list, load, members, models,
-    open, queues, read, removal, retrain, roots, schedules, timers, unit, usage,
+    aliases, arrays, datasets, deadlines, dependencies, flush, gates, halving, held, hooks, kept, list, load, members,
+    models, open, queues, read, removal, retrain, roots, schedules, timers, unit, usage,
 };
 
 async fn empty() -> SqliteConnection {
@@ -215,6 +215,8 @@ async fn must_not_walk(conn: &mut SqliteConnection, statements: &[(&str, &str)])
             "dependencies",
             "queue_counters",
             "usage",
+            "hooks",
+            "notices",
         ];
         for step in &plan {
             let walked = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
@@ -294,6 +296,18 @@ async fn what_is_needed_is_found_without_a_walk() {
         assert!(sought.iter().any(|step| step.ends_with(index)), "{versions:#?}");
     }
     assert!(!sought.iter().any(|step| step.ends_with("(model=?)")), "{versions:#?}");
+}
+
+#[tokio::test]
+async fn what_hooks_are_told_of_is_found_without_a_walk() {
+    let statements = [
+        ("notices", hooks::AFTER),
+        ("the newest notice", hooks::NEWEST),
+        ("when an array ended", hooks::ENDED),
+        ("forget hooks", hooks::FORGET),
+        ("forget notices", hooks::PRUNE),
+    ];
+    must_not_walk(&mut empty().await, &statements).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::{
     error::Fault,
     rows::{Cell, Fields, Rows},
 };
+use crate::domain::Uid;
 
 /// A row of table `schedules`.
 #[derive(Debug, Clone)]
@@ -191,6 +192,11 @@ impl Timers {
         }
         held.is_changed = true;
         Ok(true)
+    }
+
+    /// In whose name a schedule submits.
+    pub(super) fn user(&self, name: &str) -> Option<Uid> {
+        self.held.get(name).map(|held| Uid(held.user))
     }
 
     /// Whether a turn is still to be taken, and whether its tick fires.

@@ -16,7 +16,7 @@ use sqlx::SqliteConnection;
 use self::{attempts::attempt_effect, needs::Needs, replace::Arrivals, settle::Settling};
 use super::{
     StoreError,
-    ask::{Ask, PreparedTurn},
+    ask::{Ask, Enabling, PreparedTurn},
     datasets::HeldDatasets,
     deadlines, dependencies,
     error::Fault,
@@ -31,7 +31,7 @@ use super::{
     timers::{Standing, Timers},
     types::Submitted,
 };
-use crate::domain::{Command, Fence, Job, JobState, Refusal, Uid, machine::Assigned, state};
+use crate::domain::{Command, Fence, Job, JobState, Refusal, Uid, machine::Assigned, notify::Notice, state};
 
 /// The rows a group of commands is about, and what it makes of them.
 pub(super) struct Unit {
@@ -204,6 +204,10 @@ impl Unit {
                 reply.stage(Ok(()));
             }
             Ask::RemoveQueue { name, reply } => reply.stage(self.queues.remove(name)),
+            Ask::KeepHook { name, standing, reply } => {
+                self.writes.hooks.keep(name, standing.as_ref());
+                reply.stage(Ok(()));
+            }
             Ask::Register { new, reply } => reply.stage(self.register(new)?.map(Box::new)),
             Ask::Unregister { model, version, by, reply } => {
                 reply.stage(self.models.remove(model, *version, *by, self.now).map(Box::new));
@@ -216,7 +220,7 @@ impl Unit {
             Ask::AddSchedule { schedule, reply } => reply.stage(self.timers.add(schedule)),
             Ask::ApplySchedules { changes, reply } => reply.stage(Ok(self.timers.apply(changes)?)),
             Ask::RemoveSchedule { name, reply } => reply.stage(self.timers.remove(name)?),
-            Ask::EnableSchedule { name, change, reply } => reply.stage(self.timers.enable(name, change)),
+            Ask::EnableSchedule { name, change, reply } => reply.stage(self.enable(name, change)?),
             Ask::Turn { turn, reply } => reply.stage(self.turn(turn)?),
         }
         Ok(())
@@ -266,6 +270,16 @@ impl Unit {
         let others = Others { timers, rungs, queues, settling, models, datasets };
         self.writes.flush(conn, &mut self.ledger, self.attempts.values(), others).await?;
         Ok(Done { ledger: self.ledger, moves_deadlines, replaces })
+    }
+
+    /// Has a schedule go on or submit nothing. That its jobs fail is something to be told of.
+    fn enable(&mut self, name: &str, change: &Enabling) -> Result<Result<bool, StoreError>, Fault> {
+        let enabled = self.timers.enable(name, change);
+        if let (Ok(true), Enabling::Failed { why, .. }, Some(user)) = (&enabled, change, self.timers.user(name)) {
+            let notice = Notice::SchedulePaused { schedule: name.to_owned(), user, why: why.clone() };
+            self.writes.hooks.notice(&notice, self.now)?;
+        }
+        Ok(enabled)
     }
 
     /// A command on several jobs: those that take it, and whether it changes anything of them.

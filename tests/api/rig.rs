@@ -20,7 +20,8 @@ use mlctl::{
         self, Api, Commands, Patience, Policy,
         types::{ErrorBody, ErrorCode, JobView},
     },
-    domain::{Clock, Command, Exit, Fence, Machine, share::FairShare},
+    domain::{Clock, Command, Exit, Fence, Machine, Uid, share::FairShare},
+    pipeline::notify::{self, Notifier},
     registry::{Registry, gc::Collector},
     scheduler::{Dispatch, Observer},
     store::Store,
@@ -82,6 +83,13 @@ fn vault_of(dir: &std::path::Path, storage_url: &str, clock: Arc<Hand>) -> vault
 }
 
 /// Attempts that nobody starts ahead.
+/// Who tells nobody of anything.
+fn nobody(store: &Store, clock: Arc<Hand>) -> Notifier {
+    let hooks = watch::Sender::new(Arc::new(Vec::new())).subscribe();
+    let login = Arc::new(|_: Uid| None);
+    Notifier::new(notify::Parts { store: store.clone(), clock, hooks, login, environment: Vec::new(), entropy })
+}
+
 fn supervision(dir: &std::path::Path, storage_url: &str, machine: Machine) -> supervisor::Config {
     let tuning = supervisor::Tuning {
         has_commands: true,
@@ -160,6 +168,7 @@ impl Rig {
             vault: vault_of(dir.path(), &storage_url, clock.clone()),
             registry: Registry::new(store.clone(), Stores::new()),
             collector: Collector::new(store.clone(), Stores::new(), clock.clone(), storage_url.clone(), is_sound),
+            notifier: nobody(&store, clock.clone()),
             clock: clock.clone(),
             stop_daemon: stop_daemon.clone(),
             reload: Arc::new(|| Err("there is nothing to read".to_owned())),

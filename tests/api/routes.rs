@@ -18,7 +18,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
     for (method, path) in api::routes() {
         known.entry(path).or_default().insert(method.to_string());
     }
-    assert_eq!(known.len(), 64, "{known:?}");
+    assert_eq!(known.len(), 66, "{known:?}");
     for (path, methods) in known {
         let asked = path
             .replace("{job}", &id.to_string())
@@ -30,6 +30,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
             .replace("{dataset}", "none")
             .replace("{version}", "1")
             .replace("{alias}", "champion")
+            .replace("{hook}", "none")
             .replace("{object}", "x");
         for method in METHODS {
             // A stream has no end to wait for, and a stopping daemon no answers.
@@ -46,6 +47,7 @@ async fn a_method_that_is_not_in_the_table_is_refused_and_one_that_is_is_answere
                         || ((path.contains("{model}") || path.contains("{dataset}")) && method != Method::POST)
                         || path.ends_with("{alias}")
                         || path.ends_with("/rollback")
+                        || path.contains("{hook}")
                         || (path.contains("{queue}") && [Method::GET, Method::HEAD].contains(&method))
                         || ([Method::GET, Method::DELETE].contains(&method)
                             && ["{step}", "{object}", "/model"].iter().any(|end| path.ends_with(end)));

@@ -57,6 +57,8 @@ mod models;
 #[cfg(test)]
 mod nights;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod overlap;

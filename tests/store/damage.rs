@@ -16,7 +16,7 @@ use crate::{
     chance::{Chance, cases},
     devices,
     furniture::{JOBS, furnish, submitted},
-    queues,
+    hooks, queues,
     rig::{self, Hand, Rig, USER, entropy},
     schedules,
 };
@@ -51,6 +51,7 @@ impl Whole {
         schedules::furnish(&rig).await;
         queues::furnish(&rig).await;
         devices::furnish(&rig).await;
+        hooks::furnish(&rig).await;
         let removed: Vec<JobId> = gone.iter().map(|number| JobId(*number)).collect();
         assert!(rig.store.remove(&removed, USER, false).await.unwrap().iter().all(Result::is_ok));
         rig.store.close().await;

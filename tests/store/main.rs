@@ -41,6 +41,8 @@ mod halving;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
+mod hooks;
+#[cfg(test)]
 mod kept;
 #[cfg(test)]
 mod lists;

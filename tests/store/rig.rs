@@ -166,6 +166,7 @@ pub async fn dump(store: &Store, now: Timestamp) -> Result<String, StoreError> {
     for (schedule, _) in store.schedules().await? {
         writeln!(text, "{schedule:?} {:?}", store.ticks(schedule.id, u32::MAX).await?).unwrap();
     }
+    writeln!(text, "{:?} {:?}", store.hooks().await?, store.notices(0, u32::MAX).await?).unwrap();
     writeln!(text, "{:?} {:?}", store.instance(), store.counts().await?).unwrap();
     writeln!(text, "{:?}", store.running().await?).unwrap();
     writeln!(text, "{:?} {:?}", store.ready(now, u32::MAX).await?, store.next_ready_at(now).await?).unwrap();

@@ -81,7 +81,7 @@ impl<'a> Needs<'a> {
                     }
                 }
                 Ask::Beat { beat, .. } => needs.attempt(beat.fence),
-                Ask::Promote { .. } | Ask::Settle { .. } | Ask::AssignDevice { .. } => {}
+                Ask::Promote { .. } | Ask::Settle { .. } | Ask::AssignDevice { .. } | Ask::KeepHook { .. } => {}
                 Ask::Expire { now, .. } => needs.late = needs.late.max(Some(*now)),
                 Ask::EditQueue { name, .. } | Ask::RemoveQueue { name, .. } => drop(needs.queues.insert(name)),
                 Ask::Register { new, .. } => {

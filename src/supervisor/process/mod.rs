@@ -6,6 +6,7 @@ mod adopted;
 mod bounds;
 mod cgroup;
 mod child;
+mod errand;
 mod procfs;
 mod spare;
 mod strays;
@@ -27,7 +28,10 @@ use mlctl_protocol::launch::{self, Launch};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncWriteExt as _, unix::AsyncFd};
 
-pub use self::cgroup::Cgroups;
+pub use self::{
+    cgroup::Cgroups,
+    errand::{Errand, Ran, run},
+};
 use super::{
     executor::{Executor, Found, Kit, Programs, Spare, StartError, Worker},
     logs::Stream,

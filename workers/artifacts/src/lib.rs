@@ -37,7 +37,7 @@ pub use digest::blake3_hex;
 pub use error::ArtifactError;
 pub use location::{Entry, Location};
 pub use pieces::Pieces;
-pub use s3::check_authorities;
+pub use s3::{check_authorities, install_tls};
 pub use stores::Stores;
 pub use upload::Upload;
 pub use walk::{Found, Walk};

@@ -173,8 +173,8 @@ fn because(error: &dyn std::error::Error) -> String {
     said
 }
 
-/// One implementation of cryptography for the process, once. Another that is there already does as well.
-fn install_tls() {
+/// One implementation of cryptography for the process, once. Another that is there already does as well. For whoever makes a client of HTTPS.
+pub fn install_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if rustls::crypto::ring::default_provider().install_default().is_err() {

@@ -26,7 +26,7 @@ use self::{
 use crate::lanes::Weather;
 
 pub(crate) use self::client::WholeCrc;
-pub use self::client::check_authorities;
+pub use self::client::{check_authorities, install_tls};
 
 /// Pauses between tries: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
