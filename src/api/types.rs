@@ -138,7 +138,7 @@ pub struct JobView {
     pub kind: String,
     /// `queued`, `blocked`, `held`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: String,
-    /// Why it is where it is, in a line; null for one that succeeded.
+    /// Why it is where it is, in a line; null for one that succeeded, unless it is a retraining, which says what came of it.
     pub reason: Option<String>,
     /// The queue it stands in.
     pub queue: String,

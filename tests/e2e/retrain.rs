@@ -227,3 +227,34 @@ fn what_makes_no_sense_is_refused_at_the_submit() {
     refused(|spec| spec["name"] = json!("n".repeat(95)), &["90 characters"]);
     refused(|spec| spec["retrain"]["train"]["init"] = json!({"from": "model:digits@champion"}), &["no model digits"]);
 }
+
+/// Neither waits a run for what never comes, nor do others wait for it.
+#[test]
+fn a_run_that_can_promote_nothing_fails_and_keeps_nobody_from_going_on() {
+    let mut daemon = Daemon::with(Worker::Real);
+    let trained = daemon.submit(&json!({
+        "version": 1, "name": "first", "train": {
+            "model": {"type": "mlp", "layers": [4, 2]}, "data": {"format": "randn", "rows": 64, "features": 4, "targets": 2},
+            "loss": "mse", "optimizer": {"type": "adam"}, "batch_size": 8, "max_epochs": 1,
+        }
+    }));
+    daemon.wait_for(&trained, "succeeded");
+    daemon.mlctl(&["model", "add", "digits", &trained]).ok();
+    for number in 0..100 {
+        daemon.mlctl(&["model", "alias", "digits", &format!("name-{number}"), "1"]).ok();
+    }
+    let stuck = daemon.submit(&night(2));
+    let mut other = night(2);
+    other["retrain"]["model"] = json!("others");
+    let other = daemon.submit(&other);
+    daemon.wait_for(&other, "succeeded");
+    let run = daemon.wait_for(&stuck, "failed");
+    assert_eq!((&run["exit_class"], champion(&daemon)), (&json!("spec"), Value::Null));
+    let message = run["exit_message"].as_str().unwrap();
+    assert!(message.contains("model digits") && message.contains("100"), "{message}");
+    // With a name less there is room for the champion.
+    daemon.mlctl(&["model", "alias", "digits", "name-7", "--rm"]).ok();
+    daemon.mlctl(&["retry", &stuck]).ok();
+    until("the run succeeds", || (show(&daemon, &stuck)["state"] == "succeeded").then_some(()));
+    assert_eq!(champion(&daemon), 2);
+}

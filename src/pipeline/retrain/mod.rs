@@ -7,13 +7,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mlctl_artifacts::{ArtifactError, Stores};
-use mlctl_protocol::JobId;
+use mlctl_protocol::{ExitClass, JobId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    domain::{Clock, causes},
+    domain::{Clock, Exit, causes},
     registry::{IsSound, Registry, RegistryError},
     store::{Store, StoreError, news},
 };
@@ -52,6 +52,22 @@ enum Kept {
     /// The registry.
     #[error(transparent)]
     Registry(RegistryError),
+}
+
+impl Kept {
+    /// How a run ends that waiting does not help; nothing where it may.
+    fn fatal(&self, model: &str) -> Option<Exit> {
+        let (class, hint) = match self {
+            Self::Store(StoreError::NoModel(_) | StoreError::NoVersion { .. } | StoreError::Alias { .. }) => {
+                (ExitClass::Spec, format!("`mlctl model show {model}` lists its versions and aliases"))
+            }
+            Self::Registry(RegistryError::NoModel(job) | RegistryError::Damaged { job, .. }) => {
+                (ExitClass::Storage, format!("`mlctl rm {job}`, and retry the run: it trains once more"))
+            }
+            _ => return None,
+        };
+        Some(Exit { class, message: Some(causes(self)), hint: Some(hint) })
+    }
 }
 
 impl From<RegistryError> for Kept {
@@ -99,7 +115,7 @@ impl Pipeline {
         for (run, begin) in runs {
             let wait = match begin.filter(|begin| *begin > now) {
                 Some(begin) => Some(self.until(begin)),
-                None => self.attend(run, failed).await?,
+                None => self.attend(run, failed).await,
             };
             next = next.into_iter().chain(wait).min();
         }
@@ -107,27 +123,28 @@ impl Pipeline {
     }
 
     /// Takes a run's turn, if it is not left alone. Returns until when it is.
-    async fn attend(&self, run: JobId, failed: &mut BTreeMap<JobId, Instant>) -> Result<Option<Instant>, StoreError> {
+    async fn attend(&self, run: JobId, failed: &mut BTreeMap<JobId, Instant>) -> Option<Instant> {
         if let Some(until) = failed.get(&run).filter(|until| **until > Instant::now()) {
-            return Ok(Some(*until));
+            return Some(*until);
         }
         match self.turn(run).await {
             Ok(()) => {
                 if failed.remove(&run).is_some() {
                     info!(job_id = %run, "retraining {run} goes on");
                 }
-                Ok(None)
+                None
             }
             // It was removed, or has ended meanwhile.
-            Err(Kept::Store(StoreError::NotFound(_) | StoreError::Refused(_))) => Ok(None),
-            Err(Kept::Store(error)) => Err(error),
+            Err(Kept::Store(StoreError::NotFound(_) | StoreError::Refused(_))) => None,
+            // Others may go on.
             Err(error) => {
-                let (until, error) = (Instant::now() + AGAIN, causes(&error));
+                let (until, is_full) = (Instant::now() + AGAIN, matches!(error, Kept::Store(StoreError::Full)));
+                let error = causes(&error);
                 match failed.insert(run, until) {
-                    None => warn!(job_id = %run, error, "retraining {run} cannot go on for the moment"),
-                    Some(_) => debug!(job_id = %run, error, "retraining {run} cannot go on yet"),
+                    None if !is_full => warn!(job_id = %run, error, "retraining {run} cannot go on for the moment"),
+                    _ => debug!(job_id = %run, error, "retraining {run} cannot go on yet"),
                 }
-                Ok(Some(until))
+                Some(until)
             }
         }
     }

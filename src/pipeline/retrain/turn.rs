@@ -51,19 +51,27 @@ impl Pipeline {
         let spec = self.store.spec(id).await?;
         let Work::Retrain(retrain) = &spec.work else { return Ok(()) };
         let run = Run { job, retrain: (**retrain).clone(), spec };
-        let trained = match self.stage(&run, Stage::Train).await? {
+        match self.advance(&run).await {
+            Err(kept) if let Some(exit) = kept.fatal(&run.retrain.model) => self.end(&run, exit, None).await,
+            done => done,
+        }
+    }
+
+    /// Takes it to its next stage, or to its end.
+    async fn advance(&self, run: &Run) -> Result<(), Kept> {
+        let trained = match self.stage(run, Stage::Train).await? {
             Standing::Open => return Ok(()),
-            Standing::Absent => return self.begin(&run).await,
-            Standing::Over(job) => return self.failed(&run, Stage::Train, &job).await,
+            Standing::Absent => return self.begin(run).await,
+            Standing::Over(job) => return self.failed(run, Stage::Train, &job).await,
             Standing::Done(job) => job,
         };
         // Registered once, however often it is asked for.
         let (challenger, _) = self.registry.register(&run.retrain.model, trained.id, None, Uid::SYSTEM).await?;
-        match self.stage(&run, Stage::Evaluate).await? {
+        match self.stage(run, Stage::Evaluate).await? {
             Standing::Open => Ok(()),
-            Standing::Absent => self.evaluate(&run, &challenger).await,
-            Standing::Over(job) => self.failed(&run, Stage::Evaluate, &job).await,
-            Standing::Done(job) => self.decide(&run, &challenger, &job).await,
+            Standing::Absent => self.evaluate(run, &challenger).await,
+            Standing::Over(job) => self.failed(run, Stage::Evaluate, &job).await,
+            Standing::Done(job) => self.decide(run, &challenger, &job).await,
         }
     }
 
