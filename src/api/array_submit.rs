@@ -97,6 +97,7 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
         message: "at least one member runs at once".into(),
         hint: Some("leave it out, and as many run as there is room for; `mlctl submit --hold` starts none".into()),
     }));
+    problems.extend(rivals(&spec));
     problems.extend(design.halving.as_ref().and_then(|halving| uncompared(halving, &spec)));
     problems.extend((design.parallel.is_some() && spec.concurrency.is_some()).then(|| Problem {
         path: "parallel".into(),
@@ -137,6 +138,15 @@ async fn admit(api: &Shared, spec: JobSpec, design: &Design, dry_run: bool) -> R
 
 /// What checkpoints of training jobs have.
 const COMPARED: [&str; 4] = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"];
+
+/// Members that retrain one model would promote against each other.
+fn rivals(spec: &JobSpec) -> Option<Problem> {
+    matches!(spec.work, Work::Retrain(_)).then(|| Problem {
+        path: "retrain".into(),
+        message: "retrainings are no members of an array: they would promote against each other".into(),
+        hint: Some("search with an array of kind train, and retrain with what is best".into()),
+    })
+}
 
 /// Why members could not be compared by their checkpoints.
 fn uncompared(halving: &Halving, spec: &JobSpec) -> Option<Problem> {

@@ -45,8 +45,8 @@ pub(super) async fn resolve(api: &Shared, spec: &mut JobSpec, problems: &mut Vec
 
 /// What is wrong with a spec that reads a version of a dataset, by what that is of: the rules of its format. None of any other.
 pub(super) fn of_pinned(spec: &JobSpec) -> Vec<Problem> {
-    let is_pinned = |data: &&DataSource| matches!(data, DataSource::Dataset { pinned: Some(_), .. });
-    if spec.work.data().iter().any(is_pinned) { rules::problems(spec) } else { Vec::new() }
+    let is_pinned = |data: &DataSource| matches!(data, DataSource::Dataset { pinned: Some(_), .. });
+    if spec.work.data().into_iter().any(is_pinned) { rules::problems(spec) } else { Vec::new() }
 }
 
 /// The folders that may be read from, as the kernel knows them.

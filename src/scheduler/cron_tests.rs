@@ -531,7 +531,7 @@ async fn a_tick_reads_the_newest_version_of_its_dataset() {
         room.wake(moment).await;
         let tick = room.store().ticks(schedule.id, 1).await.unwrap()[0];
         let read = room.store().spec(tick.job).await.unwrap();
-        let Some(DataSource::Dataset { dataset, pinned: found, .. }) = read.work.data() else { panic!("it reads") };
+        let [DataSource::Dataset { dataset, pinned: found, .. }] = read.work.data()[..] else { panic!("it reads") };
         assert_eq!((dataset.as_str(), found.as_ref()), (format!("d/{version}").as_str(), Some(&pinned)), "{moment}");
     }
 }

@@ -225,6 +225,10 @@ fn what_makes_no_sense_is_refused_at_the_submit() {
     );
     refused(|spec| spec["retrain"]["gate"]["metrics"] = json!("loss"), &["metrics"]);
     refused(|spec| spec["name"] = json!("n".repeat(95)), &["90 characters"]);
+    daemon.write("night.toml", toml::to_string(&night(3)).unwrap());
+    daemon
+        .mlctl(&["submit", "night.toml", "--array", "retrain.train.seed=1,2"])
+        .must_fail(6, &["no members of an array"]);
     refused(|spec| spec["retrain"]["train"]["init"] = json!({"from": "model:digits@champion"}), &["no model digits"]);
 }
 

@@ -160,7 +160,7 @@ pub(super) fn job(detail: &JobDetail, planned: Planned, scene: &Scene) -> JobVie
 
 /// The version of a dataset that a job reads.
 pub(super) fn dataset(spec: &JobSpec) -> Option<String> {
-    match spec.work.data()? {
+    match spec.work.data().first()? {
         DataSource::Dataset { dataset, .. } => Some(dataset.clone()),
         _ => None,
     }

@@ -102,15 +102,15 @@ pub struct Sources<'a> {
 }
 
 impl Work {
-    /// The data that it reads first, where the spec says which.
+    /// The data that it reads, where the spec says which; of a retraining first what it trains on.
     #[must_use]
-    pub fn data(&self) -> Option<&DataSource> {
+    pub fn data(&self) -> Vec<&DataSource> {
         match self {
-            Self::Train(train) => Some(&train.data),
-            Self::Infer(infer) => Some(&infer.data),
-            Self::Evaluate(evaluate) => Some(&evaluate.data),
-            Self::Retrain(retrain) => Some(&retrain.train.data),
-            Self::Command(_) => None,
+            Self::Train(train) => vec![&train.data],
+            Self::Infer(infer) => vec![&infer.data],
+            Self::Evaluate(evaluate) => vec![&evaluate.data],
+            Self::Retrain(retrain) => [&retrain.train.data].into_iter().chain(&retrain.holdout.data).collect(),
+            Self::Command(_) => Vec::new(),
         }
     }
 
